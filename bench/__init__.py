@@ -1,0 +1,1 @@
+"""The benchmarks: fastmasq beside kernel masquerade on the lab, and micro-benchmarks of the path."""

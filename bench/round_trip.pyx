@@ -1,0 +1,87 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A UDP client that times round trips and the echo server for it, without Python between the system calls."""
+
+import numpy as np
+
+from libc.errno cimport EINTR, errno as c_errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr:
+        pass
+    ssize_t send(int descriptor, const void *data, size_t length, int flags)
+    ssize_t recv(int descriptor, void *data, size_t length, int flags)
+    ssize_t sendto(int descriptor, const void *data, size_t length, int flags, const sockaddr *to, uint32_t to_length)
+    ssize_t recvfrom(int descriptor, void *data, size_t length, int flags, sockaddr *sender, uint32_t *sender_length)
+
+cdef enum:
+    SENDER_OCTETS = 128             # sockaddr_storage
+    DATAGRAM_OCTETS = 2048
+
+
+cdef int64_t monotonic_ns() noexcept nogil:
+    cdef timespec moment
+    clock_gettime(CLOCK_MONOTONIC, &moment)
+    return <int64_t>moment.tv_sec * 1_000_000_000 + moment.tv_nsec
+
+
+cdef class Echo:
+    """Returns every datagram of a UDP socket to its sender; the socket needs a receive timeout, or stop() is not seen."""
+
+    cdef object socket
+    cdef bint stopping
+
+    def __init__(self, socket) -> None:
+        self.socket = socket
+        self.stopping = False
+
+    def stop(self) -> None:
+        """End run() after the next datagram or timeout."""
+        self.stopping = True
+
+    def run(self) -> None:
+        """Answer until stop()."""
+        cdef int descriptor = self.socket.fileno()
+        cdef uint8_t[DATAGRAM_OCTETS] datagram
+        cdef uint8_t[SENDER_OCTETS] sender
+        cdef uint32_t sender_length
+        cdef ssize_t length
+        with nogil:
+            while not self.stopping:
+                sender_length = SENDER_OCTETS
+                length = recvfrom(descriptor, datagram, DATAGRAM_OCTETS, 0, <sockaddr *>sender, &sender_length)
+                if length >= 0:
+                    sendto(descriptor, datagram, length, 0, <sockaddr *>sender, sender_length)
+
+
+def time_round_trips(socket, int64_t count):
+    """Send count datagrams one after the other over a connected UDP socket with a receive timeout.
+
+    Return the round trips in nanoseconds as an array; a datagram that had no answer within the timeout is missing.
+    """
+    times = np.empty(count, dtype=np.int64)
+    cdef int64_t[::1] view = times
+    cdef int64_t answered = 0
+    cdef int64_t number
+    cdef int64_t took_ns
+    cdef int descriptor = socket.fileno()
+    with nogil:
+        for number in range(count):
+            took_ns = _round_trip(descriptor, number)
+            if took_ns >= 0:
+                view[answered] = took_ns
+                answered += 1
+    return times[:answered]
+
+
+cdef int64_t _round_trip(int descriptor, int64_t number) noexcept nogil:
+    """Return the nanoseconds until the datagram with this number is back, -1 if the receive timeout came first."""
+    cdef int64_t answer = -1
+    cdef int64_t start_ns = monotonic_ns()
+    if send(descriptor, &number, sizeof(number), 0) < 0:
+        return -1
+    while answer != number:                 # an older one is an answer that came after its timeout
+        if recv(descriptor, &answer, sizeof(answer), 0) < 0 and c_errno != EINTR:
+            return -1
+    return monotonic_ns() - start_ns

@@ -1,0 +1,40 @@
+"""`fastmasq check`: what is wrong with a configuration, and what this host lacks for it."""
+
+from __future__ import annotations
+
+import click
+
+from fastmasq.cli.options import CONFIG_FILE
+
+
+@click.command()
+@click.option("-c", "--config", metavar="FILE", default=CONFIG_FILE, show_default=True, help="The configuration.")
+@click.option("--sample", is_flag=True, help="Print a configuration with every key, its default and reason; no check.")
+@click.pass_context
+def check(ctx: click.Context, config: str, sample: bool) -> None:
+    """Find mistakes in a configuration, and what this host lacks for it.
+
+    Mistakes are printed as FILE:LINE: what; suggestion. Nothing is changed. Exit status: 0 ready to run (there may be
+    warnings), 1 this host lacks something, 2 the configuration is wrong.
+    """
+    from fastmasq.config.load import SAMPLE, load
+    from fastmasq.errors import ConfigurationError
+
+    if sample:
+        click.echo(SAMPLE.read_text(), nl=False)
+        return
+    try:
+        loaded = load(config)
+    except ConfigurationError as error:
+        click.echo(str(error), err=True)
+        ctx.exit(error.exit_status)
+    from fastmasq.daemon.preflight import findings
+
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}")
+    found = findings(loaded.settings)
+    for finding in found:
+        click.echo(f"{finding.severity}: {finding.text}")
+    if any(finding.severity == "error" for finding in found):
+        ctx.exit(1)
+    click.echo(f"{config}: ready to run")

@@ -1,0 +1,87 @@
+"""The command `fastmasq`: finds its sub-commands when they are called, and turns errors into exit statuses.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted from the keyboard.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+import click
+
+from fastmasq import __version__
+from fastmasq.errors import FastmasqError
+
+INTERRUPTED = 130
+
+# name: (module, object, the line in `fastmasq --help`)
+COMMANDS = {
+    "run": ("fastmasq.cli.run", "run", "Forward packets until stopped; stay in the foreground."),
+    "check": (
+        "fastmasq.cli.check",
+        "check",
+        "Find mistakes in a configuration, and what this host lacks for it.",
+    ),
+    "status": ("fastmasq.cli.status", "status", "Show links, rates, sessions and dropped packets."),
+    "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
+    "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
+    "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
+    "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),
+    "bench": ("fastmasq_bench.command", "bench", "Measure fastmasq beside the kernel's masquerade."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands from COMMANDS and imports one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module_name, attribute, _ = COMMANDS[cmd_name]
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise FastmasqError(f"`{cmd_name}` needs the Python module {error.name}, which is not installed") from error
+        return getattr(module, attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"No such command {name!r}. " + (f"Did you mean {near[0]}?" if near else "See fastmasq --help."))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FastmasqError as error:
+            for line in str(error).splitlines():
+                click.echo(f"fastmasq: {line}", err=True)
+            ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fastmasq", message="%(prog)s %(version)s")
+def fastmasq() -> None:
+    """A masquerading gateway: hosts with private addresses share this host's public one.
+
+    Start with `fastmasq run --inside eth0 --outside eth1`, or see a network at work with `fastmasq demo`.
+    """
+
+
+def main() -> None:
+    """Run the command line; this is the console script."""
+    fastmasq(prog_name="fastmasq")

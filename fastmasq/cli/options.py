@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from ipaddress import AddressValueError, IPv4Address
+from typing import Any
+
+import click
+
+from fastmasq.config.values import DEFAULT_SOCKET, InterfaceName, SocketPath
+
+CONFIG_FILE = "/etc/fastmasq.toml"
+SOCKET_VARIABLE = "FASTMASQ_SOCKET"
+
+_Function = Callable[..., Any]
+
+
+class Checked(click.ParamType):
+    """An option's type: what `read` makes of the text; a ValueError of it is the user's mistake."""
+
+    def __init__(self, name: str, read: Callable[[str], str]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _read_address(text: str) -> str:
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError:
+        raise ValueError(f"{text!r} is not an IPv4 address; write for example 10.0.0.2") from None
+
+
+ADDRESS = Checked("address", _read_address)
+LINK = Checked("link", InterfaceName.read)
+SOCKET = Checked("path", lambda text: SocketPath.read(os.path.abspath(text)))
+
+
+def client_options(function: _Function) -> _Function:
+    """Add --socket and --config: how a client finds the running forwarder (see `find_socket`)."""
+    socket = click.option(
+        "--socket",
+        metavar="PATH",
+        type=SOCKET,
+        envvar=SOCKET_VARIABLE,
+        show_envvar=True,
+        help="The control socket of the forwarder.",
+    )
+    config = click.option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help=f"Without --socket: take the socket named in this configuration.  [default: {DEFAULT_SOCKET}]",
+    )
+    return socket(config(function))
+
+
+def json_option(function: _Function) -> _Function:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(function)
+
+
+def find_socket(socket: str | None, config: str | None) -> str:
+    """Return --socket or FASTMASQ_SOCKET, else what the configuration says, else the usual place."""
+    if socket or not config:
+        return socket or DEFAULT_SOCKET
+    from fastmasq.config.load import load
+
+    return load(config).settings.control.socket

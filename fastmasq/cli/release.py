@@ -1,0 +1,30 @@
+"""`fastmasq release`: gives the host back what a killed fastmasq had changed."""
+
+from __future__ import annotations
+
+import click
+
+from fastmasq.cli.options import client_options, find_socket
+
+
+@click.command()
+@client_options
+def release(socket: str | None, config: str | None) -> None:
+    """Give the host back what a killed fastmasq had changed.
+
+    Only needed after `kill -9` or a crash: a fastmasq that is stopped restores everything itself. What was changed is
+    read from the journal, which lies beside the control socket (/run/fastmasq.journal).
+    """
+    from fastmasq.config.schema import Control
+    from fastmasq.control.client import is_served
+    from fastmasq.errors import KernelError
+    from fastmasq.net import takeover
+
+    control = Control(socket=find_socket(socket, config))
+    if is_served(control.socket):
+        raise KernelError(f"fastmasq is running at {control.socket}; stop it instead (SIGTERM), it restores everything")
+    restored = takeover.release(control.journal)
+    for line in restored:
+        click.echo(line)
+    if not restored:
+        click.echo(f"nothing to restore: {control.journal} holds nothing")

@@ -1,0 +1,81 @@
+"""`fastmasq run`: forwards packets until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import click
+
+from fastmasq.cli.options import CONFIG_FILE, LINK, SOCKET
+
+if TYPE_CHECKING:
+    from fastmasq.config.load import Loaded
+    from fastmasq.config.schema import Settings
+
+
+@click.command()
+@click.option("-c", "--config", metavar="FILE", help=f"The configuration.  [default: {CONFIG_FILE}]")
+@click.option("--inside", metavar="LINK", type=LINK, multiple=True, help="A link to private hosts; may be repeated.")
+@click.option("--outside", metavar="LINK", type=LINK, help="The link to the internet.")
+@click.option("--ring", type=click.Choice(["auto", "v3", "v2", "socket"]), help="Force a ring mode, to compare.")
+@click.option("--socket", metavar="PATH", type=SOCKET, help="Listen for the other commands here.")
+@click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
+@click.option("-v", "--verbose", is_flag=True, help="Log details, too.")
+def run(
+    config: str | None,
+    inside: tuple[str, ...],
+    outside: str | None,
+    ring: str | None,
+    socket: str | None,
+    log_json: bool,
+    verbose: bool,
+) -> None:
+    """Forward packets until stopped; stay in the foreground.
+
+    The links are named by a configuration or, for a quick start, by --inside and --outside. Says one line when it
+    forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before.
+    """
+    from fastmasq.observe import log
+
+    log.set_up(as_json=log_json, verbose=verbose)
+    loaded = _read(config, inside, outside, ring, socket)
+    from fastmasq.daemon.engine import run_forever
+
+    for warning in loaded.warnings:
+        logging.getLogger("fastmasq.config").warning("%s", warning)
+    run_forever(loaded.settings, click.echo)
+
+
+def _read(
+    config: str | None, inside: tuple[str, ...], outside: str | None, ring: str | None, socket: str | None
+) -> Loaded:
+    """Return the settings of the file, or of the links named, with what the other options say."""
+    from msgspec.structs import replace
+
+    from fastmasq.config.load import Loaded, load
+
+    if config and (inside or outside):
+        raise click.UsageError("--config and --inside/--outside exclude each other: the file names the links.")
+    loaded = Loaded(_quick_start(inside, outside), warnings=()) if inside or outside else load(config or CONFIG_FILE)
+    settings = loaded.settings
+    if ring:
+        settings = replace(settings, rings=replace(settings.rings, mode=ring))
+    if socket:
+        settings = replace(settings, control=replace(settings.control, socket=socket))
+    return Loaded(settings, loaded.warnings)
+
+
+def _quick_start(inside: tuple[str, ...], outside: str | None) -> Settings:
+    """Return the default settings for these links."""
+    from msgspec.structs import replace
+
+    from fastmasq.config.schema import Interfaces, defaults
+    from fastmasq.config.values import InterfaceNames
+
+    if not inside or not outside:
+        raise click.UsageError("--inside and --outside are both needed: name the links to both sides.")
+    if outside in inside:
+        raise click.UsageError(f"{outside} is named inside and outside: a link has one side.")
+    names = InterfaceNames(dict.fromkeys(inside))
+    return replace(defaults(), interfaces=Interfaces(inside=names, outside=outside))

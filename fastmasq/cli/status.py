@@ -1,0 +1,102 @@
+"""`fastmasq status`: links, rates, sessions and dropped packets of the running forwarder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastmasq.cli.options import client_options, find_socket, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command()
+@client_options
+@json_option
+def status(socket: str | None, config: str | None, as_json: bool) -> None:
+    """Show links, rates, sessions and dropped packets."""
+    from fastmasq.cli.render import make_console, print_json
+    from fastmasq.control.client import call
+
+    report = call(find_socket(socket, config), "status")
+    if as_json:
+        print_json(report)
+    else:
+        show(report, make_console())
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print the answer of the method `status` for people."""
+    from fastmasq.cli.render import span
+
+    console.print(
+        f"fastmasq {report['version']}, process {report['pid']}, running for {span(report['uptime_s'])}, "
+        f"behaviour {report['compat']}\n"
+    )
+    for table in (_links(report["links"]), _traffic(report["links"]), _facts(report), _drops(report["drops"])):
+        console.print(table)
+        console.print()
+
+
+def _links(links: list[dict[str, Any]]) -> Any:
+    from rich.text import Text
+
+    from fastmasq.cli.render import make_table
+
+    table = make_table("Link", "Side", "State", "Addresses", "Ring", title="Links")
+    for link in links:
+        extras = [name for key, name in (("vnet_header", "vnet header"), ("qdisc_bypass", "qdisc bypass")) if link[key]]
+        table.add_row(
+            link["name"],
+            link["role"],
+            Text(link["state"], style="" if link["state"] == "up" else "bold red"),
+            ", ".join(link["addresses"]) or "none",
+            ", ".join([link["ring"] or "none", *extras]),
+        )
+    return table
+
+
+def _traffic(links: list[dict[str, Any]]) -> Any:
+    from fastmasq.cli.render import make_table
+    from fastmasq.units import format_count
+
+    table = make_table("Link", ">In packets/s", ">bit/s", ">Out packets/s", ">bit/s", ">Lost by ring", title="Traffic")
+    for link in links:
+        rates = [format_count(link[key]) for key in ("rx_pps", "rx_bps", "tx_pps", "tx_bps")]
+        table.add_row(link["name"], *rates, str(link["ring_drops"]))
+    return table
+
+
+def _facts(report: dict[str, Any]) -> Any:
+    from fastmasq.cli.render import make_table
+    from fastmasq.units import format_count
+
+    guard, external, sessions = report["guard"], report["external"], report["sessions"]
+    table = make_table("", "")
+    table.show_header = False
+    table.columns[0].style = "bold"
+    table.columns[1].no_wrap = False
+    address = external["address"] or "none: no session can be opened until the outside link has an address"
+    kinds = ", ".join(f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp"))
+    table.add_row("Guard", ", ".join(text for text in (guard["backend"], guard["detail"]) if text))
+    table.add_row("External", f"{address}, ports {external['ports']}")
+    table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
+    table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
+    table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")
+    table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))
+    return table
+
+
+def _drops(drops: list[dict[str, Any]]) -> Any:
+    from fastmasq.cli.render import make_table
+    from fastmasq.units import format_count
+
+    if not drops:
+        return "No packet was dropped."
+    table = make_table(">Packets", ">a second", "Reason", "", title="Dropped")
+    table.columns[3].no_wrap = False
+    for drop in sorted(drops, key=lambda drop: -drop["packets"]):
+        table.add_row(str(drop["packets"]), format_count(drop["per_s"]), drop["reason"], drop["sentence"])
+    return table

@@ -1,0 +1,154 @@
+"""The settings as typed structs with their units, bounds and defaults.
+
+Each section of fastmasq.toml is one struct, each key one field. A field's annotation says what may stand there:
+`Bounds` are refused, a `Floor` is the least an RFC asks for and only warned about. Units are gone after loading:
+durations are nanoseconds, rates events per second, ports numbers.
+
+A default may depend on `compat`: "2.0" and "2.2" bring back the figures of those kernels (see `_MASQUERADE`).
+Two defaults depend on other keys: one inside host may have a quarter of the sessions and a quarter of the ports
+(see `derive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fastmasq.config.values import (
+    DEFAULT_SOCKET,
+    Bounds,
+    Duration,
+    Floor,
+    InterfaceName,
+    InterfaceNames,
+    PortRanges,
+    Rate,
+    SocketPath,
+)
+
+Compat = Literal["modern", "2.0", "2.2"]
+
+SHARE = 4  # by default one inside host may have one part in SHARE of the sessions, and of the ports
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all sections have in common: they do not change, and know all their keys."""
+
+
+class Interfaces(Section, frozen=True, kw_only=True):
+    """Names of links, the only keys without a default; a link may be missing for a while."""
+
+    inside: InterfaceNames = InterfaceNames()
+    outside: InterfaceName = InterfaceName()
+
+
+class Timeouts(Section, frozen=True, kw_only=True):
+    """How long a silent session is kept."""
+
+    tcp_established: Annotated[Duration, Bounds("1s", "30d"), Floor("2h4m", "RFC 5382 REQ-5")] = Duration.read("2h4m")
+    tcp_transitory: Annotated[Duration, Bounds("1s", "1d"), Floor("4m", "RFC 5382 REQ-5")] = Duration.read("4m")
+    udp: Annotated[Duration, Bounds("1s", "1d"), Floor("2m", "RFC 4787 REQ-5")] = Duration.read("5m")
+    icmp: Annotated[Duration, Bounds("1s", "1d"), Floor("60s", "RFC 5508 REQ-2")] = Duration.read("60s")
+
+
+class Masquerade(Section, frozen=True, kw_only=True):
+    """How inside endpoints are shown outside."""
+
+    ports: PortRanges = PortRanges()
+    mapping: Literal["endpoint-independent"] = "endpoint-independent"
+    filtering: Literal["address-dependent", "endpoint-independent", "address-and-port-dependent"] = "address-dependent"
+    hairpin: bool = True
+    dynaddr: Annotated[int, Bounds(0, 7)] = 7
+    timeouts: Timeouts = Timeouts()
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Sizes chosen at start, and what one inside host may have of them."""
+
+    sessions: Annotated[int, Bounds(16, 50_000_000)] = 1_000_000
+    sessions_per_host: Annotated[int, Bounds(1, 50_000_000)] = 250_000
+    ports_per_host: Annotated[int, Bounds(1, 65_535)] = 16_384
+    new_sessions_per_host: Annotated[Rate, Bounds("0/s", "10000000/s")] = Rate.read("2000/s")
+
+
+class Rings(Section, frozen=True, kw_only=True):
+    """How packets are exchanged with the kernel."""
+
+    mode: Literal["auto", "v3", "v2", "socket"] = "auto"
+    vnet_header: Literal["auto", "off"] = "auto"
+    frames: Annotated[int, Bounds(64, 1_048_576)] = 4096
+    busy_poll: Annotated[Duration, Bounds("0s", "10ms")] = Duration.read("50us")
+
+
+class Takeover(Section, frozen=True, kw_only=True):
+    """How the kernel is made to stand aside."""
+
+    guard: Literal["auto", "nftables", "tc", "none"] = "auto"
+
+
+class Control(Section, frozen=True, kw_only=True):
+    """Where the running forwarder is reached."""
+
+    socket: SocketPath = SocketPath(DEFAULT_SOCKET)
+
+    @property
+    def journal(self) -> Path:
+        """Return the file that remembers what was changed on the host; it lies beside the socket."""
+        return Path(self.socket).with_suffix(".journal")
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """Everything that can be set, one field for each section."""
+
+    compat: Compat = "modern"
+    interfaces: Interfaces = Interfaces()
+    masquerade: Masquerade = Masquerade()
+    limits: Limits = Limits()
+    rings: Rings = Rings()
+    takeover: Takeover = Takeover()
+    control: Control = Control()
+
+    @property
+    def sequential_ports(self) -> bool:
+        """Return whether external ports are dealt out one after the other, never preserved, as in 1999."""
+        return self.compat != "modern"
+
+
+def _masquerade_of_1999(icmp: str) -> Masquerade:
+    return Masquerade(
+        ports=PortRanges.read("61000-65095"),
+        filtering="address-and-port-dependent",
+        hairpin=False,
+        timeouts=Timeouts(
+            tcp_established=Duration.read("15m"),
+            tcp_transitory=Duration.read("2m"),
+            udp=Duration.read("5m"),
+            icmp=Duration.read(icmp),
+        ),
+    )
+
+
+_MASQUERADE: dict[str, Masquerade] = {
+    "modern": Masquerade(),
+    "2.0": _masquerade_of_1999(icmp="125s"),
+    "2.2": _masquerade_of_1999(icmp="60s"),
+}
+
+
+def defaults(compat: Compat = "modern") -> Settings:
+    """Return the settings of a file that says nothing but `compat`: without interfaces."""
+    return derive(Settings(compat=compat, masquerade=_MASQUERADE[compat]), written=())
+
+
+def derive(settings: Settings, written: Collection[tuple[str, ...]]) -> Settings:
+    """Return `settings` with the defaults that follow from other keys, where their path is not in `written`."""
+    limits = settings.limits
+    if ("limits", "sessions_per_host") not in written:
+        limits = replace(limits, sessions_per_host=max(1, limits.sessions // SHARE))
+    if ("limits", "ports_per_host") not in written and settings.masquerade.ports:
+        limits = replace(limits, ports_per_host=max(1, settings.masquerade.ports.count // SHARE))
+    return replace(settings, limits=limits)

@@ -1,0 +1,173 @@
+"""The kinds of values that need more than TOML's own types: how each is written, checked and kept.
+
+`read` of each kind takes what TOML gave and raises ValueError with "what is wrong; suggestion".
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fastmasq.units import format_duration, parse_duration, parse_rate
+
+DEFAULT_SOCKET = "/run/fastmasq.sock"
+
+_LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
+_LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
+_LAST_PORT = 65_535
+_INTERFACE_NAME = re.compile(r"[^\s/:\x00-\x1f\x7f]+")
+_PORT_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+
+
+class Duration(int):
+    """Nanoseconds; written 300, "5m" or "2h4m"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        try:
+            return cls(parse_duration(_checked(written, str, int, float)))
+        except (ValueError, OverflowError):
+            raise ValueError(f"{in_toml(written)} is not a duration; write for example 300, 5m or 2h4m") from None
+
+    def __str__(self) -> str:
+        return format_duration(self)
+
+
+class Rate(int):
+    """Events per second; written 2000 or "2000/s"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        try:
+            return cls(parse_rate(_checked(written, str, int)))
+        except ValueError:
+            raise ValueError(f'{in_toml(written)} is not a rate; write for example "2000/s"') from None
+
+    def __str__(self) -> str:
+        return f"{int(self)}/s"
+
+
+class PortRanges(tuple[tuple[int, int], ...]):
+    """Disjoint ranges (first, last), rising, both ends included; none at all is written "auto"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if written == "auto":
+            return cls()
+        example = 'write "auto" or for example "61000-65095" or "1024-4999,61000-65095"'
+        if not isinstance(written, str):
+            raise ValueError(f"{in_toml(written)} is not a list of ports; {example}")
+        ranges = sorted(cls._read_range(part.strip(), example) for part in written.split(","))
+        for (_, last), (first, _) in itertools.pairwise(ranges):
+            if first <= last:
+                raise ValueError(f"{in_toml(written)} names port {first} twice; let the ranges not overlap")
+        return cls(ranges)
+
+    @staticmethod
+    def _read_range(part: str, example: str) -> tuple[int, int]:
+        match = _PORT_RANGE.fullmatch(part)
+        if not match:
+            raise ValueError(f"{in_toml(part)} is not a range of ports; {example}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise ValueError(f"{in_toml(part)} runs backwards; write {last}-{first}")
+        if first < 1 or last > _LAST_PORT:
+            raise ValueError(f"{in_toml(part)} is outside 1-{_LAST_PORT}; {example}")
+        return first, last
+
+    def __str__(self) -> str:
+        return ",".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self) or "auto"
+
+    @property
+    def count(self) -> int:
+        """Return the number of ports named; 0 for "auto"."""
+        return sum(last - first + 1 for first, last in self)
+
+
+class InterfaceName(str):
+    """The name of a link as the kernel allows it."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example "eth1"'
+        if not isinstance(written, str):
+            raise ValueError(f"{in_toml(written)} is not the name of one link; {example}")
+        if not _INTERFACE_NAME.fullmatch(written) or written in (".", ".."):
+            raise ValueError(f"{in_toml(written)} cannot be the name of a link; {example}")
+        if len(written.encode()) > _LONGEST_INTERFACE_NAME:
+            raise ValueError(
+                f"{in_toml(written)} has {len(written.encode())} bytes, a link's name at most "
+                f"{_LONGEST_INTERFACE_NAME}; see `ip link`"
+            )
+        return cls(written)
+
+
+class InterfaceNames(tuple[str, ...]):
+    """One link or several, each once."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if isinstance(written, str):
+            raise ValueError(f"{in_toml(written)} is not a list; write [{in_toml(written)}]")
+        if not isinstance(written, list) or not written:
+            raise ValueError(f'{in_toml(written)} names no links; write for example ["eth0"]')
+        names = [InterfaceName.read(name) for name in written]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"names {in_toml(name)} twice; name it once")
+        return cls(names)
+
+
+class SocketPath(str):
+    """Where a unix socket can be made."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example "/run/fastmasq.sock"'
+        if not isinstance(written, str) or not written.startswith("/") or written.endswith("/") or "\0" in written:
+            raise ValueError(f"{in_toml(written)} is not the absolute path of a file; {example}")
+        if len(written.encode()) > _LONGEST_SOCKET_PATH:
+            raise ValueError(
+                f"{in_toml(written)} has {len(written.encode())} bytes, a socket's path at most "
+                f"{_LONGEST_SOCKET_PATH}; choose a shorter one"
+            )
+        if written.endswith(".journal"):
+            raise ValueError(f"{in_toml(written)} is the name of the journal kept beside the socket; {example}")
+        return cls(written)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least and the most a key may be, written as in the file."""
+
+    least: int | str
+    most: int | str
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least a standard asks for; below it there is a warning."""
+
+    least: str
+    source: str
+
+
+def in_toml(value: Any) -> str:
+    """Return a value as it would be written in TOML, on one line, shortened when long."""
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(in_toml(element) for element in value[:4])}{', ...' if len(value) > 4 else ''}]"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _checked(written: Any, *kinds: type) -> Any:
+    """Return what is of one of the kinds, else raise ValueError; true and false are no numbers."""
+    if isinstance(written, bool) or not isinstance(written, kinds):
+        raise ValueError
+    return written

@@ -1,0 +1,69 @@
+"""Asks the running forwarder one thing."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+import msgspec
+
+from fastmasq.control.protocol import LARGEST_REPLY, Request, decode_reply, encode
+from fastmasq.errors import ConfigurationError, KernelError
+
+PATIENCE_S = 10.0  # how long the forwarder may be silent
+_CHUNK = 1024 * 1024
+
+
+def call(socket_path: str, method: str, /, **params: Any) -> Any:
+    """Return the result of `method`. Raises KernelError when nobody listens or answers, or what the reply says."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PATIENCE_S)
+        try:
+            connection.connect(socket_path)
+            connection.sendall(encode(Request(method, params)))
+            line = _receive_line(connection, socket_path)
+        except (TimeoutError, BlockingIOError):  # the latter: its queue of connections is full
+            raise KernelError(f"{socket_path}: no answer within {PATIENCE_S:.0f} s; is fastmasq stopped?") from None
+        except OSError as error:
+            raise KernelError(_why_unreachable(socket_path, error)) from None
+    try:
+        reply = decode_reply(line)
+    except msgspec.DecodeError as error:
+        raise KernelError(f"{socket_path}: an answer that is not fastmasq's ({error}); who listens there?") from None
+    if reply.error:
+        raise (ConfigurationError if reply.error.exit_status == 2 else KernelError)(reply.error.message)
+    return reply.result
+
+
+def is_served(socket_path: str) -> bool:
+    """Return whether somebody listens at `socket_path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(socket_path)
+        except BlockingIOError:  # a listener whose queue is full
+            return True
+        except OSError:
+            return False
+    return True
+
+
+def _receive_line(connection: socket.socket, socket_path: str) -> bytes:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        chunk = connection.recv(_CHUNK)
+        if not chunk:
+            raise KernelError(f"{socket_path}: the connection was closed without an answer; see fastmasq's log")
+        received += chunk
+        if len(received) > LARGEST_REPLY:
+            raise KernelError(f"{socket_path}: an answer of more than {LARGEST_REPLY} bytes; ask for less")
+    return bytes(received)
+
+
+def _why_unreachable(socket_path: str, error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        return f"no fastmasq is running at {socket_path}; start `fastmasq run`, or name its socket with --socket"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{socket_path}: only root may talk to fastmasq; use sudo"
+    return f"{socket_path}: {error.strerror or error}; is this the control socket of fastmasq?"

@@ -1,0 +1,54 @@
+"""What is said on the control socket: one JSON object a line, each request followed by its reply.
+
+    {"method": "sessions", "params": {"protocol": "tcp", "limit": 10}}
+    {"result": {"total": 1, "sessions": [...]}}
+
+or, when it cannot be done, `{"error": {"message": "what, where, what to do", "exit_status": 1}}`. A connection may
+carry several requests, and several may be sent at once; replies come in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+LARGEST_REQUEST = 64 * 1024  # bytes in a line, as those below
+LARGEST_REPLY = 64 * 1024 * 1024
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client asks."""
+
+    method: str
+    params: dict[str, Any] = {}
+
+
+class Failure(Struct, frozen=True):
+    """Why there is no result: the line for the user, and the status the client should exit with."""
+
+    message: str
+    exit_status: int = 1
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
+    """What a server answers: an error, or else the result (which may be null)."""
+
+    result: Any = None
+    error: Failure | None = None
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return the line for a message. Raises TypeError when a result is not made of JSON's types."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Raises msgspec.DecodeError, which says what is wrong."""
+    return msgspec.json.decode(line, type=Request)
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Raises msgspec.DecodeError, which says what is wrong."""
+    return msgspec.json.decode(line, type=Reply)

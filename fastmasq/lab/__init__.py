@@ -1,0 +1,1 @@
+"""A test network made of network namespaces, for tests and for people."""

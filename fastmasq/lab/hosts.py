@@ -1,0 +1,132 @@
+"""What can be done with one network namespace: run, start, set, wait and end what runs in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastmasq.errors import KernelError
+
+NAMESPACE_DIRECTORY = Path("/run/netns")
+PROC = Path("/proc")
+
+_TCP_LISTEN = "0A"
+_POLL_S = 0.01
+
+
+def command_in(namespace: str, argv: Sequence[str]) -> list[str]:
+    """Return the command line that runs argv in the namespace, in the same process, without a shell."""
+    return ["ip", "netns", "exec", namespace, *argv]
+
+
+def run_in(namespace: str, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess:
+    """Run argv in the namespace to its end; options are those of subprocess.run."""
+    return subprocess.run(command_in(namespace, argv), **options)
+
+
+def start_in(namespace: str, argv: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Start argv in the namespace in a session of its own, so that a Ctrl-C at our terminal is ours to handle."""
+    return subprocess.Popen(command_in(namespace, argv), **{"start_new_session": True, **options})
+
+
+def set_sysctls(namespace: str, **values: int | str) -> None:
+    """Set kernel parameters below net/ in the namespace; a double underscore in a name stands for the dot."""
+    settings = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
+    checked(command_in(namespace, ["sysctl", "-q", "-w", *settings]))
+
+
+def checked(argv: Sequence[str], text: str | None = None) -> str:
+    """Run a set-up command, with text as its input; return its output. Raises KernelError with its first error line."""
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise KernelError(f"the lab needs the program {argv[0]!r}: install it, or run scripts/install") from None
+    if done.returncode:
+        complaint = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        raise KernelError(f"{' '.join(argv)}: {complaint[0]}")
+    return done.stdout
+
+
+def exists(namespace: str) -> bool:
+    """Return whether a namespace of this name is there."""
+    return (NAMESPACE_DIRECTORY / namespace).exists()
+
+
+def processes_in(namespaces: Iterable[str]) -> dict[str, list[int]]:
+    """Return the process ids that live in each of the namespaces; one walk over /proc for all of them."""
+    found: dict[str, list[int]] = {}
+    by_inode: dict[tuple[int, int], str] = {}
+    for namespace in namespaces:
+        found[namespace] = []
+        try:
+            by_inode[_identity(NAMESPACE_DIRECTORY / namespace)] = namespace
+        except FileNotFoundError:
+            continue
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            namespace = by_inode.get(_identity(entry / "ns/net"))
+        except OSError:  # it ended while we looked
+            continue
+        if namespace is not None:
+            found[namespace].append(int(entry.name))
+    return found
+
+
+def end_processes(namespaces: Sequence[str], patience_s: float = 3.0) -> None:
+    """End every process in the namespaces but our own: by SIGTERM, after patience_s by SIGKILL."""
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 1.0)):
+        for pid in _others_in(namespaces):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if wait_until(lambda: not _others_in(namespaces), wait_s):
+            return
+    raise KernelError(f"processes {_others_in(namespaces)} in the lab's namespaces survived SIGKILL; end them by hand")
+
+
+def wait_for_port(process: subprocess.Popen, port: int, protocol: str = "tcp") -> bool:
+    """Wait up to 5 s until the process has a socket open on the port; return False if it has none, or has ended."""
+    own = PROC / str(process.pid)
+
+    def is_open() -> bool:
+        try:
+            sockets = {os.readlink(file) for file in (own / "fd").iterdir()}
+            tables = [file.read_text().splitlines()[1:] for file in (own / "net").glob(f"{protocol}*")]
+        except OSError:  # it is ending, or a file was closed while we looked
+            return False
+        for fields in (row.split() for table in tables for row in table):
+            local, state, inode = fields[1], fields[3], fields[9]
+            if int(local.rpartition(":")[2], 16) == port and f"socket:[{inode}]" in sockets:
+                return protocol != "tcp" or state == _TCP_LISTEN
+        return False
+
+    wait_until(lambda: process.poll() is not None or is_open(), 5.0)
+    return process.poll() is None and is_open()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Ask the condition every 10 ms until it holds or the time is up; return whether it held."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _others_in(namespaces: Sequence[str]) -> list[int]:
+    """Return running processes other than our own; one that is only waiting to be reaped has left its namespace."""
+    pids = [pid for group in processes_in(namespaces).values() for pid in group]
+    return [pid for pid in pids if pid != os.getpid()]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,46 @@
+"""The baseline: masquerading by the kernel in the gateway, with nftables."""
+
+from __future__ import annotations
+
+from fastmasq.lab import hosts
+from fastmasq.lab.topology import Lab
+
+TABLE = "fastmasq_lab_baseline"
+
+_RULES = f"""
+table ip {TABLE} {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat
+        oifname "eth1" masquerade
+    }}
+}}
+"""
+
+
+class KernelMasquerade:
+    """nftables masquerade out of eth1 and ip_forward, in a lab's gateway; usable as a context manager."""
+
+    name = "kernel"
+
+    def __init__(self, lab: Lab) -> None:
+        self._namespace = lab.namespace("gateway")
+
+    def __enter__(self) -> KernelMasquerade:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def install(self) -> None:
+        """Start masquerading. Raises KernelError if nftables refuses."""
+        hosts.checked(hosts.command_in(self._namespace, ["nft", "-f", "-"]), _RULES)
+        hosts.set_sysctls(self._namespace, ipv4__ip_forward=1)
+
+    def remove(self) -> None:
+        """Stop forwarding and remove the rules; nothing to remove is fine too."""
+        hosts.set_sysctls(self._namespace, ipv4__ip_forward=0)
+        # `add` first: deleting a table that is not there would be an error.
+        hosts.checked(
+            hosts.command_in(self._namespace, ["nft", "-f", "-"]), f"add table ip {TABLE}\ndelete table ip {TABLE}\n"
+        )

@@ -1,0 +1,158 @@
+"""The ingress guard: drops what is ours right behind the tap, so that the host neither answers nor forwards it.
+
+A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the forwarder
+has already got; only the host's own IP input does not. It judges IPv4 alone; ARP, IPv6 and all else pass.
+
+* On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
+  outside a DHCP answer to an address not yet configured is let through.
+* What is addressed to an external address and to a TCP or UDP port of ours, it drops: the host would send a RST or a port
+  unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
+* Fragments without a port pass, as the host may need them; so does ICMP, of which the host ignores what it did not cause.
+
+A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
+`fastmasq release`. `install` and `update` are the same: they replace whatever is in force, without a moment between in
+which nothing is. Interfaces that do not exist are left out; call `update` when one has appeared.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastmasq.errors import KernelError
+from fastmasq.net.links import Interface, list_interfaces
+from fastmasq.net.ports import PortSet
+
+NAME = "fastmasq"
+FIRST_GROUP_ADDRESS = 0xE0000000  # 224.0.0.0: from here on multicast, reserved, limited broadcast: never forwarded
+DHCP_CLIENT_PORT = 68
+
+
+@dataclass(frozen=True)
+class GuardSpec:
+    """What is ours. Addresses are host-order integers.
+
+    `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or not;
+    `tcp_ports` and `udp_ports` are True for ports of the external addresses that are ours, `protocols` are IP protocols
+    that are ours as a whole (GRE, ESP).
+    """
+
+    inside: Sequence[str]
+    outside: Sequence[str]
+    local_addresses: Sequence[int]
+    external_addresses: Sequence[int]
+    tcp_ports: PortSet
+    udp_ports: PortSet
+    protocols: Sequence[int] = ()
+
+    def roles(self) -> list[tuple[str, str]]:
+        """Return (interface name, role) for every link."""
+        return [(name, "inside") for name in self.inside] + [(name, "outside") for name in self.outside]
+
+    def accepted_addresses(self) -> list[int]:
+        """Return, sorted, all unicast and broadcast addresses for which a packet may go to the host."""
+        return sorted({*self.local_addresses, *self.external_addresses})
+
+
+class Guard(ABC):
+    """One way to keep packets from the host; see the module's text for what all of them do."""
+
+    backend: str
+
+    def __init__(self) -> None:
+        self.guarded: tuple[str, ...] = ()  # interfaces it is in force on, as of the last update
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise KernelError, saying what is missing, if this backend cannot work here. Changes nothing."""
+
+    @abstractmethod
+    def update(self, spec: GuardSpec) -> None:
+        """Put the guard in force as `spec` says, replacing what was, atomically on each link. Raises KernelError."""
+
+    def install(self, spec: GuardSpec) -> None:
+        self.update(spec)
+
+    @abstractmethod
+    def remove(self) -> bool:
+        """Take the guard away from all interfaces; return whether there was one. Also after a crash, from a new process."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the journal must keep so that another process can remove this guard without a trace."""
+        return {}
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return one line for `fastmasq status`."""
+
+
+class NoGuard(Guard):
+    """The host sees everything: for hosts where neither nftables nor tc is to be had, and for measurements."""
+
+    backend = "none"
+
+    def check(self) -> None:
+        pass
+
+    def update(self, spec: GuardSpec) -> None:
+        pass
+
+    def remove(self) -> bool:
+        return False
+
+    def describe(self) -> str:
+        return "none: the host sees our packets too and may answer them with RST or port unreachable"
+
+
+def present(spec: GuardSpec) -> list[tuple[Interface, str]]:
+    """Return (interface, role) for the links of `spec` that exist now."""
+    interfaces = {interface.name: interface for interface in list_interfaces()}
+    return [(interfaces[name], role) for name, role in spec.roles() if name in interfaces]
+
+
+def _nftables(memory: Mapping[str, Any]) -> Guard:
+    from fastmasq.net.guard_nftables import NftablesGuard
+
+    return NftablesGuard()
+
+
+def _tc(memory: Mapping[str, Any]) -> Guard:
+    from fastmasq.net.guard_tc import TcGuard
+
+    return TcGuard(memory)
+
+
+_BACKENDS: dict[str, Callable[[Mapping[str, Any]], Guard]] = {
+    "nftables": _nftables,
+    "tc": _tc,
+    "none": lambda memory: NoGuard(),
+}
+BACKENDS: Sequence[str] = tuple(_BACKENDS)
+
+
+def make_guard(backend: str, memory: Mapping[str, Any] = {}) -> Guard:
+    """Return the guard of that backend, unchecked; with a `memory`, one that can remove what another process installed."""
+    return _BACKENDS[backend](memory)
+
+
+def open_guard(backend: str = "auto") -> Guard:
+    """Return a guard that works here, not yet in force. "auto" takes the first of nftables, tc, none.
+
+    Raises KernelError if the named backend does not work.
+    """
+    if backend != "auto":
+        guard = make_guard(backend)
+        guard.check()
+        return guard
+    return next(_working(make_guard(name) for name in BACKENDS))
+
+
+def _working(guards: Iterable[Guard]) -> Iterable[Guard]:
+    for guard in guards:
+        try:
+            guard.check()
+        except KernelError:
+            continue
+        yield guard

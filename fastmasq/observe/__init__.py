@@ -1,0 +1,1 @@
+"""Layer 5, what a running forwarder tells about itself."""

@@ -1,0 +1,43 @@
+"""What the program logs, as lines for people or as JSON for machines; packets are counted, never logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+
+class LineFormatter(logging.Formatter):
+    """`fastmasq: warning: text`; the time is the business of whoever collects standard error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        text = f"fastmasq: {level}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time (UTC, ISO 8601), level, logger, message and, after a failure, the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up(*, as_json: bool = False, verbose: bool = False, stream: TextIO | None = None) -> None:
+    """Send what fastmasq logs to `stream` (standard error), from INFO or DEBUG; of the libraries only warnings."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("fastmasq").setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -1,0 +1,27 @@
+# The packet path as one object: what the daemon's worker calls, batch by batch, without the GIL.
+
+from libc.stdint cimport uint64_t
+
+from fastmasq.path.state cimport Path
+from fastmasq.ring.ring cimport RxRing, TxBatch
+from fastmasq.table.masq cimport MasqTable
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+
+cdef class Forwarder:
+    cdef Path path
+    cdef pthread_mutex_t mutex
+    cdef int waiting            # callers of the lock that are not the worker
+    cdef readonly MasqTable table
+    cdef readonly list rings, senders
+    cdef object _hops, _hop_index, _held, _route_first, _routes
+    cdef int turn(self, uint64_t now_ns) noexcept nogil
+    cdef bint pending(self) noexcept nogil
+    cdef void lock(self) noexcept nogil
+    cdef void unlock(self) noexcept nogil

@@ -1,0 +1,788 @@
+"""Forwarder: receive a batch, look up, rewrite, send; open sessions from compiled policy; hold what lacks a next hop.
+
+A packet's way, in the order of the functions below: `process_link` takes a batch off a ring, parses all frames, fetches
+the table lines they will need into the cache, then handles them in order. `handle` finds the session and calls
+`forward_flow`; a miss goes to `miss_inside` or `miss_outside`, which decide by route and policy. Every way out is
+`send_packet` (verdict forward), `deliver` (the host's own traffic: the kernel has it already), `reply_error` or
+`count_drop`, so that verdicts and drop reasons add up to packets received.
+
+Nothing here allocates, raises, logs, reads a clock or touches a Python object.
+"""
+
+import contextlib
+
+import numpy as np
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastmasq.path.egress cimport flush_all, send_packet
+from fastmasq.path.icmp_error cimport (
+    ErrorRewrite, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error,
+)
+from fastmasq.path.parse cimport parse_frame
+from fastmasq.path.reply cimport is_unicast_source, reply_error
+from fastmasq.path.rewrite cimport decrement_ttl, rewrite_destination, rewrite_flow
+from fastmasq.path.route cimport find_route, hop_of_route
+from fastmasq.path.state cimport (
+    ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, BUCKETS, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
+    HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
+    KIND_PROTOCOL_OTHER, KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
+    ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
+)
+from fastmasq.path.verdict cimport (
+    DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT, FRAGMENTATION_NEEDED, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
+    HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
+    NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
+    NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
+    TABLE_FULL, TCP_RST_OUT_OF_WINDOW, TTL_EXCEEDED, VERDICT_COUNT,
+)
+from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, PACKET_HOST
+from fastmasq.ring.ring cimport BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, Sender, TxBatch, ring_pending, ring_receive, ring_release
+from fastmasq.table.entry cimport (
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_REPLIED, Session,
+    TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, UDP_ACTIVE,
+)
+from fastmasq.table.index cimport Index, IndexEntry
+from fastmasq.table.masq cimport (
+    MasqTable, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
+    REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, expire_sessions,
+    external_of, find_external, find_flow, key_hash, open_session, refresh_session, retime_session,
+)
+from fastmasq.table.ports cimport POOL_WORDS
+from fastmasq.table.tcp_state cimport TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
+from fastmasq.table.wheel cimport TICK_MS
+from fastmasq.wire.checksum cimport delta32
+from fastmasq.wire.icmp cimport (
+    ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED as CODE_FRAGMENTATION_NEEDED,
+    HOST_UNREACHABLE, NET_UNREACHABLE, TIME_EXCEEDED, is_query,
+)
+from fastmasq.wire.ipv4 cimport (
+    DONT_FRAGMENT, IPV4_FRAGMENT, IPV4_TTL, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+)
+from fastmasq.wire.octets cimport load16, load32
+from fastmasq.wire.tcp cimport (
+    ACK, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
+)
+
+from fastmasq.path import verdict, world
+from fastmasq.path.verdict import DROP_REASONS as DROP_NAMES, NOTES, VERDICTS as VERDICT_NAMES
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from * nogil:
+    """
+    #define PREFETCH(address) __builtin_prefetch((const void *)(address), 1, 3)
+    #define ATOMIC_ADD(word, value) __atomic_add_fetch(word, value, __ATOMIC_SEQ_CST)
+    #define ATOMIC_LOAD(word) __atomic_load_n(word, __ATOMIC_ACQUIRE)
+    """
+    void PREFETCH(const void *address)
+    int ATOMIC_ADD(int *word, int value)
+    int ATOMIC_LOAD(const int *word)
+
+cdef enum:
+    EXPIRE_BUDGET = 256         # sessions looked at between two batches
+
+if DROP_REASON_COUNT > DROP_REASONS or VERDICT_COUNT != VERDICTS or NOTE_COUNT != NOTES_ROOM:
+    raise ImportError("path/state.pxd has no room for all counters of path/verdict.pxd")
+if (world.LINK.itemsize != sizeof(Link) or world.ROUTE.itemsize != sizeof(Route) or world.HOP.itemsize != sizeof(Hop)
+        or world.RULE.itemsize != sizeof(Rule)):
+    raise ImportError("path/state.pxd and path/world.py disagree about the layout of a row")
+
+
+# -- ways out --------------------------------------------------------------------------------------------------------
+
+cdef inline void deliver(Path *p) noexcept nogil:
+    """The host's own traffic: its kernel has seen the packet, and the guard lets it have it."""
+    p.verdicts[DELIVER] += 1
+
+
+cdef inline int reason_of(int64_t refusal) noexcept nogil:
+    if refusal == REFUSED_TABLE_FULL:
+        return TABLE_FULL
+    if refusal == REFUSED_PORTS_EXHAUSTED:
+        return PORTS_EXHAUSTED
+    if refusal == REFUSED_HOST_SESSIONS:
+        return HOST_SESSION_LIMIT
+    if refusal == REFUSED_HOST_PORTS:
+        return HOST_PORT_LIMIT
+    if refusal == REFUSED_HOST_RATE:
+        return HOST_RATE_LIMIT
+    if refusal == REFUSED_HOST_TABLE_FULL:
+        return HOST_TABLE_FULL
+    return NO_EXTERNAL_ADDRESS
+
+
+cdef inline void refuse_session(Path *p, int link, Frame *frame, Parsed *parsed, int64_t refusal) noexcept nogil:
+    """Drop, and tell the inside host: its own share (3/13), or a shared resource (3/1) (RFC 5508 REQ-8, 6888 REQ-11)."""
+    cdef uint8_t code = ADMINISTRATIVELY_PROHIBITED
+    if refusal == REFUSED_NO_EXTERNAL:
+        code = NET_UNREACHABLE
+    elif refusal == REFUSED_TABLE_FULL or refusal == REFUSED_PORTS_EXHAUSTED or refusal == REFUSED_HOST_TABLE_FULL:
+        code = HOST_UNREACHABLE
+    count_drop(p, reason_of(refusal))
+    reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, code, 0)
+
+
+cdef inline void no_hop(Path *p, int link, Frame *frame, Parsed *parsed, int hop) noexcept nogil:
+    count_drop(p, -hop - 1)
+    if -hop - 1 == NO_ROUTE:
+        reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, NET_UNREACHABLE, 0)
+
+
+cdef void hold(Path *p, int link, int hop_row, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Keep a packet, as received, until its next hop's address is known; at most HELD_PER_HOP for each."""
+    cdef Hop *hop = &p.hops[hop_row]
+    cdef Held *held
+    cdef uint8_t *memory
+    cdef int slot
+    if hop.state == HOP_FAILED:
+        hop.state = HOP_INCOMPLETE
+    hop.wanted = 1
+    p.hops_wanted = True
+    if p.held_count == HELD or hop.held == HELD_PER_HOP or frame.length > BIG_FRAME:
+        count_drop(p, NEIGHBOUR_UNRESOLVED)
+        return
+    for slot in range(HELD):
+        if not p.held[slot].in_use:
+            break
+    held = &p.held[slot]
+    memory = p.held_memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
+    memcpy(memory, frame.data, frame.length)
+    held.frame = frame[0]
+    held.frame.data = memory
+    held.since_ms = p.now_ms
+    held.hop = <uint16_t>hop_row
+    held.link = link
+    held.in_use = 1
+    hop.held += 1
+    p.held_count += 1
+    p.notes[NOTE_HELD] += 1
+    p.verdicts[PUNT] += 1
+
+
+# -- checks on the way -----------------------------------------------------------------------------------------------
+
+cdef inline bint ttl_left(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Whether the packet may go one link further; if not, it is dropped and its sender told (RFC 1812 section 5.3.1)."""
+    if parsed.ip[IPV4_TTL] > 1:
+        return True
+    count_drop(p, TTL_EXCEEDED)
+    reply_error(p, link, frame, parsed, TIME_EXCEEDED, 0, 0)
+    return False
+
+
+cdef bint too_big(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Deal with a packet, or the segments of a large send, that exceed the hop's MTU; return whether it was dropped."""
+    cdef uint32_t headers = parsed.header_length
+    cdef bint may_fragment = not load16(parsed.ip + IPV4_FRAGMENT) & DONT_FRAGMENT
+    if frame.vnet.gso_type == GSO_NONE:
+        if may_fragment:
+            return False            # send_packet cuts it
+    else:
+        if parsed.protocol == PROTOCOL_TCP:
+            headers += tcp_header_length(parsed.transport)
+        else:
+            headers += 8
+        if headers + frame.vnet.gso_size <= hop.mtu:
+            return False
+        if may_fragment and parsed.protocol == PROTOCOL_TCP and hop.mtu > headers:
+            frame.vnet.gso_size = <uint16_t>(hop.mtu - headers)     # smaller segments need no fragments
+            return False
+        if may_fragment:
+            count_drop(p, CANNOT_SEGMENT)
+            return True
+    count_drop(p, FRAGMENTATION_NEEDED)
+    reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, <uint16_t>hop.mtu)
+    return True
+
+
+cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed *parsed) noexcept nogil:
+    """TTL, MTU and next hop in order; False when the packet has been dropped, answered or held."""
+    cdef Hop *hop = &p.hops[hop_row]
+    if not ttl_left(p, link, frame, parsed):
+        return False
+    if parsed.length > hop.mtu and too_big(p, link, hop, frame, parsed):
+        return False
+    if hop.state != HOP_VALID:
+        hold(p, link, hop_row, frame, parsed)
+        return False
+    hop.used += 1
+    return True
+
+
+# -- a packet of a session -------------------------------------------------------------------------------------------
+
+cdef inline TcpVerdict track_tcp(Session *s, int direction, const Parsed *parsed) noexcept nogil:
+    cdef const uint8_t *tcp = parsed.transport
+    cdef uint32_t header = tcp_header_length(tcp)
+    cdef uint8_t flags = tcp[TCP_FLAGS]
+    return tcp_segment(s, direction, flags, load32(tcp + TCP_SEQUENCE), load32(tcp + TCP_ACKNOWLEDGMENT),
+                       load16(tcp + TCP_WINDOW), parsed.length - parsed.header_length - header,
+                       <uint8_t>window_scale(tcp, header) if flags & SYN else 0)
+
+
+cdef inline int flow_hop(Path *p, Session *s, Flow *flow) noexcept nogil:
+    """Return the row of the flow's next hop, or -reason - 1; looked up again when the world has changed."""
+    cdef int row
+    if s.generation != p.generation:
+        s.flow[0].hop = NO_HOP
+        s.flow[1].hop = NO_HOP
+        s.generation = p.generation
+    if flow.hop != NO_HOP:
+        return flow.hop
+    row = hop_of_route(p, find_route(p, flow.daddr), flow.daddr)
+    if row >= 0:
+        flow.hop = <uint16_t>row
+    return row
+
+
+cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t ref) noexcept nogil:
+    """Translate and send a packet of the flow `ref` (row << 1 | direction), and restart its timer where that is due."""
+    cdef uint32_t row = ref >> 1
+    cdef int direction = ref & 1
+    cdef Session *s = &p.table.sessions[row]
+    cdef Flow *flow = &s.flow[direction]
+    cdef TcpVerdict tcp
+    cdef int hop = flow_hop(p, s, flow)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    if parsed.protocol == PROTOCOL_TCP:
+        tcp = track_tcp(s, direction, parsed)
+        if tcp == TCP_OUT_OF_WINDOW:
+            count_drop(p, TCP_RST_OUT_OF_WINDOW)
+            return
+        if tcp == TCP_REFRESH:
+            refresh_session(p.table, s, p.tick)
+        elif tcp == TCP_CHANGED:
+            retime_session(p.table, row, p.tick)
+    elif direction == OUTBOUND:
+        refresh_session(p.table, s, p.tick)     # inbound packets hold nothing open (RFC 4787 REQ-6)
+    else:
+        s.flags |= SESSION_REPLIED
+    flow.packets += 1
+    rewrite_flow(parsed, flow)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+# -- a packet without a session --------------------------------------------------------------------------------------
+
+cdef inline void forward_plain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Route a packet as it is, between inside networks."""
+    cdef int hop = hop_of_route(p, route, parsed.daddr)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    decrement_ttl(parsed.ip, 0)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef inline uint8_t action_for(const Path *p, const Parsed *parsed, uint8_t out_side) noexcept nogil:
+    """First match in the compiled policy; nothing matches: drop."""
+    cdef int i
+    cdef const Rule *rule
+    for i in range(p.rule_count):
+        rule = &p.rules[i]
+        if (rule.source_first <= parsed.saddr <= rule.source_last
+                and rule.destination_first <= parsed.daddr <= rule.destination_last
+                and (rule.protocol == 0 or rule.protocol == parsed.protocol)
+                and (rule.out_side == 0xFF or rule.out_side == out_side)):
+            return rule.action
+    return ACTION_DROP
+
+
+cdef inline int first_state(const Parsed *parsed) noexcept nogil:
+    """Return the State of a session that this outbound packet may open, or -1 when it may open none."""
+    cdef uint8_t flags
+    if parsed.protocol == PROTOCOL_UDP:
+        return UDP_ACTIVE
+    if parsed.protocol == PROTOCOL_ICMP:
+        return ICMP_ACTIVE if is_query(parsed.transport[0]) else -1
+    flags = parsed.transport[TCP_FLAGS]
+    if flags & RST:
+        return -1
+    if flags & SYN:
+        return TCP_SYN_RECEIVED if flags & ACK else TCP_SYN_SENT
+    return TCP_RESUMED
+
+
+cdef void masquerade(Path *p, int link, const Route *route, uint32_t hairpin, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none."""
+    cdef int state = first_state(parsed)
+    cdef int hop
+    cdef int64_t row
+    if state < 0:
+        count_drop(p, NO_SESSION)
+        return
+    hop = hop_of_route(p, route, parsed.daddr if hairpin == NONE else p.table.mappings[hairpin].address)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, hairpin,
+                       <uint8_t>state, p.tick, p.now_ms)
+    if row < 0:
+        refuse_session(p, link, frame, parsed, row)
+        return
+    p.hops[hop].used -= 1           # forward_flow counts the packet again
+    p.table.sessions[row].generation = p.generation
+    p.table.sessions[row].flow[OUTBOUND].hop = <uint16_t>hop
+    forward_flow(p, link, frame, parsed, <uint32_t>row << 1)
+
+
+cdef inline bint source_belongs(const Path *p, int link, uint32_t saddr) noexcept nogil:
+    """Whether the way back to a source leads over the link it came from (RFC 3704 section 2.2, strict)."""
+    cdef const Route *back
+    if not is_unicast_source(saddr):
+        return False
+    back = find_route(p, saddr)
+    return back.kind == ROUTE_UNICAST and back.link == link
+
+
+cdef inline bint is_martian_destination(uint32_t daddr) noexcept nogil:
+    return daddr >> 24 == 0 or daddr >> 24 == 127 or daddr >= 0xF0000000U
+
+
+cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """An ICMP error, from either side: find what it is about, rewrite it outside and inside, send it on."""
+    cdef Quote quote
+    cdef ErrorRewrite new
+    cdef int side = p.links[link].side
+    cdef int reason = parse_quote(parsed, &quote)
+    cdef int hop
+    if reason < 0:
+        reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
+        if reason == NO_SESSION and side == INSIDE:
+            reason = find_quoted_mapping(p, parsed, &quote, &new)
+    if reason == NO_SESSION and route.kind == ROUTE_LOCAL:
+        deliver(p)                  # about the host's own traffic
+        return
+    if reason >= 0:
+        count_drop(p, reason)
+        return
+    hop = hop_of_route(p, find_route(p, new.daddr), new.daddr)
+    if hop < 0:
+        count_drop(p, -hop - 1)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    rewrite_error(parsed, &quote, &new)
+    decrement_ttl(parsed.ip, delta32(parsed.saddr, new.saddr) + delta32(parsed.daddr, new.daddr))
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet from inside that belongs to no session: for the host, back inside, or a new session."""
+    cdef const Route *route = find_route(p, parsed.daddr)
+    cdef uint32_t hairpin = NONE
+    cdef uint8_t action
+    if route.kind == ROUTE_LOCAL:
+        if parsed.kind == KIND_ICMP_ERROR:
+            translate_error(p, link, route, frame, parsed)
+            return
+        if p.hairpin and parsed.kind == KIND_SESSION and parsed.protocol != PROTOCOL_ICMP:
+            hairpin = find_external(p.table, parsed.daddr, class_of(parsed.protocol), parsed.did)
+        if hairpin == NONE:
+            deliver(p)
+            return
+        route = find_route(p, p.table.mappings[hairpin].address)
+    elif route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
+        deliver(p)
+        return
+    if is_martian_destination(parsed.daddr):
+        count_drop(p, MARTIAN_DESTINATION)
+        return
+    if not source_belongs(p, link, parsed.saddr):
+        count_drop(p, MARTIAN_SOURCE)
+        return
+    if parsed.kind == KIND_ICMP_ERROR:
+        translate_error(p, link, route, frame, parsed)
+        return
+    if route.kind != ROUTE_UNICAST or route.link == NO_LINK:
+        count_drop(p, NO_ROUTE)
+        if route.kind != ROUTE_BLACKHOLE:
+            reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, NET_UNREACHABLE, 0)
+        return
+    if hairpin != NONE:
+        masquerade(p, link, route, hairpin, frame, parsed)
+        return
+    action = action_for(p, parsed, p.links[route.link].side)
+    if action == ACTION_ROUTE:
+        forward_plain(p, link, route, frame, parsed)
+    elif action == ACTION_MASQUERADE:
+        if parsed.kind == KIND_SESSION:
+            masquerade(p, link, route, NONE, frame, parsed)
+        elif parsed.kind == KIND_FRAGMENT:
+            count_drop(p, FRAGMENT)
+        elif parsed.kind == KIND_ICMP_OTHER:
+            count_drop(p, ICMP_TYPE_REFUSED)
+        else:
+            count_drop(p, PROTOCOL_NOT_MASQUERADED)
+    else:
+        count_drop(p, POLICY_REFUSED)
+        if action == ACTION_REFUSE:
+            reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, ADMINISTRATIVELY_PROHIBITED, 0)
+
+
+cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, uint16_t port) noexcept nogil:
+    cdef int external = external_of(p.table, address)
+    if external < 0:
+        return False
+    return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
+
+
+cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet to an external endpoint from a remote without a session: filter, then translate without keeping state."""
+    cdef int port_class = class_of(parsed.protocol)
+    cdef uint32_t mapping = find_external(p.table, parsed.daddr, port_class, parsed.did)
+    cdef uint32_t target
+    cdef int hop
+    if mapping == NONE:
+        if port_class != CLASS_ICMP and port_is_ours(p, parsed.daddr, port_class, parsed.did):
+            count_drop(p, NO_SESSION)
+        else:
+            deliver(p)
+        return
+    if not admits(p.table, mapping, parsed.saddr):
+        count_drop(p, FILTERED)
+        return
+    target = p.table.mappings[mapping].address
+    hop = hop_of_route(p, find_route(p, target), target)
+    if hop < 0:
+        count_drop(p, -hop - 1)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    p.notes[NOTE_STATELESS_INBOUND] += 1
+    rewrite_destination(parsed, target, p.table.mappings[mapping].id)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet from outside that belongs to no session: for the host, for a mapping, or nobody's."""
+    cdef const Route *route = find_route(p, parsed.daddr)
+    if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
+        deliver(p)
+        return
+    if is_martian_destination(parsed.daddr):
+        count_drop(p, MARTIAN_DESTINATION)
+        return
+    if not source_belongs(p, link, parsed.saddr):
+        count_drop(p, MARTIAN_SOURCE)
+        return
+    if route.kind != ROUTE_LOCAL:
+        count_drop(p, POLICY_REFUSED)
+        return
+    if parsed.kind == KIND_ICMP_ERROR:
+        translate_error(p, link, route, frame, parsed)
+    elif parsed.kind == KIND_SESSION and not (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
+        inbound_by_mapping(p, link, frame, parsed)
+    else:
+        deliver(p)
+
+
+# -- the batch -------------------------------------------------------------------------------------------------------
+
+cdef inline void handle(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    cdef int64_t ref
+    if parsed.drop >= 0:
+        count_drop(p, parsed.drop)
+        return
+    if parsed.kind == KIND_SESSION and frame.packet_type == PACKET_HOST:
+        ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
+        if ref >= 0:
+            forward_flow(p, link, frame, parsed, <uint32_t>ref)
+            return
+    if p.links[link].side == INSIDE:
+        miss_inside(p, link, frame, parsed)
+    else:
+        miss_outside(p, link, frame, parsed)
+
+
+cdef inline void prefetch_session(const Table *t, uint32_t hash) noexcept nogil:
+    """Fetch the row that the first index entry with this hash refers to."""
+    cdef uint32_t at = hash & t.index.mask
+    cdef const Session *s
+    while t.index.entries[at].ref:
+        if t.index.entries[at].hash == hash:
+            s = &t.sessions[(t.index.entries[at].ref - 1) >> 1]
+            PREFETCH(s)
+            PREFETCH(<const uint8_t *>s + 64)
+            return
+        at = (at + 1) & t.index.mask
+
+
+cdef int process_link(Path *p, int link) noexcept nogil:
+    """Receive, translate and send one batch of a link; return how many frames there were."""
+    cdef Ring *ring = p.rings[link]
+    cdef Table *t = p.table
+    cdef Parsed *parsed
+    cdef int count, i
+    if ring == NULL:
+        return 0
+    count = ring_receive(ring, p.frames, BATCH)
+    if count == 0:
+        return 0
+    for i in range(count):
+        parsed = &p.parsed[i]
+        p.traffic[link].rx_bytes += p.frames[i].length
+        parse_frame(&p.frames[i], &p.links[link], parsed)
+        if parsed.drop < 0 and parsed.kind == KIND_SESSION:
+            parsed.hash = <uint32_t>key_hash(t, parsed.key0, parsed.key1)
+            PREFETCH(&t.index.entries[parsed.hash & t.index.mask])
+    p.traffic[link].rx_packets += count
+    if count > 1:
+        for i in range(count):
+            if p.parsed[i].drop < 0 and p.parsed[i].kind == KIND_SESSION:
+                prefetch_session(t, p.parsed[i].hash)
+    for i in range(count):
+        handle(p, link, &p.frames[i], &p.parsed[i])
+    flush_all(p)
+    ring_release(ring)
+    p.notes[NOTE_BATCHES] += 1
+    return count
+
+
+cdef void give_up(Path *p, Held *held, int reason) noexcept nogil:
+    """A held packet whose next hop did not come: drop it and tell its sender (RFC 1812 section 5.2.7.1)."""
+    cdef Parsed *parsed = &p.parsed[0]
+    parse_frame(&held.frame, &p.links[held.link], parsed)
+    count_drop(p, reason)
+    reply_error(p, held.link, &held.frame, parsed, DESTINATION_UNREACHABLE, HOST_UNREACHABLE, 0)
+
+
+cdef void process_held(Path *p) noexcept nogil:
+    """Look after the packets that wait for a next hop: send those whose hop is known now, give up the others in time."""
+    cdef int slot
+    cdef Held *held
+    cdef Hop *hop
+    cdef Parsed *parsed = &p.parsed[0]
+    for slot in range(HELD):
+        held = &p.held[slot]
+        if not held.in_use:
+            continue
+        hop = &p.hops[held.hop]
+        if hop.state == HOP_INCOMPLETE and p.now_ms - held.since_ms < HOLD_MS:
+            continue
+        held.in_use = 0
+        p.held_count -= 1
+        hop.held -= 1
+        if hop.state == HOP_VALID:
+            p.verdicts[PUNT] -= 1
+            parse_frame(&held.frame, &p.links[held.link], parsed)
+            if parsed.drop < 0 and parsed.kind == KIND_SESSION:
+                parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
+            handle(p, held.link, &held.frame, parsed)
+        else:
+            p.verdicts[PUNT] -= 1
+            give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
+    flush_all(p)
+
+
+cdef int process(Path *p, uint64_t now_ns) noexcept nogil:
+    """One turn: a batch of every link, held packets, and some of the sessions that are due; return frames handled."""
+    cdef int link
+    cdef int count = 0
+    p.now_ms = <uint32_t>(now_ns // 1000000)
+    p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
+    for link in range(p.link_count):
+        count += process_link(p, link)
+    if p.held_count:
+        process_held(p)
+    expire_sessions(p.table, p.tick, EXPIRE_BUDGET)
+    return count
+
+
+cdef class Forwarder:
+    """The packet path over a table, with up to LINKS links attached.
+
+    The worker calls `turn`; everybody else takes the lock first: `with forwarder.locked():`. All integers are in host
+    order, times in nanoseconds of the monotonic clock.
+    """
+
+    def __init__(self, MasqTable table, *, bint hairpin=True, bint limit_errors=True, error_rate=100, error_burst=50,
+                 error_rate_source=10):
+        cdef Path *p = &self.path
+        pthread_mutex_init(&self.mutex, NULL)
+        self.table = table
+        self.rings = [None] * LINKS
+        self.senders = [None] * LINKS
+        self._hops = np.zeros(HOPS, world.HOP)
+        self._hop_index = np.zeros(2 * HOPS, "u8")
+        self._held = np.zeros((HELD, HEADROOM + BIG_FRAME), "u1")
+        p.table = &table.table
+        p.hops = <Hop *><size_t>self._hops.ctypes.data
+        p.hop_index.entries = <IndexEntry *><size_t>self._hop_index.ctypes.data
+        p.hop_index.mask = 2 * HOPS - 1
+        p.held_memory = <uint8_t *><size_t>self._held.ctypes.data
+        p.hairpin = hairpin
+        p.limit_errors = limit_errors
+        p.error_rate = error_rate
+        p.error_burst = error_burst
+        p.error_rate_source = error_rate_source
+        p.generation = 1
+        self.set_routes(np.zeros(1, "u4"), np.zeros(1, world.ROUTE))
+
+    # -- the worker's side ---------------------------------------------------------------------------------------
+
+    cdef int turn(self, uint64_t now_ns) noexcept nogil:
+        """Process one batch of every link under the lock, and let others have the lock if they wait for it."""
+        cdef int count
+        cdef int patience = 1000
+        pthread_mutex_lock(&self.mutex)
+        count = process(&self.path, now_ns)
+        pthread_mutex_unlock(&self.mutex)
+        while ATOMIC_LOAD(&self.waiting) and patience:
+            sched_yield()
+            patience -= 1
+        return count
+
+    cdef bint pending(self) noexcept nogil:
+        """Whether a ring has frames, without a system call."""
+        cdef int link
+        for link in range(self.path.link_count):
+            if self.path.rings[link] != NULL and ring_pending(self.path.rings[link]):
+                return True
+        return False
+
+    cdef void lock(self) noexcept nogil:
+        ATOMIC_ADD(&self.waiting, 1)
+        pthread_mutex_lock(&self.mutex)
+        ATOMIC_ADD(&self.waiting, -1)
+
+    cdef void unlock(self) noexcept nogil:
+        pthread_mutex_unlock(&self.mutex)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the path still. Keep what is done inside short: packets wait."""
+        with nogil:
+            self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
+
+    def step(self, now_ns):
+        """Process one turn; return the number of frames. For tests and benchmarks: the worker has its own loop."""
+        cdef uint64_t now = now_ns
+        cdef int count
+        with nogil:
+            count = self.turn(now)
+        return count
+
+    # -- what the daemon tells the path --------------------------------------------------------------------------
+
+    def attach(self, int link, RxRing ring, TxBatch sender):
+        """Connect ring and sender (or None, None) as link number `link`; returns the pair that was there."""
+        before = self.rings[link], self.senders[link]
+        self.path.rings[link] = &ring.ring if ring is not None else NULL
+        self.path.senders[link] = &sender.sender if sender is not None else NULL
+        self.rings[link] = ring
+        self.senders[link] = sender
+        self.path.link_count = max(self.path.link_count, link + 1)
+        return before
+
+    def set_link(self, int link, description):
+        """Describe a link by a row of world.LINK; next hops are looked up again."""
+        row = np.array(description, world.LINK)
+        memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
+        self.path.link_count = max(self.path.link_count, link + 1)
+        self.forget_hops()
+
+    def set_routes(self, first, routes):
+        """Route by intervals: `first` (uint32, sorted, starting at 0) and one world.ROUTE row for each."""
+        if len(first) != len(routes) or first[0] != 0:
+            raise ValueError("routes must cover all addresses: the first interval starts at 0")
+        self._route_first = np.ascontiguousarray(first, "u4")
+        self._routes = np.ascontiguousarray(routes, world.ROUTE)
+        self.path.route_first = <const uint32_t *><size_t>self._route_first.ctypes.data
+        self.path.routes = <const Route *><size_t>self._routes.ctypes.data
+        self.path.route_count = len(first)
+        self.forget_hops()
+
+    def set_rules(self, rules):
+        """Use these world.RULE rows, at most RULES, as policy for new sessions."""
+        if len(rules) > RULES:
+            raise ValueError(f"{len(rules)} rules: at most {RULES}")
+        rows = np.ascontiguousarray(rules, world.RULE)
+        memcpy(self.path.rules, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Rule))
+        self.path.rule_count = len(rows)
+
+    def forget_hops(self):
+        """Have every next hop looked up again from the routes; packets that wait for one are dropped by name."""
+        cdef int slot
+        for slot in range(HELD):
+            if self.path.held[slot].in_use:
+                self.path.held[slot].in_use = 0
+                self.path.verdicts[PUNT] -= 1
+                count_drop(&self.path, NEIGHBOUR_UNRESOLVED)
+        self.path.held_count = 0
+        self.path.hop_count = 0
+        self.path.hops_full = False
+        self.path.hops_wanted = False
+        self._hop_index[:] = 0
+        self.path.generation += 1
+
+    def wanted_hops(self):
+        """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""
+        if not self.path.hops_wanted:
+            return []
+        if self.path.hops_full:
+            self.forget_hops()
+            return []
+        self.path.hops_wanted = False
+        rows = self._hops[:self.path.hop_count]
+        wanted = np.flatnonzero(rows["wanted"])
+        result = [(int(rows["link"][row]), int(rows["address"][row])) for row in wanted]
+        rows["wanted"][wanted] = 0
+        return result
+
+    @property
+    def hops_wanted(self):
+        return bool(self.path.hops_wanted)
+
+    def used_hops(self):
+        """Return {(link, address): packets} of the valid next hops used since the last call."""
+        rows = self._hops[:self.path.hop_count]
+        used = {(int(row["link"]), int(row["address"])): int(row["used"])
+                for row in rows[(rows["used"] > 0) & (rows["state"] == HOP_VALID)]}
+        rows["used"] = 0
+        return used
+
+    def set_neighbour(self, int link, uint32_t address, mac):
+        """Tell the link address of a next hop: 6 octets, or None when it does not answer. Returns whether it is in use."""
+        rows = self._hops[:self.path.hop_count]
+        matching = np.flatnonzero((rows["link"] == link) & (rows["address"] == address) & (rows["header_length"] > 0))
+        for row in matching:
+            if mac is None:
+                rows["state"][row] = HOP_FAILED
+            else:
+                rows["header"][row, :6] = np.frombuffer(mac, "u1")
+                rows["state"][row] = HOP_VALID
+        return len(matching) > 0
+
+    # -- what the path tells the daemon ----------------------------------------------------------------------------
+
+    def drops(self):
+        """Return {reason: packets} of the reasons that have counted anything."""
+        return {name: self.path.drops[code] for code, (name, _) in enumerate(DROP_NAMES) if self.path.drops[code]}
+
+    def verdicts(self):
+        return {name: self.path.verdicts[code] for code, name in enumerate(VERDICT_NAMES)}
+
+    def notes(self):
+        return {name: self.path.notes[code] for code, name in enumerate(NOTES)}
+
+    def traffic(self, int link):
+        """Return packets and octets received and sent on a link."""
+        cdef LinkCounters *counters = &self.path.traffic[link]
+        return {"rx_packets": counters.rx_packets, "rx_bytes": counters.rx_bytes,
+                "tx_packets": counters.tx_packets, "tx_bytes": counters.tx_bytes}

@@ -1,0 +1,168 @@
+# Everything the packet path knows between packets: links, routes, next hops, policy, counters, and the batch in hand.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+from fastmasq.ring.abi cimport VnetHeader
+from fastmasq.ring.ring cimport Frame, Ring, Sender
+from fastmasq.table.index cimport Index
+from fastmasq.table.masq cimport Table
+
+cdef enum:
+    LINKS = 8
+    NO_LINK = 0xFF
+    HOPS = 16384
+    HELD = 64                   # packets waiting for a next hop's address
+    HELD_PER_HOP = 8
+    HOLD_MS = 3000
+    RULES = 256
+    BUCKETS = 1024              # error buckets by source address
+
+    DROP_REASONS = 48           # room for the counters; forward.pyx checks that it suffices
+    VERDICTS = 5
+    NOTES = 9
+
+cdef enum:
+    ROUTE_UNREACHABLE = 0
+    ROUTE_UNICAST = 1
+    ROUTE_LOCAL = 2
+    ROUTE_BROADCAST = 3
+    ROUTE_MULTICAST = 4
+    ROUTE_BLACKHOLE = 5
+
+cdef enum:
+    HOP_INCOMPLETE = 0
+    HOP_VALID = 1
+    HOP_FAILED = 2
+
+cdef enum:
+    ACTION_DROP = 0
+    ACTION_MASQUERADE = 1
+    ACTION_ROUTE = 2
+    ACTION_REFUSE = 3           # drop, and say so to the sender
+
+cdef enum:                 # of a parsed packet
+    KIND_SESSION = 0            # TCP, UDP, ICMP query or reply: has a flow key
+    KIND_ICMP_ERROR = 1
+    KIND_ICMP_OTHER = 2
+    KIND_PROTOCOL_OTHER = 3
+    KIND_FRAGMENT = 4
+
+
+cdef struct Link:
+    uint32_t address            # primary IPv4 address, 0 without
+    uint32_t mtu
+    uint8_t side                # Side
+    uint8_t up
+    uint8_t header_length       # 14, or 0 where frames start at the IP header
+    uint8_t mac[6]
+    uint8_t reserved[3]
+
+cdef struct Route:
+    uint32_t gateway            # 0: the destination is on the link
+    uint32_t mtu                # 0: the link's
+    uint8_t kind                # RouteKind
+    uint8_t link
+    uint8_t reserved[2]
+
+cdef struct Hop:
+    uint8_t header[14]          # the link header to write
+    uint8_t link
+    uint8_t state               # HopState
+    uint32_t address            # 0 on links without neighbours
+    uint32_t mtu                # of the link and the route
+    uint32_t used               # packets since the daemon last asked
+    uint16_t held
+    uint8_t wanted              # the daemon is to resolve it
+    uint8_t header_length
+
+cdef struct Rule:
+    uint32_t source_first
+    uint32_t source_last
+    uint32_t destination_first
+    uint32_t destination_last
+    uint8_t protocol            # 0: any
+    uint8_t out_side            # Side; 0xFF: any
+    uint8_t action
+    uint8_t reserved
+
+cdef struct Bucket:
+    uint32_t tokens             # in thousandths
+    uint32_t stamp_ms
+
+cdef struct Parsed:
+    uint8_t *ip
+    uint8_t *transport
+    uint32_t length             # IPv4 total length
+    uint32_t saddr
+    uint32_t daddr
+    uint64_t key0
+    uint64_t key1
+    uint32_t hash
+    int drop                    # a DropReason, or -1
+    uint16_t sid
+    uint16_t did
+    uint8_t header_length
+    uint8_t protocol
+    uint8_t kind
+    bint partial                # the transport checksum is the pseudo-header sum only
+
+cdef struct LinkCounters:
+    uint64_t rx_packets
+    uint64_t rx_bytes
+    uint64_t tx_packets
+    uint64_t tx_bytes
+
+cdef struct Held:
+    Frame frame
+    uint32_t since_ms
+    uint16_t hop
+    uint8_t link
+    uint8_t in_use
+
+cdef struct Path:
+    Table *table
+    Link links[8]
+    Ring *rings[8]
+    Sender *senders[8]
+    int link_count
+    LinkCounters traffic[8]
+    # the world, compiled by the daemon
+    const uint32_t *route_first # sorted; the routes cover all addresses without gaps
+    const Route *routes
+    uint32_t route_count
+    Hop *hops
+    uint32_t hop_count
+    Index hop_index
+    bint hops_full
+    bint hops_wanted
+    uint32_t generation
+    Rule rules[256]
+    int rule_count
+    bint hairpin
+    # packets waiting for a next hop
+    Held held[64]
+    uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
+    int held_count
+    # errors we send
+    bint limit_errors
+    uint32_t error_rate         # a second and link
+    uint32_t error_burst
+    uint32_t error_rate_source  # a second and source address
+    Bucket link_buckets[8]
+    Bucket source_buckets[1024]
+    # time of the batch
+    uint32_t tick
+    uint32_t now_ms
+    # counters
+    uint64_t drops[48]
+    uint64_t verdicts[5]
+    uint64_t notes[9]
+    # the batch
+    Frame frames[64]
+    Parsed parsed[64]
+
+
+cdef inline void count_drop(Path *p, int reason) noexcept nogil:
+    p.drops[reason] += 1
+    p.verdicts[4] += 1

@@ -1,0 +1,71 @@
+# What can become of a packet: five verdicts, and for every drop a reason; `verdict.pyx` gives each its sentence.
+
+cdef enum:
+    FORWARD
+    DELIVER
+    REPLY
+    PUNT
+    DROP
+    VERDICT_COUNT
+
+cdef enum:
+    # at the door
+    TRUNCATED
+    NOT_FOR_US
+    VLAN_TAGGED
+    TOO_SHORT
+    NOT_IPV4
+    BAD_HEADER_LENGTH
+    BAD_TOTAL_LENGTH
+    BAD_IP_CHECKSUM
+    SOURCE_ROUTE
+    BAD_IP_OPTIONS
+    BAD_TRANSPORT_HEADER
+    FRAGMENT
+    MARTIAN_SOURCE
+    MARTIAN_DESTINATION
+    # no way on
+    NO_ROUTE
+    TTL_EXCEEDED
+    FRAGMENTATION_NEEDED
+    NEIGHBOUR_UNRESOLVED
+    NEIGHBOUR_FAILED
+    # policy
+    POLICY_REFUSED
+    PROTOCOL_NOT_MASQUERADED
+    NO_SESSION
+    FILTERED
+    TCP_RST_OUT_OF_WINDOW
+    # ICMP
+    ICMP_TYPE_REFUSED
+    BAD_ICMP_CHECKSUM
+    BAD_QUOTED_HEADER
+    BAD_MTU_IN_ICMP
+    # capacity
+    NO_EXTERNAL_ADDRESS
+    HOST_SESSION_LIMIT
+    HOST_PORT_LIMIT
+    HOST_RATE_LIMIT
+    HOST_TABLE_FULL
+    TABLE_FULL
+    PORTS_EXHAUSTED
+    NEIGHBOUR_TABLE_FULL
+    # sending
+    LINK_DOWN
+    TX_REFUSED
+    TX_NO_BUFFER
+    CANNOT_SEGMENT
+    DROP_REASON_COUNT
+
+cdef enum:
+    # things worth counting that are not drops
+    NOTE_SESSIONS_OPENED
+    NOTE_SESSIONS_CLOSED
+    NOTE_REPLIES_SUPPRESSED
+    NOTE_STATELESS_INBOUND
+    NOTE_BATCHES
+    NOTE_TX_CALLS
+    NOTE_HELD
+    NOTE_SEGMENTED
+    NOTE_FRAGMENTED
+    NOTE_COUNT

@@ -1,0 +1,62 @@
+"""The world as the path sees it: numpy rows for links, routes, next hops and compiled policy rules."""
+
+from __future__ import annotations
+
+import numpy as np
+
+LINKS = 8
+NO_LINK = 0xFF
+ANY_SIDE = 0xFF
+INSIDE, OUTSIDE = 0, 1
+
+LINK = np.dtype(
+    [
+        ("address", "u4"),
+        ("mtu", "u4"),
+        ("side", "u1"),
+        ("up", "u1"),
+        ("header_length", "u1"),
+        ("mac", "u1", 6),
+        ("reserved", "u1", 3),
+    ]
+)
+ROUTE = np.dtype([("gateway", "u4"), ("mtu", "u4"), ("kind", "u1"), ("link", "u1"), ("reserved", "u1", 2)])
+ROUTE_KINDS = {"unreachable": 0, "unicast": 1, "local": 2, "broadcast": 3, "multicast": 4, "blackhole": 5}
+HOP = np.dtype(
+    [
+        ("header", "u1", 14),
+        ("link", "u1"),
+        ("state", "u1"),
+        ("address", "u4"),
+        ("mtu", "u4"),
+        ("used", "u4"),
+        ("held", "u2"),
+        ("wanted", "u1"),
+        ("header_length", "u1"),
+    ]
+)
+RULE = np.dtype(
+    [
+        ("source_first", "u4"),
+        ("source_last", "u4"),
+        ("destination_first", "u4"),
+        ("destination_last", "u4"),
+        ("protocol", "u1"),
+        ("out_side", "u1"),
+        ("action", "u1"),
+        ("reserved", "u1"),
+    ]
+)
+ACTIONS = {"drop": 0, "masquerade": 1, "route": 2, "refuse": 3}
+
+
+def link_row(
+    *, side: int, mtu: int, address: int = 0, mac: bytes = b"", header_length: int = 14, up: bool = True
+) -> np.ndarray:
+    """Return one LINK row; mac has 6 octets on links with a header of 14, none on links that start at the IP header."""
+    row = np.zeros((), LINK)
+    row["address"], row["mtu"], row["side"], row["up"] = address, mtu, side, up
+    row["header_length"] = header_length
+    if header_length:
+        row["mac"] = np.frombuffer(mac, "u1")
+    return row

@@ -1,0 +1,97 @@
+# Frames in, frames out: the receiving ring in its four modes, and the sending batch; the mode is looked at once a batch.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, msghdr, sockaddr_ll
+
+cdef enum:
+    BATCH = 64                  # frames received, and sent, at a time
+    HEADROOM = 64               # writable octets before every frame: virtio header and a longer link header fit
+    BIG_FRAME = 65664           # octets: a packet of 64 KiB with its link header, rounded up to cache lines
+    SCRATCH_FRAME = 2048        # octets: a packet of our own (ICMP error, fragment, segment), headroom included
+
+cdef enum RingMode:
+    MODE_CLOSED = 0
+    MODE_V2 = 2
+    MODE_V3 = 3
+    MODE_SOCKET = 4
+    MODE_MEMORY = 5
+
+
+cdef struct Frame:
+    uint8_t *data               # first octet of the link header; HEADROOM octets before it may be written
+    uint32_t length             # octets from data on
+    uint8_t packet_type         # sll_pkttype: PACKET_HOST and so on
+    bint truncated
+    bint tagged
+    VnetHeader vnet             # all zero when there was none
+
+
+cdef struct Ring:
+    RingMode mode
+    int fd
+    bint vnet
+    uint8_t *base
+    uint32_t block_size
+    uint32_t block_count
+    uint32_t frame_size
+    uint32_t frames_per_block
+    # V2: next frame to look at; first frame not yet given back. V3: block in hand
+    uint32_t block
+    uint32_t in_block
+    uint32_t free_block
+    uint32_t free_in_block
+    uint32_t unreleased
+    uint32_t packets_left       # V3: in the block in hand
+    uint8_t *next_packet
+    # copies of packets too long for their slot, and all packets of the socket mode
+    uint8_t *big                # [BATCH][HEADROOM + BIG_FRAME]
+    mmsghdr *messages           # [BATCH], socket mode
+    iovec *vectors
+    sockaddr_ll *addresses
+    uint8_t *controls           # [BATCH][CONTROL_LENGTH]
+    # memory mode
+    Frame *queue                # frames pushed and not yet received
+    uint32_t queued
+
+
+cdef struct Sender:
+    RingMode mode               # MODE_SOCKET, MODE_MEMORY or MODE_CLOSED
+    int fd
+    bint vnet
+    int count
+    mmsghdr *messages           # [BATCH]
+    iovec *vectors              # [BATCH]
+    sockaddr_ll *address        # for links without a header: says IPv4
+    uint8_t *scratch            # [BATCH][SCRATCH_FRAME]
+    int scratch_used
+    uint64_t calls
+    uint64_t sent
+    uint64_t refused            # by reason, taken over by the path after each flush
+    uint64_t no_buffer
+    uint64_t down
+    # memory mode
+    uint8_t *out                # [out_slots][BIG_FRAME]
+    uint32_t *out_lengths
+    uint32_t out_slots
+    uint32_t out_count
+
+
+cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil
+cdef void ring_release(Ring *ring) noexcept nogil
+cdef bint ring_pending(const Ring *ring) noexcept nogil
+cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length) noexcept nogil
+cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil
+cdef void sender_flush(Sender *sender) noexcept nogil
+
+
+cdef class RxRing:
+    cdef Ring ring
+    cdef readonly object tap, memory
+    cdef object _keep
+
+
+cdef class TxBatch:
+    cdef Sender sender
+    cdef readonly object socket
+    cdef object _keep, _out

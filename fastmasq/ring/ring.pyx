@@ -1,0 +1,491 @@
+"""RxRing and TxBatch: frames from the kernel seen in place, and frames given to it in one call per batch.
+
+Theory of operation. A receiving ring is memory that the kernel writes and we own frame by frame: a status word says
+whose it is, read with acquire and given back with release ordering (packet(7)). The path rewrites a frame where it
+lies and sends it straight from there, so the only copies are the kernel's own. Frames are given back after the batch
+has been flushed.
+
+* V2: one slot per packet, and the reader may see each at once: the low-latency mode, and the default. A packet that
+  does not fit its slot (offloads) is marked TP_STATUS_COPY and read whole with recvmsg, in order.
+* V3: packets packed into blocks; cheaper for a flood of small packets, but a block is handed over only when it is full
+  or after a millisecond.
+* socket: recvmmsg into our own buffers, for kernels without rings.
+* memory: no kernel at all; for tests and benchmarks.
+
+Every frame has HEADROOM writable octets before it, so a longer link header or the virtio header can be put there, and
+a frame with its virtio header is one contiguous piece for sendmmsg.
+"""
+
+import numpy as np
+
+from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastmasq.ring.abi cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, SOL_PACKET, TP_STATUS_COPY,
+    TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS, VNET_LENGTH,
+    VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
+    sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
+)
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ENETDOWN
+        ENXIO
+        ENODEV
+
+cdef enum:
+    CONTROL_LENGTH = 64         # octets: one cmsghdr with a tpacket_auxdata
+
+
+# -- receiving -------------------------------------------------------------------------------------------------------
+
+cdef inline uint8_t *big_buffer(Ring *ring, int slot) noexcept nogil:
+    return ring.big + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
+
+
+cdef inline void describe(Frame *frame, uint8_t *data, uint32_t length, uint32_t snapped, const sockaddr_ll *address,
+                          uint32_t status, bint vnet) noexcept nogil:
+    """Fill in a frame from what the kernel says of it; without a virtio header a missing checksum is noted in its place."""
+    frame.data = data
+    frame.length = snapped
+    frame.packet_type = address.sll_pkttype
+    frame.truncated = snapped < length
+    frame.tagged = (status & TP_STATUS_VLAN_VALID) != 0
+    if vnet:
+        memcpy(&frame.vnet, data - VNET_LENGTH, VNET_LENGTH)
+    else:
+        memset(&frame.vnet, 0, sizeof(VnetHeader))
+        if status & TP_STATUS_CSUMNOTREADY:
+            frame.vnet.flags = VNET_NEEDS_CSUM
+
+
+cdef void read_copy(Ring *ring, Frame *frame, int slot) noexcept nogil:
+    """Replace a truncated frame by its whole copy, which the kernel has queued (PACKET_COPY_THRESH)."""
+    cdef msghdr message
+    cdef iovec vector
+    cdef uint32_t front = VNET_LENGTH if ring.vnet else 0
+    cdef uint8_t *data = big_buffer(ring, slot)
+    cdef ssize_t got
+    memset(&message, 0, sizeof(message))
+    vector.iov_base = data - front
+    vector.iov_len = BIG_FRAME + front
+    message.msg_iov = &vector
+    message.msg_iovlen = 1
+    got = recvmsg(ring.fd, &message, MSG_DONTWAIT)
+    if got < <ssize_t>front or message.msg_flags & MSG_TRUNC:
+        return
+    frame.data = data
+    frame.length = <uint32_t>(got - front)
+    frame.truncated = False
+    if ring.vnet:
+        memcpy(&frame.vnet, data - front, VNET_LENGTH)
+
+
+cdef int receive_v2(Ring *ring, Frame *frames, int most) noexcept nogil:
+    cdef int count = 0
+    cdef uint32_t status
+    cdef uint8_t *at
+    cdef tpacket2_hdr *header
+    while count < most:
+        at = ring.base + <size_t>ring.block * ring.block_size + ring.in_block * ring.frame_size
+        header = <tpacket2_hdr *>at
+        status = load_acquire(&header.tp_status)
+        if not status & TP_STATUS_USER:
+            break
+        describe(&frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
+                 <sockaddr_ll *>(at + V2_ADDRESS), status, ring.vnet)
+        if status & TP_STATUS_COPY:
+            read_copy(ring, &frames[count], count)
+        count += 1
+        ring.in_block += 1
+        if ring.in_block == ring.frames_per_block:
+            ring.in_block = 0
+            ring.block += 1
+            if ring.block == ring.block_count:
+                ring.block = 0
+    ring.unreleased += count
+    return count
+
+
+cdef void release_v2(Ring *ring) noexcept nogil:
+    cdef tpacket2_hdr *header
+    while ring.unreleased:
+        header = <tpacket2_hdr *>(ring.base + <size_t>ring.free_block * ring.block_size
+                                  + ring.free_in_block * ring.frame_size)
+        store_release(&header.tp_status, TP_STATUS_KERNEL)
+        ring.unreleased -= 1
+        ring.free_in_block += 1
+        if ring.free_in_block == ring.frames_per_block:
+            ring.free_in_block = 0
+            ring.free_block += 1
+            if ring.free_block == ring.block_count:
+                ring.free_block = 0
+
+
+cdef int receive_v3(Ring *ring, Frame *frames, int most) noexcept nogil:
+    """Receive from the block in hand; never from two blocks in one batch, so that releasing is one store."""
+    cdef tpacket_block_desc *block = <tpacket_block_desc *>(ring.base + <size_t>ring.block * ring.block_size)
+    cdef tpacket3_hdr *header
+    cdef uint8_t *at
+    cdef int count = 0
+    if ring.next_packet == NULL:
+        if not load_acquire(&block.hdr.bh1.block_status) & TP_STATUS_USER:
+            return 0
+        ring.packets_left = block.hdr.bh1.num_pkts
+        ring.next_packet = <uint8_t *>block + block.hdr.bh1.offset_to_first_pkt
+    while count < most and ring.packets_left:
+        at = ring.next_packet
+        header = <tpacket3_hdr *>at
+        describe(&frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
+                 <sockaddr_ll *>(at + V3_ADDRESS), header.tp_status, ring.vnet)
+        ring.next_packet = at + header.tp_next_offset
+        ring.packets_left -= 1
+        count += 1
+    return count
+
+
+cdef void release_v3(Ring *ring) noexcept nogil:
+    cdef tpacket_block_desc *block
+    if ring.next_packet != NULL and ring.packets_left == 0:
+        block = <tpacket_block_desc *>(ring.base + <size_t>ring.block * ring.block_size)
+        store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
+        ring.next_packet = NULL
+        ring.block += 1
+        if ring.block == ring.block_count:
+            ring.block = 0
+
+
+cdef int receive_socket(Ring *ring, Frame *frames, int most) noexcept nogil:
+    cdef int i, count
+    cdef uint32_t front = VNET_LENGTH if ring.vnet else 0
+    cdef uint32_t status
+    cdef uint32_t length
+    cdef cmsghdr *control
+    for i in range(most):
+        ring.vectors[i].iov_base = big_buffer(ring, i) - front
+        ring.vectors[i].iov_len = BIG_FRAME + front
+        ring.messages[i].msg_hdr.msg_name = &ring.addresses[i]
+        ring.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
+        ring.messages[i].msg_hdr.msg_iov = &ring.vectors[i]
+        ring.messages[i].msg_hdr.msg_iovlen = 1
+        ring.messages[i].msg_hdr.msg_control = ring.controls + i * CONTROL_LENGTH
+        ring.messages[i].msg_hdr.msg_controllen = CONTROL_LENGTH
+        ring.messages[i].msg_hdr.msg_flags = 0
+    count = recvmmsg(ring.fd, ring.messages, most, MSG_DONTWAIT, NULL)
+    if count <= 0:
+        return 0
+    for i in range(count):
+        status = 0
+        control = CMSG_FIRSTHDR(&ring.messages[i].msg_hdr)
+        if control != NULL and control.cmsg_level == SOL_PACKET and control.cmsg_type == PACKET_AUXDATA:
+            status = (<tpacket_auxdata *>CMSG_DATA(control)).tp_status
+        length = ring.messages[i].msg_len - front if ring.messages[i].msg_len > front else 0
+        describe(&frames[i], big_buffer(ring, i), length, length, &ring.addresses[i], status, ring.vnet)
+        frames[i].truncated = (ring.messages[i].msg_hdr.msg_flags & MSG_TRUNC) != 0
+    return count
+
+
+cdef int receive_memory(Ring *ring, Frame *frames, int most) noexcept nogil:
+    cdef int count = most if ring.queued > <uint32_t>most else <int>ring.queued
+    memcpy(frames, ring.queue, count * sizeof(Frame))
+    ring.unreleased = count
+    return count
+
+
+cdef void release_memory(Ring *ring) noexcept nogil:
+    cdef uint32_t i
+    ring.queued -= ring.unreleased
+    for i in range(ring.queued):
+        ring.queue[i] = ring.queue[i + ring.unreleased]
+    ring.unreleased = 0
+
+
+cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil:
+    """Describe up to `most` (at most BATCH) waiting frames; they stay ours until ring_release. Never waits."""
+    if ring.mode == MODE_V2:
+        return receive_v2(ring, frames, most)
+    if ring.mode == MODE_V3:
+        return receive_v3(ring, frames, most)
+    if ring.mode == MODE_SOCKET:
+        return receive_socket(ring, frames, most)
+    if ring.mode == MODE_MEMORY:
+        return receive_memory(ring, frames, most)
+    return 0
+
+
+cdef void ring_release(Ring *ring) noexcept nogil:
+    """Give back to the kernel all frames received so far."""
+    if ring.mode == MODE_V2:
+        release_v2(ring)
+    elif ring.mode == MODE_V3:
+        release_v3(ring)
+    elif ring.mode == MODE_MEMORY:
+        release_memory(ring)
+
+
+cdef bint ring_pending(const Ring *ring) noexcept nogil:
+    """Whether a frame waits, without a system call; unknown (False) in socket mode."""
+    if ring.mode == MODE_V2:
+        return (load_acquire(&(<tpacket2_hdr *>(ring.base + <size_t>ring.block * ring.block_size
+                                                + ring.in_block * ring.frame_size)).tp_status)
+                & TP_STATUS_USER) != 0
+    if ring.mode == MODE_V3:
+        return ring.next_packet != NULL or (
+            load_acquire(&(<tpacket_block_desc *>(ring.base + <size_t>ring.block * ring.block_size)).hdr.bh1.block_status)
+            & TP_STATUS_USER) != 0
+    return ring.queued != 0
+
+
+cdef class RxRing:
+    """Frames received on one link. `memory` is the ring as a numpy array of octets (None in socket mode)."""
+
+    def __init__(self, tap=None):
+        """`tap` is a packet_socket.Tap; without one the ring is a memory ring."""
+        big = np.zeros((BATCH, HEADROOM + BIG_FRAME), "u1")
+        self._keep = [big]
+        self.ring.big = <uint8_t *><size_t>big.ctypes.data
+        self.ring.fd = -1
+        self.tap = tap
+        if tap is None:
+            queue = np.zeros((BATCH, sizeof(Frame)), "u1")
+            self._keep.append(queue)
+            self.ring.queue = <Frame *><size_t>queue.ctypes.data
+            self.ring.mode = MODE_MEMORY
+            self.memory = big
+            return
+        self.ring.fd = tap.socket.fileno()
+        self.ring.vnet = tap.vnet_header
+        if tap.mode == "socket":
+            self._open_socket()
+        else:
+            self._open_ring(tap)
+
+    def _open_ring(self, tap):
+        self.memory = np.frombuffer(tap.memory, "u1")
+        self.ring.base = <uint8_t *><size_t>self.memory.ctypes.data
+        self.ring.block_size = tap.geometry.block_size
+        self.ring.block_count = tap.geometry.block_count
+        self.ring.frame_size = tap.geometry.frame_size
+        self.ring.frames_per_block = tap.geometry.frames_per_block
+        self.ring.mode = MODE_V2 if tap.mode == "v2" else MODE_V3
+
+    def _open_socket(self):
+        messages = np.zeros((BATCH, sizeof(mmsghdr)), "u1")
+        vectors = np.zeros((BATCH, sizeof(iovec)), "u1")
+        addresses = np.zeros((BATCH, sizeof(sockaddr_ll)), "u1")
+        controls = np.zeros((BATCH, CONTROL_LENGTH), "u1")
+        self._keep += [messages, vectors, addresses, controls]
+        self.ring.messages = <mmsghdr *><size_t>messages.ctypes.data
+        self.ring.vectors = <iovec *><size_t>vectors.ctypes.data
+        self.ring.addresses = <sockaddr_ll *><size_t>addresses.ctypes.data
+        self.ring.controls = <uint8_t *><size_t>controls.ctypes.data
+        self.ring.mode = MODE_SOCKET
+
+    def push(self, const uint8_t[::1] data, vnet=None, int packet_type=PACKET_HOST):
+        """Memory mode: queue one frame, as if it had arrived; vnet is 10 octets or None. At most BATCH wait."""
+        cdef Frame *frame
+        cdef uint8_t *at
+        if self.ring.mode != MODE_MEMORY:
+            raise TypeError("only a memory ring can be pushed to")
+        if self.ring.queued == BATCH:
+            raise BufferError(f"{BATCH} frames wait already")
+        if data.shape[0] > BIG_FRAME:
+            raise ValueError(f"a frame of {data.shape[0]} octets is longer than {BIG_FRAME}")
+        # slots are used in turn; those of waiting frames are never reached, since no more than BATCH wait
+        frame = &self.ring.queue[self.ring.queued]
+        at = big_buffer(&self.ring, self.ring.in_block)
+        self.ring.in_block = (self.ring.in_block + 1) % BATCH
+        if data.shape[0]:
+            memcpy(at, &data[0], data.shape[0])
+        memset(frame, 0, sizeof(Frame))
+        frame.data = at
+        frame.length = data.shape[0]
+        frame.packet_type = packet_type
+        if vnet is not None:
+            raw = bytes(vnet)
+            if len(raw) != VNET_LENGTH:
+                raise ValueError(f"a virtio header has {VNET_LENGTH} octets, not {len(raw)}")
+            memcpy(&frame.vnet, <const uint8_t *>raw, VNET_LENGTH)
+        self.ring.queued += 1
+
+    def receive(self, int most=BATCH):
+        """Return up to `most` waiting frames as bytes with their virtio header, and give them back. For tests."""
+        cdef Frame frames[BATCH]
+        cdef int count = ring_receive(&self.ring, frames, min(most, BATCH))
+        cdef int i
+        result = []
+        for i in range(count):
+            result.append((frames[i].data[:frames[i].length], (<uint8_t *>&frames[i].vnet)[:VNET_LENGTH],
+                           frames[i].packet_type, bool(frames[i].truncated)))
+        ring_release(&self.ring)
+        return result
+
+    def pending(self):
+        return bool(ring_pending(&self.ring))
+
+    def fileno(self):
+        return self.ring.fd
+
+    def close(self):
+        """Close the ring; it receives nothing more."""
+        self.ring.mode = MODE_CLOSED
+        self.ring.fd = -1
+        self.memory = None
+        if self.tap is not None:
+            self.tap.close()
+
+
+# -- sending ---------------------------------------------------------------------------------------------------------
+
+cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length) noexcept nogil:
+    """Add one piece (virtio header first, where the socket has them) to the batch; it must stay until the flush."""
+    if sender.count == BATCH:
+        sender_flush(sender)
+    sender.vectors[sender.count].iov_base = start
+    sender.vectors[sender.count].iov_len = length
+    sender.count += 1
+
+
+cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
+    """Return a buffer for a packet of our own: SCRATCH_FRAME - HEADROOM octets, HEADROOM before it, until the flush.
+
+    There is room in the batch for it afterwards, so that queueing it flushes nothing.
+    """
+    if sender.scratch_used == BATCH or sender.count == BATCH:
+        sender_flush(sender)
+    sender.scratch_used += 1
+    return sender.scratch + (sender.scratch_used - 1) * SCRATCH_FRAME + HEADROOM
+
+
+cdef void flush_socket(Sender *sender) noexcept nogil:
+    cdef int done = 0
+    cdef int sent
+    while done < sender.count:
+        sent = sendmmsg(sender.fd, sender.messages + done, sender.count - done, MSG_DONTWAIT)
+        sender.calls += 1
+        if sent > 0:
+            sender.sent += sent
+            done += sent
+            continue
+        # the first message of the rest was refused: count it, and go on with the others
+        if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+            sender.no_buffer += 1
+        elif errno == ENETDOWN or errno == ENXIO or errno == ENODEV:
+            sender.down += sender.count - done
+            break
+        else:
+            sender.refused += 1
+        done += 1
+
+
+cdef void flush_memory(Sender *sender) noexcept nogil:
+    cdef int i
+    for i in range(sender.count):
+        if sender.out_count == sender.out_slots or sender.vectors[i].iov_len > BIG_FRAME:
+            sender.no_buffer += 1
+            continue
+        memcpy(sender.out + <size_t>sender.out_count * BIG_FRAME, sender.vectors[i].iov_base, sender.vectors[i].iov_len)
+        sender.out_lengths[sender.out_count] = <uint32_t>sender.vectors[i].iov_len
+        sender.out_count += 1
+        sender.sent += 1
+
+
+cdef void sender_flush(Sender *sender) noexcept nogil:
+    """Send everything queued, in order. What the kernel refuses is counted by reason and gone."""
+    if sender.count == 0:
+        sender.scratch_used = 0
+        return
+    if sender.mode == MODE_SOCKET:
+        flush_socket(sender)
+    elif sender.mode == MODE_MEMORY:
+        flush_memory(sender)
+    else:
+        sender.down += sender.count
+    sender.count = 0
+    sender.scratch_used = 0
+
+
+cdef class TxBatch:
+    """Frames to send on one link, batch by batch."""
+
+    def __init__(self, socket=None, bint vnet=True, bint link_header=True, int slots=1024):
+        """`socket` is a packet_socket.SendSocket; without one frames go to memory: `slots` of them until popped.
+
+        link_header is False for links that start at the IP header (ppp, tun).
+        """
+        cdef int i
+        messages = np.zeros((BATCH, sizeof(mmsghdr)), "u1")
+        vectors = np.zeros((BATCH, sizeof(iovec)), "u1")
+        scratch = np.zeros((BATCH, SCRATCH_FRAME), "u1")
+        address = np.zeros(sizeof(sockaddr_ll), "u1")
+        self._keep = [messages, vectors, scratch, address]
+        self.socket = socket
+        self.sender.messages = <mmsghdr *><size_t>messages.ctypes.data
+        self.sender.vectors = <iovec *><size_t>vectors.ctypes.data
+        self.sender.scratch = <uint8_t *><size_t>scratch.ctypes.data
+        self.sender.address = <sockaddr_ll *><size_t>address.ctypes.data
+        for i in range(BATCH):
+            self.sender.messages[i].msg_hdr.msg_iov = &self.sender.vectors[i]
+            self.sender.messages[i].msg_hdr.msg_iovlen = 1
+        if socket is None:
+            self._open_memory(vnet, slots)
+            return
+        self.sender.fd = socket.socket.fileno()
+        self.sender.vnet = socket.vnet_header
+        self.sender.mode = MODE_SOCKET
+        if not link_header:
+            self._name_protocol(socket.socket)
+
+    def _open_memory(self, vnet, slots):
+        self._out = np.zeros((slots, BIG_FRAME), "u1")
+        lengths = np.zeros(slots, "u4")
+        self._keep.append(lengths)
+        self.sender.out = <uint8_t *><size_t>self._out.ctypes.data
+        self.sender.out_lengths = <uint32_t *><size_t>lengths.ctypes.data
+        self.sender.out_slots = slots
+        self.sender.fd = -1
+        self.sender.vnet = vnet
+        self.sender.mode = MODE_MEMORY
+
+    def _name_protocol(self, raw):
+        """On a link without a header nothing in the frame says IPv4, so every message's address does."""
+        import socket as sockets
+
+        cdef int i
+        self.sender.address.sll_family = sockets.AF_PACKET
+        self.sender.address.sll_protocol = sockets.htons(0x0800)
+        self.sender.address.sll_ifindex = sockets.if_nametoindex(raw.getsockname()[0])
+        for i in range(BATCH):
+            self.sender.messages[i].msg_hdr.msg_name = self.sender.address
+            self.sender.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
+
+    def pop(self):
+        """Memory mode: return and forget what was sent since the last call, as (virtio header or None, frame)."""
+        cdef uint32_t i
+        sender_flush(&self.sender)
+        result = []
+        front = VNET_LENGTH if self.sender.vnet else 0
+        for i in range(self.sender.out_count):
+            piece = self._out[i, :self.sender.out_lengths[i]].tobytes()
+            result.append((piece[:front] or None, piece[front:]))
+        self.sender.out_count = 0
+        return result
+
+    def forget(self):
+        """Memory mode: forget what was sent without making objects of it. For benchmarks."""
+        self.sender.out_count = 0
+
+    @property
+    def sent(self):
+        return self.sender.sent
+
+    @property
+    def calls(self):
+        return self.sender.calls
+
+    def close(self):
+        self.sender.mode = MODE_CLOSED
+        if self.socket is not None:
+            self.socket.close()

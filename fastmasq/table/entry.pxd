@@ -1,0 +1,120 @@
+# The rows of the translation state: session (two mirrored flows), mapping, host; `masq.pyx` checks the numpy mirrors.
+#
+# Addresses, ports and identifiers are host-order integers here; big-endian exists only in frames.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum:
+    INSIDE = 0
+    OUTSIDE = 1
+
+cdef enum:
+    OUTBOUND = 0
+    INBOUND = 1
+
+cdef enum:
+    CLASS_TCP = 0               # port spaces: one external port of a class belongs to one internal endpoint
+    CLASS_UDP = 1
+    CLASS_ICMP = 2
+    CLASS_COUNT = 3
+
+    NONE = 0xFFFFFFFFU          # no row
+    NO_HOP = 0xFFFF             # next hop not looked up yet
+
+    UNKNOWN_SCALE = 15
+
+cdef enum:
+    STATE_FREE = 0
+    TCP_SYN_SENT = 1            # RFC 6146 "INIT", opened from inside
+    TCP_SYN_RECEIVED = 2        # INIT, opened from outside: the inside answered
+    TCP_ESTABLISHED = 3
+    TCP_FIN_OUT = 4             # the inside has finished
+    TCP_FIN_IN = 5              # the outside has finished
+    TCP_FIN_BOTH = 6
+    TCP_TRANSITORY = 7          # after a reset
+    TCP_RESUMED = 8             # picked up in mid-stream, nothing heard from outside yet
+    UDP_ACTIVE = 9
+    ICMP_ACTIVE = 10
+    STATE_COUNT = 11
+
+cdef enum:
+    SESSION_HAIRPIN = 0x01      # both flows arrive on the inside
+    SESSION_REPLIED = 0x02      # the remote has been heard
+    SESSION_SEEN_OUT = 0x04     # TCP numbers of the outbound direction are known
+    SESSION_SEEN_IN = 0x08
+
+
+cdef struct Flow:
+    # one direction: the key a packet must carry, and what is written over it
+    uint64_t key0               # source address << 32 | destination address
+    uint64_t key1               # protocol << 56 | side of arrival << 48 | source id << 32 | destination id
+    uint32_t saddr
+    uint32_t daddr
+    uint16_t sid
+    uint16_t did
+    uint16_t address_delta      # checksum delta of the addresses (IPv4 header, partial transport checksum)
+    uint16_t transport_delta    # checksum delta of a full transport checksum
+    uint16_t hop                # next-hop row of the path, or NO_HOP
+    uint16_t reserved
+    uint32_t packets
+
+
+cdef struct TcpEnd:
+    # what one end has said; sequence numbers wrap (RFC 9293 section 3.4)
+    uint32_t end                # highest sequence number sent + 1
+    uint32_t ack                # highest acknowledgment sent
+    uint32_t edge               # highest acknowledgment + window sent: the other end may not send past it
+
+
+cdef struct Session:
+    Flow flow[2]                # [OUTBOUND], [INBOUND]
+    TcpEnd tcp[2]
+    uint32_t expires            # tick at which the session is dead if nothing refreshes it
+    uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
+    uint32_t timer_prev
+    uint32_t mapping
+    uint32_t generation         # of the world for which the hops were looked up
+    uint8_t state
+    uint8_t flags
+    uint8_t scale               # window scale of the outbound end << 4 | of the inbound end
+    uint8_t port_class
+
+
+cdef struct Mapping:
+    # internal endpoint <-> external endpoint; the row number is the external endpoint
+    uint32_t address
+    uint32_t host               # row of the inside host
+    uint32_t sessions           # sessions that hold the mapping open
+    uint16_t id
+    uint16_t in_use
+
+
+cdef struct Host:
+    uint32_t address
+    uint32_t sessions
+    uint32_t ports[3]           # mappings by class
+    uint32_t tokens             # sessions the host may still open now, in thousandths
+    uint32_t stamp_ms           # when tokens was brought up to date
+    uint32_t next_free
+
+
+cdef inline uint64_t make_key0(uint32_t saddr, uint32_t daddr) noexcept nogil:
+    return (<uint64_t>saddr << 32) | daddr
+
+
+cdef inline uint64_t make_key1(uint8_t protocol, uint8_t side, uint16_t sid, uint32_t did) noexcept nogil:
+    """The destination id has 32 bits: a port, an ICMP identifier or type, a Call ID, or an ESP SPI."""
+    return (<uint64_t>protocol << 56) | (<uint64_t>side << 48) | (<uint64_t>sid << 32) | did
+
+
+cdef inline uint8_t key_protocol(uint64_t key1) noexcept nogil:
+    return <uint8_t>(key1 >> 56)
+
+
+cdef inline uint16_t key_sid(uint64_t key1) noexcept nogil:
+    return <uint16_t>(key1 >> 32)
+
+
+cdef inline uint32_t key_did(uint64_t key1) noexcept nogil:
+    return <uint32_t>key1

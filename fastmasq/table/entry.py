@@ -1,0 +1,65 @@
+"""The numpy mirrors of the table's C rows: what a snapshot of sessions, mappings and hosts looks like from Python."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOW = np.dtype(
+    [
+        ("key0", "u8"),
+        ("key1", "u8"),
+        ("saddr", "u4"),
+        ("daddr", "u4"),
+        ("sid", "u2"),
+        ("did", "u2"),
+        ("address_delta", "u2"),
+        ("transport_delta", "u2"),
+        ("hop", "u2"),
+        ("reserved", "u2"),
+        ("packets", "u4"),
+    ]
+)
+TCP_END = np.dtype([("end", "u4"), ("ack", "u4"), ("edge", "u4")])
+SESSION = np.dtype(
+    [
+        ("flow", FLOW, 2),
+        ("tcp", TCP_END, 2),
+        ("expires", "u4"),
+        ("timer_next", "u4"),
+        ("timer_prev", "u4"),
+        ("mapping", "u4"),
+        ("generation", "u4"),
+        ("state", "u1"),
+        ("flags", "u1"),
+        ("scale", "u1"),
+        ("port_class", "u1"),
+    ]
+)
+MAPPING = np.dtype([("address", "u4"), ("host", "u4"), ("sessions", "u4"), ("id", "u2"), ("in_use", "u2")])
+HOST = np.dtype(
+    [
+        ("address", "u4"),
+        ("sessions", "u4"),
+        ("ports", "u4", 3),
+        ("tokens", "u4"),
+        ("stamp_ms", "u4"),
+        ("next_free", "u4"),
+    ]
+)
+
+OUTBOUND, INBOUND = 0, 1
+CLASSES = ("tcp", "udp", "icmp")
+STATES = (
+    "free",
+    "syn-sent",
+    "syn-received",
+    "established",
+    "fin-out",
+    "fin-in",
+    "closing",
+    "transitory",
+    "resumed",
+    "active",
+    "active",
+)
+"""Names of the states for people, in the order of `State` in entry.pxd; UDP and ICMP have one each."""

@@ -1,0 +1,468 @@
+# The masquerade table: sessions found by their 16-byte key, opened and closed together with mapping, port, host and timer.
+#
+# Theory of operation. A *session* is one row of 128 octets with two mirrored flows; both flows are in one index, so one
+# lookup serves both directions. A *mapping* is the external endpoint that an internal endpoint has been given, the same
+# for every remote (RFC 4787 REQ-1); its row number *is* the external endpoint, so that inbound packets without a session
+# find it by arithmetic. Sessions hold their mapping open; the last one to close gives the port back. A *host* row counts
+# what one inside address holds, so that one host can take neither the table nor the ports.
+#
+# Nothing here allocates, and no call does an unbounded amount of work except `port_choose` on a nearly empty pool (at
+# most 1024 words). A full table refuses the new session and touches no old one (RFC 6888 REQ-11).
+#
+# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastmasq.table.entry cimport (
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE,
+    SESSION_HAIRPIN, STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
+)
+from fastmasq.table.index cimport Index, index_insert, index_remove
+from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke
+from fastmasq.table.ports cimport (
+    NO_PORT, POOL_WORDS, PortPool, port_choose, port_choose_next, port_give_back, port_is_free, port_take,
+)
+from fastmasq.table.siphash cimport Secret, siphash
+from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, Wheel, wheel_link, wheel_unlink
+from fastmasq.wire.checksum cimport delta16, delta32, fold
+from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+
+cdef enum:
+    EXTERNALS = 4               # external addresses at once: the present one and those whose sessions are ending
+    PORTS = 65536
+
+cdef enum Filtering:            # RFC 4787 section 5
+    ENDPOINT_INDEPENDENT = 0
+    ADDRESS_DEPENDENT = 1
+    ADDRESS_AND_PORT_DEPENDENT = 2
+
+cdef enum Refusal:              # why no session was opened; negative, since rows are not
+    REFUSED_TABLE_FULL = -1
+    REFUSED_PORTS_EXHAUSTED = -2
+    REFUSED_HOST_SESSIONS = -3
+    REFUSED_HOST_PORTS = -4
+    REFUSED_HOST_RATE = -5
+    REFUSED_HOST_TABLE_FULL = -6
+    REFUSED_NO_EXTERNAL = -7
+
+
+cdef struct Limits:
+    uint32_t sessions_per_host
+    uint32_t ports_per_host     # of each class
+    uint32_t rate_per_host      # new sessions a second; 0: any
+    uint32_t burst_per_host
+
+
+cdef struct Table:
+    Session *sessions
+    uint32_t capacity
+    uint32_t fresh              # rows [fresh, capacity) were never used
+    uint32_t free_row           # first of the rows given back, linked by timer_next
+    uint32_t active
+    uint32_t active_by_class[3]
+    Index index
+    Mapping *mappings           # [EXTERNALS][CLASS_COUNT][PORTS]
+    Index mapping_index
+    uint32_t mappings_in_use
+    PermitSet permits
+    Host *hosts
+    uint32_t host_capacity
+    uint32_t host_fresh
+    uint32_t host_free
+    uint32_t hosts_in_use
+    Index host_index
+    PortPool pools[12]          # [EXTERNALS * CLASS_COUNT]
+    uint64_t *allowed           # [EXTERNALS * CLASS_COUNT][POOL_WORDS]: what may be taken at all
+    uint32_t external[4]        # addresses; 0 is an unused row
+    int current                 # row of the external address for new mappings, or -1
+    Wheel wheel
+    uint32_t timeout[11]        # [STATE_COUNT], ticks
+    Filtering filtering
+    Limits limits
+    bint sequential             # ports as in 1999: never kept, ascending
+    Secret secret
+    uint64_t random
+    uint64_t opened
+    uint64_t closed
+    uint64_t expired
+
+
+cdef inline int class_of(uint8_t protocol) noexcept nogil:
+    """Return the port class of a protocol, or -1 for a protocol without ports."""
+    if protocol == PROTOCOL_TCP:
+        return CLASS_TCP
+    if protocol == PROTOCOL_UDP:
+        return CLASS_UDP
+    if protocol == PROTOCOL_ICMP:
+        return CLASS_ICMP
+    return -1
+
+
+cdef inline uint8_t protocol_of(int port_class) noexcept nogil:
+    if port_class == CLASS_TCP:
+        return PROTOCOL_TCP
+    return PROTOCOL_UDP if port_class == CLASS_UDP else PROTOCOL_ICMP
+
+
+cdef inline uint64_t next_random(Table *t) noexcept nogil:
+    """Return 64 bits nobody can foresee without the secret: SipHash of a counter."""
+    t.random += 1
+    return siphash(&t.secret, t.random, 0x72616e646f6d)
+
+
+cdef inline uint64_t key_hash(const Table *t, uint64_t key0, uint64_t key1) noexcept nogil:
+    return siphash(&t.secret, key0, key1)
+
+
+# -- finding ---------------------------------------------------------------------------------------------------------
+
+cdef inline int64_t find_flow(const Table *t, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
+    """Return row << 1 | direction of the flow with this key, or -1."""
+    cdef uint32_t at = hash & t.index.mask
+    cdef uint32_t ref
+    cdef const Flow *flow
+    while True:
+        ref = t.index.entries[at].ref
+        if ref == 0:
+            return -1
+        if t.index.entries[at].hash == hash:
+            ref -= 1
+            flow = &t.sessions[ref >> 1].flow[ref & 1]
+            if flow.key0 == key0 and flow.key1 == key1:
+                return ref
+        at = (at + 1) & t.index.mask
+
+
+cdef inline uint32_t mapping_row(int external, int port_class, uint16_t port) noexcept nogil:
+    return (<uint32_t>(external * CLASS_COUNT + port_class) << 16) | port
+
+
+cdef inline int external_of(const Table *t, uint32_t address) noexcept nogil:
+    """Return the row of an external address, or -1."""
+    cdef int i
+    if address:
+        for i in range(EXTERNALS):
+            if t.external[i] == address:
+                return i
+    return -1
+
+
+cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_class, uint16_t port) noexcept nogil:
+    """Return the mapping of an external endpoint, or NONE."""
+    cdef int external = external_of(t, address)
+    cdef uint32_t row
+    if external < 0:
+        return NONE
+    row = mapping_row(external, port_class, port)
+    return row if t.mappings[row].in_use else NONE
+
+
+cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
+    return siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
+
+
+cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t address, uint16_t id,
+                                   uint32_t hash) noexcept nogil:
+    """Return the mapping of an internal endpoint on the current external address, or NONE."""
+    cdef uint32_t at = hash & t.mapping_index.mask
+    cdef uint32_t pool = <uint32_t>(t.current * CLASS_COUNT + port_class)
+    cdef uint32_t row
+    while True:
+        row = t.mapping_index.entries[at].ref
+        if row == 0:
+            return NONE
+        row -= 1
+        if (t.mapping_index.entries[at].hash == hash and t.mappings[row].address == address
+                and t.mappings[row].id == id and row >> 16 == pool):
+            return row
+        at = (at + 1) & t.mapping_index.mask
+
+
+cdef inline uint32_t mapping_address(const Table *t, uint32_t row) noexcept nogil:
+    return t.external[(row >> 16) // CLASS_COUNT]
+
+
+cdef inline uint64_t permit_fingerprint(const Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:
+    return siphash(&t.secret, (<uint64_t>mapping << 32) | remote, <uint64_t>0x5045 << 48)
+
+
+cdef inline bint admits(const Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:
+    """Whether a remote address without a session of its own may send to a mapping (RFC 4787 section 5)."""
+    if t.filtering == ENDPOINT_INDEPENDENT:
+        return True
+    if t.filtering == ADDRESS_AND_PORT_DEPENDENT:
+        return False
+    return permit_held(&t.permits, permit_fingerprint(t, mapping, remote))
+
+
+# -- hosts -----------------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t host_hash(const Table *t, uint32_t address) noexcept nogil:
+    return <uint32_t>siphash(&t.secret, address, <uint64_t>0x484f << 48)
+
+
+cdef inline uint32_t find_host(const Table *t, uint32_t address, uint32_t hash) noexcept nogil:
+    cdef uint32_t at = hash & t.host_index.mask
+    cdef uint32_t row
+    while True:
+        row = t.host_index.entries[at].ref
+        if row == 0:
+            return NONE
+        row -= 1
+        if t.host_index.entries[at].hash == hash and t.hosts[row].address == address:
+            return row
+        at = (at + 1) & t.host_index.mask
+
+
+cdef inline uint32_t take_host(Table *t, uint32_t address, uint32_t hash, uint32_t now_ms) noexcept nogil:
+    cdef uint32_t row = t.host_free
+    if row != NONE:
+        t.host_free = t.hosts[row].next_free
+    elif t.host_fresh < t.host_capacity:
+        row = t.host_fresh
+        t.host_fresh += 1
+    else:
+        return NONE
+    memset(&t.hosts[row], 0, sizeof(Host))
+    t.hosts[row].address = address
+    t.hosts[row].tokens = t.limits.burst_per_host * 1000
+    t.hosts[row].stamp_ms = now_ms
+    t.hosts_in_use += 1
+    index_insert(&t.host_index, hash, row)
+    return row
+
+
+cdef inline void give_back_host(Table *t, uint32_t row) noexcept nogil:
+    index_remove(&t.host_index, host_hash(t, t.hosts[row].address), row)
+    t.hosts[row].address = 0
+    t.hosts[row].next_free = t.host_free
+    t.host_free = row
+    t.hosts_in_use -= 1
+
+
+cdef inline bint host_may_open(Table *t, uint32_t row, uint32_t now_ms) noexcept nogil:
+    """Take one token of the host's bucket of new sessions; False when it is empty."""
+    cdef Host *host = &t.hosts[row]
+    cdef uint64_t tokens
+    if t.limits.rate_per_host == 0:
+        return True
+    tokens = host.tokens + <uint64_t>(now_ms - host.stamp_ms) * t.limits.rate_per_host
+    if tokens > <uint64_t>t.limits.burst_per_host * 1000:
+        tokens = <uint64_t>t.limits.burst_per_host * 1000
+    host.stamp_ms = now_ms
+    host.tokens = <uint32_t>tokens
+    if tokens < 1000:
+        return False
+    host.tokens -= 1000
+    return True
+
+
+# -- mappings --------------------------------------------------------------------------------------------------------
+
+cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uint16_t id, uint32_t hash,
+                                 uint32_t host) noexcept nogil:
+    """Give an internal endpoint its external one; return the row or a Refusal."""
+    cdef PortPool *pool
+    cdef Mapping *mapping
+    cdef int port
+    cdef uint32_t row
+    if t.current < 0:
+        return REFUSED_NO_EXTERNAL
+    if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
+        return REFUSED_HOST_PORTS
+    pool = &t.pools[t.current * CLASS_COUNT + port_class]
+    if t.sequential:
+        port = port_choose_next(pool)
+    else:
+        port = port_choose(pool, id, port_class != CLASS_ICMP, next_random(t))
+    if port == NO_PORT:
+        return REFUSED_PORTS_EXHAUSTED
+    port_take(pool, <uint16_t>port)
+    row = mapping_row(t.current, port_class, <uint16_t>port)
+    mapping = &t.mappings[row]
+    mapping.address = address
+    mapping.id = id
+    mapping.host = host
+    mapping.sessions = 0
+    mapping.in_use = 1
+    t.hosts[host].ports[port_class] += 1
+    t.mappings_in_use += 1
+    index_insert(&t.mapping_index, hash, row)
+    return row
+
+
+cdef inline void give_back_mapping(Table *t, uint32_t row) noexcept nogil:
+    cdef Mapping *mapping = &t.mappings[row]
+    cdef int pool = row >> 16
+    cdef int port_class = pool % CLASS_COUNT
+    cdef uint16_t port = <uint16_t>row
+    index_remove(&t.mapping_index, <uint32_t>endpoint_hash(t, port_class, mapping.address, mapping.id), row)
+    mapping.in_use = 0
+    t.hosts[mapping.host].ports[port_class] -= 1
+    t.mappings_in_use -= 1
+    # a port that meanwhile belongs to the host itself is not offered again
+    if (t.allowed[<size_t>pool * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1:
+        port_give_back(&t.pools[pool], port)
+
+
+# -- sessions --------------------------------------------------------------------------------------------------------
+
+cdef inline void set_flow(Flow *flow, uint8_t protocol, uint8_t side, uint32_t saddr, uint16_t sid, uint32_t daddr,
+                          uint16_t did, uint32_t new_saddr, uint16_t new_sid, uint32_t new_daddr,
+                          uint16_t new_did) noexcept nogil:
+    cdef uint32_t delta = delta32(saddr, new_saddr) + delta32(daddr, new_daddr)
+    flow.key0 = make_key0(saddr, daddr)
+    flow.key1 = make_key1(protocol, side, sid, did)
+    flow.saddr = new_saddr
+    flow.daddr = new_daddr
+    flow.sid = new_sid
+    flow.did = new_did
+    flow.address_delta = fold(delta)
+    if protocol == PROTOCOL_ICMP:
+        # no pseudo-header; the identifier is the source id outbound, the destination id inbound, the type is no field
+        flow.transport_delta = fold(delta16(sid, new_sid) + delta16(did, new_did))
+    else:
+        flow.transport_delta = fold(<uint64_t>fold(delta) + delta16(sid, new_sid) + delta16(did, new_did))
+    flow.hop = NO_HOP
+    flow.packets = 0
+
+
+cdef inline uint32_t take_row(Table *t) noexcept nogil:
+    cdef uint32_t row = t.free_row
+    if row != NONE:
+        t.free_row = t.sessions[row].timer_next
+        return row
+    row = t.fresh
+    t.fresh += 1
+    return row
+
+
+cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did,
+                                 uint32_t hairpin, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """Open the session of an inside endpoint (saddr, sid) towards (daddr, did); return its row or a Refusal.
+
+    hairpin is the mapping that (daddr, did) is the external endpoint of, for a packet that turns back inside, or NONE.
+    """
+    cdef int port_class = class_of(protocol)
+    cdef uint32_t hash = host_hash(t, saddr)
+    cdef uint32_t host = find_host(t, saddr, hash)
+    cdef bint new_host = host == NONE
+    cdef int64_t mapping
+    cdef uint32_t endpoint, row, external, target
+    cdef uint16_t port, target_id
+    cdef Session *s
+    if t.current < 0:
+        return REFUSED_NO_EXTERNAL
+    if t.active >= t.capacity:
+        return REFUSED_TABLE_FULL
+    if new_host:
+        host = take_host(t, saddr, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
+        return REFUSED_HOST_SESSIONS
+    if not host_may_open(t, host, now_ms):
+        return REFUSED_HOST_RATE
+    endpoint = <uint32_t>endpoint_hash(t, port_class, saddr, sid)
+    mapping = find_internal(t, port_class, saddr, sid, endpoint)
+    if mapping == NONE:
+        mapping = take_mapping(t, port_class, saddr, sid, endpoint, host)
+        if mapping < 0:
+            if new_host:
+                give_back_host(t, host)
+            return mapping
+    external = mapping_address(t, <uint32_t>mapping)
+    port = <uint16_t>mapping
+    target = daddr
+    target_id = did
+    if hairpin != NONE:
+        target = t.mappings[hairpin].address
+        target_id = t.mappings[hairpin].id
+    row = take_row(t)
+    s = &t.sessions[row]
+    memset(s, 0, sizeof(Session))
+    s.mapping = <uint32_t>mapping
+    s.state = state
+    s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
+    s.port_class = port_class
+    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, target, target_id)
+    set_flow(&s.flow[INBOUND], protocol, INSIDE if hairpin != NONE else OUTSIDE,
+             target, target_id, external, port, daddr, did, saddr, sid)
+    if hairpin != NONE:
+        s.flags = SESSION_HAIRPIN
+    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
+    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
+    if t.filtering == ADDRESS_DEPENDENT:
+        permit_grant(&t.permits, permit_fingerprint(t, s.mapping, daddr))
+    t.mappings[mapping].sessions += 1
+    t.hosts[host].sessions += 1
+    t.active += 1
+    t.active_by_class[port_class] += 1
+    t.opened += 1
+    s.expires = tick + t.timeout[state]
+    wheel_link(&t.wheel, t.sessions, row, s.expires)
+    return row
+
+
+cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
+    """Forget a session; its mapping and its host row go with their last one."""
+    cdef Session *s = &t.sessions[row]
+    cdef uint32_t mapping = s.mapping
+    cdef uint32_t host = t.mappings[mapping].host
+    wheel_unlink(&t.wheel, t.sessions, row)
+    index_remove(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
+    index_remove(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
+    if t.filtering == ADDRESS_DEPENDENT:
+        permit_revoke(&t.permits, permit_fingerprint(t, mapping, <uint32_t>s.flow[OUTBOUND].key0))
+    t.active_by_class[s.port_class] -= 1
+    t.active -= 1
+    t.closed += 1
+    t.mappings[mapping].sessions -= 1
+    if t.mappings[mapping].sessions == 0:
+        give_back_mapping(t, mapping)
+    t.hosts[host].sessions -= 1
+    if t.hosts[host].sessions == 0:
+        give_back_host(t, host)
+    s.state = STATE_FREE
+    s.timer_next = t.free_row
+    t.free_row = row
+
+
+cdef inline void refresh_session(Table *t, Session *s, uint32_t tick) noexcept nogil:
+    """Restart the timer of an unchanged state: only a stamp; the wheel finds out when it comes round."""
+    s.expires = tick + t.timeout[s.state]
+
+
+cdef inline void retime_session(Table *t, uint32_t row, uint32_t tick) noexcept nogil:
+    """Restart the timer after a change of state: the new time may be the nearer one, so the row is linked anew."""
+    refresh_session(t, &t.sessions[row], tick)
+    wheel_unlink(&t.wheel, t.sessions, row)
+    wheel_link(&t.wheel, t.sessions, row, t.sessions[row].expires)
+
+
+cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept nogil:
+    """Close what is dead at `tick`, looking at no more than `budget` rows; return how many rows were looked at."""
+    cdef int looked = 0
+    cdef uint32_t row
+    while <int>(tick - t.wheel.tick) >= 0:
+        row = t.wheel.slots[t.wheel.tick & (WHEEL_SLOTS - 1)]
+        while row != NONE:
+            if looked == budget:
+                return looked
+            looked += 1
+            if <int>(t.sessions[row].expires - tick) <= 0:
+                close_session(t, row)
+                t.expired += 1
+            else:
+                wheel_unlink(&t.wheel, t.sessions, row)
+                wheel_link(&t.wheel, t.sessions, row, t.sessions[row].expires)
+            row = t.wheel.slots[t.wheel.tick & (WHEEL_SLOTS - 1)]
+        t.wheel.tick += 1
+    return looked
+
+
+cdef class MasqTable:
+    cdef Table table
+    cdef readonly object sessions, mappings, hosts
+    cdef object _index, _mapping_index, _host_index, _permits, _free, _allowed, _slots

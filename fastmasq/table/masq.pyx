@@ -1,0 +1,262 @@
+"""MasqTable: the memory of the translation state as numpy arrays, made once, and the slow calls on it.
+
+The packet path works on the C struct `Table` (masq.pxd) without the GIL; the methods here are for the daemon, which
+calls them under the path's lock, and for tests. Addresses and ports are host-order integers, times are nanoseconds of
+one monotonic clock, kept as ticks of 250 ms.
+"""
+
+import secrets
+
+import numpy as np
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastmasq.table.entry cimport (
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, INBOUND, Mapping, NONE, OUTBOUND, SESSION_REPLIED,
+    STATE_COUNT, STATE_FREE, Session, TCP_ESTABLISHED, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
+)
+from fastmasq.table.index cimport IndexEntry
+from fastmasq.table.permits cimport Permit
+from fastmasq.table.ports cimport POOL_WORDS, port_is_free
+from fastmasq.table.siphash cimport siphash
+from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS
+
+from fastmasq.errors import CapacityError
+from fastmasq.table import entry
+from fastmasq.table.timeouts import Timeouts
+
+TICK_NS = TICK_MS * 1_000_000
+MAXIMUM_SESSIONS = 1 << 26
+HOSTS = 65536
+REFUSALS = {
+    REFUSED_TABLE_FULL: "table_full", REFUSED_PORTS_EXHAUSTED: "ports_exhausted",
+    REFUSED_HOST_SESSIONS: "host_session_limit", REFUSED_HOST_PORTS: "host_port_limit",
+    REFUSED_HOST_RATE: "host_rate_limit", REFUSED_HOST_TABLE_FULL: "host_table_full",
+    REFUSED_NO_EXTERNAL: "no_external_address",
+}
+FILTERINGS = {
+    "endpoint-independent": ENDPOINT_INDEPENDENT, "address-dependent": ADDRESS_DEPENDENT,
+    "address-and-port-dependent": ADDRESS_AND_PORT_DEPENDENT,
+}
+
+if (sizeof(Session) != 128 or entry.SESSION.itemsize != sizeof(Session) or entry.MAPPING.itemsize != sizeof(Mapping)
+        or entry.HOST.itemsize != sizeof(Host) or len(entry.STATES) != STATE_COUNT):
+    raise ImportError("table/entry.pxd and table/entry.py disagree about the layout of a row")
+if len(Timeouts().by_state()) != STATE_COUNT:
+    raise ImportError("table/timeouts.py does not give every state a timeout")
+
+
+def _power_of_two(at_least):
+    return 1 << (at_least - 1).bit_length()
+
+
+cdef class MasqTable:
+    """All sessions with their indexes, mappings, ports, hosts and timers.
+
+    capacity: sessions at the most (default one million), reserved now but touched only as they are used.
+    filtering: one of FILTERINGS (RFC 4787 section 5). secret: 16 bytes for the keyed hash, random by default.
+    sequential: ports ascending and never kept, as in 1999 (rule C-2).
+    Raises CapacityError when the memory cannot be had.
+    """
+
+    def __init__(self, uint32_t capacity=1_000_000, *, timeouts=None, filtering="address-dependent",
+                 sessions_per_host=None, ports_per_host=16384, rate_per_host=0, bint sequential=False,
+                 secret=None, now_ns=0):
+        if not 1 <= capacity <= MAXIMUM_SESSIONS:
+            raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
+        cdef Table *t = &self.table
+        cdef uint32_t entries = _power_of_two(4 * capacity)
+        rows = EXTERNALS * CLASS_COUNT * PORTS
+        mapping_entries = _power_of_two(2 * min(capacity, rows))
+        try:
+            self.sessions = np.zeros(capacity, entry.SESSION)
+            self.mappings = np.zeros(rows, entry.MAPPING)
+            self.hosts = np.zeros(HOSTS, entry.HOST)
+            self._index = np.zeros(entries, "u8")
+            self._mapping_index = np.zeros(mapping_entries, "u8")
+            self._host_index = np.zeros(2 * HOSTS, "u8")
+            self._permits = np.zeros((_power_of_two(2 * capacity), 2), "u8")
+            self._free = np.zeros((EXTERNALS * CLASS_COUNT, POOL_WORDS), "u8")
+            self._allowed = np.zeros((EXTERNALS * CLASS_COUNT, POOL_WORDS), "u8")
+            self._slots = np.full(WHEEL_SLOTS, <uint32_t>NONE, "u4")
+        except MemoryError:
+            raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
+        t.sessions = <Session *><size_t>self.sessions.ctypes.data
+        t.capacity = capacity
+        t.free_row = NONE
+        t.index.entries = <IndexEntry *><size_t>self._index.ctypes.data
+        t.index.mask = entries - 1
+        t.mappings = <Mapping *><size_t>self.mappings.ctypes.data
+        t.mapping_index.entries = <IndexEntry *><size_t>self._mapping_index.ctypes.data
+        t.mapping_index.mask = mapping_entries - 1
+        t.hosts = <Host *><size_t>self.hosts.ctypes.data
+        t.host_capacity = HOSTS
+        t.host_free = NONE
+        t.host_index.entries = <IndexEntry *><size_t>self._host_index.ctypes.data
+        t.host_index.mask = 2 * HOSTS - 1
+        t.permits.entries = <Permit *><size_t>self._permits.ctypes.data
+        t.permits.mask = self._permits.shape[0] - 1
+        for pool in range(EXTERNALS * CLASS_COUNT):
+            t.pools[pool].free = <uint64_t *><size_t>self._free[pool].ctypes.data
+            t.pools[pool].next_sequential = 61000
+        t.allowed = <uint64_t *><size_t>self._allowed.ctypes.data
+        t.current = -1
+        t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
+        t.wheel.tick = now_ns // TICK_NS
+        t.filtering = FILTERINGS[filtering]
+        t.limits.sessions_per_host = capacity if sessions_per_host is None else sessions_per_host
+        t.limits.ports_per_host = ports_per_host
+        t.limits.rate_per_host = rate_per_host
+        t.limits.burst_per_host = 2 * rate_per_host
+        t.sequential = sequential
+        key = secret or secrets.token_bytes(16)
+        t.secret.k0 = int.from_bytes(key[:8], "little")
+        t.secret.k1 = int.from_bytes(key[8:], "little")
+        self.set_timeouts(timeouts or Timeouts())
+
+    def set_timeouts(self, timeouts):
+        """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
+        for state, nanoseconds in enumerate(timeouts.by_state()):
+            self.table.timeout[state] = max(1, -(-nanoseconds // TICK_NS)) + 1
+
+    # -- external addresses and ports ---------------------------------------------------------------------------
+
+    def set_external(self, address, allowed):
+        """Use `address` (int, or None while there is none) for new mappings; `allowed` is bool[3][65536] by class.
+
+        Returns the external addresses that are no longer current but still hold mappings.
+        """
+        cdef Table *t = &self.table
+        if address is None:
+            t.current = -1
+        else:
+            row = external_of(t, address)
+            if row < 0:
+                row = self._unused_external()
+                t.external[row] = address
+            t.current = row
+            self._allow(row, allowed)
+        return [t.external[row] for row in range(EXTERNALS) if t.external[row] and row != t.current]
+
+    def _unused_external(self):
+        cdef Table *t = &self.table
+        for row in range(EXTERNALS):
+            if t.external[row] == 0 or (row != t.current and not self._holds_mappings(row)):
+                return row
+        raise CapacityError(f"sessions of {EXTERNALS} external addresses are still open")
+
+    def _holds_mappings(self, row):
+        span = CLASS_COUNT * PORTS
+        return bool(self.mappings["in_use"][row * span:(row + 1) * span].any())
+
+    def _allow(self, int external, allowed):
+        span = CLASS_COUNT * PORTS
+        bits = np.array(allowed, bool).reshape(CLASS_COUNT, PORTS)
+        bits[:, 0] = False
+        used = self.mappings["in_use"][external * span:(external + 1) * span].reshape(CLASS_COUNT, PORTS) != 0
+        for port_class in range(CLASS_COUNT):
+            pool = external * CLASS_COUNT + port_class
+            self._allowed[pool] = np.packbits(bits[port_class], bitorder="little").view("u8")
+            free = bits[port_class] & ~used[port_class]
+            self._free[pool] = np.packbits(free, bitorder="little").view("u8")
+            self.table.pools[pool].free_count = int(free.sum())
+
+    def close_external(self, address, first=0, count=<uint32_t>NONE, only_without_reply=False):
+        """Close the sessions on `address` among rows [first, first + count); return (closed, next row to look at).
+
+        only_without_reply leaves those that have been answered (rule C-61, ip_dynaddr without bit 4).
+        """
+        cdef Table *t = &self.table
+        cdef int external = external_of(t, address)
+        cdef uint32_t row = first
+        cdef uint32_t stop = min(t.fresh, first + <uint64_t>count)
+        cdef bint spare = only_without_reply
+        cdef int closed = 0
+        if external < 0:
+            return 0, t.fresh
+        with nogil:
+            while row < stop:
+                if t.sessions[row].state != STATE_FREE and (t.sessions[row].mapping >> 16) // CLASS_COUNT == <uint32_t>external:
+                    if not (spare and t.sessions[row].flags & SESSION_REPLIED):
+                        close_session(t, row)
+                        closed += 1
+                row += 1
+        return closed, row
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    @property
+    def fresh(self):
+        """Rows [fresh, capacity) were never used: a snapshot need not look at them."""
+        return self.table.fresh
+
+    def counts(self):
+        """Return what is open and what has been, as a dict of integers."""
+        cdef Table *t = &self.table
+        return {
+            "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[CLASS_TCP],
+            "udp": t.active_by_class[CLASS_UDP], "icmp": t.active_by_class[CLASS_ICMP],
+            "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": t.opened,
+            "closed_total": t.closed, "expired_total": t.expired,
+        }
+
+    def timeout_ns(self, state):
+        return self.table.timeout[state] * TICK_NS
+
+    def is_mapped(self, address, int port_class, uint16_t port):
+        return find_external(&self.table, address, port_class, port) != NONE
+
+    # -- the calls of the path, one at a time, for tests and benchmarks --------------------------------------------
+
+    def open(self, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, now_ns,
+             uint32_t hairpin=<uint32_t>NONE):
+        """Open a session; return its row, or the name of the refusal."""
+        cdef int port_class = class_of(protocol)
+        cdef uint8_t state = (TCP_SYN_SENT, UDP_ACTIVE, ICMP_ACTIVE)[port_class]
+        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, hairpin, state,
+                                        now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
+        return row if row >= 0 else REFUSALS[row]
+
+    def close(self, uint32_t row):
+        close_session(&self.table, row)
+
+    def find(self, uint8_t protocol, int side, uint32_t saddr, uint16_t sid, uint32_t daddr, uint32_t did):
+        """Return (row, direction) of the flow that a packet with these fields belongs to, or None."""
+        cdef uint64_t key0 = make_key0(saddr, daddr)
+        cdef uint64_t key1 = make_key1(protocol, <uint8_t>side, sid, did)
+        cdef int64_t ref = find_flow(&self.table, key0, key1, <uint32_t>key_hash(&self.table, key0, key1))
+        return None if ref < 0 else (ref >> 1, ref & 1)
+
+    def find_many(self, const uint64_t[:, ::1] keys):
+        """Look up every (key0, key1); return how many were found. For benchmarks."""
+        cdef int found = 0
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(keys.shape[0]):
+                if find_flow(&self.table, keys[i, 0], keys[i, 1],
+                             <uint32_t>key_hash(&self.table, keys[i, 0], keys[i, 1])) >= 0:
+                    found += 1
+        return found
+
+    def refresh(self, uint32_t row, now_ns):
+        refresh_session(&self.table, &self.table.sessions[row], now_ns // TICK_NS)
+
+    def retime(self, uint32_t row, uint8_t state, now_ns):
+        self.table.sessions[row].state = state
+        retime_session(&self.table, row, now_ns // TICK_NS)
+
+    def expire(self, now_ns, int budget=1 << 30):
+        """Close what is dead at `now_ns`; return how many rows were looked at."""
+        return expire_sessions(&self.table, now_ns // TICK_NS, budget)
+
+    def admits(self, address, int port_class, uint16_t port, uint32_t remote):
+        mapping = find_external(&self.table, address, port_class, port)
+        return mapping != NONE and bool(admits(&self.table, mapping, remote))
+
+    @staticmethod
+    def siphash(secret, uint64_t word0, uint64_t word1):
+        """SipHash-1-3 of two little-endian words under a 16-byte secret."""
+        cdef Table t
+        t.secret.k0 = int.from_bytes(secret[:8], "little")
+        t.secret.k1 = int.from_bytes(secret[8:], "little")
+        return siphash(&t.secret, word0, word1)

@@ -1,0 +1,40 @@
+"""The extension modules and their two builds: release, and debug (FASTMASQ_DEBUG=1) with every check on."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTMASQ_DEBUG") == "1"
+ROOT = Path(__file__).parent
+
+directives = {
+    "language_level": "3",
+    "embedsignature": True,
+    "boundscheck": DEBUG,
+    "wraparound": DEBUG,
+    "initializedcheck": DEBUG,
+    "cdivision": not DEBUG,
+}
+compile_args = ["-O3", "-g1", "-fno-strict-aliasing", "-Wno-unused-function", "-Wno-unreachable-code"]
+if DEBUG:
+    compile_args = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-strict-aliasing"]
+compile_args += os.environ.get("FASTMASQ_CFLAGS", "").split()
+link_args = os.environ.get("FASTMASQ_LDFLAGS", "").split()
+
+
+def extension(source: Path) -> Extension:
+    parts = ("fastmasq_bench",) + source.relative_to(ROOT / "bench").with_suffix("").parts if source.is_relative_to(
+        ROOT / "bench"
+    ) else source.relative_to(ROOT).with_suffix("").parts
+    return Extension(
+        ".".join(parts),
+        [str(source.relative_to(ROOT))],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+
+
+sources = sorted([*(ROOT / "fastmasq").rglob("*.pyx"), *(ROOT / "bench").rglob("*.pyx")])
+setup(ext_modules=cythonize([extension(source) for source in sources], compiler_directives=directives, nthreads=2))

@@ -1,0 +1,201 @@
+"""The packet path on memory links, with the HOWTO's network around it and no kernel: what unit and model tests drive."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmasq.path import world
+from fastmasq.path.forward import Forwarder
+from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.ring.ring import RxRing, TxBatch
+from fastmasq.table import entry
+from fastmasq.table.masq import MasqTable
+
+LINKS = ("inside", "outside")
+GATEWAY_MAC = {"inside": b"\x02\x00\x00\x00\x01\x01", "outside": b"\x02\x00\x00\x00\x02\x01"}
+STATION_MAC = {"inside": b"\x02\x00\x00\x00\x01\x99", "outside": b"\x02\x00\x00\x00\x02\x99"}
+LINK_HEADER = 14
+
+
+def address(text: str) -> int:
+    return int(ipaddress.IPv4Address(text))
+
+
+class Out(NamedTuple):
+    """One frame sent: the link it left on, the IP packet, and its virtio header (None for a link without)."""
+
+    link: str
+    packet: bytes
+    vnet: bytes | None
+
+
+def flatten(prefixes: list[tuple[str, dict]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return route intervals for (prefix, fields of world.ROUTE) rows, the longest prefix winning."""
+    networks = [(ipaddress.IPv4Network(prefix), fields) for prefix, fields in prefixes]
+    edges = {0}
+    for network, _ in networks:
+        edges.add(int(network.network_address))
+        if int(network.broadcast_address) < 0xFFFFFFFF:
+            edges.add(int(network.broadcast_address) + 1)
+    first = np.array(sorted(edges), "u4")
+    routes = np.zeros(len(first), world.ROUTE)
+    routes["link"] = world.NO_LINK
+    for row, start in enumerate(first):
+        covering = [
+            (network.prefixlen, fields) for network, fields in networks if ipaddress.IPv4Address(int(start)) in network
+        ]
+        if covering:
+            for name, value in max(covering, key=lambda pair: pair[0])[1].items():
+                routes[row][name] = value
+    return first, routes
+
+
+def unicast(link: str, gateway: str = "0.0.0.0", mtu: int = 0) -> dict:
+    return {
+        "kind": world.ROUTE_KINDS["unicast"],
+        "link": LINKS.index(link),
+        "gateway": address(gateway),
+        "mtu": mtu,
+    }
+
+
+def plain(kind: str) -> dict:
+    return {"kind": world.ROUTE_KINDS[kind]}
+
+
+HOWTO_ROUTES = [
+    ("0.0.0.0/0", unicast("outside", "200.200.200.1")),
+    ("10.0.0.0/8", unicast("inside")),
+    ("10.0.0.1/32", plain("local")),
+    ("10.255.255.255/32", plain("broadcast")),
+    ("200.200.200.0/24", unicast("outside")),
+    ("200.200.200.200/32", plain("local")),
+    ("200.200.200.255/32", plain("broadcast")),
+    ("127.0.0.0/8", plain("local")),
+    ("224.0.0.0/4", plain("multicast")),
+    ("255.255.255.255/32", plain("broadcast")),
+]
+
+
+class Harness:
+    """Two memory links with a Forwarder between: inside 10.0.0.1/8, outside 200.200.200.200/24, default via .1.
+
+    ports: external ports that may be used, for TCP and UDP (default 1024 to 65535 and the low ones); routes: rows for
+    `flatten`; table settings (capacity, filtering, timeouts, limits) go to MasqTable. Rate limits of generated errors
+    are off unless limit_errors is set. Every next hop answers, unless its address is in `silent`.
+    """
+
+    def __init__(
+        self,
+        *,
+        ports=range(1, 65536),
+        routes=None,
+        mtu=None,
+        external: str | None = "200.200.200.200",
+        hairpin=True,
+        limit_errors=False,
+        outside_vnet=True,
+        inside_vnet=True,
+        header_length=None,
+        rules=DEFAULT_POLICY,
+        now_ns=1_000_000_000_000,
+        **table_settings,
+    ):
+        self.now_ns = now_ns
+        self.silent: set[int] = set()
+        self.header_length = header_length or {"inside": LINK_HEADER, "outside": LINK_HEADER}
+        self.mtu = mtu or {"inside": 1500, "outside": 1500}
+        table_settings.setdefault("secret", bytes(range(16)))
+        table_settings.setdefault("capacity", 4096)
+        self.table = MasqTable(now_ns=now_ns, **table_settings)
+        self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors)
+        self.rings = {name: RxRing() for name in LINKS}
+        self.senders = {"inside": TxBatch(vnet=inside_vnet), "outside": TxBatch(vnet=outside_vnet)}
+        addresses = {"inside": "10.0.0.1", "outside": "200.200.200.200"}
+        for number, name in enumerate(LINKS):
+            self.forwarder.attach(number, self.rings[name], self.senders[name])
+            self.forwarder.set_link(
+                number,
+                world.link_row(
+                    side=number,
+                    mtu=self.mtu[name],
+                    address=address(addresses[name]),
+                    mac=GATEWAY_MAC[name],
+                    header_length=self.header_length[name],
+                ),
+            )
+        self.set_routes(routes or HOWTO_ROUTES)
+        self.forwarder.set_rules(compile_rules(rules))
+        allowed = np.zeros((3, 65536), bool)
+        allowed[:2, list(ports)] = True
+        allowed[2, :] = True
+        self.allowed = allowed
+        if external is not None:
+            self.table.set_external(address(external), allowed)
+        self._drops: dict[str, int] = {}
+
+    def set_routes(self, prefixes) -> None:
+        self.forwarder.set_routes(*flatten(prefixes))
+
+    def inject(self, link: str, packet: bytes, *, vnet: bytes | None = None, packet_type: int = 0) -> None:
+        """Queue one packet as received on a link; nothing happens until `run`."""
+        header = GATEWAY_MAC[link] + STATION_MAC[link] + b"\x08\x00" if self.header_length[link] else b""
+        self.rings[link].push(header + packet, vnet, packet_type)
+
+    def run(self) -> list[Out]:
+        """Process everything queued, resolving next hops as asked, and return what was sent, in order for each link."""
+        while self.forwarder.step(self.now_ns):
+            pass
+        if self.forwarder.hops_wanted:
+            for number, hop in self.forwarder.wanted_hops():
+                if hop not in self.silent:
+                    self.forwarder.set_neighbour(number, hop, STATION_MAC[LINKS[number]])
+            self.forwarder.step(self.now_ns)
+        sent = []
+        for name in LINKS:
+            for vnet, frame in self.senders[name].pop():
+                sent.append(Out(name, frame[self.header_length[name] :], vnet))
+        return sent
+
+    def send(self, link: str, packet: bytes, now_ns: int | None = None, vnet: bytes | None = None) -> list[Out]:
+        """Let one packet arrive on a link and return what leaves."""
+        if now_ns is not None:
+            self.now_ns = now_ns
+        self.inject(link, packet, vnet=vnet)
+        return self.run()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and sessions with it."""
+        self.now_ns += round(seconds * 1e9)
+        self.table.expire(self.now_ns)
+        self.forwarder.step(self.now_ns)
+
+    def drops(self) -> dict[str, int]:
+        """Return {reason: packets} dropped since the last call."""
+        now = self.forwarder.drops()
+        moved = {name: count - self._drops.get(name, 0) for name, count in now.items()}
+        self._drops = now
+        return {name: count for name, count in moved.items() if count}
+
+    def sessions(self) -> list[dict]:
+        """Return the open sessions as dicts of host-order integers and names."""
+        result = []
+        for row in self.table.sessions[: self.table.fresh]:
+            if not row["state"]:
+                continue
+            out, back = row["flow"]
+            result.append(
+                {
+                    "protocol": entry.CLASSES[row["port_class"]],
+                    "state": entry.STATES[row["state"]],
+                    "inside": (int(out["key0"] >> np.uint64(32)), int(out["key1"] >> np.uint64(32)) & 0xFFFF),
+                    "external": (int(out["saddr"]), int(out["sid"])),
+                    "remote": (int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFFFFFF),
+                    "packets_out": int(out["packets"]),
+                    "packets_in": int(back["packets"]),
+                }
+            )
+        return result

@@ -1,0 +1,190 @@
+"""What the tests of the commands share: a runner, a forwarder that answers, and stand-ins for the layers below."""
+
+from __future__ import annotations
+
+import selectors
+import sys
+import threading
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from fastmasq.cli.main import fastmasq
+from fastmasq.control.server import Server
+
+STATUS = {
+    "version": "0.1.0",
+    "pid": 4711,
+    "uptime_s": 7431.2,
+    "compat": "modern",
+    "links": [
+        {
+            "name": "eth0",
+            "role": "inside",
+            "state": "up",
+            "ifindex": 2,
+            "mtu": 1500,
+            "addresses": ["10.0.0.1/8"],
+            "ring": "v2",
+            "vnet_header": True,
+            "qdisc_bypass": True,
+            "rx_packets": 12,
+            "rx_bytes": 1200,
+            "tx_packets": 10,
+            "tx_bytes": 1000,
+            "ring_drops": 7,
+            "rx_pps": 1_234_567.0,
+            "tx_pps": 12.0,
+            "rx_bps": 5_400_000_000.0,
+            "tx_bps": 0.0,
+        },
+        {
+            "name": "ppp0",
+            "role": "outside",
+            "state": "missing",
+            "ifindex": 0,
+            "mtu": 0,
+            "addresses": [],
+            "ring": "",
+            "vnet_header": False,
+            "qdisc_bypass": False,
+            "rx_packets": 0,
+            "rx_bytes": 0,
+            "tx_packets": 0,
+            "tx_bytes": 0,
+            "ring_drops": 0,
+            "rx_pps": 0.0,
+            "tx_pps": 0.0,
+            "rx_bps": 0.0,
+            "tx_bps": 0.0,
+        },
+    ],
+    "guard": {"backend": "nftables", "detail": "netdev ingress on eth0 and ppp0"},
+    "external": {"address": None, "ports": "1024-32767,61000-65535"},
+    "sessions": {
+        "active": 3,
+        "capacity": 1_000_000,
+        "tcp": 1,
+        "udp": 1,
+        "icmp": 1,
+        "mappings": 2,
+        "hosts": 1,
+        "opened_total": 99,
+        "opened_per_s": 0.5,
+    },
+    "verdicts": {"forward": 22, "deliver": 1, "reply": 2, "punt": 3, "drop": 4},
+    "drops": [
+        {"reason": "no_route", "packets": 1, "per_s": 0.0, "sentence": "No route to the destination."},
+        {"reason": "ttl_exceeded", "packets": 3, "per_s": 1.5, "sentence": "The packet had been forwarded too often."},
+    ],
+}
+
+SESSIONS = [
+    {
+        "protocol": "tcp",
+        "state": "established",
+        "inside": "10.0.0.2:40000",
+        "external": "200.200.200.200:40000",
+        "remote": "199.0.0.1:80",
+        "expires_s": 7431.2,
+        "idle_s": 8.8,
+        "packets_out": 12,
+        "packets_in": 10,
+    },
+    {
+        "protocol": "icmp",
+        "state": "query",
+        "inside": "10.255.255.254:7",
+        "external": "200.200.200.200:61000",
+        "remote": "199.255.255.255:7",
+        "expires_s": 0.4,
+        "idle_s": 59.6,
+        "packets_out": 1_000_000_000,
+        "packets_in": 0,
+    },
+]
+
+
+class Forwarder:
+    """Answers on a control socket as the daemon does; `asked` keeps the parameters of each call."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.asked = []
+        self.status = STATUS
+        self.sessions = SESSIONS
+        self.total = len(SESSIONS)
+        self._selector = selectors.DefaultSelector()
+        self._server = Server(
+            self.path, {"status": self._status, "sessions": self._sessions, "ping": lambda params: None}, self._selector
+        )
+        self._ending = False
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def _status(self, params):
+        self.asked.append(params)
+        return self.status
+
+    def _sessions(self, params):
+        self.asked.append(params)
+        return {"total": self.total, "sessions": self.sessions[: self.total]}
+
+    def _loop(self):
+        while not self._ending:
+            for key, events in self._selector.select(0.02):
+                key.data(events)
+
+    def stop(self):
+        self._ending = True
+        self._thread.join(5)
+        self._server.close()
+        self._selector.close()
+
+
+@pytest.fixture
+def forwarder(tmp_path):
+    forwarder = Forwarder(tmp_path / "fm.sock")
+    yield forwarder
+    forwarder.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_socket_in_the_environment(monkeypatch):
+    monkeypatch.delenv("FASTMASQ_SOCKET", raising=False)
+
+
+@pytest.fixture
+def run():
+    """Run the command line; nothing may end in a traceback."""
+
+    def run(*arguments):
+        result = CliRunner().invoke(fastmasq, [str(argument) for argument in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Put a module with these contents in the place of another."""
+
+    def stand_in(name, **contents):
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        parent, _, child = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, name, module)
+        if parent:
+            monkeypatch.setattr(f"{parent}.{child}", module, raising=False)
+
+    return stand_in
+
+
+@pytest.fixture
+def config_file(tmp_path, forwarder):
+    path = tmp_path / "fastmasq.toml"
+    path.write_text(f'[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n[control]\nsocket = "{forwarder.path}"\n')
+    return path

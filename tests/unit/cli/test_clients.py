@@ -1,0 +1,264 @@
+"""`status`, `sessions` and `release` against a forwarder that answers: how they find it, and what they print."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from fastmasq.cli.render import align, endpoint, span
+from fastmasq.cli.status import show
+from fastmasq.errors import KernelError
+
+# how the forwarder is found
+
+
+def test_by_option(run, forwarder):
+    assert run("status", "--socket", forwarder.path).exit_code == 0
+
+
+def test_by_environment(run, forwarder, monkeypatch):
+    monkeypatch.setenv("FASTMASQ_SOCKET", forwarder.path)
+    assert run("status").exit_code == 0
+    assert run("status", "--socket", "/nowhere/else.sock").exit_code == 1
+
+
+def test_by_configuration(run, config_file):
+    assert run("status", "-c", config_file).exit_code == 0
+
+
+def test_the_environment_comes_before_the_configuration(run, config_file, monkeypatch):
+    monkeypatch.setenv("FASTMASQ_SOCKET", "/nowhere/else.sock")
+    result = run("status", "-c", config_file)
+    assert result.exit_code == 1
+    assert "no fastmasq is running at /nowhere/else.sock; start" in result.stderr
+
+
+def test_by_relative_path(run, forwarder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run("status", "--socket", "fm.sock").exit_code == 0
+
+
+def test_at_the_usual_place(run, monkeypatch, forwarder):
+    monkeypatch.setattr("fastmasq.cli.options.DEFAULT_SOCKET", forwarder.path)
+    assert run("status").exit_code == 0
+
+
+def test_a_wrong_configuration(run, tmp_path):
+    (tmp_path / "f.toml").write_text("x = 1")
+    result = run("status", "-c", tmp_path / "f.toml")
+    assert result.exit_code == 2
+    assert all(line.startswith(f"fastmasq: {tmp_path}/f.toml:1: ") for line in result.stderr.splitlines())
+
+
+def test_a_socket_that_cannot_be(run):
+    result = run("status", "--socket", "/" + "x" * 200)
+    assert result.exit_code == 2
+    assert "a socket's path at most 107" in result.stderr
+
+
+# status
+
+
+def squeezed(text):
+    """Return the lines of a table with one blank for each run of blanks."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_status_for_people(run, forwarder):
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert lines == [
+        "fastmasq 0.1.0, process 4711, running for 2h3m, behaviour modern",
+        "",
+        "Links",
+        "Link Side State Addresses Ring",
+        "eth0 inside up 10.0.0.1/8 v2, vnet header, qdisc bypass",
+        "ppp0 outside missing none none",
+        "",
+        "Traffic",
+        "Link In packets/s bit/s Out packets/s bit/s Lost by ring",
+        "eth0 1.23 M 5.4 G 12 0 7",
+        "ppp0 0 0 0 0 0",
+        "",
+        "Guard nftables, netdev ingress on eth0 and ppp0",
+        "External none: no session can be opened until the outside link has an address, ports 1024-32767,61000-65535",
+        "Sessions 3 of 1000000 (tcp 1, udp 1, icmp 1)",
+        "of 1 hosts, 2 external endpoints",
+        "99 opened so far, 0.5 a second",
+        "Packets forward 22, deliver 1, reply 2, punt 3, drop 4",
+        "",
+        "Dropped",
+        "Packets a second Reason",
+        "3 1.5 ttl_exceeded The packet had been forwarded too often.",
+        "1 0 no_route No route to the destination.",
+        "",
+    ]
+
+
+def test_status_without_drops(run, forwarder):
+    forwarder.status = {
+        **forwarder.status,
+        "drops": [],
+        "external": {"address": "200.200.200.200", "ports": "61000-65095"},
+    }
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert "No packet was dropped." in lines
+    assert "External 200.200.200.200, ports 61000-65095" in lines
+
+
+def test_status_before_there_are_links(run, forwarder):
+    forwarder.status = {**forwarder.status, "links": []}
+    assert run("status", "--socket", forwarder.path).exit_code == 0
+
+
+def test_status_fits_80_columns(forwarder):
+    console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
+    show(forwarder.status, console)
+    text = console.file.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+
+
+def test_status_as_json(run, forwarder):
+    result = run("status", "--socket", forwarder.path, "--json")
+    assert json.loads(result.stdout) == forwarder.status
+
+
+# sessions
+
+
+def test_sessions_for_people(run, forwarder):
+    text = run("sessions", "--socket", forwarder.path).stdout
+    header, first, second, blank, footer = text.splitlines()
+    assert squeezed(first) == ["tcp established 10.0.0.2 40000 200.200.200.200 40000 199.0.0.1 80 8s 2h3m 12 10"]
+    assert squeezed(second)[0].startswith("icmp query 10.255.255.254 7 200.200.200.200 61000 ")
+    assert footer == "2 sessions"
+    assert blank == ""
+    for column, cell in (("Inside", "10.0.0.2"), ("Expires", "2h3m"), ("Packets out", "12")):
+        assert header.index(column) + len(column) == first.index(f" {cell} ") + 1 + len(cell)
+
+
+def test_the_widest_row_is_not_broken(run, forwarder):
+    lines = run("sessions", "--socket", forwarder.path).stdout.splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 140
+
+
+def test_no_sessions(run, forwarder):
+    forwarder.total = 0
+    assert run("sessions", "--socket", forwarder.path).stdout == "0 sessions\n"
+
+
+def test_what_the_limit_hides_is_said(run, forwarder):
+    forwarder.total = 52_341
+    said = "2 of 52341 sessions shown; --limit shows more, --host, --protocol and --state fewer"
+    assert run("sessions", "--socket", forwarder.path).stdout.splitlines()[-1] == said
+    result = run("sessions", "--socket", forwarder.path, "--json")
+    assert json.loads(result.stdout) == forwarder.sessions
+    assert result.stderr == f"fastmasq: {said}\n"
+
+
+def test_filters_are_passed_on(run, forwarder):
+    run("sessions", "--socket", forwarder.path)
+    run(
+        *("sessions", "--socket", forwarder.path, "--host", "10.0.0.2", "--protocol", "tcp"),
+        *("--state", "established", "--limit", "5"),
+    )
+    assert forwarder.asked == [
+        {"host": None, "protocol": None, "state": None, "limit": 1000},
+        {"host": "10.0.0.2", "protocol": "tcp", "state": "established", "limit": 5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--host", "10.0.0", "'10.0.0' is not an IPv4 address; write for example 10.0.0.2"),
+        ("--host", "::1", "is not an IPv4 address"),
+        ("--protocol", "gre", "'tcp', 'udp', 'icmp'"),
+        ("--limit", "0", "range"),
+        ("--limit", "many", "not a valid integer"),
+    ],
+)
+def test_wrong_filters(run, forwarder, option, value, said):
+    result = run("sessions", "--socket", forwarder.path, option, value)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert forwarder.asked == []
+
+
+@pytest.mark.timeout(10)
+def test_a_hundred_thousand_rows_take_seconds():
+    row = ["tcp", "established", "10.0.0.2", "40000"]
+    lines = list(align(["Protocol", "State", ">Inside", ">port"], [row] * 100_000))
+    assert lines[0] == "Protocol  State          Inside   port"
+    assert lines[-1] == "tcp       established  10.0.0.2  40000"
+
+
+# release
+
+
+def test_release_tells_what_it_restored(run, stand_in, tmp_path):
+    given = []
+
+    def release(journal):
+        given.append(str(journal))
+        return ["net.ipv4.ip_forward = 1", "guard removed"]
+
+    stand_in("fastmasq.net.takeover", release=release)
+    result = run("release", "--socket", tmp_path / "fm.sock")
+    assert (result.exit_code, result.stdout) == (0, "net.ipv4.ip_forward = 1\nguard removed\n")
+    assert given == [str(tmp_path / "fm.journal")]
+
+
+def test_release_with_nothing_to_restore(run, stand_in, tmp_path):
+    stand_in("fastmasq.net.takeover", release=lambda journal: [])
+    result = run("release", "--socket", tmp_path / "fm.sock")
+    assert (result.exit_code, result.stdout) == (0, f"nothing to restore: {tmp_path}/fm.journal holds nothing\n")
+
+
+def test_release_does_not_pull_the_rug_from_a_living_forwarder(run, stand_in, forwarder):
+    stand_in("fastmasq.net.takeover", release=lambda journal: pytest.fail("released"))
+    result = run("release", "--socket", forwarder.path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fastmasq: fastmasq is running at {forwarder.path}; stop it instead")
+
+
+def test_release_that_fails(run, stand_in, tmp_path):
+    def release(journal):
+        raise KernelError(f"{journal}: only root may restore; use sudo")
+
+    stand_in("fastmasq.net.takeover", release=release)
+    result = run("release", "--socket", tmp_path / "fm.sock")
+    assert result.exit_code == 1
+    assert result.stderr == f"fastmasq: {tmp_path}/fm.journal: only root may restore; use sudo\n"
+
+
+# figures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0s"),
+        (0.9, "0s"),
+        (-5, "0s"),
+        (59.9, "59s"),
+        (60, "1m"),
+        (61, "1m1s"),
+        (7431.2, "2h3m"),
+        (7200, "2h"),
+        (7205, "2h"),
+        (86_400, "1d"),
+        (90_000, "1d1h"),
+        (86_460, "1d"),
+    ],
+)
+def test_spans(seconds, shown):
+    assert span(seconds) == shown
+
+
+def test_endpoints():
+    assert endpoint("10.0.0.2:40000") == ("10.0.0.2", "40000")

@@ -165,16 +165,11 @@ cdef class Source:
         self._bind(socket.if_nametoindex(interface))
 
     def __dealloc__(self) -> None:
-        if self.transmit_ring != NULL:
-            munmap(self.transmit_ring, self.transmit_length)
-        if self.completion_ring != NULL:
-            munmap(self.completion_ring, self.completion_length)
-        if self.memory != NULL:
-            munmap(self.memory, CHUNKS * CHUNK_OCTETS)
+        self._unmap()
 
     def close(self) -> None:
-        """Leave the interface. No run() may be under way, and none can follow."""
-        self.descriptor = -1
+        """Leave the interface, also for another source. No run() may be under way, and none can follow."""
+        self._unmap()
         self.socket.close()
 
     def stop(self) -> None:
@@ -189,6 +184,8 @@ cdef class Source:
         cdef int64_t taken_ns
         cdef int64_t length_ns = <int64_t>(seconds * 1e9)
         cdef double gap_ns = 1e9 / rate if rate else 0.0
+        if self.memory == NULL:
+            raise ValueError("this source is closed")
         if processor is not None:
             os.sched_setaffinity(0, {processor})
         self.stopping = False
@@ -298,6 +295,16 @@ cdef class Source:
                 break
             time.sleep(0.01)
         raise KernelError(f"the packet source cannot bind to its interface: {os.strerror(c_errno)}")
+
+    cdef void _unmap(self) noexcept:
+        """Give the memory back; as long as a ring is mapped the kernel keeps the socket bound."""
+        if self.transmit_ring != NULL:
+            munmap(self.transmit_ring, self.transmit_length)
+        if self.completion_ring != NULL:
+            munmap(self.completion_ring, self.completion_length)
+        if self.memory != NULL:
+            munmap(self.memory, CHUNKS * CHUNK_OCTETS)
+        self.transmit_ring = self.completion_ring = self.memory = NULL
 
     cdef uint8_t *_map(self, size_t length, int64_t offset) except NULL:
         cdef void *ring = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.descriptor, offset)

@@ -220,11 +220,9 @@ class Lab:
         for number, (left, left_interface, right, right_interface) in enumerate(self.network.wires):
             # Two ends with one index in their two namespaces look like no pair to the kernel's link watch,
             # which then takes a second to see the carrier.
-            left_index, right_index = str(10 + 2 * number), str(11 + 2 * number)
-            hosts.checked(
-                ["ip", "-n", names[left], "link", "add", left_interface, "index", left_index, "type", "veth"]
-                + ["peer", "name", right_interface, "index", right_index, "netns", names[right]]
-            )
+            left_index, right_index = 10 + 2 * number, 11 + 2 * number
+            pair = f"{left_interface} index {left_index} type veth peer name {right_interface} index {right_index}"
+            hosts.checked(["ip", "-n", names[left], "link", "add", *pair.split(), "netns", names[right]])
         for host, spec in self.network.hosts.items():
             hosts.checked(["ip", "-n", names[host], "-batch", "-"], _configuration(spec))
 

@@ -1,1 +1,1 @@
-"""What the kernel around us knows and does: links, routes and neighbours followed, forwarding taken over and given back."""
+"""Layer 5, the kernel around us: links, routes and neighbours followed, forwarding taken over and given back."""

@@ -1,13 +1,13 @@
 """The ingress guard: drops what is ours right behind the tap, so that the host neither answers nor forwards it.
 
-A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the forwarder
-has already got; only the host's own IP input does not. It judges IPv4 alone; ARP, IPv6 and all else pass.
+A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the
+forwarder has already got; only the host's own IP input does not. It judges IPv4 alone; ARP, IPv6 and all else pass.
 
 * On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
   outside a DHCP answer to an address not yet configured is let through.
-* What is addressed to an external address and to a TCP or UDP port of ours, it drops: the host would send a RST or a port
-  unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
-* Fragments without a port pass, as the host may need them; so does ICMP, of which the host ignores what it did not cause.
+* What is addressed to an external address and to a TCP or UDP port of ours, it drops: the host would send a RST or a
+  port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
+* Fragments without a port pass, as the host may need them; so does ICMP: the host ignores what it did not cause.
 
 A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
 `fastmasq release`. `install` and `update` are the same: they replace whatever is in force, without a moment between in
@@ -34,9 +34,9 @@ DHCP_CLIENT_PORT = 68
 class GuardSpec:
     """What is ours. Addresses are host-order integers.
 
-    `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or not;
-    `tcp_ports` and `udp_ports` are True for ports of the external addresses that are ours, `protocols` are IP protocols
-    that are ours as a whole (GRE, ESP).
+    `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or
+    not; `tcp_ports` and `udp_ports` are True for ports of the external addresses that are ours, `protocols` are IP
+    protocols that are ours as a whole (GRE, ESP).
     """
 
     inside: Sequence[str]
@@ -77,7 +77,7 @@ class Guard(ABC):
 
     @abstractmethod
     def remove(self) -> bool:
-        """Take the guard away from all interfaces; return whether there was one. Also after a crash, from a new process."""
+        """Take the guard away, also one that another process installed; return whether there was one."""
 
     def memory(self) -> dict[str, Any]:
         """Return what the journal must keep so that another process can remove this guard without a trace."""
@@ -132,9 +132,9 @@ _BACKENDS: dict[str, Callable[[Mapping[str, Any]], Guard]] = {
 BACKENDS: Sequence[str] = tuple(_BACKENDS)
 
 
-def make_guard(backend: str, memory: Mapping[str, Any] = {}) -> Guard:
-    """Return the guard of that backend, unchecked; with a `memory`, one that can remove what another process installed."""
-    return _BACKENDS[backend](memory)
+def make_guard(backend: str, memory: Mapping[str, Any] | None = None) -> Guard:
+    """Return the guard of that backend, unchecked; with its `memory`, what another process installed can be removed."""
+    return _BACKENDS[backend](memory or {})
 
 
 def open_guard(backend: str = "auto") -> Guard:

@@ -7,6 +7,7 @@ so that all of it outlives the process.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -86,14 +87,12 @@ class TcGuard(Guard):
         return f"tc: eBPF classifier at the ingress of {', '.join(self.guarded) or 'no interface yet'}"
 
     def _attach(self, interface: Interface, program: int) -> None:
-        try:
+        with contextlib.suppress(FileExistsError):
             self._requests.ask(
                 netlink.RTM_NEWQDISC,
                 netlink.NLM_F_CREATE | netlink.NLM_F_EXCL,
                 _TCMSG.pack(0, 0, 0, interface.ifindex, _CLSACT_HANDLE, _CLSACT, 0) + _kind("clsact"),
             )
-        except FileExistsError:
-            pass
         options = (
             netlink.attribute(_TCA_BPF_FD, struct.pack("=I", program))
             + netlink.attribute(_TCA_BPF_NAME, NAME.encode() + b"\0")

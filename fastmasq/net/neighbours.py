@@ -107,6 +107,6 @@ def dump_request() -> bytes:
 
 
 def resolve_request(ifindex: int, address: int) -> bytes:
-    """Return the body of an RTM_NEWNEIGH that acts as if the host had just sent to `address`: probe what is not fresh."""
+    """Return the body of an RTM_NEWNEIGH that acts as if the host had just sent to `address`."""
     body = _NDMSG.pack(socket.AF_INET, 0, 0, ifindex, 0, _NTF_USE, 0)
     return body + netlink.attribute(_NDA_DST, address.to_bytes(4, "big"))

@@ -1,4 +1,4 @@
-"""rtnetlink in raw form: an event socket, a request socket, and messages that are decoded only when somebody needs them.
+"""rtnetlink in raw form: an event socket, a request socket, and messages decoded only when somebody needs them.
 
 pyroute2's message classes do the decoding, except for routes: there may be many thousands, and `attributes` needs 1 us
 where they need 48. pyroute2's IPRoute is not used: its socket lives in an asyncio loop of its own, while the forwarder

@@ -24,11 +24,12 @@ _INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions,
 _SOURCE_PORT = struct.Struct(">4xH")  # struct inet_diag_msg: family, state, timer, retransmissions, source port
 
 
-def host_ports(protocol: int) -> PortSet:
+def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     """Return True for each port (ICMP: identifier) that the host uses or may use in this network namespace.
 
     For TCP and UDP these are the ephemeral range, what the administrator reserved, and every bound socket, also those
     bound to IPv6, which may take IPv4 as well. For ICMP they are the identifiers of open ping sockets.
+    `ours` are ports that were reserved for us: of those only the bound ones count.
     """
     used = np.zeros(65536, dtype=np.bool_)
     if protocol == socket.IPPROTO_ICMP:
@@ -37,6 +38,8 @@ def host_ports(protocol: int) -> PortSet:
     first, last = map(int, EPHEMERAL_RANGE.read_text().split())
     used[first : last + 1] = True
     used |= parse_ports(RESERVED_PORTS.read_text())
+    if ours is not None:
+        used &= ~ours
     used[_bound_ports(protocol)] = True
     return used
 
@@ -81,13 +84,13 @@ def parse_ports(text: str) -> PortSet:
     for part in text.replace("\n", "").split(","):
         if not part.strip():
             continue
-        first, _, last = part.partition("-")
+        first, dash, last = part.partition("-")
         try:
-            low, high = int(first), int(last or first)
+            low, high = int(first), int(last if dash else first)
         except ValueError:
             low, high = 1, 0
         if not 0 <= low <= high <= 65535:
-            raise ConfigurationError(f"{part.strip()!r} is not a port or a range of ports; write for example 61000-65095")
+            raise ConfigurationError(f"{part.strip()!r} is not a port or a range; write for example 61000-65095")
         ports[low : high + 1] = True
     return ports
 

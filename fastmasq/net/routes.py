@@ -1,8 +1,8 @@
 """The kernel's IPv4 routing tables, flattened into disjoint intervals that a binary search can use.
 
 The kernel looks into the tables local and main together (one trie; the longest prefix wins, local first when equal),
-then into the table default. `flatten` does the same once for all addresses: prefixes either nest or are disjoint, so one
-sweep over the prefixes in order of address, with the enclosing ones on a stack, yields the intervals.
+then into the table default. `flatten` does the same once for all addresses: prefixes either nest or are disjoint, so
+one sweep over the prefixes in order of address, with the enclosing ones on a stack, yields the intervals.
 Tables other than these three belong to policy routing and are ignored, as are routes for a certain TOS.
 """
 
@@ -82,7 +82,7 @@ def concerns_us(message: bytes) -> bool:
 
 
 def read_route(message: bytes) -> KernelRoute:
-    """Read an RTM_NEWROUTE message. A route whose next hops we cannot use is unreachable; of several, the first counts."""
+    """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one it is unreachable."""
     _, length, _, _, table, _, _, kind_number, flags = _RTMSG.unpack_from(message, netlink.HEADER.size)
     values = netlink.attributes(message[netlink.HEADER.size + _RTMSG.size :])
     kind = _KINDS.get(kind_number, UNREACHABLE)

@@ -1,14 +1,14 @@
 """What the kernel knows about our links, routes and neighbours, kept current from netlink events.
 
 The event socket subscribes before the first dump, so that nothing falls between. For routes and addresses an event is
-only a hint: whatever was announced, the tables are dumped again, once per `read` however many events had come. The kernel
-removes routes without a word when an interface goes down or an address vanishes, and events alone do not tell `replace`,
-`append` and `prepend` apart; a dump is always right. It is cheap, since a route that looks as in the last dump is not
-decoded again (10 000 unchanged routes: 15 ms).
+only a hint: whatever was announced, the tables are dumped again, once per `read` however many events had come. The
+kernel removes routes without a word when an interface goes down or an address vanishes, and events alone do not tell
+`replace`, `append` and `prepend` apart; a dump is always right. It is cheap, since a route that looks as in the last
+dump is not decoded again (10 000 unchanged routes: 15 ms).
 
 Interface and neighbour events carry the whole new state of one object and are applied one by one.
 When the kernel had to drop events (ENOBUFS), everything is dumped again.
-An interface that goes down is announced before its routes are removed: they are dumped once more a moment later.
+An interface that goes down is announced before its routes are removed: a moment later there is a second look.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _DUMP_ROUTES = struct.pack("=BBBBBBBBI", _AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
 class Snapshot:
     """The kernel's state at one moment; a new generation for every change of it.
 
-    `links` are the inside links in the order they were named, then the outside one. `external_address` is None while the
-    outside link is missing or has no global address.
+    `links` are the inside links in the order they were named, then the outside one. `external_address` is None while
+    the outside link is missing or has no global address.
     """
 
     generation: int
@@ -93,17 +93,15 @@ class World:
     def read(self, now_ns: int) -> bool:
         """Take in what has happened, and return whether the snapshot or a neighbour changed. Never waits for events."""
         messages, lost = self._events.read(_EVENTS_AT_ONCE)
-        if lost:
-            while messages:  # older than the dump that follows
-                messages, _ = self._events.read(_EVENTS_AT_ONCE)
-            self._links_stale = True
-        went_down = sum(self._apply(message) for message in messages) > 0  # not any(): every message counts
+        while lost and messages:  # older than the dump that follows
+            messages, _ = self._events.read(_EVENTS_AT_ONCE)
+        removals = sum(self._apply(message) for message in messages)
         if self._second_look_ns is not None and now_ns >= self._second_look_ns:
             self._second_look_ns = None
             self._alarm.set(0)
-            self._routes_stale = True
+            self._links_stale = self._addresses_stale = self._routes_stale = True
         changed = self._update(everything=lost)
-        if went_down or not self._settled:
+        if removals or lost or not self._settled:
             self._second_look_ns = now_ns + SECOND_LOOK_NS
             self._alarm.set(SECOND_LOOK_NS + _ALARM_MARGIN_NS)
         return changed or self._neighbours.has_changes
@@ -112,7 +110,7 @@ class World:
         return self._snapshot
 
     def complaints(self) -> list[str]:
-        """Return one line for each link that cannot be used: an inside link is missing, or a link is of a wrong kind."""
+        """Return one line for each link that cannot be used: a missing inside link, or any of a wrong kind."""
         found = []
         for name, role in self._roles:
             complaint = links.complaint(name, role, self._named(name), list(self._interfaces.values()))
@@ -129,15 +127,13 @@ class World:
 
     def resolve(self, ifindex: int, address: int) -> None:
         """Have the kernel resolve or re-probe a neighbour; the outcome comes as a changed neighbour."""
-        self._requests.tell(
-            netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE, neighbours.resolve_request(ifindex, address)
-        )
+        self._requests.tell(netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE, neighbours.resolve_request(ifindex, address))
 
     def _named(self, name: str) -> Interface | None:
         return next((each for each in self._interfaces.values() if each.name == name), None)
 
     def _apply(self, message: bytes) -> bool:
-        """Take in one event, or note what it makes stale; return whether an interface went down."""
+        """Take in one event, or note what it makes stale; return whether routes may go for it without a word."""
         kind = netlink.message_type(message)
         if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
             return self._apply_link(message, kind)
@@ -218,8 +214,8 @@ class World:
         return messages
 
     def _dump_links(self) -> None:
-        interfaces = [links.read_interface(message) for message in self._dump(netlink.RTM_GETLINK, links.dump_request())]
-        self._interfaces = {each.ifindex: each for each in interfaces}
+        messages = self._dump(netlink.RTM_GETLINK, links.dump_request())
+        self._interfaces = {each.ifindex: each for each in map(links.read_interface, messages)}
         self._links_stale = False
         self._note_ours()
 

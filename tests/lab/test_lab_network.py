@@ -181,14 +181,14 @@ def test_a_failed_up_leaves_nothing(lab_prefix: Callable[[], str], monkeypatch: 
     last = lab.network.wires[-1]
     broken = dataclasses.replace(lab.network, wires=(*lab.network.wires, last))
     monkeypatch.setattr(lab, "network", broken)
-    with pytest.raises(KernelError, match="ip .* link add"):
+    with pytest.raises(KernelError, match=r"ip .* link add"):
         lab.up()
     assert traces(lab.prefix) == []
 
 
 def test_a_server_that_cannot_start_says_why(lab: Lab) -> None:
     services.start_iperf(lab)
-    with pytest.raises(KernelError, match="iperf server on server did not open tcp port 5201: .*in use"):
+    with pytest.raises(KernelError, match=r"iperf server on server did not open tcp port 5201: .*in use"):
         services.start_iperf(lab)
 
 
@@ -203,6 +203,24 @@ def test_checks_pass_through_the_kernel_and_fail_without_a_forwarder(lab: Lab) -
                 check(other)
     with pytest.raises(scenario.CheckFailed, match="ping ended with status 1"):
         scenario.check_ping(stage)
+
+
+@pytest.mark.parametrize("step", ["network", "HTTP download"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(lab_prefix: Callable[[], str], step: str, number: signal.Signals) -> None:
+    prefix = lab_prefix()
+    argv = [sys.executable, "-m", "fastmasq", "demo", "--prefix", prefix]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as demo:
+        shown = ""
+        while step not in shown:
+            character = demo.stdout.read(1)
+            assert character, f"the demo ended before {step!r}:\n{shown}"
+            shown += character
+        demo.send_signal(number)
+        demo.send_signal(number)  # an impatient user
+        demo.stdout.read()
+        assert demo.wait() == 130
+    assert traces(prefix) == []
 
 
 def _is_running(pid: int) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fastmasq.table.timeouts import Timeouts
 from tests.cases.notation import show
 from tests.model.nat import INSIDE, OUTSIDE, SECOND, Deliver, Drop, Forward, Model, Reply, Settings, Verdict
+from tests.support.harness import Harness
 from tests.support.packets import Malformed, decode, dotted, problems, reassemble
 
 START_NS = 1_000 * SECOND
@@ -72,15 +74,53 @@ class ModelSubject:
 class PathSubject:
     """The packet path, on its harness."""
 
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings = settings or Settings()
+        self.harness = Harness(
+            ports=sorted(settings.ports),
+            external=settings.outside_address,
+            mtu={INSIDE: settings.inside_mtu, OUTSIDE: settings.outside_mtu},
+            now_ns=START_NS,
+            capacity=min(settings.sessions, 4096),
+            filtering=settings.filtering,
+            sessions_per_host=settings.sessions_per_host,
+            ports_per_host=settings.ports_per_host,
+            timeouts=Timeouts(settings.tcp_established, settings.tcp_transitory, settings.udp, settings.icmp),
+        )
+
+    @property
+    def now_ns(self) -> int:
+        return self.harness.now_ns
+
+    def advance(self, seconds: float) -> None:
+        self.harness.advance(seconds)
+
+    def send(self, link: str, packet: bytes) -> Seen:
+        out = self.harness.send(link, packet)
+        return Seen([(one.link, one.packet) for one in out], self.harness.drops())
+
+    def sessions(self) -> set[tuple[str, str, str, str, str]]:
+        found = set()
+        for row in self.harness.sessions():
+            inside, external, remote = (endpoint(*row[end]) for end in ("inside", "external", "remote"))
+            if row["protocol"] == "icmp":
+                remote = dotted(row["remote"][0])
+            found.add((row["protocol"], inside, external, remote, row["state"]))
+        return found
+
+
+def endpoint(address: int, port: int) -> str:
+    return f"{dotted(address)}:{port}"
+
 
 def sessions_of(model: Model) -> set[tuple[str, str, str, str, str]]:
     found = set()
     for session in model.sessions():
         mapping, (remote, remote_id) = session.mapping, session.remote
         name = {1: "icmp", 6: "tcp", 17: "udp"}[mapping.protocol]
-        inside = f"{dotted(mapping.address)}:{mapping.id}"
-        external = f"{dotted(model.external)}:{mapping.external_id}"
-        shown = dotted(remote) if name == "icmp" else f"{dotted(remote)}:{remote_id}"
+        inside = endpoint(mapping.address, mapping.id)
+        external = endpoint(model.external, mapping.external_id)
+        shown = dotted(remote) if name == "icmp" else endpoint(remote, remote_id)
         found.add((name, inside, external, shown, session.state))
     return found
 

@@ -1,0 +1,146 @@
+"""What is measured: kernel masquerade and fastmasq in the lab's gateway, behind one interface."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from fastmasq.control import client
+from fastmasq.lab.forwarder import Fastmasq
+from fastmasq.lab.kernel_masquerade import KernelMasquerade
+from fastmasq_bench.lab.network import Network
+
+CONNTRACK_ENTRIES = 4_000_000
+CONNTRACK_BUCKETS = 1_048_576
+SOURCE_PROCESSOR = 0
+
+_CONNTRACK_MAXIMUM = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+_SLABS = Path("/proc/slabinfo")
+_CONNTRACK_HASH_SIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
+
+# A limit for the good of other hosts, which kernel masquerade does not have; here every host is a load.
+_WITHOUT_ADMISSION_LIMIT = '[limits]\nnew_sessions_per_host = "0/s"\n'
+
+
+class Forwarder(ABC):
+    """One of the programs compared. It is started anew for every figure, so that it begins with an empty table."""
+
+    name: str
+    steerings: tuple[str, ...] = ("off",)
+    "The receive packet steering to try on the gateway's interfaces; see steering_mask."
+
+    @abstractmethod
+    def start(self) -> None:
+        """Forward, with an empty session table. Raises FastmasqError if it does not come up."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop forwarding; nothing to stop is fine."""
+
+    def empty(self) -> None:
+        """Forget all sessions."""
+        self.stop()
+        self.start()
+
+    @abstractmethod
+    def memory(self) -> int:
+        """Return the bytes that it uses, and others that the machine uses for the same purpose; only differences count."""
+
+    def processor_seconds(self) -> float | None:
+        """Return the processor time its process has used; None for the kernel, which has none of its own."""
+        return None
+
+    def ring_drops(self) -> int | None:
+        """Return the packets its receive rings had no room for since the start; None if it has no rings."""
+        return None
+
+
+class Kernel(Forwarder):
+    """nftables masquerade, with its connection table as large as the loads need."""
+
+    name = "kernel"
+    steerings = ("off", "others", "all")
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._masquerade = KernelMasquerade(network.lab)
+
+    def start(self) -> None:
+        self.empty()
+        self._masquerade.install()
+
+    def stop(self) -> None:
+        self._masquerade.remove()
+        self.empty()
+
+    def empty(self) -> None:
+        self._network.enter("gateway", _flush_connections)
+
+    def memory(self) -> int:
+        # All slabs: a connection is more than its nf_conntrack object, its extensions lie in slabs of general use.
+        # Objects in use, not pages: pages stay for a while when their objects are gone.
+        rows = (line.split() for line in _SLABS.read_text().splitlines()[2:])
+        return sum(int(active) * int(octets) for _, active, _, octets, *_ in rows)
+
+
+class FastmasqForwarder(Forwarder):
+    """`fastmasq run` as a user starts it."""
+
+    name = "fastmasq"
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._program = Fastmasq(network.lab, _WITHOUT_ADMISSION_LIMIT)
+
+    def start(self) -> None:
+        self._program.install()
+
+    def stop(self) -> None:
+        self._program.remove()
+
+    def memory(self) -> int:
+        return self._process().memory_info().rss
+
+    def processor_seconds(self) -> float:
+        times = self._process().cpu_times()
+        return times.user + times.system
+
+    def ring_drops(self) -> int:
+        status = client.call(str(self._program.socket), "status")
+        return sum(link["ring_drops"] for link in status["links"])
+
+    def _process(self) -> psutil.Process:
+        return psutil.Process(self._program.process.pid)
+
+
+FORWARDERS = {kind.name: kind for kind in (Kernel, FastmasqForwarder)}
+
+
+def steering_mask(steering: str) -> int:
+    """Return the processors as a bit mask: none, all but the source's, or all."""
+    every = (1 << (os.cpu_count() or 1)) - 1
+    return {"off": 0, "others": every & ~(1 << SOURCE_PROCESSOR), "all": every}[steering]
+
+
+@contextmanager
+def large_connection_table() -> Iterator[None]:
+    """Give the kernel's connection table, one for all namespaces, the room the loads need; restore it at the end."""
+    settings = {_CONNTRACK_MAXIMUM: CONNTRACK_ENTRIES, _CONNTRACK_HASH_SIZE: CONNTRACK_BUCKETS}
+    with ExitStack() as restore:
+        for path, value in settings.items():
+            before = path.read_text()
+            path.write_text(str(value))
+            restore.callback(path.write_text, before)
+        yield
+
+
+def _flush_connections() -> None:
+    from pyroute2 import NFCTSocket
+
+    with NFCTSocket() as conntrack:
+        conntrack.flush()

@@ -1,0 +1,499 @@
+"""Engine: builds the forwarder from its settings, keeps it in step with the kernel, and puts everything back at the end.
+
+Two threads. The worker moves packets and never waits for the other. The main thread sleeps in a selector and reacts: to
+netlink (links, addresses, routes, neighbours), to the worker's wish for a next hop, to the control socket, to signals,
+and once a second to time. What it changes in the path it changes under the path's lock, a little at a time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import selectors
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastmasq
+from fastmasq.clock import now_ns
+from fastmasq.config.schema import Settings
+from fastmasq.control.server import Server
+from fastmasq.daemon import listing, ports, resets, world
+from fastmasq.daemon.rates import Rates
+from fastmasq.daemon.worker import Worker
+from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.net import privileges, sysctl
+from fastmasq.net.guard import Guard, GuardSpec
+from fastmasq.net.links import Link
+from fastmasq.net.ports import format_ports
+from fastmasq.net.takeover import Takeover
+from fastmasq.net.world import World
+from fastmasq.path.forward import Forwarder
+from fastmasq.path.verdict import DROP_REASONS
+from fastmasq.path.world import LINKS
+from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.ring.packet_socket import open_sender, open_tap
+from fastmasq.ring.ring import RxRing, TxBatch
+from fastmasq.table.masq import MasqTable
+from fastmasq.table.timeouts import Timeouts
+
+log = logging.getLogger("fastmasq.engine")
+
+NS = 1_000_000_000
+PORTS_EVERY = 2  # seconds between looks at the host's own sockets
+PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
+PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
+WORKER_PRIORITY = -20  # niceness: packets before programs, as in the kernel; others still get their percent
+RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
+
+
+def run_forever(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
+
+    Raises FastmasqError when it cannot start; then nothing on the host has changed.
+    """
+    engine = Engine(settings)
+    try:
+        engine.start()
+        announce(engine.summary())
+        engine.serve()
+    finally:
+        engine.stop()
+
+
+class AttachedLink:
+    """One link's ring and sender, and what they were opened on."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        wanted = settings.rings.vnet_header == "auto"
+        tap = open_tap(
+            link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu
+        )
+        try:
+            sender = open_sender(link.name, vnet_header=wanted, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
+        except FastmasqError:
+            tap.close()
+            raise
+        self.ifindex = link.ifindex
+        self.plain_qdisc = link.qdisc in PLAIN_QDISCS
+        self.ring = RxRing(tap)
+        self.sender = TxBatch(sender, link_header=link.header_length > 0)
+        self.ring_drops = 0
+
+    def count_drops(self) -> int:
+        """Return how many packets the kernel found no room for, in all."""
+        self.ring_drops += self.ring.tap.statistics()[1]
+        return self.ring_drops
+
+    def close(self) -> None:
+        self.ring.close()
+        self.sender.close()
+
+
+class Engine:
+    """Everything that one running fastmasq consists of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.names = tuple(str(name) for name in (*settings.interfaces.inside, settings.interfaces.outside))
+        self.attached: dict[int, AttachedLink] = {}
+        self.links: dict[int, Link] = {}
+        self.guard: Guard | None = None
+        self.external: int | None = None
+        self.takeover: Takeover | None = None
+        self.server: Server | None = None
+        self.world: World | None = None
+        self.thread: threading.Thread | None = None
+        self.worker: Worker | None = None
+        self.selector = selectors.DefaultSelector()
+        self.rates = Rates()
+        self.stopping = False
+        self._signals: tuple[int, int] | None = None
+        self._old_handlers: dict[int, Any] = {}
+        self._guarded: tuple | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take over and begin to forward. Raises FastmasqError; `stop` then undoes what was done."""
+        privileges.require()
+        if len(self.names) > LINKS:
+            raise KernelError(f"{len(self.names)} links: at most {LINKS} ([interfaces])")
+        self._catch_signals()
+        self.world = World(self.settings.interfaces.inside, self.settings.interfaces.outside)
+        complaints = self.world.complaints()
+        if complaints:
+            raise KernelError(complaints[0])
+        self.started_ns = now_ns()
+        self._build()
+        self.server = Server(self.settings.control.socket, self._handlers(), self.selector)
+        self.takeover = Takeover(self.settings.control.journal)
+        if self.takeover.adopted:
+            log.warning("the last run ended without restoring: its journal is adopted")
+        self._claim_ports()
+        self.takeover.stop_forwarding()
+        self._follow_world()
+        self._watch()
+        self.thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self.thread.start()
+
+    def _build(self) -> None:
+        masquerade, limits = self.settings.masquerade, self.settings.limits
+        timeouts = masquerade.timeouts
+        self.table = MasqTable(
+            limits.sessions,
+            timeouts=Timeouts(timeouts.tcp_established, timeouts.tcp_transitory, timeouts.udp, timeouts.icmp),
+            filtering=masquerade.filtering,
+            sessions_per_host=limits.sessions_per_host,
+            ports_per_host=limits.ports_per_host,
+            rate_per_host=limits.new_sessions_per_host,
+            sequential=self.settings.sequential_ports,
+            now_ns=self.started_ns,
+        )
+        self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
+        self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
+        busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
+        self.worker = Worker(self.forwarder, busy_poll_ns)
+
+    def _claim_ports(self) -> None:
+        value = ports.reservation(self.settings.masquerade.ports, sysctl.read(RESERVED_PORTS))
+        if value is not None:
+            self.takeover.set_sysctl(RESERVED_PORTS, value)
+        self.allowed = ports.allowed_ports(self.settings.masquerade.ports)
+
+    def _work(self) -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_PRIORITY)
+        except OSError as error:
+            log.warning("the worker runs at normal priority: %s", error.strerror)
+        self.worker.run()
+
+    def _catch_signals(self) -> None:
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._signals = (read_end, write_end)
+        signal.set_wakeup_fd(write_end)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._old_handlers[number] = signal.signal(number, lambda *_: setattr(self, "stopping", True))
+        self.selector.register(read_end, selectors.EVENT_READ, lambda _: os.read(read_end, 64))
+
+    def _watch(self) -> None:
+        self.selector.register(self.world.fileno(), selectors.EVENT_READ, lambda _: self._read_world())
+        self.selector.register(self.worker.notify, selectors.EVENT_READ, lambda _: self._resolve_hops())
+
+    def serve(self) -> None:
+        """React to events until stopped."""
+        next_second = now_ns() + NS
+        seconds = 0
+        while not self.stopping:
+            wait_ns = max(0, next_second - now_ns())
+            for key, events in self.selector.select(wait_ns / NS):
+                key.data(events)
+            if now_ns() >= next_second:
+                next_second = now_ns() + NS
+                seconds += 1
+                self._every_second(seconds)
+
+    def stop(self) -> None:
+        """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
+        if self.worker is not None and self.thread is not None:
+            self.worker.stop()
+            self.thread.join()
+            self.thread = None
+        for link in self.attached.values():
+            link.close()
+        self.attached.clear()
+        try:
+            if self.takeover is not None:
+                for line in self.takeover.restore():
+                    log.info("%s", line)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        if self.world is not None:
+            self.world.close()
+        if self.worker is not None:
+            self.worker.close()
+        if self._signals is not None:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._old_handlers.items():
+                signal.signal(number, handler)
+            for descriptor in self._signals:
+                os.close(descriptor)
+        self.selector.close()
+        self.server = self.world = self.worker = self._signals = self.takeover = None
+
+    # -- in step with the kernel -----------------------------------------------------------------------------------
+
+    def _read_world(self) -> None:
+        before = self.world.snapshot().generation
+        self.world.read(now_ns())
+        if self.world.snapshot().generation != before:
+            self._follow_world()
+        self._follow_neighbours()
+
+    def _follow_world(self) -> None:
+        """Bring links, routes, external address and guard to what the kernel's snapshot says."""
+        snapshot = self.world.snapshot()
+        by_name = {link.name: link for link in snapshot.links}
+        for number, name in enumerate(self.names):
+            self._follow_link(number, by_name[name])
+        link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if link.ifindex}
+        first, rows = world.route_rows(snapshot.routes, link_of_ifindex)
+        with self.forwarder.locked():
+            for number, link in self.links.items():
+                self.forwarder.set_link(number, world.link_row(link))
+            self.forwarder.set_routes(first, rows)
+        self._follow_external(snapshot.external_address)
+        self._follow_guard()
+
+    def _follow_link(self, number: int, link: Link) -> None:
+        """Open ring and sender when a link has appeared, been re-created, or its queueing has changed."""
+        self.links[number] = link
+        present = self.attached.get(number)
+        if present is not None and present.ifindex == link.ifindex and present.plain_qdisc == (
+            link.qdisc in PLAIN_QDISCS
+        ):
+            return
+        fresh = None
+        if link.ifindex:
+            try:
+                fresh = AttachedLink(link, self.settings)
+            except FastmasqError as error:
+                if self.thread is None:
+                    raise
+                log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
+        with self.forwarder.locked():
+            self.forwarder.attach(number, fresh.ring if fresh else None, fresh.sender if fresh else None)
+        if present is not None:
+            present.close()
+            del self.attached[number]
+        if fresh is not None:
+            self.attached[number] = fresh
+            log.info("%s: attached, ring %s", link.name, fresh.ring.tap.mode)
+        elif present is not None:
+            log.warning("%s: gone; waiting for it to come back", link.name)
+        if self.thread is not None:
+            self.worker.wake()
+
+    def _follow_external(self, address: int | None) -> None:
+        if address is None or address != self.external:
+            if address is None:
+                log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+            elif self.thread is not None:
+                log.warning("external address is now %s", ipaddress.IPv4Address(address))
+        with self.forwarder.locked():
+            stale = self.table.set_external(address, self.allowed)
+        if address is not None:
+            for old in stale:
+                self._leave_external(old)
+        self.external = address
+
+    def _leave_external(self, old: int) -> None:
+        """The external address has changed: close what used the old one (rules C-60 to C-62)."""
+        dynaddr = self.settings.masquerade.dynaddr
+        if not dynaddr:
+            return
+        only_without_reply = not dynaddr & DYNADDR_RESET
+        row, closed_total, reset_total = 0, 0, 0
+        while row < self.table.fresh:
+            with self.forwarder.locked():
+                rows = self.table.sessions[row : row + listing.CHUNK].copy()
+                closed, row = self.table.close_external(old, row, listing.CHUNK, only_without_reply)
+            closed_total += closed
+            if closed and not only_without_reply:
+                rows = listing.select(rows, str(ipaddress.IPv4Address(old)), "tcp", "established")
+                reset_total += resets.send_resets(rows[rows["flow"][:, 0]["saddr"] == old])
+        if closed_total and dynaddr & DYNADDR_VERBOSE:
+            log.warning(
+                "%d sessions of %s closed, %d inside ends reset", closed_total, ipaddress.IPv4Address(old), reset_total
+            )
+
+    def _follow_guard(self) -> None:
+        """Put the guard in force as the world is now, if that differs from what it was told last."""
+        snapshot = self.world.snapshot()
+        spec = GuardSpec(
+            inside=self.settings.interfaces.inside,
+            outside=[self.settings.interfaces.outside],
+            local_addresses=world.local_addresses(snapshot.routes),
+            external_addresses=[snapshot.external_address] if snapshot.external_address is not None else [],
+            tcp_ports=self.allowed[0],
+            udp_ports=self.allowed[1],
+        )
+        state = (
+            tuple(spec.local_addresses),
+            tuple(spec.external_addresses),
+            self.allowed.tobytes(),
+            tuple(link.ifindex for link in self.links.values()),
+        )
+        if state == self._guarded:
+            return
+        if self.guard is None:
+            self.guard = self.takeover.guard(self.settings.takeover.guard, spec)
+            if self.guard.backend == "none":
+                log.warning("%s", self.guard.describe())
+        else:
+            self.guard.update(spec)
+        self._guarded = state
+
+    def _follow_neighbours(self) -> None:
+        number_of = {link.ifindex: number for number, link in self.links.items() if link.ifindex}
+        changed = False
+        for ifindex, address, mac, state in self.world.changed_neighbours():
+            if ifindex not in number_of or (mac is None and state == "incomplete"):
+                continue
+            with self.forwarder.locked():
+                changed |= self.forwarder.set_neighbour(number_of[ifindex], address, mac)
+        if changed and self.thread is not None:
+            self.worker.wake()
+
+    def _resolve_hops(self) -> None:
+        """Find the link address of next hops that packets wait for: known to the kernel, or asked for now."""
+        os.eventfd_read(self.worker.notify)
+        with self.forwarder.locked():
+            wanted = self.forwarder.wanted_hops()
+        for number, address in wanted:
+            link = self.links[number]
+            if not link.ifindex:
+                continue
+            neighbour = self.world.neighbour(link.ifindex, address)
+            if neighbour is not None and neighbour.mac:
+                with self.forwarder.locked():
+                    self.forwarder.set_neighbour(number, address, neighbour.mac)
+                self.worker.wake()
+            else:
+                self.world.resolve(link.ifindex, address)
+
+    # -- once in a while ---------------------------------------------------------------------------------------------
+
+    def _every_second(self, seconds: int) -> None:
+        self.rates.add(now_ns(), self._counters())
+        if seconds % PORTS_EVERY == 0:
+            self._follow_ports()
+        if seconds % PROBE_EVERY == 0:
+            self._probe_hops()
+
+    def _follow_ports(self) -> None:
+        """Give up ports that a program of the host has bound meanwhile, and take back those it has left."""
+        allowed = ports.allowed_ports(self.settings.masquerade.ports)
+        for sentence in self.takeover.drifted():
+            log.warning("%s", sentence)
+        if np.array_equal(allowed, self.allowed):
+            return
+        self.allowed = allowed
+        with self.forwarder.locked():
+            self.table.set_external(self.external, allowed)
+        self._follow_guard()
+
+    def _probe_hops(self) -> None:
+        """Have the kernel confirm the next hops in use: it does not see our packets, and would not notice a dead one."""
+        with self.forwarder.locked():
+            used = self.forwarder.used_hops()
+        for number, address in used:
+            if self.links[number].ifindex and self.links[number].header_length:
+                neighbour = self.world.neighbour(self.links[number].ifindex, address)
+                if neighbour is None or neighbour.state in ("stale", "failed"):
+                    self.world.resolve(self.links[number].ifindex, address)
+
+    def _counters(self) -> dict[str, int]:
+        counters = {f"drop.{name}": count for name, count in self.forwarder.drops().items()}
+        counters["opened"] = self.table.counts()["opened_total"]
+        for number in self.links:
+            for name, count in self.forwarder.traffic(number).items():
+                counters[f"{number}.{name}"] = count
+        for link in self.attached.values():
+            link.count_drops()
+        return counters
+
+    # -- for the control socket ----------------------------------------------------------------------------------------
+
+    def _handlers(self) -> dict[str, Callable[[dict], object]]:
+        return {"status": self.status, "sessions": self.sessions, "ping": lambda _: "pong"}
+
+    def summary(self) -> str:
+        """Return the one line that says what we are doing."""
+        inside = ", ".join(self.settings.interfaces.inside)
+        outside = self.settings.interfaces.outside
+        address = ipaddress.IPv4Address(self.external) if self.external is not None else "no address yet"
+        rings = ", ".join(sorted({link.ring.tap.mode for link in self.attached.values()}))
+        return (
+            f"fastmasq {fastmasq.__version__} is forwarding: {inside} -> {outside} ({address}),"
+            f" ring {rings}, guard {self.guard.backend}"
+        )
+
+    def status(self, _: dict) -> dict[str, Any]:
+        counts = self.table.counts()
+        return {
+            "version": fastmasq.__version__,
+            "pid": os.getpid(),
+            "uptime_s": round((now_ns() - self.started_ns) / NS, 1),
+            "compat": self.settings.compat,
+            "links": [self._describe_link(number) for number in self.links],
+            "guard": {"backend": self.guard.backend, "detail": self.guard.describe()},
+            "external": {
+                "address": None if self.external is None else str(ipaddress.IPv4Address(self.external)),
+                "ports": format_ports(self.allowed[0] & self.allowed[1]),
+            },
+            "sessions": {
+                **{name: counts[name] for name in ("active", "capacity", "tcp", "udp", "icmp", "mappings", "hosts")},
+                "opened_total": counts["opened_total"],
+                "opened_per_s": round(self.rates.rate("opened"), 1),
+            },
+            "verdicts": self.forwarder.verdicts(),
+            "drops": self._describe_drops(),
+        }
+
+    def _describe_link(self, number: int) -> dict[str, Any]:
+        link, attached = self.links[number], self.attached.get(number)
+        traffic = self.forwarder.traffic(number)
+        rates = {name: self.rates.rate(f"{number}.{name}") for name in traffic}
+        return {
+            "name": self.names[number],
+            "role": link.role,
+            "state": "missing" if not link.ifindex else "up" if link.up else "down",
+            "ifindex": link.ifindex,
+            "mtu": link.mtu,
+            "addresses": [str(address) for address in link.addresses],
+            "ring": attached.ring.tap.mode if attached else None,
+            "vnet_header": bool(attached and attached.ring.tap.vnet_header and attached.sender.socket.vnet_header),
+            "qdisc_bypass": bool(attached and attached.sender.socket.qdisc_bypass),
+            **traffic,
+            "ring_drops": attached.count_drops() if attached else 0,
+            "rx_pps": round(rates["rx_packets"], 1),
+            "tx_pps": round(rates["tx_packets"], 1),
+            "rx_bps": round(rates["rx_bytes"] * 8, 1),
+            "tx_bps": round(rates["tx_bytes"] * 8, 1),
+        }
+
+    def _describe_drops(self) -> list[dict[str, Any]]:
+        counts = self.forwarder.drops()
+        return [
+            {
+                "reason": name,
+                "packets": counts[name],
+                "per_s": round(self.rates.rate(f"drop.{name}"), 1),
+                "sentence": sentence,
+            }
+            for name, sentence in DROP_REASONS
+            if name in counts
+        ]
+
+    def sessions(self, params: dict) -> dict[str, Any]:
+        """Return the sessions that match `host`, `protocol` and `state`, at most `limit` of them, and how many do."""
+        limit = params.get("limit") or 1000
+        now = now_ns()
+        total, found = 0, []
+        for first in range(0, max(1, self.table.fresh), listing.CHUNK):
+            with self.forwarder.locked():
+                rows = self.table.sessions[first : first + listing.CHUNK].copy()
+            rows = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
+            total += len(rows)
+            found += [listing.describe(row, self.table, now) for row in rows[: limit - len(found)]]
+        return {"total": total, "sessions": found}

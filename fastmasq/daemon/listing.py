@@ -1,0 +1,67 @@
+"""Sessions for people: rows of the table filtered by host, protocol and state, and spelled out."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import numpy as np
+
+from fastmasq.errors import ConfigurationError
+from fastmasq.table import entry
+from fastmasq.table.masq import TICK_NS, MasqTable
+
+CHUNK = 4096  # rows copied while the path stands still
+_STATE_NAMES = sorted(set(entry.STATES[1:]))
+
+
+def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str | None) -> np.ndarray:
+    """Return the open sessions among `rows` that match. Raises ConfigurationError for a filter that cannot match.
+
+    host is an inside, external or remote address; protocol one of entry.CLASSES; state one of entry.STATES.
+    """
+    chosen = rows["state"] != 0
+    if protocol is not None:
+        if protocol not in entry.CLASSES:
+            raise ConfigurationError(f"{protocol!r} is not a protocol; there are: {', '.join(entry.CLASSES)}")
+        chosen &= rows["port_class"] == entry.CLASSES.index(protocol)
+    if state is not None:
+        numbers = [number for number, name in enumerate(entry.STATES) if name == state and number]
+        if not numbers:
+            raise ConfigurationError(f"{state!r} is not a state; there are: {', '.join(_STATE_NAMES)}")
+        chosen &= np.isin(rows["state"], numbers)
+    if host is not None:
+        try:
+            address = int(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ConfigurationError(f"{host!r} is not an IPv4 address") from None
+        out = rows["flow"][:, entry.OUTBOUND]
+        inside = (out["key0"] >> np.uint64(32)) == address
+        remote = (out["key0"] & np.uint64(0xFFFFFFFF)) == address
+        chosen &= inside | remote | (out["saddr"] == address)
+    return rows[chosen]
+
+
+def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
+    """Return one session as `fastmasq sessions` shows it."""
+    out, back = row["flow"]
+    protocol = entry.CLASSES[row["port_class"]]
+    inside_address, inside_id = int(out["key0"]) >> 32, int(out["key1"]) >> 32 & 0xFFFF
+    remote_address, remote_id = int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFF
+    expires_ns = int(row["expires"]) * TICK_NS - now_ns
+    return {
+        "protocol": protocol,
+        "state": entry.STATES[row["state"]],
+        "inside": _endpoint(inside_address, inside_id),
+        "external": _endpoint(int(out["saddr"]), int(out["sid"])),
+        "remote": _endpoint(remote_address, None if protocol == "icmp" else remote_id),
+        "expires_s": round(max(0, expires_ns) / 1e9, 1),
+        "idle_s": round(max(0, table.timeout_ns(int(row["state"])) - expires_ns) / 1e9, 1),
+        "packets_out": int(out["packets"]),
+        "packets_in": int(back["packets"]),
+    }
+
+
+def _endpoint(address: int, port: int | None) -> str:
+    text = str(ipaddress.IPv4Address(address))
+    return text if port is None else f"{text}:{port}"

@@ -1,0 +1,46 @@
+"""TCP resets for inside hosts whose sessions we had to close, so that their programs need not wait for a dead peer."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+
+from fastmasq.table import entry
+from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
+
+_RST = 0x04
+_TTL = 64
+
+
+def reset_segment(row: np.void) -> bytes:
+    """Return the IPv4 packet that resets the inside end of a session as its peer would (RFC 9293 section 3.10.7)."""
+    out = row["flow"][entry.OUTBOUND]
+    inside, remote = int(out["key0"]) >> 32, int(out["key0"]) & 0xFFFFFFFF
+    inside_port, remote_port = int(out["key1"]) >> 32 & 0xFFFF, int(out["key1"]) & 0xFFFF
+    sequence = int(row["tcp"][entry.OUTBOUND]["ack"])
+    tcp = struct.pack(">HHIIBBHHH", remote_port, inside_port, sequence, 0, 5 << 4, _RST, 0, 0, 0)
+    checksum = internet_checksum(tcp, pseudo_header_sum(remote, inside, socket.IPPROTO_TCP, len(tcp)))
+    tcp = tcp[:16] + struct.pack(">H", checksum) + tcp[18:]
+    # the kernel fills in id and header checksum of a raw packet
+    header = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(tcp), 0, 0, _TTL, socket.IPPROTO_TCP, 0, remote, inside)
+    return header + tcp
+
+
+def send_resets(rows: Iterable[np.void]) -> int:
+    """Send a reset to the inside end of each TCP session that has acknowledged anything; return how many went out."""
+    sent = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.setblocking(False)
+        for row in rows:
+            if entry.CLASSES[row["port_class"]] != "tcp" or not int(row["tcp"][entry.OUTBOUND]["ack"]):
+                continue
+            packet = reset_segment(row)
+            try:
+                raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+            except OSError:
+                continue  # no way to that host: it will find out by itself
+            sent += 1
+    return sent

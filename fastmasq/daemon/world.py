@@ -1,0 +1,47 @@
+"""The kernel's snapshot turned into what the path and the guard want: link rows, route rows, address lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastmasq.net.links import Link
+from fastmasq.net.routes import Route
+from fastmasq.path import world
+
+_LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never appears on a wire
+
+
+def link_row(link: Link) -> np.ndarray:
+    """Return the world.LINK row of a link, up or not."""
+    return world.link_row(
+        side=world.OUTSIDE if link.role == "outside" else world.INSIDE,
+        mtu=link.mtu,
+        address=link.addresses[0].address if link.addresses else 0,
+        mac=link.mac if link.header_length else b"",
+        header_length=link.header_length,
+        up=link.up,
+    )
+
+
+def route_rows(routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first addresses, world.ROUTE rows); routes over interfaces that are not ours lead nowhere."""
+    first = np.fromiter((route.first for route in routes), "u4", len(routes))
+    rows = np.zeros(len(routes), world.ROUTE)
+    for row, route in zip(rows, routes, strict=True):
+        row["kind"] = world.ROUTE_KINDS[route.kind]
+        row["link"] = link_of_ifindex.get(route.ifindex, world.NO_LINK)
+        row["gateway"] = route.gateway
+        row["mtu"] = route.mtu
+    return first, rows
+
+
+def local_addresses(routes: tuple[Route, ...]) -> list[int]:
+    """Return the addresses that are the host's own, and the broadcasts of its links."""
+    return [
+        address
+        for route in routes
+        if route.kind in ("local", "broadcast") and route.last - route.first < _LARGEST_LOCAL_RANGE
+        for address in range(route.first, route.last + 1)
+    ]

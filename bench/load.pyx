@@ -82,6 +82,7 @@ cdef extern from "<linux/if_xdp.h>" nogil:
         uint16_t sxdp_family
         uint16_t sxdp_flags
         uint32_t sxdp_ifindex
+        uint32_t sxdp_queue_id
 
 cdef extern from *:
     """
@@ -150,8 +151,8 @@ cdef class Source:
     cdef xdp_desc *descriptors
     cdef uint32_t produced
 
-    def __init__(self, str interface, const uint8_t[:, ::1] frames) -> None:
-        """Open the ring. Raises KernelError where the kernel has no AF_XDP, or refuses."""
+    def __init__(self, str interface, const uint8_t[:, ::1] frames, uint32_t queue=0) -> None:
+        """Open the ring on one transmit queue, which serves one source. Raises KernelError if the kernel refuses."""
         if not 14 <= frames.shape[1] <= CHUNK_OCTETS:
             raise ValueError(f"frames have 14 to {CHUNK_OCTETS} octets, these have {frames.shape[1]}")
         self.frames = frames
@@ -162,7 +163,7 @@ cdef class Source:
         self.descriptor = self.socket.fileno()
         self._register_memory()
         self._map_rings()
-        self._bind(socket.if_nametoindex(interface))
+        self._bind(socket.if_nametoindex(interface), queue)
 
     def __dealloc__(self) -> None:
         self._unmap()
@@ -280,14 +281,15 @@ cdef class Source:
         self.completion_producer = <uint32_t *>(self.completion_ring + offsets.cr.producer)
         self.completion_consumer = <uint32_t *>(self.completion_ring + offsets.cr.consumer)
 
-    def _bind(self, uint32_t interface_index) -> None:
-        """Take the interface's queue 0. It stays busy for a moment after another source left it, so try for a second."""
+    def _bind(self, uint32_t interface_index, uint32_t queue) -> None:
+        """Take the queue. It stays busy for a moment after another source left it, so try for a second."""
         cdef sockaddr_xdp address
         cdef int attempt
         memset(&address, 0, sizeof(address))
         address.sxdp_family = AF_XDP
         address.sxdp_flags = XDP_COPY
         address.sxdp_ifindex = interface_index
+        address.sxdp_queue_id = queue
         for attempt in range(100):
             if bind(self.descriptor, <sockaddr *>&address, sizeof(address)) == 0:
                 return

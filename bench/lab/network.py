@@ -1,16 +1,17 @@
 """The lab's direct network made ready for measuring: sources inside, a cheap sink at the server, counters, sockets.
 
-A thread, not only a process, can be in a network namespace. Sockets, AF_XDP rings and open files of /proc/net are
-therefore made here in short-lived threads that have entered a host's namespace, and used from anywhere afterwards.
+A thread, not only a process, can be in a network namespace. Sockets, transmit rings and open files of /proc/net are
+therefore made in short-lived threads that have entered a host's namespace, and used from anywhere afterwards.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -18,127 +19,158 @@ import numpy as np
 from fastmasq.errors import KernelError
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
-from fastmasq_bench.flows import DISCARD_PORT
+from fastmasq_bench.flows import DISCARD_PORT, INSIDE_HOSTS, REFLECT_PORT
+from fastmasq_bench.lab import reflector
 from fastmasq_bench.load import Source
+from fastmasq_bench.round_trip import Echo
 
 Result = TypeVar("Result")
 
 ECHO_PORT = 7
 RECEIVE_TIMEOUT_S = 0.2
+SOURCE_QUEUES = 2
 
-# The sink: behind the interface's counter and before the server's own IP input.
-_SINK = f"""
+# Where a load ends: behind the interface's counter, before the host's own IP input.
+_SINKS = {"server": f"udp dport {DISCARD_PORT} drop", "inside": f"udp sport {REFLECT_PORT} drop"}
+_SINK = """
 table netdev bench {{
     chain sink {{
         type filter hook ingress device eth0 priority 0
-        udp dport {DISCARD_PORT} drop
+        {rule}
     }}
 }}
 """
 
 
 class Counter:
-    """What the kernel has counted on one interface since it was made."""
+    """What the kernel counts on one interface of the current thread's network namespace."""
 
-    def __init__(self, descriptor: int, interface: str) -> None:
-        self._descriptor = descriptor
+    def __init__(self, interface: str) -> None:
+        self._descriptor = os.open("/proc/thread-self/net/dev", os.O_RDONLY)
         self._label = f"{interface}:"
 
     def received(self) -> int:
-        """Return the packets that arrived, those that a full queue dropped excluded."""
+        """Return the packets that arrived, without those dropped because a queue was full."""
         return self._field(1)
 
     def dropped(self) -> int:
-        """Return the packets that arrived and were dropped because a queue was full."""
+        """Return the packets that were dropped on arrival because a queue was full."""
         return self._field(3)
 
     def close(self) -> None:
-        """Close the file behind it."""
         os.close(self._descriptor)
 
     def _field(self, number: int) -> int:
         for line in os.pread(self._descriptor, 16384, 0).decode().splitlines():
-            label, _, fields = line.strip().partition(" ")
+            label, *fields = line.split()
             if label == self._label:
-                return int(fields.split()[number])
+                return int(fields[number])
         raise KernelError(f"interface {self._label[:-1]} of the lab has vanished")
 
 
 class Network:
-    """inside --- gateway --- server under a prefix of its own; a context manager."""
+    """inside --- gateway --- server under a prefix of its own, with an echo server; a context manager.
+
+    server, inside and gateway are the counters of the interfaces where loads arrive: at the server, back at the inside
+    host, and at the gateway's inside interface.
+    """
+
+    server: Counter
+    inside: Counter
+    gateway: Counter
+    gateway_mac: bytes
 
     def __init__(self, prefix: str) -> None:
         self.lab = Lab(prefix, network="direct")
+        self._undo = ExitStack()
 
     def __enter__(self) -> Network:
-        self.lab.up()
-        try:
-            hosts.checked(hosts.command_in(self.lab.namespace("server"), ["nft", "-f", "-"]), _SINK)
-            self.gateway_mac = bytes.fromhex(self._interface_mac("gateway").replace(":", ""))
-            self.sink = Counter(self.enter("server", _open_counters), "eth0")
-            self.tap = Counter(self.enter("gateway", _open_counters), "eth0")
-        except BaseException:
-            self.lab.down()
-            raise
+        with ExitStack() as undo:
+            undo.enter_context(self.lab)
+            self._prepare(undo)
+            self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.sink.close()
-        self.tap.close()
-        self.lab.down()
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
 
     def enter(self, host: str, function: Callable[..., Result], *arguments: object) -> Result:
         """Call the function in a thread that is in the host's network namespace; return or raise what it does."""
-        outcome: list[Result] = []
-        failure: list[BaseException] = []
+        results: list[Result] = []
+        failures: list[BaseException] = []
 
         def work() -> None:
-            try:
-                from pyroute2 import netns
+            from pyroute2 import netns
 
-                netns.setns(self.lab.namespace(host))
-                outcome.append(function(*arguments))
+            try:
+                netns.setns(self.lab.namespace(host), flags=0)
+                results.append(function(*arguments))
             except BaseException as error:
-                failure.append(error)
+                failures.append(error)
 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        if failures:
+            raise failures[0]
+        return results[0]
 
-    def source(self, frames: np.ndarray) -> Source:
-        """Return a source of these frames on the inside host's interface."""
-        return self.enter("inside", Source, "eth0", frames)
+    def source(self, frames: np.ndarray, queue: int = 0) -> Source:
+        """Return a source of these frames on the inside host; two can work at once, on queues 0 and 1."""
+        return self.enter("inside", Source, "eth0", frames, queue)
 
-    def echo_socket(self) -> socket.socket:
-        """Return a UDP socket at the server's echo port."""
-        return self.enter("server", _udp_socket, "bind", (SERVER_ADDRESS, ECHO_PORT))
-
-    def client_socket(self) -> socket.socket:
+    def echo_client(self) -> socket.socket:
         """Return a UDP socket of the inside host, connected to the server's echo port."""
-        return self.enter("inside", _udp_socket, "connect", (SERVER_ADDRESS, ECHO_PORT))
+        client = self.enter("inside", _udp_socket)
+        client.connect((SERVER_ADDRESS, ECHO_PORT))
+        return client
 
     def steer(self, mask: int) -> None:
         """Set receive packet steering of both interfaces of the gateway: the processors as a bit mask, 0 for none."""
-        command = "; ".join(f"echo {mask:x} > /sys/class/net/{name}/queues/rx-0/rps_cpus" for name in ("eth0", "eth1"))
-        hosts.checked(hosts.command_in(self.lab.namespace("gateway"), ["sh", "-ec", command]))
+        files = (f"/sys/class/net/{name}/queues/rx-0/rps_cpus" for name in ("eth0", "eth1"))
+        self._run("gateway", ["sh", "-ec", "\n".join(f"echo {mask:x} > {file}" for file in files)])
 
-    def _interface_mac(self, host: str) -> str:
-        return hosts.checked(hosts.command_in(self.lab.namespace(host), ["cat", "/sys/class/net/eth0/address"])).strip()
+    @contextmanager
+    def dropping_gateway(self) -> Iterator[None]:
+        """Let the gateway drop whatever comes from inside, as early as it can."""
+        self._run("gateway", ["nft", "-f", "-"], _SINK.format(rule="drop"))
+        try:
+            yield
+        finally:
+            self._run("gateway", ["nft", "delete", "table", "netdev", "bench"])
+
+    def _prepare(self, undo: ExitStack) -> None:
+        for host, rule in _SINKS.items():
+            self._run(host, ["nft", "-f", "-"], _SINK.format(rule=rule))
+        # The hosts that a load comes from: the inside host answers ARP for them, so that replies reach its interface.
+        self._run("inside", ["ip", "route", "add", "local", INSIDE_HOSTS, "dev", "lo"])
+        self._run("inside", ["ethtool", "-L", "eth0", "tx", str(SOURCE_QUEUES)])
+        self.enter("server", reflector.attach, "eth0", REFLECT_PORT)
+        self.gateway_mac = bytes.fromhex(self._run("gateway", ["cat", "/sys/class/net/eth0/address"]).replace(":", ""))
+        self.server, self.inside, self.gateway = (
+            self.enter(host, Counter, "eth0") for host in ("server", "inside", "gateway")
+        )
+        for counter in (self.server, self.inside, self.gateway):
+            undo.callback(counter.close)
+        self._serve_echo(undo)
+
+    def _serve_echo(self, undo: ExitStack) -> None:
+        server = self.enter("server", _udp_socket)
+        undo.callback(server.close)
+        server.bind((SERVER_ADDRESS, ECHO_PORT))
+        echo = Echo(server)
+        thread = threading.Thread(target=echo.run)
+        thread.start()
+        undo.callback(thread.join)
+        undo.callback(echo.stop)
+
+    def _run(self, host: str, argv: list[str], text: str | None = None) -> str:
+        return hosts.checked(hosts.command_in(self.lab.namespace(host), argv), text)
 
 
-def _open_counters() -> int:
-    return os.open("/proc/thread-self/net/dev", os.O_RDONLY)
-
-
-def _udp_socket(method: str, address: tuple[str, int]) -> socket.socket:
+def _udp_socket() -> socket.socket:
+    """Return a blocking UDP socket of the current thread's namespace, whose receive calls end after a while."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    getattr(made, method)(address)
-    made.settimeout(None)
-    seconds, microseconds = divmod(round(RECEIVE_TIMEOUT_S * 1e6), 1_000_000)
-    import struct
-
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, microseconds))
+    microseconds = round(RECEIVE_TIMEOUT_S * 1e6)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", *divmod(microseconds, 1_000_000)))
     return made

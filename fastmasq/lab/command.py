@@ -34,9 +34,10 @@ def up(network: str, prefix: str) -> None:
     """
     made = Lab(prefix, network)
     made.up()
-    option = "" if prefix == DEFAULT_PREFIX else f"--prefix {prefix} "
+    run = "fastmasq lab exec" if prefix == DEFAULT_PREFIX else f"fastmasq lab exec --prefix {prefix}"
     click.echo(f"lab {prefix!r} is up: {', '.join(made.network.hosts)}")
-    click.echo(f"try: fastmasq lab exec {option}gateway ping -c 3 {SERVER_ADDRESS}")
+    click.echo(f"forward: {run} gateway fastmasq run --inside eth0 --outside eth1")
+    click.echo(f"try it:  {run} inside ping -c 3 {SERVER_ADDRESS}")
 
 
 @lab.command("exec", context_settings=_COMMAND_OF_ITS_OWN)

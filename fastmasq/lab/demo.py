@@ -16,7 +16,7 @@ from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import Lab
 
 _TITLE_WIDTH = 26
-_FIGURE_WIDTH = 64
+_FIGURE_WIDTH = 84
 
 
 def run_demo(prefix: str) -> bool:

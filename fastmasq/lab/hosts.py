@@ -36,9 +36,9 @@ def start_in(namespace: str, argv: Sequence[str], **options: Any) -> subprocess.
 
 
 def set_sysctls(namespace: str, **values: int | str) -> None:
-    """Set kernel parameters below net/ in the namespace; a double underscore in a name stands for the dot."""
+    """Set kernel parameters below net/ in the namespace, those this kernel has; in a name, __ stands for the dot."""
     settings = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
-    checked(command_in(namespace, ["sysctl", "-q", "-w", *settings]))
+    checked(command_in(namespace, ["sysctl", "-q", "-e", "-w", *settings]))
 
 
 def checked(argv: Sequence[str], text: str | None = None) -> str:

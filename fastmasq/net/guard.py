@@ -1,7 +1,8 @@
 """The ingress guard: drops what is ours right behind the tap, so that the host neither answers nor forwards it.
 
 A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the
-forwarder has already got; only the host's own IP input does not. It judges IPv4 alone; ARP, IPv6 and all else pass.
+forwarder has already got; only the host's own IP input does not. It judges IPv4 alone, addressed to this station and
+without a VLAN tag; ARP, IPv6 and all else pass.
 
 * On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
   outside a DHCP answer to an address not yet configured is let through.

@@ -38,7 +38,8 @@ _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS = 6, 7, 8
 _TCA_BPF_FLAG_ACT_DIRECT = 1
 
-_SKB_PROTOCOL = 16  # offset in struct __sk_buff
+_SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
+_PACKET_HOST = 0
 _BITMAP_BYTES = 65536 // 8
 
 
@@ -175,8 +176,13 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     """Return the program. `link_header` is 14 or 0 bytes; `ports` the map with the TCP bitmap, then the UDP bitmap."""
     code = bpf.Assembler()
     code.move(R6, R1)  # where load_packet expects the context
-    code.load(R0, R6, _SKB_PROTOCOL, 4)
-    code.jump_if_not_equal(R0, socket.htons(_ETH_P_IP), "pass")
+    for field, wanted in (
+        (_SKB_PROTOCOL, socket.htons(_ETH_P_IP)),
+        (_SKB_PACKET_TYPE, _PACKET_HOST),
+        (_SKB_VLAN_PRESENT, 0),
+    ):
+        code.load(R0, R6, field, 4)
+        code.jump_if_not_equal(R0, wanted, "pass")
     code.load_packet(link_header + 16, 4)  # destination
     for address in spec.external_addresses:
         code.jump_if_equal(R0, address, "to us")
@@ -205,9 +211,7 @@ def _judge_ours(code: bpf.Assembler, spec: GuardSpec, link_header: int, ports: i
     code.move(R7, R0)
     for protocol in spec.protocols:
         code.jump_if_equal(R7, protocol, "drop")
-    code.load_packet(link_header + 6, 2)  # flags and fragment offset
-    code.bit_and(R0, 0x1FFF)
-    code.jump_if_not_equal(R0, 0, "pass")
+    _jump_if_later_fragment(code, link_header, "pass")
     code.load_map_value(R8, ports, 0)
     code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
     code.load_map_value(R8, ports, _BITMAP_BYTES)
@@ -227,8 +231,15 @@ def _judge_ours(code: bpf.Assembler, spec: GuardSpec, link_header: int, ports: i
 def _pass_dhcp_answers(code: bpf.Assembler, link_header: int) -> None:
     code.load_packet(link_header + 9, 1)
     code.jump_if_not_equal(R0, socket.IPPROTO_UDP, "drop")
+    _jump_if_later_fragment(code, link_header, "drop")
     _load_destination_port(code, link_header)
     code.jump_if_equal(R0, DHCP_CLIENT_PORT, "pass")
+
+
+def _jump_if_later_fragment(code: bpf.Assembler, link_header: int, target: str) -> None:
+    code.load_packet(link_header + 6, 2)  # flags and fragment offset
+    code.bit_and(R0, 0x1FFF)
+    code.jump_if_not_equal(R0, 0, target)
 
 
 def _load_destination_port(code: bpf.Assembler, link_header: int) -> None:

@@ -58,9 +58,11 @@ def v2_geometry(frames: int, mtu: int) -> RingGeometry:
     Larger packets (offloads) do not fit and are marked by the kernel to be read as a copy.
     """
     _check_frames(frames)
-    lines = -(-(SLOT_HEADROOM + 14 + min(mtu, 9216)) // CACHE_LINE) | 1
+    import os
+    if os.environ.get('BIG'): mtu=65600; frames=int(os.environ['BIG'])
+    lines = -(-(SLOT_HEADROOM + 14 + mtu) // CACHE_LINE) | 1
     frame_size = lines * CACHE_LINE
-    block_size = 1 << 18
+    block_size = 1 << (20 if mtu>60000 else 18)
     per_block = block_size // frame_size
     blocks = -(-frames // per_block)
     return check(RingGeometry(block_size, blocks, frame_size, blocks * per_block))

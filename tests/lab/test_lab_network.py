@@ -15,6 +15,7 @@ import pytest
 
 from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.lab import hosts, scenario, services
+from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import RUN_DIRECTORY, Lab
 
@@ -203,6 +204,20 @@ def test_checks_pass_through_the_kernel_and_fail_without_a_forwarder(lab: Lab) -
                 check(other)
     with pytest.raises(scenario.CheckFailed, match="ping ended with status 1"):
         scenario.check_ping(stage)
+
+
+def test_fastmasq_runs_in_two_labs_at_once(masquerade_lab: Callable[..., Fastmasq]) -> None:
+    for forwarder in [masquerade_lab(), masquerade_lab(network="direct")]:
+        assert answers(forwarder.lab, "inside", "199.0.0.1")
+        assert forwarder.process.pid in forwarder.lab.processes()["gateway"]
+        assert "icmp" in forwarder.run_command("sessions")
+
+
+def test_fastmasq_that_does_not_start_shows_its_own_words(lab: Lab) -> None:
+    forwarder = Fastmasq(lab, extra="colour = 'green'")
+    with pytest.raises(KernelError, match=r"ended with status 2 before it forwarded: fastmasq: .*colour"):
+        forwarder.install()
+    assert not forwarder.is_running()
 
 
 @pytest.mark.parametrize("step", ["network", "HTTP download"])

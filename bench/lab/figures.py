@@ -1,0 +1,60 @@
+"""The figures of the benchmark: what each one is called, its unit, which way is better, and the goal it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The limit that fastmasq should keep: a multiple of the kernel's figure, or else a plain value."""
+
+    limit: float
+    relative: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the result. Its goal is the least where higher is better, and the most where lower is."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool = True
+    goal: Goal | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value of a figure.
+
+    loss is the share of the packets that were offered and did not arrive, drops the number that found a full queue or
+    ring at the gateway; None where that is not known.
+    """
+
+    value: float
+    loss: float | None = None
+    drops: int | None = None
+    note: str = ""
+
+
+PACKETS_1 = Figure("packets_1", "60-byte UDP, 1 flow", "packets/s")
+PACKETS_1000 = Figure("packets_1000", "60-byte UDP, 1000 flows", "packets/s", goal=Goal(1.15))
+PACKETS_50000 = Figure("packets_50000", "60-byte UDP, 50 000 flows", "packets/s", goal=Goal(1.2))
+PACKETS_LARGE = Figure("packets_large", "1500-byte UDP, 1000 flows", "packets/s")
+LOSSLESS = Figure("lossless", "60-byte UDP, 1000 flows, no loss", "packets/s")
+ANSWERED = Figure("answered", "60-byte UDP, 1000 flows, with answers", "answers/s")
+SESSIONS = Figure("sessions", "new UDP sessions", "sessions/s", goal=Goal(1.0))
+OVERLOAD = Figure("overload", "at twice the saturating load", "of its best", goal=Goal(0.9, relative=False))
+TCP_UP = Figure("tcp_up", "bulk TCP up", "bit/s", goal=Goal(0.8))
+TCP_DOWN = Figure("tcp_down", "bulk TCP down", "bit/s", goal=Goal(0.8))
+TCP_8 = Figure("tcp_8", "bulk TCP up, 8 streams", "bit/s", goal=Goal(0.8))
+TCP_UP_PLAIN = Figure("tcp_up_plain", "bulk TCP up, offloads off", "bit/s", goal=Goal(1.0))
+TCP_DOWN_PLAIN = Figure("tcp_down_plain", "bulk TCP down, offloads off", "bit/s", goal=Goal(1.0))
+TCP_8_PLAIN = Figure("tcp_8_plain", "bulk TCP up, 8 streams, offloads off", "bit/s", goal=Goal(1.0))
+RTT_MEDIAN = Figure("rtt_median", "UDP round trip, median", "us", False, Goal(3.0))
+RTT_99 = Figure("rtt_99", "UDP round trip, 99 %", "us", False, Goal(2.0))
+RTT_LOADED_MEDIAN = Figure("rtt_loaded_median", "the same at 100 000 packets/s, median", "us", False)
+RTT_LOADED_99 = Figure("rtt_loaded_99", "the same at 100 000 packets/s, 99 %", "us", False)
+IDLE = Figure("idle", "processor time when idle", "% of a core", False, Goal(1.0, relative=False))
+MEMORY = Figure("memory", "memory per session", "bytes", False, Goal(300, relative=False))

@@ -1,0 +1,231 @@
+"""The measurements: each takes a forwarder that forwards, puts a load on it, and returns samples of its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.lab import services
+from fastmasq.lab.topology import SERVER_ADDRESS
+from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows
+from fastmasq_bench.lab import figures
+from fastmasq_bench.lab.figures import Figure, Sample
+from fastmasq_bench.lab.forwarders import Forwarder
+from fastmasq_bench.lab.network import Network
+from fastmasq_bench.lab.traffic import Delivery, Traffic, best_delivery, lossless_delivery
+from fastmasq_bench.round_trip import time_round_trips
+
+ONE = Flows(hosts=1, ports=1)
+THOUSAND = Flows(hosts=10)
+FIFTY_THOUSAND = Flows(hosts=250, remotes=2)
+THOUSAND_ANSWERED = Flows(hosts=10, remote_port=REFLECT_PORT)
+
+BACKGROUND_RATE = 100_000
+MEMORY_RATE = 150_000
+
+_OVERLOAD = 2.0
+_ENOUGH = 0.95
+_IPERF_PATIENCE_S = 20
+_READY_S = 5.0
+_SETTLE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long things are measured."""
+
+    warm_s: float
+    window_s: float
+    best_steps: int
+    lossless_steps: int
+    tcp_s: int
+    idle_s: float
+    round_trips: int
+    remotes: int  # to how many remote hosts new sessions are opened, 25 000 to each
+
+
+FULL = Lengths(0.2, 0.8, best_steps=5, lossless_steps=9, tcp_s=3, idle_s=5, round_trips=20_000, remotes=32)
+QUICK = Lengths(0.1, 0.3, best_steps=4, lossless_steps=7, tcp_s=1, idle_s=2, round_trips=5_000, remotes=12)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A forwarder at work on the network, and how long to measure it."""
+
+    network: Network
+    forwarder: Forwarder
+    lengths: Lengths
+
+    def wait_until_ready(self) -> None:
+        """Return when a packet has been to the server and back. Raises KernelError if that takes too long."""
+        deadline = time.monotonic() + _READY_S
+        with self.network.echo_client() as client:
+            while not len(time_round_trips(client, 1)):
+                if time.monotonic() > deadline:
+                    raise KernelError(f"{self.forwarder.name}: no UDP packet came back from the lab's server")
+
+    def offer(self, traffic: Traffic, rate: float) -> Delivery:
+        """Send for a while at a rate; 0 is as fast as it goes."""
+        return traffic.offer(rate, self.lengths.warm_s, self.lengths.window_s)
+
+    def best(self, traffic: Traffic) -> Delivery:
+        """Return the most of this traffic that is delivered at any rate."""
+        return best_delivery(partial(self.offer, traffic), self.lengths.best_steps)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A function with the figures that its samples belong to, in the same order."""
+
+    name: str
+    figures: tuple[Figure, ...]
+    measure: Callable[[Bench], tuple[Sample, ...]]
+
+
+def source_alone(network: Network, lengths: Lengths) -> float:
+    """Return the packets per second that the source makes when the gateway drops them at once."""
+    with network.dropping_gateway(), Traffic(network, THOUSAND, arrival=network.gateway) as traffic:
+        return traffic.offer(0, lengths.warm_s, lengths.window_s).delivered
+
+
+def _packets(bench: Bench, flows: Flows, length: int = SMALL_FRAME) -> tuple[Sample]:
+    with Traffic(bench.network, flows, length) as traffic:
+        return (_sample(bench.best(traffic)),)
+
+
+def _lossless(bench: Bench) -> tuple[Sample]:
+    with Traffic(bench.network, THOUSAND) as traffic:
+        return (_sample(lossless_delivery(partial(bench.offer, traffic), bench.lengths.lossless_steps)),)
+
+
+def _answered(bench: Bench) -> tuple[Sample]:
+    with Traffic(bench.network, THOUSAND_ANSWERED, arrival=bench.network.inside) as traffic:
+        return (_sample(bench.best(traffic)),)
+
+
+def _sessions(bench: Bench) -> tuple[Sample]:
+    """Send packets of which every one opens a session, every time into an empty table."""
+
+    def offer(rate: float) -> Delivery:
+        bench.forwarder.empty()
+        bench.wait_until_ready()
+        return traffic.offer_once(rate)
+
+    with Traffic(bench.network, _many_sessions(bench)) as traffic:
+        return (_sample(best_delivery(offer, bench.lengths.best_steps)),)
+
+
+def _overload(bench: Bench) -> tuple[Sample]:
+    """Offer twice the best rate: from one processor if that can send so much, else from two."""
+    with Traffic(bench.network, THOUSAND) as traffic:
+        best = bench.best(traffic).delivered
+        delivery = bench.offer(traffic, _OVERLOAD * best)
+    if delivery.offered < _ENOUGH * _OVERLOAD * best:
+        with Traffic(bench.network, THOUSAND, processors=(0, 1)) as traffic:
+            delivery = bench.offer(traffic, _OVERLOAD * best)
+    return (Sample(delivery.delivered / best, delivery.loss, note=f"offered {delivery.offered / best:.2f} times its best"),)
+
+
+def _bulk_tcp(bench: Bench, arguments: tuple[str, ...] = (), offloads: bool = True) -> tuple[Sample]:
+    if offloads:
+        return (Sample(_iperf(bench, arguments)),)
+    bench.network.lab.offloads(False)
+    try:
+        return (Sample(_iperf(bench, arguments)),)
+    finally:
+        bench.network.lab.offloads(True)
+
+
+def _iperf(bench: Bench, arguments: tuple[str, ...]) -> float:
+    """Return the bits per second that iperf3 received. Raises FastmasqError with what it said if there are none."""
+    seconds = bench.lengths.tcp_s
+    command = ["iperf3", "-c", SERVER_ADDRESS, "-p", str(services.IPERF_PORT), "-J", "-t", str(seconds), *arguments]
+    lab = bench.network.lab
+    server = services.start_iperf(lab)
+    try:
+        done = lab.exec("inside", command, capture_output=True, text=True, timeout=seconds + _IPERF_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        raise FastmasqError(f"{bench.forwarder.name}: iperf3 hung for {_IPERF_PATIENCE_S} s") from None
+    finally:
+        server.stop()
+    report = json.loads(done.stdout or "{}")
+    if done.returncode:
+        raise FastmasqError(f"{bench.forwarder.name}: iperf3: {report.get('error', done.stderr.strip())}")
+    return report["end"]["sum_received"]["bits_per_second"]
+
+
+def _round_trip(bench: Bench) -> tuple[Sample, Sample]:
+    count = bench.lengths.round_trips
+    with bench.network.echo_client() as client:
+        time_round_trips(client, count // 10)
+        times = time_round_trips(client, count)
+    if not len(times):
+        raise FastmasqError(f"{bench.forwarder.name}: no echo came back")
+    median, high = (Sample(float(value) / 1000, 1 - len(times) / count) for value in np.percentile(times, (50, 99)))
+    return median, high
+
+
+def _round_trip_loaded(bench: Bench) -> tuple[Sample, Sample]:
+    with Traffic(bench.network, THOUSAND) as traffic, traffic.background(BACKGROUND_RATE):
+        time.sleep(bench.lengths.warm_s)
+        return _round_trip(bench)
+
+
+def _idle(bench: Bench) -> tuple[Sample, ...]:
+    time.sleep(_SETTLE_S)
+    started, before = time.monotonic(), bench.forwarder.processor_seconds()
+    if before is None:
+        return ()
+    time.sleep(bench.lengths.idle_s)
+    used = bench.forwarder.processor_seconds() - before
+    return (Sample(100 * used / (time.monotonic() - started)),)
+
+
+def _memory(bench: Bench) -> tuple[Sample]:
+    flows = _many_sessions(bench)
+    with Traffic(bench.network, flows) as traffic:
+        time.sleep(_SETTLE_S)
+        before = bench.forwarder.memory()
+        delivery = traffic.offer_once(MEMORY_RATE)
+        grown = bench.forwarder.memory() - before
+    sessions = flows.count * (1 - delivery.loss)
+    if not sessions:
+        raise FastmasqError(f"{bench.forwarder.name}: no session was opened")
+    return (Sample(grown / sessions, delivery.loss, note=f"{sessions:.0f} sessions"),)
+
+
+def _many_sessions(bench: Bench) -> Flows:
+    return Flows(hosts=250, remotes=bench.lengths.remotes)
+
+
+def _sample(delivery: Delivery) -> Sample:
+    return Sample(delivery.delivered, delivery.loss)
+
+
+MEASUREMENTS = (
+    Measurement("packets-1", (figures.PACKETS_1,), partial(_packets, flows=ONE)),
+    Measurement("packets-1000", (figures.PACKETS_1000,), partial(_packets, flows=THOUSAND)),
+    Measurement("packets-50000", (figures.PACKETS_50000,), partial(_packets, flows=FIFTY_THOUSAND)),
+    Measurement("packets-large", (figures.PACKETS_LARGE,), partial(_packets, flows=THOUSAND, length=LARGE_FRAME)),
+    Measurement("lossless", (figures.LOSSLESS,), _lossless),
+    Measurement("answered", (figures.ANSWERED,), _answered),
+    Measurement("sessions", (figures.SESSIONS,), _sessions),
+    Measurement("overload", (figures.OVERLOAD,), _overload),
+    Measurement("tcp-up", (figures.TCP_UP,), _bulk_tcp),
+    Measurement("tcp-down", (figures.TCP_DOWN,), partial(_bulk_tcp, arguments=("-R",))),
+    Measurement("tcp-8", (figures.TCP_8,), partial(_bulk_tcp, arguments=("-P", "8"))),
+    Measurement("tcp-up-plain", (figures.TCP_UP_PLAIN,), partial(_bulk_tcp, offloads=False)),
+    Measurement("tcp-down-plain", (figures.TCP_DOWN_PLAIN,), partial(_bulk_tcp, arguments=("-R",), offloads=False)),
+    Measurement("tcp-8-plain", (figures.TCP_8_PLAIN,), partial(_bulk_tcp, arguments=("-P", "8"), offloads=False)),
+    Measurement("rtt", (figures.RTT_MEDIAN, figures.RTT_99), _round_trip),
+    Measurement("rtt-loaded", (figures.RTT_LOADED_MEDIAN, figures.RTT_LOADED_99), _round_trip_loaded),
+    Measurement("idle", (figures.IDLE,), _idle),
+    Measurement("memory", (figures.MEMORY,), _memory),
+)

@@ -1,0 +1,46 @@
+"""One run of the benchmark: makes the network, measures with a progress line, removes everything again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fastmasq.errors import KernelError
+from fastmasq_bench.lab.forwarders import FORWARDERS, large_connection_table
+from fastmasq_bench.lab.measure import FULL, MEASUREMENTS, QUICK, source_alone
+from fastmasq_bench.lab.network import Network
+from fastmasq_bench.lab.rounds import Rounds
+from fastmasq_bench.report import Report, describe_machine, make_report
+
+FEWEST_PROCESSORS = 2
+
+
+def run(prefix: str, quick: bool, rounds: int, only: Collection[str], forwarders: Collection[str]) -> Report:
+    """Measure in a lab of this prefix; empty collections mean all. Raises KernelError where that is not possible."""
+    if os.geteuid() != 0:
+        raise KernelError("the benchmark needs root: run it with sudo")
+    if (os.cpu_count() or 1) < FEWEST_PROCESSORS:
+        raise KernelError(f"the benchmark needs {FEWEST_PROCESSORS} processors, one for the source of packets")
+    measurements = [measurement for measurement in MEASUREMENTS if not only or measurement.name in only]
+    names = [name for name in FORWARDERS if not forwarders or name in forwarders]
+    lengths = QUICK if quick else FULL
+    machine = describe_machine()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        large_connection_table(),
+        Network(prefix) as network,
+    ):
+        task = progress.add_task("the packet source alone", total=rounds * len(measurements) * len(names))
+        ceiling = source_alone(network, lengths)
+        contestants = [FORWARDERS[name](network) for name in names]
+
+        def tell(what: str) -> None:
+            progress.update(task, description=what, advance=1)
+
+        measured = Rounds(network, contestants, measurements, lengths, tell)
+        measured.run(rounds)
+    return make_report(measured.series, machine, ceiling, rounds)

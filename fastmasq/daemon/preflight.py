@@ -1,0 +1,134 @@
+"""What a set-up lacks on this host, found without changing anything: the second half of `fastmasq check`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmasq.config.schema import Settings
+from fastmasq.daemon import ports
+from fastmasq.errors import FastmasqError
+from fastmasq.net import privileges
+from fastmasq.net.conflicts import conflicts
+from fastmasq.net.guard import make_guard
+from fastmasq.net.links import Link
+from fastmasq.net.ports import format_ports
+from fastmasq.net.world import World
+from fastmasq.ring.packet_socket import MODES, open_tap
+from fastmasq.units import format_count
+
+FEW_PORTS = 4096  # the range of 1999
+BYTES_PER_SESSION = 260  # when the table is full; see the manual
+PRIVATE = ((0x0A000000, 0x0AFFFFFF), (0xAC100000, 0xAC1FFFFF), (0xC0A80000, 0xC0A8FFFF))  # RFC 1918
+
+
+class Finding(NamedTuple):
+    """One thing to know: severity "error" (it will not run), "warning" (it will, but) or "note"."""
+
+    severity: str
+    text: str
+
+
+def findings(settings: Settings) -> list[Finding]:
+    """Look at privileges, links, rings, guard, ports, memory and conflicts, and return what is worth saying."""
+    lacking = privileges.missing()
+    if lacking:
+        return [Finding("error", f"{' and '.join(lacking)} missing: run as root; nothing else could be looked at")]
+    found = []
+    world = World(settings.interfaces.inside, settings.interfaces.outside)
+    try:
+        complaints = world.complaints()
+        found += [Finding("error", complaint) for complaint in complaints]
+        links = world.snapshot().links
+        found += _links(links)
+        if not complaints:
+            found += _rings(settings, links)
+    finally:
+        world.close()
+    found += _guard(settings)
+    found += _ports(settings)
+    found += _memory(settings)
+    found += [Finding("warning", sentence) for sentence in conflicts(settings.interfaces.inside, settings.interfaces.outside)]
+    return found
+
+
+def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
+    for link in links:
+        if not link.ifindex:
+            if link.role == "outside":
+                yield Finding("warning", f"{link.name} (outside) does not exist yet; forwarding starts when it appears")
+            continue
+        if not link.up:
+            yield Finding("warning", f"{link.name} ({link.role}) is down")
+        if not link.addresses:
+            yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
+        elif link.role == "outside" and any(
+            low <= link.addresses[0].address <= high for low, high in PRIVATE
+        ):
+            yield Finding("note", f"{link.name} (outside) has a private address: there is another NAT before the internet")
+
+
+def _rings(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
+    """Open each ring mode once on the first link, as `run` would."""
+    link = next((link for link in links if link.ifindex), None)
+    if link is None:
+        return
+    modes = MODES if settings.rings.mode == "auto" else (settings.rings.mode,)
+    for mode in modes:
+        try:
+            tap = open_tap(link.name, mode, vnet_header=settings.rings.vnet_header == "auto", frames=64)
+        except FastmasqError as error:
+            severity = "warning" if settings.rings.mode == "auto" else "error"
+            yield Finding(severity, f"ring mode {mode}: {error}")
+            continue
+        if tap.refused:
+            yield Finding("note", f"ring mode {mode}: the kernel refuses {', '.join(tap.refused)}")
+        tap.close()
+    if settings.rings.vnet_header == "off":
+        yield Finding("warning", "[rings] vnet_header is off: large sends are cut up in user space, which is slow")
+
+
+def _guard(settings: Settings) -> Iterator[Finding]:
+    wanted = settings.takeover.guard
+    if wanted == "none":
+        yield Finding("warning", make_guard("none").describe())
+        return
+    works = []
+    for backend in ("nftables", "tc") if wanted == "auto" else (wanted,):
+        try:
+            make_guard(backend).check()
+            works.append(backend)
+        except FastmasqError as error:
+            yield Finding("error" if wanted != "auto" else "note", f"guard {backend}: {error}")
+    if wanted == "auto" and not works:
+        hint = "" if shutil.which("nft") else " (install the package nftables)"
+        yield Finding("warning", f"no guard works here{hint}; {make_guard('none').describe()}")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    ranges = settings.masquerade.ports
+    allowed = ports.allowed_ports(ranges)
+    for row, name in enumerate(("tcp", "udp")):
+        taken = ports.wanted_ports(ranges) & ~allowed[row]
+        if ranges and taken.any():
+            yield Finding("warning", f"the host uses {name} {format_ports(taken)} of [masquerade] ports; they stay with it")
+        count = int(np.count_nonzero(allowed[row]))
+        if not count:
+            yield Finding("error", f"no {name} port is left for masquerading: the host uses all of [masquerade] ports")
+        elif count < FEW_PORTS and not ranges:
+            yield Finding("warning", f"only {count} {name} ports are left beside the host's own")
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    needed = settings.limits.sessions * BYTES_PER_SESSION
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
+        yield Finding(
+            "warning",
+            f"{settings.limits.sessions} sessions would need {format_count(needed)}B when all are in use;"
+            f" {format_count(available)}B are free",
+        )

@@ -1,0 +1,245 @@
+"""The state machine that drives a translator and the specification with the same traffic and time, and compares them.
+
+After every packet the two must agree on the packets out, to the octet, on the verdict and on the drop counter that
+moved; after every step also on the sessions that are open. Time stands still while packets pass and moves in between,
+never to less than `SLACK` after a session's end: a timer wheel may be late by one of its ticks, and only by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.cases.notation import show
+from tests.model import tcp
+from tests.model.nat import INSIDE, OUTSIDE, SECOND, Model, Session, Settings
+from tests.model.subjects import START_NS, Subject, difference, observed_port, sessions_of
+from tests.property import traffic
+from tests.support import packets
+from tests.support.packets import BAD, ICMP, TCP, UDP, dotted
+
+SLACK = 1 * SECOND
+FEW_PORTS = frozenset((*range(600, 603), *range(1024, 1030)))
+
+
+def with_session(*protocols: int, state: str | None = None) -> Callable:
+    """Let a rule run only while there is a session for `pick_session` to pick."""
+    return precondition(lambda machine: bool(machine.sessions(*protocols, state=state)))
+
+
+class Comparison(RuleBasedStateMachine):
+    """Subclasses say which translator, and with which settings."""
+
+    settings = Settings(ports=FEW_PORTS, outside_mtu=576, inside_mtu=600)
+
+    def make_subject(self) -> Subject:
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(self.settings)
+        self.subject = self.make_subject()
+        self.now_ns = START_NS
+
+    def exchange(self, link: str, packet: bytes) -> None:
+        note(f"{link}: {show(packet)}")
+        seen = self.subject.send(link, packet)
+        verdict = self.model.step(link, packet, self.now_ns, observed_port(seen))
+        wrong = difference(verdict, seen)
+        assert wrong is None, f"{wrong}\nthe packet in was {link}: {show(packet)}\n{packet.hex()}\nsessions:\n{self.model}"
+
+    def sessions(self, *protocols: int, state: str | None = None) -> list[Session]:
+        sessions = [session for session in self.model.sessions() if session.mapping.protocol in protocols]
+        return [session for session in sessions if state in (None, session.state)]
+
+    def pick_session(self, data: st.DataObject, *protocols: int, state: str | None = None) -> Session:
+        sessions = self.sessions(*protocols, state=state)
+        return sessions[data.draw(st.integers(0, len(sessions) - 1), label="session")]
+
+    @initialize(
+        udp=traffic.udp_between(traffic.inside_endpoints, traffic.remote_endpoints),
+        syns=st.lists(traffic.syns, max_size=3),
+    )
+    def begin(self, udp: bytes, syns: list[bytes]) -> None:
+        """Open a few sessions, so that there is something to answer, probe and disturb."""
+        for packet in (udp, *syns):
+            self.exchange(INSIDE, packet)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.1, 1, 10, 31, 61, 121, 241, 299, 301, 3600, 7441]))
+    def wait(self, seconds: float) -> None:
+        target = self.now_ns + round(seconds * SECOND)
+        ends = sorted(session.expires for session in self.model.sessions())
+        for end in ends:
+            if target - SLACK < end <= target:
+                target = end + SLACK
+        self.subject.advance((target - self.now_ns) / SECOND)
+        self.now_ns = target
+        self.model.expire(target)
+
+    # -- traffic that opens, answers, and probes ----------------------------------------------------------------------
+
+    @rule(packet=traffic.outbound())
+    def from_inside(self, packet: bytes) -> None:
+        self.exchange(INSIDE, packet)
+
+    @rule(packet=traffic.inbound())
+    def from_outside(self, packet: bytes) -> None:
+        self.exchange(OUTSIDE, packet)
+
+    @with_session(UDP, ICMP)
+    @rule(data=st.data(), seed=traffic.payloads)
+    def answer(self, data: st.DataObject, seed: bytes) -> None:
+        """The remote of a session answers."""
+        session = self.pick_session(data, UDP, ICMP)
+        mapping, (remote, remote_id) = session.mapping, session.remote
+        if mapping.protocol == UDP:
+            packet = packets.udp((remote, remote_id), (self.model.external, mapping.external_id), seed)
+        else:
+            kind = {8: 0, 13: 14, 15: 16, 17: 18}[remote_id]
+            packet = packets.ping(remote, self.model.external, mapping.external_id, kind=kind, payload=seed)
+        self.exchange(OUTSIDE, packet)
+
+    @with_session(UDP, TCP)
+    @rule(data=st.data(), stranger=traffic.remote_endpoints, flags=traffic.flags)
+    def stranger(self, data: st.DataObject, stranger: tuple[str, int], flags: str) -> None:
+        """Somebody sends to a mapping, known to it or not."""
+        mapping = self.pick_session(data, UDP, TCP).mapping
+        external = (self.model.external, mapping.external_id)
+        if mapping.protocol == UDP:
+            self.exchange(OUTSIDE, packets.udp(stranger, external, b"knock"))
+        else:
+            self.exchange(OUTSIDE, packets.tcp(stranger, external, flags, seq=1))
+
+    @with_session(UDP, ICMP)
+    @rule(data=st.data())
+    def again(self, data: st.DataObject) -> None:
+        """The inside goes on with a session."""
+        session = self.pick_session(data, UDP, ICMP)
+        mapping, (remote, remote_id) = session.mapping, session.remote
+        if mapping.protocol == UDP:
+            packet = packets.udp((mapping.address, mapping.id), (remote, remote_id), b"more")
+        else:
+            packet = packets.ping(mapping.address, remote, mapping.id, kind=remote_id)
+        self.exchange(INSIDE, packet)
+
+    # -- TCP ----------------------------------------------------------------------------------------------------------
+
+    @with_session(TCP)
+    @rule(data=st.data(), direction=st.sampled_from([tcp.OUT, tcp.IN]), flags=traffic.flags, payload=traffic.payloads)
+    def segment(self, data: st.DataObject, direction: str, flags: str, payload: bytes) -> None:
+        """A segment of an open connection, its numbers mostly near those that matter."""
+        session = self.pick_session(data, TCP)
+        numbers = self.numbers_that_matter(session)
+        fields = {
+            "seq": data.draw(numbers, label="seq"),
+            "ack": data.draw(numbers, label="ack"),
+            "window": data.draw(st.sampled_from([0, 1, 500, 65535]), label="window"),
+            "scale": data.draw(traffic.scales, label="scale") if "S" in flags else None,
+            "payload": payload,
+        }
+        self.send_segment(session, direction, flags, **fields)
+
+    @with_session(TCP, state=tcp.SYN_SENT)
+    @rule(data=st.data())
+    def handshake(self, data: st.DataObject) -> None:
+        """The two segments that complete a connection whose SYN went out, and one each way after that."""
+        session = self.pick_session(data, TCP, state=tcp.SYN_SENT)
+        seq = data.draw(traffic.numbers, label="seq of the answer")
+        scale = data.draw(traffic.scales, label="scale of the answer")
+        ours = session.connection.ends[tcp.OUT].end
+        self.send_segment(session, tcp.IN, "SA", seq=seq, ack=ours, scale=scale)
+        self.send_segment(session, tcp.OUT, "A", seq=ours, ack=seq + 1, window=500)
+        self.send_segment(session, tcp.IN, "PA", seq=seq + 1, ack=ours, window=500, payload=b"hello")
+
+    def numbers_that_matter(self, session: Session) -> st.SearchStrategy[int]:
+        known = [0]
+        for end in session.connection.ends.values():
+            known += [number for number in (end.end, end.ack, end.edge) if number is not None]
+        near = [number + by for number in known for by in (0, 0, 0, -1, 1, -70_000, 2**30, -(2**30) - 1)]
+        return st.one_of(st.sampled_from(near), traffic.numbers).map(lambda number: number % 2**32)
+
+    def send_segment(self, session: Session, direction: str, flags: str, **fields) -> None:
+        mapping, remote = session.mapping, session.remote
+        if direction == tcp.OUT:
+            self.exchange(INSIDE, packets.tcp((mapping.address, mapping.id), remote, flags, **fields))
+        elif remote[0] != self.model.external:
+            self.exchange(OUTSIDE, packets.tcp(remote, (self.model.external, mapping.external_id), flags, **fields))
+
+    # -- packets that turn round --------------------------------------------------------------------------------------
+
+    @with_session(UDP, TCP)
+    @rule(data=st.data(), sender=traffic.inside_endpoints, payload=traffic.payloads, flags=traffic.flags)
+    def hairpin(self, data: st.DataObject, sender: tuple[str, int], payload: bytes, flags: str) -> None:
+        mapping = self.pick_session(data, UDP, TCP).mapping
+        target = (self.model.external, mapping.external_id)
+        if mapping.protocol == UDP:
+            self.exchange(INSIDE, packets.udp(sender, target, payload))
+        else:
+            self.exchange(INSIDE, packets.tcp(sender, target, flags, seq=7, payload=payload))
+
+    # -- ICMP errors --------------------------------------------------------------------------------------------------
+
+    @with_session(UDP, TCP, ICMP)
+    @rule(data=st.data(), checksum=st.sampled_from([None, 0, BAD]), ipsum=st.sampled_from([None, None, None, BAD]))
+    def error_from_outside(self, data: st.DataObject, checksum: int | str | None, ipsum: int | str | None) -> None:
+        """A router or the remote reports about a packet of a session."""
+        session = self.pick_session(data, UDP, TCP, ICMP)
+        mapping, remote = session.mapping, session.remote
+        external = (self.model.external, mapping.external_id)
+        quote = self.sent_packet(data, mapping.protocol, external, remote, session, tcp.OUT, checksum, ipsum)
+        packet = data.draw(traffic.errors_about(traffic.remotes, traffic.EXTERNAL, quote), label="error")
+        self.exchange(OUTSIDE, packet)
+
+    @with_session(UDP, TCP, ICMP)
+    @rule(data=st.data(), checksum=st.sampled_from([None, 0, BAD]), ipsum=st.sampled_from([None, None, None, BAD]))
+    def error_from_inside(self, data: st.DataObject, checksum: int | str | None, ipsum: int | str | None) -> None:
+        """An inside host or router reports about a packet that came in for a session, turned round or not."""
+        session = self.pick_session(data, UDP, TCP, ICMP)
+        mapping, remote = session.mapping, session.remote
+        inside = (mapping.address, mapping.id)
+        quote = self.sent_packet(data, mapping.protocol, remote, inside, session, tcp.IN, checksum, ipsum)
+        error = traffic.errors_about(traffic.hosts, dotted(remote[0]), quote)
+        self.exchange(INSIDE, data.draw(error, label="error"))
+
+    def sent_packet(self, data, protocol, source, destination, session, direction, checksum, ipsum) -> bytes:
+        """Return a packet as its sender would have sent it, for an error to quote."""
+        fields = {"ip_checksum": ipsum, "ttl": 9}
+        if protocol == UDP:
+            return packets.udp(source, destination, b"question", checksum=checksum, **fields)
+        checksum = checksum or None
+        if protocol == TCP:
+            seq = data.draw(self.numbers_that_matter(session), label="quoted seq")
+            return packets.tcp(source, destination, "PA", seq=seq, payload=b"data", checksum=checksum, **fields)
+        kind, identifier = session.remote[1], destination[1]
+        if direction == tcp.OUT:
+            return packets.ping(source[0], destination[0], source[1], kind=kind, checksum=checksum, **fields)
+        answer = {8: 0, 13: 14, 15: 16, 17: 18}[kind]
+        return packets.ping(source[0], destination[0], identifier, kind=answer, checksum=checksum, **fields)
+
+    # -- nonsense -----------------------------------------------------------------------------------------------------
+
+    @rule(link=st.sampled_from([INSIDE, OUTSIDE]), packet=traffic.anywhere())
+    def misplaced(self, link: str, packet: bytes) -> None:
+        self.exchange(link, packet)
+
+    @rule(link=st.sampled_from([INSIDE, OUTSIDE]), data=st.data())
+    def damaged(self, link: str, data: st.DataObject) -> None:
+        whole = traffic.outbound() if link == INSIDE else traffic.inbound()
+        self.exchange(link, data.draw(traffic.damaged(whole), label="packet"))
+
+    # -- always -------------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def same_sessions(self) -> None:
+        """The same sessions are open; those that turn round may be kept in another form."""
+        turning = f"{dotted(self.model.external)}:"
+        open_here, open_there = (
+            {row for row in rows if not row[3].startswith(turning)}
+            for rows in (sessions_of(self.model), self.subject.sessions())
+        )
+        assert open_here == open_there, f"only specified: {open_here - open_there}, only seen: {open_there - open_here}"

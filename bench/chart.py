@@ -27,7 +27,9 @@ def draw(report: Report, path: Path) -> None:
     axes.set_yticks(range(len(lines)), [line.figure.title for line in lines])
     axes.set_xlabel("fastmasq beside kernel masquerade (= 1); bars to the right are better, diamonds are goals")
     host = report.machine
-    axes.set_title(f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, {host['time'][:10]}", fontsize=9)
+    axes.set_title(
+        f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, {host['time'][:10]}", fontsize=9
+    )
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

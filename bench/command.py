@@ -38,7 +38,9 @@ class _Names(click.ParamType):
     help="Measure only one of the two; without it, both.",
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples here.")
-@click.option("--chart", "chart_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart here (.png).")
+@click.option(
+    "--chart", "chart_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart here (.png)."
+)
 def bench(
     quick: bool,
     rounds: int | None,
@@ -53,18 +55,16 @@ def bench(
     meanwhile. FIGUREs for --only are those of the manual, for example packets-1000, sessions, tcp-up, rtt, idle.
     """
     from fastmasq.cli.render import make_console
+    from fastmasq.lab.demo import ending_cleanly
+    from fastmasq_bench.lab.measure import FULL, QUICK
     from fastmasq_bench.lab.run import run
 
     for file in (json_file, chart_file):
         if file is not None and not file.resolve().parent.is_dir():
             raise click.BadParameter(f"{file}: there is no such directory")
-    report = run(
-        f"bench-{os.getpid()}",
-        quick=quick,
-        rounds=rounds or (_QUICK_ROUNDS if quick else _FULL_ROUNDS),
-        only=only,
-        forwarders=forwarder,
-    )
+    rounds = rounds or (_QUICK_ROUNDS if quick else _FULL_ROUNDS)
+    with ending_cleanly():
+        report = run(f"bench-{os.getpid()}", QUICK if quick else FULL, rounds, only, forwarder)
     if json_file:
         json_file.write_text(json.dumps(report.document(), indent=1) + "\n")
     if chart_file:

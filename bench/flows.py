@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SMALL_FRAME = 60                        # octets without FCS: the shortest Ethernet frame
-LARGE_FRAME = 1514                      # an Ethernet header and an IPv4 packet of 1500 octets
-DISCARD_PORT = 9                        # the lab's server drops what comes here
-REFLECT_PORT = 19                       # the lab's server sends back what comes here
+SMALL_FRAME = 60  # octets without FCS: the shortest Ethernet frame
+LARGE_FRAME = 1514  # an Ethernet header and an IPv4 packet of 1500 octets
+DISCARD_PORT = 9  # the lab's server drops what comes here
+REFLECT_PORT = 19  # the lab's server sends back what comes here
 
-_IP = 14                                # where the headers begin in a frame
+_IP = 14  # where the headers begin in a frame
 _UDP = _IP + 20
 _SOURCE_MAC = bytes.fromhex("020000000001")
 INSIDE_HOSTS = "10.0.1.0/24"
 _FIRST_HOST = int(ipaddress.IPv4Address("10.0.1.1"))
 _FIRST_REMOTE = int(ipaddress.IPv4Address("199.0.1.1"))
-_FIRST_PORT = 1024                      # from here on every endpoint has a port of its own, which a NAT can then keep
+_FIRST_PORT = 1024  # from here on every endpoint has a port of its own, which a NAT can then keep
 _PORTS_PER_HOST = 100
 
 
@@ -57,7 +57,7 @@ class Flows:
         _store(frames, _UDP, 2, _FIRST_PORT + host * self.ports + port)
         _store(frames, _UDP + 2, 2, self.remote_port)
         _store(frames, _UDP + 4, 2, length - _UDP)
-        pseudo_header = _words(frames[:, _IP + 12:_UDP]) + 17 + (length - _UDP)
+        pseudo_header = _words(frames[:, _IP + 12 : _UDP]) + 17 + (length - _UDP)
         _store(frames, _UDP + 6, 2, _checksum(frames[:, _UDP:], pseudo_header))
         return frames
 

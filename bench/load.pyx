@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A packet source faster than the forwarders it is for: prebuilt frames out of an AF_XDP transmit ring.
 
 The ring is used in copy mode, so it works on every interface and needs no program there. It costs the kernel clearly
@@ -284,13 +283,13 @@ cdef class Source:
     def _bind(self, uint32_t interface_index, uint32_t queue) -> None:
         """Take the queue. It stays busy for a moment after another source left it, so try for a second."""
         cdef sockaddr_xdp address
-        cdef int attempt
+        cdef int _attempt
         memset(&address, 0, sizeof(address))
         address.sxdp_family = AF_XDP
         address.sxdp_flags = XDP_COPY
         address.sxdp_ifindex = interface_index
         address.sxdp_queue_id = queue
-        for attempt in range(100):
+        for _attempt in range(100):
             if bind(self.descriptor, <sockaddr *>&address, sizeof(address)) == 0:
                 return
             if c_errno != EBUSY:

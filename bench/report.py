@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from fastmasq.units import format_count
 from fastmasq_bench.lab.figures import Figure, Sample
@@ -63,7 +64,7 @@ class Report:
         """Return the table: medians with the lowest and the highest value, the ratio, the goal, and what was lost."""
         host = self.machine
         title = (
-            f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, load {host['load_average']} at start\n"
+            f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, load {host['load_average']}\n"
             f"rounds: {self.rounds}; the packet source alone: {format_count(self.source_alone)} packets/s\n"
         )
         table = Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
@@ -84,11 +85,10 @@ class Report:
         }
 
 
-def make_report(series: dict[tuple[str, str], Series], host: dict[str, Any], source_alone: float, rounds: int) -> Report:
-    """Return the report on series by figure and program, in the order of measuring."""
+def make_lines(series: dict[tuple[str, str], Series]) -> list[Line]:
+    """Return a line for each figure from series by figure and program, in the same order."""
     figures = {one.figure.name: one.figure for one in series.values()}
-    lines = [Line(figure, series.get((name, BASELINE)), series.get((name, OURS))) for name, figure in figures.items()]
-    return Report(lines, host, source_alone, rounds)
+    return [Line(figure, series.get((name, BASELINE)), series.get((name, OURS))) for name, figure in figures.items()]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -106,7 +106,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: Line) -> tuple[str | Text, ...]:
     return (
         f"{line.figure.title}, {line.figure.unit}",
         _value(line.baseline),
@@ -125,16 +125,19 @@ def _value(series: Series | None) -> str:
     if series.median is None:
         return "failed" if series.failures else "-"
     values = [sample.value for sample in series.result]
-    text = f"{format_count(series.median)} ({format_count(min(values))}-{format_count(max(values))})"
+    text = format_count(series.median)
+    if len(values) > 1:
+        text += f" ({format_count(min(values))}-{format_count(max(values))})"
     return f"{text} {series.best}" if len(series.samples) > 1 else text
 
 
-def _goal(line: Line) -> str:
+def _goal(line: Line) -> Text:
     goal = line.figure.goal
     if goal is None:
-        return ""
-    text = f"{'>=' if line.figure.higher_is_better else '<='} {goal.limit:g}"
-    return {True: f"{text} met", False: f"[red]{text} missed[/red]", None: text}[line.met]
+        return Text()
+    limit = f"{'>=' if line.figure.higher_is_better else '<='} {goal.limit:g}"
+    verdict, style = {True: (" met", "green"), False: (" missed", "red"), None: ("", "")}[line.met]
+    return Text(limit + verdict, style)
 
 
 def _pair(line: Line, read: Callable[[Sample], float | None], show: Callable[[float], str]) -> str:

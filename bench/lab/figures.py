@@ -54,6 +54,8 @@ TCP_DOWN_PLAIN = Figure("tcp_down_plain", "bulk TCP down, offloads off", "bit/s"
 TCP_8_PLAIN = Figure("tcp_8_plain", "bulk TCP up, 8 streams, offloads off", "bit/s", goal=Goal(1.0))
 RTT_MEDIAN = Figure("rtt_median", "UDP round trip, median", "us", False, Goal(3.0))
 RTT_99 = Figure("rtt_99", "UDP round trip, 99 %", "us", False, Goal(2.0))
+RTT_APART_MEDIAN = Figure("rtt_apart_median", "the same, ends on two processors, median", "us", False)
+RTT_APART_99 = Figure("rtt_apart_99", "the same, ends on two processors, 99 %", "us", False)
 RTT_LOADED_MEDIAN = Figure("rtt_loaded_median", "the same at 100 000 packets/s, median", "us", False)
 RTT_LOADED_99 = Figure("rtt_loaded_99", "the same at 100 000 packets/s, 99 %", "us", False)
 IDLE = Figure("idle", "processor time when idle", "% of a core", False, Goal(1.0, relative=False))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -48,11 +49,12 @@ class Lengths:
     tcp_s: int
     idle_s: float
     round_trips: int
-    remotes: int  # to how many remote hosts new sessions are opened, 25 000 to each
+    session_remotes: int  # to how many remote hosts sessions are opened for their rate, 25 000 to each
+    memory_remotes: int  # the same for their memory
 
 
-FULL = Lengths(0.2, 0.8, best_steps=5, lossless_steps=9, tcp_s=3, idle_s=5, round_trips=20_000, remotes=32)
-QUICK = Lengths(0.1, 0.3, best_steps=4, lossless_steps=7, tcp_s=1, idle_s=2, round_trips=5_000, remotes=12)
+FULL = Lengths(0.2, 0.8, 5, 9, tcp_s=3, idle_s=5, round_trips=20_000, session_remotes=32, memory_remotes=36)
+QUICK = Lengths(0.1, 0.3, 4, 7, tcp_s=1, idle_s=2, round_trips=5_000, session_remotes=12, memory_remotes=20)
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,27 @@ class Bench:
         """Return when a packet has been to the server and back. Raises KernelError if that takes too long."""
         deadline = time.monotonic() + _READY_S
         with self.network.echo_client() as client:
-            while not len(time_round_trips(client, 1)):
+            while time_round_trips(client, 1)[0] < 0:
                 if time.monotonic() > deadline:
                     raise KernelError(f"{self.forwarder.name}: no UDP packet came back from the lab's server")
 
+    def drops(self) -> int:
+        """Return the packets that found a full queue or ring on their way into the gateway from inside."""
+        return self.network.gateway.dropped() + self.forwarder.ring_drops()
+
     def offer(self, traffic: Traffic, rate: float) -> Delivery:
         """Send for a while at a rate; 0 is as fast as it goes."""
-        return traffic.offer(rate, self.lengths.warm_s, self.lengths.window_s)
+        before = self.drops()
+        delivery = traffic.offer(rate, self.lengths.warm_s, self.lengths.window_s)
+        return replace(delivery, drops=self.drops() - before)
+
+    def offer_sessions(self, traffic: Traffic, rate: float) -> Delivery:
+        """Send one packet of every flow into an empty table."""
+        self.forwarder.empty()
+        self.wait_until_ready()
+        before = self.drops()
+        delivery = traffic.offer_once(rate)
+        return replace(delivery, drops=self.drops() - before)
 
     def best(self, traffic: Traffic) -> Delivery:
         """Return the most of this traffic that is delivered at any rate."""
@@ -111,15 +127,9 @@ def _answered(bench: Bench) -> tuple[Sample]:
 
 
 def _sessions(bench: Bench) -> tuple[Sample]:
-    """Send packets of which every one opens a session, every time into an empty table."""
-
-    def offer(rate: float) -> Delivery:
-        bench.forwarder.empty()
-        bench.wait_until_ready()
-        return traffic.offer_once(rate)
-
-    with Traffic(bench.network, _many_sessions(bench)) as traffic:
-        return (_sample(best_delivery(offer, bench.lengths.best_steps)),)
+    """Send packets of which every one opens a session."""
+    with Traffic(bench.network, Flows(hosts=250, remotes=bench.lengths.session_remotes)) as traffic:
+        return (_sample(best_delivery(partial(bench.offer_sessions, traffic), bench.lengths.best_steps)),)
 
 
 def _overload(bench: Bench) -> tuple[Sample]:
@@ -130,7 +140,8 @@ def _overload(bench: Bench) -> tuple[Sample]:
     if delivery.offered < _ENOUGH * _OVERLOAD * best:
         with Traffic(bench.network, THOUSAND, processors=(0, 1)) as traffic:
             delivery = bench.offer(traffic, _OVERLOAD * best)
-    return (Sample(delivery.delivered / best, delivery.loss, note=f"offered {delivery.offered / best:.2f} times its best"),)
+    note = f"offered {delivery.offered / best:.2f} times its best"
+    return (Sample(delivery.delivered / best, delivery.loss, delivery.drops, note),)
 
 
 def _bulk_tcp(bench: Bench, arguments: tuple[str, ...] = (), offloads: bool = True) -> tuple[Sample]:
@@ -163,13 +174,29 @@ def _iperf(bench: Bench, arguments: tuple[str, ...]) -> float:
 
 def _round_trip(bench: Bench) -> tuple[Sample, Sample]:
     count = bench.lengths.round_trips
+    before = bench.drops()
     with bench.network.echo_client() as client:
         time_round_trips(client, count // 10)
         times = time_round_trips(client, count)
-    if not len(times):
+    drops = bench.drops() - before
+    answered = times[times >= 0]
+    if not len(answered):
         raise FastmasqError(f"{bench.forwarder.name}: no echo came back")
-    median, high = (Sample(float(value) / 1000, 1 - len(times) / count) for value in np.percentile(times, (50, 99)))
+    loss = 1 - len(answered) / len(times)
+    median, high = (Sample(float(value) / 1000, loss, drops) for value in np.percentile(answered, (50, 99)))
     return median, high
+
+
+def _round_trip_apart(bench: Bench) -> tuple[Sample, Sample]:
+    """Bind client and server to two processors: like hosts of their own, they cannot hand a processor to each other."""
+    everywhere = os.sched_getaffinity(0)
+    bench.network.place_echo({1})
+    os.sched_setaffinity(0, {0})
+    try:
+        return _round_trip(bench)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        bench.network.place_echo(everywhere)
 
 
 def _round_trip_loaded(bench: Bench) -> tuple[Sample, Sample]:
@@ -189,9 +216,8 @@ def _idle(bench: Bench) -> tuple[Sample, ...]:
 
 
 def _memory(bench: Bench) -> tuple[Sample]:
-    flows = _many_sessions(bench)
+    flows = Flows(hosts=250, remotes=bench.lengths.memory_remotes)
     with Traffic(bench.network, flows) as traffic:
-        time.sleep(_SETTLE_S)
         before = bench.forwarder.memory()
         delivery = traffic.offer_once(MEMORY_RATE)
         grown = bench.forwarder.memory() - before
@@ -201,12 +227,8 @@ def _memory(bench: Bench) -> tuple[Sample]:
     return (Sample(grown / sessions, delivery.loss, note=f"{sessions:.0f} sessions"),)
 
 
-def _many_sessions(bench: Bench) -> Flows:
-    return Flows(hosts=250, remotes=bench.lengths.remotes)
-
-
 def _sample(delivery: Delivery) -> Sample:
-    return Sample(delivery.delivered, delivery.loss)
+    return Sample(delivery.delivered, delivery.loss, delivery.drops)
 
 
 MEASUREMENTS = (
@@ -225,6 +247,7 @@ MEASUREMENTS = (
     Measurement("tcp-down-plain", (figures.TCP_DOWN_PLAIN,), partial(_bulk_tcp, arguments=("-R",), offloads=False)),
     Measurement("tcp-8-plain", (figures.TCP_8_PLAIN,), partial(_bulk_tcp, arguments=("-P", "8"), offloads=False)),
     Measurement("rtt", (figures.RTT_MEDIAN, figures.RTT_99), _round_trip),
+    Measurement("rtt-apart", (figures.RTT_APART_MEDIAN, figures.RTT_APART_99), _round_trip_apart),
     Measurement("rtt-loaded", (figures.RTT_LOADED_MEDIAN, figures.RTT_LOADED_99), _round_trip_loaded),
     Measurement("idle", (figures.IDLE,), _idle),
     Measurement("memory", (figures.MEMORY,), _memory),

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 ECHO_PORT = 7
 RECEIVE_TIMEOUT_S = 0.2
+SOURCE_PROCESSOR = 0
 SOURCE_QUEUES = 2
 
 # Where a load ends: behind the interface's counter, before the host's own IP input.
@@ -79,6 +80,7 @@ class Network:
     inside: Counter
     gateway: Counter
     gateway_mac: bytes
+    _echo: threading.Thread
 
     def __init__(self, prefix: str) -> None:
         self.lab = Lab(prefix, network="direct")
@@ -125,6 +127,10 @@ class Network:
         client.connect((SERVER_ADDRESS, ECHO_PORT))
         return client
 
+    def place_echo(self, processors: set[int]) -> None:
+        """Bind the echo server to these processors."""
+        os.sched_setaffinity(self._echo.native_id, processors)
+
     def steer(self, mask: int) -> None:
         """Set receive packet steering of both interfaces of the gateway: the processors as a bit mask, 0 for none."""
         files = (f"/sys/class/net/{name}/queues/rx-0/rps_cpus" for name in ("eth0", "eth1"))
@@ -159,9 +165,9 @@ class Network:
         undo.callback(server.close)
         server.bind((SERVER_ADDRESS, ECHO_PORT))
         echo = Echo(server)
-        thread = threading.Thread(target=echo.run)
-        thread.start()
-        undo.callback(thread.join)
+        self._echo = threading.Thread(target=echo.run)
+        self._echo.start()
+        undo.callback(self._echo.join)
         undo.callback(echo.stop)
 
     def _run(self, host: str, argv: list[str], text: str | None = None) -> str:

@@ -8,7 +8,7 @@ steerings is measured with each of them in the first round; later rounds drop th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 
 from fastmasq.errors import FastmasqError
@@ -94,18 +94,15 @@ class Rounds:
                 for one in series:
                     one.failures.append(str(error))
                 continue
-            for one, sample in zip(series, samples):
+            for one, sample in zip(series, samples, strict=False):
                 one.samples.setdefault(steering, []).append(sample)
 
-    def _samples(self, measurement: Measurement, forwarder: Forwarder, steering: str) -> list[Sample]:
+    def _samples(self, measurement: Measurement, forwarder: Forwarder, steering: str) -> tuple[Sample, ...]:
         bench = Bench(self.network, forwarder, self.lengths)
         self.network.steer(steering_mask(steering))
         try:
             forwarder.start()
             bench.wait_until_ready()
-            queue_before = self.network.gateway.dropped()
-            samples = measurement.measure(bench)
-            drops = self.network.gateway.dropped() - queue_before + (forwarder.ring_drops() or 0)
+            return measurement.measure(bench)
         finally:
             forwarder.stop()
-        return [replace(sample, drops=drops) for sample in samples]

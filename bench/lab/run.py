@@ -10,15 +10,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from fastmasq.errors import KernelError
 from fastmasq_bench.lab.forwarders import FORWARDERS, large_connection_table
-from fastmasq_bench.lab.measure import FULL, MEASUREMENTS, QUICK, source_alone
+from fastmasq_bench.lab.measure import MEASUREMENTS, Lengths, source_alone
 from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.rounds import Rounds
-from fastmasq_bench.report import Report, describe_machine, make_report
+from fastmasq_bench.report import Report, describe_machine, make_lines
 
 FEWEST_PROCESSORS = 2
 
 
-def run(prefix: str, quick: bool, rounds: int, only: Collection[str], forwarders: Collection[str]) -> Report:
+def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwarders: Collection[str]) -> Report:
     """Measure in a lab of this prefix; empty collections mean all. Raises KernelError where that is not possible."""
     if os.geteuid() != 0:
         raise KernelError("the benchmark needs root: run it with sudo")
@@ -26,7 +26,6 @@ def run(prefix: str, quick: bool, rounds: int, only: Collection[str], forwarders
         raise KernelError(f"the benchmark needs {FEWEST_PROCESSORS} processors, one for the source of packets")
     measurements = [measurement for measurement in MEASUREMENTS if not only or measurement.name in only]
     names = [name for name in FORWARDERS if not forwarders or name in forwarders]
-    lengths = QUICK if quick else FULL
     machine = describe_machine()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
@@ -43,4 +42,4 @@ def run(prefix: str, quick: bool, rounds: int, only: Collection[str], forwarders
 
         measured = Rounds(network, contestants, measurements, lengths, tell)
         measured.run(rounds)
-    return make_report(measured.series, machine, ceiling, rounds)
+    return Report(make_lines(measured.series), machine, ceiling, rounds)

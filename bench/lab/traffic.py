@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fastmasq_bench.flows import SMALL_FRAME, Flows
-from fastmasq_bench.lab.network import Counter, Network
+from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Counter, Network
 
 NO_LOSS = 0.001  # the share of lost packets up to which a rate counts as free of loss
 SATURATED = 0.01  # the share of lost packets from which on a higher rate is not tried
@@ -21,11 +21,15 @@ _DRAIN_S = 1.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """Packets per second that were offered and that arrived, and the share that was lost in between."""
+    """Packets per second that were offered and that arrived, and the share that was lost in between.
+
+    drops is the number of packets that found a full queue or ring at the gateway.
+    """
 
     offered: float
     delivered: float
     loss: float
+    drops: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Traffic:
         network: Network,
         flows: Flows,
         length: int = SMALL_FRAME,
-        processors: tuple[int, ...] = (0,),
+        processors: tuple[int, ...] = (SOURCE_PROCESSOR,),
         arrival: Counter | None = None,
     ) -> None:
         self._packets = flows.count

@@ -1,9 +1,10 @@
-"""The guard as a table of nftables, `netdev fastmasq`, with a chain at the ingress hook of each link.
+"""The guard as a table of nftables, `netdev fastmasq`: a chain at the ingress hook of each link, and the sets it needs.
 
-An update is one transaction that replaces the rules within the chains. To delete the table and make it anew in one
-transaction is not good enough: the new chain is hooked in before the old one, and a packet between the two at the moment
-of the change is judged by the new chain before and by the old chain after it, that is by no rule (seen once in 20 updates
-under a flood). A chain that stays is read as a whole either before or after.
+An update is one transaction that replaces the rules within the chains and the elements within the sets. Two simpler
+ways let a packet of a flood slip through at nearly every update (measured on 6.18); the host then kills a live
+connection by a RST. When the table is deleted and made anew, the new chain is hooked in before the old one, and a packet
+between the two is judged by each while it is empty. Sets of intervals and maps without a name have no elements for a
+moment. With chains and named sets that stay, none of 25 million packets slipped through in 1500 updates.
 """
 
 from __future__ import annotations
@@ -78,15 +79,32 @@ class NftablesGuard(Guard):
 def _script(spec: GuardSpec, links: Sequence[tuple[str, str]], chains: Sequence[str]) -> str:
     """Return the transaction that makes the table say what `spec` wants; `chains` are those it has now."""
     lines = [f"add table netdev {NAME}"]
+    for name, (kind, elements) in _sets(spec).items():
+        lines += [f"add set netdev {NAME} {name} {{ {kind} }}", f"flush set netdev {NAME} {name}"]
+        if elements:
+            lines.append(f"add element netdev {NAME} {name} {{ {elements} }}")
     wanted = {_chain_name(name) for name, _ in links}
-    for chain in chains:
-        if chain not in wanted:
-            lines.append(f"delete chain netdev {NAME} {chain}")
+    lines += [f"delete chain netdev {NAME} {chain}" for chain in chains if chain not in wanted]
     for name, role in links:
         chain = f"netdev {NAME} {_chain_name(name)}"
         lines += [f"add chain {chain} {_hook(name)}", f"flush chain {chain}"]
-        lines += [f"add rule {chain} {rule}" for rule in _rules(spec, role)]
+        lines += [f"add rule {chain} {rule}" for rule in _RULES[role]]
     return "\n".join(lines) + "\n"
+
+
+def _sets(spec: GuardSpec) -> dict[str, tuple[str, str]]:
+    """Return the type and the elements of each set."""
+    return {
+        "local": ("type ipv4_addr;", _spelled(spec.accepted_addresses())),
+        "external": ("type ipv4_addr;", _spelled(spec.external_addresses)),
+        "protocols": ("type inet_proto;", ", ".join(map(str, spec.protocols))),
+        "tcp_ports": ("type inet_service; flags interval;", format_ports(spec.tcp_ports)),
+        "udp_ports": ("type inet_service; flags interval;", format_ports(spec.udp_ports)),
+    }
+
+
+def _spelled(addresses: Sequence[int]) -> str:
+    return ", ".join(str(ipaddress.IPv4Address(address)) for address in addresses)
 
 
 def _hook(name: str) -> str:
@@ -98,37 +116,20 @@ def _chain_name(interface: str) -> str:
     return "link_" + re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):02x}", interface)
 
 
-def _rules(spec: GuardSpec, role: str) -> list[str]:
-    """Return the rules of one link, the common case first: what goes out inside, what comes back outside."""
-    others = ["meta pkttype != host accept", "@ll,96,16 { 0x8100, 0x88a8 } accept"]
-    if role == "inside":
-        return [*others, _not_local(spec), *_ours(spec)]
-    dhcp = f"udp dport {DHCP_CLIENT_PORT} {_WITH_PORTS} accept"
-    return [*others, *_ours(spec), dhcp, _not_local(spec)]
-
+# Frames for another station, and frames of a VLAN, which the kernel has yet to hand to the VLAN's own interface.
+_NOT_FOR_US = ("meta pkttype != host accept", "@ll,96,16 { 0x8100, 0x88a8 } accept")
 
 _WITH_PORTS = "ip frag-off & 0x1fff == 0"  # a later fragment has payload where the ports would be
+_OURS = (
+    f"ip daddr @external tcp dport @tcp_ports {_WITH_PORTS} drop",
+    f"ip daddr @external udp dport @udp_ports {_WITH_PORTS} drop",
+    "ip daddr @external ip protocol @protocols drop",
+)
+_NOT_LOCAL = f"ip daddr < {ipaddress.IPv4Address(FIRST_GROUP_ADDRESS)} ip daddr != @local drop"
+_DHCP = f"udp dport {DHCP_CLIENT_PORT} {_WITH_PORTS} accept"
 
-
-def _not_local(spec: GuardSpec) -> str:
-    addresses = spec.accepted_addresses()
-    local = f"ip daddr != {_set(addresses)}" if addresses else ""
-    return f"ip daddr < {ipaddress.IPv4Address(FIRST_GROUP_ADDRESS)} {local} drop"
-
-
-def _ours(spec: GuardSpec) -> list[str]:
-    if not spec.external_addresses:
-        return []
-    to_us = f"ip daddr {_set(spec.external_addresses)}"
-    rules = [
-        f"{to_us} {protocol} dport {{ {format_ports(ports)} }} {_WITH_PORTS} drop"
-        for protocol, ports in (("tcp", spec.tcp_ports), ("udp", spec.udp_ports))
-        if ports.any()
-    ]
-    if spec.protocols:
-        rules.append(f"{to_us} ip protocol {{ {', '.join(map(str, spec.protocols))} }} drop")
-    return rules
-
-
-def _set(addresses: Sequence[int]) -> str:
-    return "{ " + ", ".join(str(ipaddress.IPv4Address(address)) for address in addresses) + " }"
+# The common case first: what goes out on the inside, what comes back on the outside.
+_RULES = {
+    "inside": (*_NOT_FOR_US, _NOT_LOCAL, *_OURS),
+    "outside": (*_NOT_FOR_US, *_OURS, _DHCP, _NOT_LOCAL),
+}

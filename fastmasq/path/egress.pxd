@@ -14,7 +14,7 @@ from fastmasq.ring.ring cimport Frame, HEADROOM, SCRATCH_FRAME, Sender, sender_f
 from fastmasq.wire.checksum cimport fold, sum_octets, sum_pseudo_header
 from fastmasq.wire.ipv4 cimport (
     IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_MINIMUM, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
-    MORE_FRAGMENTS, OPTION_COPIED, OPTION_END, OPTION_NOP, PROTOCOL_TCP, PROTOCOL_UDP,
+    MORE_FRAGMENTS, OFFSET_MASK, OPTION_COPIED, OPTION_END, OPTION_NOP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
 from fastmasq.wire.octets cimport load16, load32, store16, store32
 from fastmasq.wire.tcp cimport FIN, PSH, TCP_CHECKSUM, TCP_FLAGS, TCP_SEQUENCE, header_length as tcp_header_length
@@ -151,13 +151,18 @@ cdef inline uint32_t copy_fragment_options(uint8_t *to, const uint8_t *ip, uint3
 
 
 cdef inline void queue_fragments(Path *p, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Send a packet without DF in pieces that fit the hop, first piece first (RFC 791 section 3.2, RFC 4787 REQ-13a)."""
+    """Send a packet without DF in pieces that fit the hop, first piece first (RFC 791 section 3.2, RFC 4787 REQ-13a).
+
+    The packet may be a fragment itself: its pieces then go on from its offset.
+    """
     cdef Sender *sender = p.senders[hop.link]
     cdef uint32_t room = hop.mtu if hop.mtu < SCRATCH_FRAME - HEADROOM else SCRATCH_FRAME - HEADROOM
     cdef uint32_t header_length = parsed.header_length
     cdef uint32_t offset = 0
     cdef uint32_t total = parsed.length - header_length
     cdef uint32_t piece
+    cdef uint16_t field = load16(parsed.ip + IPV4_FRAGMENT)
+    cdef uint16_t more
     cdef uint8_t *ip
     if frame.vnet.flags & VNET_NEEDS_CSUM:
         complete_checksum(frame, parsed)
@@ -173,7 +178,8 @@ cdef inline void queue_fragments(Path *p, const Hop *hop, Frame *frame, Parsed *
         if piece >= total - offset:
             piece = total - offset
         store16(ip + IPV4_TOTAL_LENGTH, <uint16_t>(header_length + piece))
-        store16(ip + IPV4_FRAGMENT, <uint16_t>((offset >> 3) | (MORE_FRAGMENTS if offset + piece < total else 0)))
+        more = MORE_FRAGMENTS if offset + piece < total else field & MORE_FRAGMENTS
+        store16(ip + IPV4_FRAGMENT, <uint16_t>((field & OFFSET_MASK) + (offset >> 3)) | more)
         finish_header(ip, header_length)
         memcpy(ip + header_length, parsed.ip + parsed.header_length + offset, piece)
         queue_frame(p, hop, ip, header_length + piece, NULL)

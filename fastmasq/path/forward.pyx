@@ -18,11 +18,11 @@ from libc.string cimport memcpy, memset
 
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.icmp_error cimport (
-    ErrorRewrite, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error,
+    ErrorRewrite, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error, turn_error_round,
 )
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.reply cimport is_unicast_source, reply_error
-from fastmasq.path.rewrite cimport decrement_ttl, rewrite_destination, rewrite_flow
+from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
 from fastmasq.path.route cimport find_route, hop_of_route
 from fastmasq.path.state cimport (
     ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, BUCKETS, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
@@ -40,17 +40,18 @@ from fastmasq.path.verdict cimport (
 from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, PACKET_HOST
 from fastmasq.ring.ring cimport BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, Sender, TxBatch, ring_pending, ring_receive, ring_release
 from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_REPLIED, Session,
-    TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, UDP_ACTIVE,
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN,
+    SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
 )
 from fastmasq.table.index cimport Index, IndexEntry
 from fastmasq.table.masq cimport (
     MasqTable, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
-    REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, expire_sessions,
-    external_of, find_external, find_flow, key_hash, open_session, refresh_session, retime_session,
+    REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
+    expire_sessions, external_of, find_external, find_flow, find_internal, key_hash, mapping_address, open_session,
+    refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
-from fastmasq.table.tcp_state cimport TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
+from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire.checksum cimport delta32
 from fastmasq.wire.icmp cimport (
@@ -62,7 +63,7 @@ from fastmasq.wire.ipv4 cimport (
 )
 from fastmasq.wire.octets cimport load16, load32
 from fastmasq.wire.tcp cimport (
-    ACK, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
+    ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
 )
 
 from fastmasq.path import verdict, world
@@ -217,10 +218,36 @@ cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed 
 cdef inline TcpVerdict track_tcp(Session *s, int direction, const Parsed *parsed) noexcept nogil:
     cdef const uint8_t *tcp = parsed.transport
     cdef uint32_t header = tcp_header_length(tcp)
-    cdef uint8_t flags = tcp[TCP_FLAGS]
-    return tcp_segment(s, direction, flags, load32(tcp + TCP_SEQUENCE), load32(tcp + TCP_ACKNOWLEDGMENT),
-                       load16(tcp + TCP_WINDOW), parsed.length - parsed.header_length - header,
-                       <uint8_t>window_scale(tcp, header) if flags & SYN else 0)
+    cdef Segment segment
+    segment.flags = tcp[TCP_FLAGS]
+    segment.seq = load32(tcp + TCP_SEQUENCE)
+    segment.ack = load32(tcp + TCP_ACKNOWLEDGMENT)
+    segment.window = load16(tcp + TCP_WINDOW)
+    segment.last = segment.seq + parsed.length - parsed.header_length - header
+    segment.last += (1 if segment.flags & SYN else 0) + (1 if segment.flags & FIN else 0)
+    segment.scale = window_scale(tcp, header) if segment.flags & SYN else -1
+    return tcp_segment(s, direction, &segment)
+
+
+cdef inline bint advance(Path *p, uint32_t row, int direction, const Parsed *parsed) noexcept nogil:
+    """Move the session on by one packet and restart its timer where that is due; False: out of window, to be dropped."""
+    cdef Session *s = &p.table.sessions[row]
+    cdef TcpVerdict tcp
+    if parsed.protocol == PROTOCOL_TCP:
+        tcp = track_tcp(s, direction, parsed)
+        if tcp == TCP_OUT_OF_WINDOW:
+            count_drop(p, TCP_RST_OUT_OF_WINDOW)
+            return False
+        if tcp == TCP_REFRESH:
+            refresh_session(p.table, s, p.tick)
+        elif tcp == TCP_CHANGED:
+            retime_session(p.table, row, p.tick)
+    elif direction == OUTBOUND:
+        refresh_session(p.table, s, p.tick)     # inbound packets hold nothing open (RFC 4787 REQ-6)
+    else:
+        s.flags |= SESSION_REPLIED
+    s.flow[direction].packets += 1
+    return True
 
 
 cdef inline int flow_hop(Path *p, Session *s, Flow *flow) noexcept nogil:
@@ -244,28 +271,50 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
     cdef int direction = ref & 1
     cdef Session *s = &p.table.sessions[row]
     cdef Flow *flow = &s.flow[direction]
-    cdef TcpVerdict tcp
-    cdef int hop = flow_hop(p, s, flow)
+    cdef int hop
+    if direction == OUTBOUND and s.flags & SESSION_HAIRPIN:
+        turn_round(p, link, frame, parsed, row, s.mapping)
+        return
+    hop = flow_hop(p, s, flow)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if may_leave(p, link, hop, frame, parsed) and advance(p, row, direction, parsed):
+        rewrite_flow(parsed, flow)
+        send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t row, uint32_t mapping) noexcept nogil:
+    """A packet from inside to an external endpoint of ours: out by the sender's mapping, in by the receiver's.
+
+    It is treated as if it had gone out and come back (RFC 4787 REQ-9, 9a): it moves on the sender's session (row, or NONE)
+    and then the receiver's, and both live by their own packets. The filter keeps strangers out, and this is none.
+    """
+    cdef Table *t = p.table
+    cdef uint32_t external = mapping_address(t, mapping)
+    cdef uint16_t port = <uint16_t>mapping
+    cdef uint32_t receiver = find_external(t, parsed.daddr, class_of(parsed.protocol), parsed.did)
+    cdef uint64_t key0 = make_key0(external, parsed.daddr)
+    cdef uint64_t key1 = make_key1(parsed.protocol, OUTSIDE, port, parsed.did)
+    cdef int64_t returning
+    cdef uint32_t target
+    cdef int hop
+    if receiver == NONE:
+        count_drop(p, NO_SESSION)
+        return
+    target = t.mappings[receiver].address
+    hop = hop_of_route(p, find_route(p, target), target)
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    if parsed.protocol == PROTOCOL_TCP:
-        tcp = track_tcp(s, direction, parsed)
-        if tcp == TCP_OUT_OF_WINDOW:
-            count_drop(p, TCP_RST_OUT_OF_WINDOW)
-            return
-        if tcp == TCP_REFRESH:
-            refresh_session(p.table, s, p.tick)
-        elif tcp == TCP_CHANGED:
-            retime_session(p.table, row, p.tick)
-    elif direction == OUTBOUND:
-        refresh_session(p.table, s, p.tick)     # inbound packets hold nothing open (RFC 4787 REQ-6)
-    else:
-        s.flags |= SESSION_REPLIED
-    flow.packets += 1
-    rewrite_flow(parsed, flow)
+    returning = find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1))
+    if row != NONE and not advance(p, row, OUTBOUND, parsed):
+        return
+    if returning >= 0 and not advance(p, <uint32_t>(returning >> 1), INBOUND, parsed):
+        return
+    rewrite_endpoints(parsed, external, port, target, t.mappings[receiver].id)
     send_packet(p, link, &p.hops[hop], frame, parsed)
 
 
@@ -312,21 +361,25 @@ cdef inline int first_state(const Parsed *parsed) noexcept nogil:
     return TCP_RESUMED
 
 
-cdef void masquerade(Path *p, int link, const Route *route, uint32_t hairpin, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none."""
+cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to, uint8_t flags, Frame *frame,
+                     Parsed *parsed) noexcept nogil:
+    """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none.
+
+    route leads to forward_to: the destination, or with SESSION_HAIRPIN in flags the inside host behind it.
+    """
     cdef int state = first_state(parsed)
     cdef int hop
     cdef int64_t row
     if state < 0:
         count_drop(p, NO_SESSION)
         return
-    hop = hop_of_route(p, route, parsed.daddr if hairpin == NONE else p.table.mappings[hairpin].address)
+    hop = hop_of_route(p, route, forward_to)
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, hairpin,
+    row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, flags,
                        <uint8_t>state, p.tick, p.now_ms)
     if row < 0:
         refuse_session(p, link, frame, parsed, row)
@@ -351,7 +404,10 @@ cdef inline bint is_martian_destination(uint32_t daddr) noexcept nogil:
 
 
 cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
-    """An ICMP error, from either side: find what it is about, rewrite it outside and inside, send it on."""
+    """An ICMP error, from either side: find what it is about, rewrite it outside and inside, send it on.
+
+    route is that of its destination, local or over one of our links.
+    """
     cdef Quote quote
     cdef ErrorRewrite new
     cdef int side = p.links[link].side
@@ -361,8 +417,13 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
         if reason == NO_SESSION and side == INSIDE:
             reason = find_quoted_mapping(p, parsed, &quote, &new)
+        if reason < 0 and side == INSIDE and route.kind == ROUTE_LOCAL:
+            reason = turn_error_round(p, parsed, &quote, &new)
     if reason == NO_SESSION and route.kind == ROUTE_LOCAL:
         deliver(p)                  # about the host's own traffic
+        return
+    if reason == NO_SESSION and side == INSIDE and action_for(p, parsed, p.links[route.link].side) == ACTION_ROUTE:
+        forward_plain(p, link, route, frame, parsed)
         return
     if reason >= 0:
         count_drop(p, reason)
@@ -378,22 +439,54 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     send_packet(p, link, &p.hops[hop], frame, parsed)
 
 
-cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
-    """A packet from inside that belongs to no session: for the host, back inside, or a new session."""
-    cdef const Route *route = find_route(p, parsed.daddr)
-    cdef uint32_t hairpin = NONE
-    cdef uint8_t action
-    if route.kind == ROUTE_LOCAL:
-        if parsed.kind == KIND_ICMP_ERROR:
-            translate_error(p, link, route, frame, parsed)
-            return
-        if p.hairpin and parsed.kind == KIND_SESSION and parsed.protocol != PROTOCOL_ICMP:
-            hairpin = find_external(p.table, parsed.daddr, class_of(parsed.protocol), parsed.did)
-        if hairpin == NONE:
+cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, uint16_t port) noexcept nogil:
+    cdef int external = external_of(p.table, address)
+    if external < 0:
+        return False
+    return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
+
+
+cdef void to_local_address(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet from inside to an address of the host: turned round at an external endpoint, refused, or the host's own."""
+    cdef Table *t = p.table
+    cdef int port_class = class_of(parsed.protocol)
+    cdef uint32_t receiver, sender, target
+    if parsed.kind == KIND_ICMP_ERROR:
+        translate_error(p, link, route, frame, parsed)
+        return
+    if not p.hairpin or parsed.kind != KIND_SESSION or port_class == CLASS_ICMP:
+        deliver(p)
+        return
+    receiver = find_external(t, parsed.daddr, port_class, parsed.did)
+    if receiver == NONE:
+        if port_is_ours(p, parsed.daddr, port_class, parsed.did):
+            count_drop(p, NO_SESSION)
+        else:
             deliver(p)
+        return
+    if parsed.protocol == PROTOCOL_TCP and parsed.transport[TCP_FLAGS] & RST:
+        # refuses a connection that only the other host has a session of: passes if that session exists
+        sender = find_internal(t, port_class, parsed.saddr, parsed.sid,
+                               <uint32_t>endpoint_hash(t, port_class, parsed.saddr, parsed.sid))
+        if sender != NONE and expects(t, receiver, sender, parsed):
+            turn_round(p, link, frame, parsed, NONE, sender)
             return
-        route = find_route(p, p.table.mappings[hairpin].address)
-    elif route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
+    target = t.mappings[receiver].address
+    masquerade(p, link, find_route(p, target), target, SESSION_HAIRPIN, frame, parsed)
+
+
+cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, const Parsed *parsed) noexcept nogil:
+    """Whether the receiver has a session with the sender's external endpoint."""
+    cdef uint64_t key0 = make_key0(mapping_address(t, sender), parsed.daddr)
+    cdef uint64_t key1 = make_key1(parsed.protocol, OUTSIDE, <uint16_t>sender, <uint16_t>receiver)
+    return find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1)) >= 0
+
+
+cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet from inside that belongs to no session: for the host, for another inside network, or a new session."""
+    cdef const Route *route = find_route(p, parsed.daddr)
+    cdef uint8_t action
+    if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
         deliver(p)
         return
     if is_martian_destination(parsed.daddr):
@@ -402,23 +495,23 @@ cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept 
     if not source_belongs(p, link, parsed.saddr):
         count_drop(p, MARTIAN_SOURCE)
         return
-    if parsed.kind == KIND_ICMP_ERROR:
-        translate_error(p, link, route, frame, parsed)
+    if route.kind == ROUTE_LOCAL:
+        to_local_address(p, link, route, frame, parsed)
         return
     if route.kind != ROUTE_UNICAST or route.link == NO_LINK:
         count_drop(p, NO_ROUTE)
         if route.kind != ROUTE_BLACKHOLE:
             reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, NET_UNREACHABLE, 0)
         return
-    if hairpin != NONE:
-        masquerade(p, link, route, hairpin, frame, parsed)
+    if parsed.kind == KIND_ICMP_ERROR:
+        translate_error(p, link, route, frame, parsed)
         return
     action = action_for(p, parsed, p.links[route.link].side)
     if action == ACTION_ROUTE:
         forward_plain(p, link, route, frame, parsed)
     elif action == ACTION_MASQUERADE:
         if parsed.kind == KIND_SESSION:
-            masquerade(p, link, route, NONE, frame, parsed)
+            masquerade(p, link, route, parsed.daddr, 0, frame, parsed)
         elif parsed.kind == KIND_FRAGMENT:
             count_drop(p, FRAGMENT)
         elif parsed.kind == KIND_ICMP_OTHER:
@@ -429,13 +522,6 @@ cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept 
         count_drop(p, POLICY_REFUSED)
         if action == ACTION_REFUSE:
             reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, ADMINISTRATIVELY_PROHIBITED, 0)
-
-
-cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, uint16_t port) noexcept nogil:
-    cdef int external = external_of(p.table, address)
-    if external < 0:
-        return False
-    return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
 
 
 cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -451,7 +537,10 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
             deliver(p)
         return
     if not admits(p.table, mapping, parsed.saddr):
-        count_drop(p, FILTERED)
+        if port_class == CLASS_ICMP:
+            deliver(p)                  # the host pings as well
+        else:
+            count_drop(p, FILTERED)
         return
     target = p.table.mappings[mapping].address
     hop = hop_of_route(p, find_route(p, target), target)
@@ -461,7 +550,7 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
     if not may_leave(p, link, hop, frame, parsed):
         return
     p.notes[NOTE_STATELESS_INBOUND] += 1
-    rewrite_destination(parsed, target, p.table.mappings[mapping].id)
+    rewrite_endpoints(parsed, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id)
     send_packet(p, link, &p.hops[hop], frame, parsed)
 
 

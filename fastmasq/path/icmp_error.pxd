@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmasq.path.state cimport Link, Parsed, Path
 from fastmasq.path.verdict cimport BAD_ICMP_CHECKSUM, BAD_MTU_IN_ICMP, BAD_QUOTED_HEADER, NO_SESSION
 from fastmasq.table.entry cimport (
-    Flow, INBOUND, INSIDE, NONE, OUTBOUND, OUTSIDE, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, make_key0, make_key1,
+    Flow, INBOUND, INSIDE, KEY_REPLY, NONE, OUTBOUND, OUTSIDE, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, make_key0, make_key1,
 )
 from fastmasq.table.masq cimport (
     Table, class_of, endpoint_hash, find_external, find_flow, find_internal, key_hash, mapping_address,
@@ -90,7 +90,8 @@ cdef inline int parse_quote(const Parsed *parsed, Quote *quote) noexcept nogil:
         quote.did = load16(quote.transport + ICMP_IDENTIFIER)
     else:
         return NO_SESSION
-    return -1
+    # only the sender of the quoted packet may be told of it
+    return -1 if parsed.daddr == quote.saddr else NO_SESSION
 
 
 cdef inline bint quote_in_window(const Session *s, int direction, const Quote *quote) noexcept nogil:
@@ -106,12 +107,19 @@ cdef inline bint quote_in_window(const Session *s, int direction, const Quote *q
     return behind <= LARGEST_WINDOW
 
 
+cdef inline uint8_t answer_side(uint8_t side, const Quote *quote) noexcept nogil:
+    """Return the side in the key of the answer to a quoted packet: the answer to an ICMP query is a reply."""
+    if quote.protocol == PROTOCOL_ICMP and is_query(quote.transport[0]):
+        return side | KEY_REPLY
+    return side
+
+
 cdef inline int find_quoted_session(Path *p, uint8_t side, const Parsed *parsed, const Quote *quote,
                                     ErrorRewrite *new) noexcept nogil:
     """Fill in `new` from the session of the quoted packet; return a DropReason or -1."""
     cdef Table *t = p.table
     cdef uint64_t key0 = make_key0(quote.daddr, quote.saddr)
-    cdef uint64_t key1 = make_key1(quote.protocol, side, quote.did, quote.sid)
+    cdef uint64_t key1 = make_key1(quote.protocol, answer_side(side, quote), quote.did, quote.sid)
     cdef long long ref = find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1))
     cdef const Flow *flow
     if ref < 0:
@@ -134,7 +142,7 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     cdef Table *t = p.table
     cdef int port_class = class_of(quote.protocol)
     cdef uint32_t mapping
-    if t.current < 0 or parsed.daddr != quote.saddr:
+    if t.current < 0 or (quote.protocol == PROTOCOL_ICMP and is_query(quote.transport[0])):
         return NO_SESSION
     mapping = find_internal(t, port_class, quote.daddr, quote.did,
                             <uint32_t>endpoint_hash(t, port_class, quote.daddr, quote.did))
@@ -149,6 +157,23 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     return -1
 
 
+cdef inline int turn_error_round(Path *p, const Parsed *parsed, const Quote *quote, ErrorRewrite *new) noexcept nogil:
+    """Take an error from inside to an external address of ours on to the inside host behind it (RFC 5508 REQ-7)."""
+    cdef Quote outside = quote[0]
+    cdef ErrorRewrite turned
+    cdef int reason
+    outside.saddr = new.quoted_saddr
+    outside.sid = new.quoted_sid
+    outside.daddr = new.quoted_daddr
+    outside.did = new.quoted_did
+    reason = find_quoted_session(p, OUTSIDE, parsed, &outside, &turned)
+    if reason >= 0:
+        return reason
+    turned.saddr = new.saddr
+    new[0] = turned
+    return -1
+
+
 cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRewrite *new,
                                               uint32_t address_delta) noexcept nogil:
     """Write the quoted ids and, as far as it is quoted, their checksum; return the delta of all that for the ICMP sum."""
@@ -156,7 +181,7 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     cdef uint32_t ids = delta16(quote.sid, new.quoted_sid) + delta16(quote.did, new.quoted_did)
     cdef uint32_t total = 0
     cdef uint8_t *field = NULL
-    cdef uint16_t before
+    cdef uint16_t before, after
     if quote.protocol == PROTOCOL_ICMP:
         # one identifier; the quoted checksum is always there, within the first 8 octets
         store16(at + ICMP_IDENTIFIER, new.quoted_sid if is_query(at[0]) else new.quoted_did)
@@ -172,8 +197,11 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     total = ids
     if field != NULL:
         before = load16(field)
-        store16(field, update_full(before, fold(<uint64_t>ids + address_delta)))
-        total += delta16(before, load16(field))
+        after = update_full(before, fold(<uint64_t>ids + address_delta))
+        if after == 0 and quote.protocol == PROTOCOL_UDP:
+            after = 0xFFFF          # the reporting router saw what we sent, and a computed 0 is sent so (RFC 768)
+        store16(field, after)
+        total += delta16(before, after)
     return total
 
 

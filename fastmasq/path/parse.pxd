@@ -17,7 +17,7 @@ from fastmasq.path.verdict cimport (
 )
 from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport Frame
-from fastmasq.table.entry cimport INSIDE, make_key0, make_key1
+from fastmasq.table.entry cimport KEY_REPLY, make_key0, make_key1
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.ethernet cimport ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.icmp cimport ICMP_IDENTIFIER, ICMP_LENGTH, is_error, is_query, is_reply, query_of
@@ -57,7 +57,7 @@ cdef inline int parse_network(const uint8_t *ip, uint32_t available, Parsed *par
     return -1
 
 
-cdef inline int parse_icmp(const uint8_t *icmp, uint32_t length, uint8_t side, Parsed *parsed) noexcept nogil:
+cdef inline int parse_icmp(const uint8_t *icmp, uint32_t length, Parsed *parsed) noexcept nogil:
     if length < ICMP_LENGTH:
         return BAD_TRANSPORT_HEADER
     if is_query(icmp[0]) or is_reply(icmp[0]):
@@ -73,7 +73,7 @@ cdef inline int parse_icmp(const uint8_t *icmp, uint32_t length, uint8_t side, P
     return -1
 
 
-cdef inline int parse_transport(const uint8_t *transport, uint8_t side, Parsed *parsed) noexcept nogil:
+cdef inline int parse_transport(const uint8_t *transport, Parsed *parsed) noexcept nogil:
     """Check the transport header and set kind and ids; return a DropReason or -1."""
     cdef uint32_t length = parsed.length - parsed.header_length
     cdef uint32_t size
@@ -90,7 +90,7 @@ cdef inline int parse_transport(const uint8_t *transport, uint8_t side, Parsed *
         if size < UDP_LENGTH_OCTETS or size > length:
             return BAD_TRANSPORT_HEADER
     elif parsed.protocol == PROTOCOL_ICMP:
-        return parse_icmp(transport, length, side, parsed)
+        return parse_icmp(transport, length, parsed)
     else:
         parsed.kind = KIND_PROTOCOL_OTHER
         return -1
@@ -126,6 +126,7 @@ cdef inline void settle_offload(Frame *frame, Parsed *parsed, const Link *link) 
 cdef inline void parse_frame(Frame *frame, const Link *link, Parsed *parsed) noexcept nogil:
     """Fill in `parsed` for one frame received on `link`."""
     cdef uint8_t *ip = frame.data + link.header_length
+    cdef uint8_t side
     parsed.drop = -1
     if frame.truncated:
         parsed.drop = TRUNCATED
@@ -151,10 +152,13 @@ cdef inline void parse_frame(Frame *frame, const Link *link, Parsed *parsed) noe
     if is_fragment(ip):
         parsed.kind = KIND_FRAGMENT
         return
-    parsed.drop = parse_transport(parsed.transport, link.side, parsed)
+    parsed.drop = parse_transport(parsed.transport, parsed)
     if parsed.drop >= 0:
         return
     settle_offload(frame, parsed, link)
     if parsed.kind == KIND_SESSION:
         parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
-        parsed.key1 = make_key1(parsed.protocol, link.side, parsed.sid, parsed.did)
+        side = link.side
+        if parsed.protocol == PROTOCOL_ICMP and is_reply(parsed.transport[0]):
+            side |= KEY_REPLY
+        parsed.key1 = make_key1(parsed.protocol, side, parsed.sid, parsed.did)

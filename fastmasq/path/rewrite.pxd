@@ -48,12 +48,14 @@ cdef inline void rewrite_flow(Parsed *parsed, const Flow *flow) noexcept nogil:
     rewrite_transport(parsed, flow.sid, flow.did, flow.address_delta, flow.transport_delta)
 
 
-cdef inline void rewrite_destination(Parsed *parsed, uint32_t daddr, uint16_t did) noexcept nogil:
-    """The same without a session: a new destination endpoint, deltas computed here."""
-    cdef uint16_t address_delta = fold(delta32(parsed.daddr, daddr))
+cdef inline void rewrite_endpoints(Parsed *parsed, uint32_t saddr, uint16_t sid, uint32_t daddr,
+                                   uint16_t did) noexcept nogil:
+    """The same without a flow: new endpoints, deltas computed here."""
+    cdef uint16_t address_delta = fold(delta32(parsed.saddr, saddr) + delta32(parsed.daddr, daddr))
+    cdef uint16_t transport_delta = fold(delta16(parsed.sid, sid) + delta16(parsed.did, did))
+    if parsed.protocol == PROTOCOL_TCP or parsed.protocol == PROTOCOL_UDP:
+        transport_delta = fold(<uint32_t>transport_delta + address_delta)
     decrement_ttl(parsed.ip, address_delta)
+    store32(parsed.ip + IPV4_SOURCE, saddr)
     store32(parsed.ip + IPV4_DESTINATION, daddr)
-    rewrite_transport(parsed, parsed.sid, did, address_delta,
-                      fold(<uint32_t>address_delta + delta16(parsed.did, did))
-                      if parsed.protocol == PROTOCOL_TCP or parsed.protocol == PROTOCOL_UDP
-                      else fold(delta16(parsed.did, did)))
+    rewrite_transport(parsed, sid, did, address_delta, transport_delta)

@@ -39,16 +39,22 @@ cdef enum:
     STATE_COUNT = 11
 
 cdef enum:
-    SESSION_HAIRPIN = 0x01      # both flows arrive on the inside
+    SESSION_HAIRPIN = 0x01      # the remote is an external endpoint of ours: packets turn round to the inside
     SESSION_REPLIED = 0x02      # the remote has been heard
-    SESSION_SEEN_OUT = 0x04     # TCP numbers of the outbound direction are known
+    SESSION_SEEN_OUT = 0x04     # a TCP sequence number of the outbound end is known
     SESSION_SEEN_IN = 0x08
+    SESSION_ACKED_OUT = 0x10    # an acknowledgment, and so a window, of the outbound end is known
+    SESSION_ACKED_IN = 0x20
+    SESSION_UNSCALED_OUT = 0x40 # the outbound end's SYN did not offer window scaling
+    SESSION_UNSCALED_IN = 0x80
+
+    KEY_REPLY = 0x02            # added to the side in the key of an ICMP reply, which has type and identifier swapped
 
 
 cdef struct Flow:
     # one direction: the key a packet must carry, and what is written over it
     uint64_t key0               # source address << 32 | destination address
-    uint64_t key1               # protocol << 56 | side of arrival << 48 | source id << 32 | destination id
+    uint64_t key1               # protocol << 56 | side of arrival (KEY_REPLY) << 48 | source id << 32 | destination id
     uint32_t saddr
     uint32_t daddr
     uint16_t sid

@@ -15,8 +15,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE,
-    SESSION_HAIRPIN, STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE,
+    STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
 )
 from fastmasq.table.index cimport Index, index_insert, index_remove
 from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke
@@ -339,18 +339,18 @@ cdef inline uint32_t take_row(Table *t) noexcept nogil:
 
 
 cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did,
-                                 uint32_t hairpin, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
+                                 uint8_t flags, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside endpoint (saddr, sid) towards (daddr, did); return its row or a Refusal.
 
-    hairpin is the mapping that (daddr, did) is the external endpoint of, for a packet that turns back inside, or NONE.
+    flags is SESSION_HAIRPIN when (daddr, did) is an external endpoint of ours, else 0.
     """
     cdef int port_class = class_of(protocol)
     cdef uint32_t hash = host_hash(t, saddr)
     cdef uint32_t host = find_host(t, saddr, hash)
     cdef bint new_host = host == NONE
     cdef int64_t mapping
-    cdef uint32_t endpoint, row, external, target
-    cdef uint16_t port, target_id
+    cdef uint32_t endpoint, row, external
+    cdef uint16_t port
     cdef Session *s
     if t.current < 0:
         return REFUSED_NO_EXTERNAL
@@ -374,23 +374,17 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
             return mapping
     external = mapping_address(t, <uint32_t>mapping)
     port = <uint16_t>mapping
-    target = daddr
-    target_id = did
-    if hairpin != NONE:
-        target = t.mappings[hairpin].address
-        target_id = t.mappings[hairpin].id
     row = take_row(t)
     s = &t.sessions[row]
     memset(s, 0, sizeof(Session))
     s.mapping = <uint32_t>mapping
     s.state = state
+    s.flags = flags
     s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
     s.port_class = port_class
-    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, target, target_id)
-    set_flow(&s.flow[INBOUND], protocol, INSIDE if hairpin != NONE else OUTSIDE,
-             target, target_id, external, port, daddr, did, saddr, sid)
-    if hairpin != NONE:
-        s.flags = SESSION_HAIRPIN
+    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, daddr, did)
+    set_flow(&s.flow[INBOUND], protocol, OUTSIDE | KEY_REPLY if protocol == PROTOCOL_ICMP else OUTSIDE,
+             daddr, did, external, port, daddr, did, saddr, sid)
     index_insert(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
     index_insert(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
     if t.filtering == ADDRESS_DEPENDENT:

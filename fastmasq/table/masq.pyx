@@ -208,12 +208,11 @@ cdef class MasqTable:
 
     # -- the calls of the path, one at a time, for tests and benchmarks --------------------------------------------
 
-    def open(self, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, now_ns,
-             uint32_t hairpin=<uint32_t>NONE):
+    def open(self, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, now_ns):
         """Open a session; return its row, or the name of the refusal."""
         cdef int port_class = class_of(protocol)
         cdef uint8_t state = (TCP_SYN_SENT, UDP_ACTIVE, ICMP_ACTIVE)[port_class]
-        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, hairpin, state,
+        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, 0, state,
                                         now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
         return row if row >= 0 else REFUSALS[row]
 
@@ -221,7 +220,10 @@ cdef class MasqTable:
         close_session(&self.table, row)
 
     def find(self, uint8_t protocol, int side, uint32_t saddr, uint16_t sid, uint32_t daddr, uint32_t did):
-        """Return (row, direction) of the flow that a packet with these fields belongs to, or None."""
+        """Return (row, direction) of the flow that a packet with these fields belongs to, or None.
+
+        side is INSIDE (0) or OUTSIDE (1), plus KEY_REPLY (2) for an ICMP reply.
+        """
         cdef uint64_t key0 = make_key0(saddr, daddr)
         cdef uint64_t key1 = make_key1(protocol, <uint8_t>side, sid, did)
         cdef int64_t ref = find_flow(&self.table, key0, key1, <uint32_t>key_hash(&self.table, key0, key1))

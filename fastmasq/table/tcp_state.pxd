@@ -21,8 +21,9 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from fastmasq.table.entry cimport (
-    INBOUND, OUTBOUND, SESSION_REPLIED, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, TCP_ESTABLISHED, TCP_FIN_BOTH, TCP_FIN_IN,
-    TCP_FIN_OUT, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TRANSITORY, TcpEnd, UNKNOWN_SCALE,
+    INBOUND, OUTBOUND, SESSION_ACKED_IN, SESSION_ACKED_OUT, SESSION_HAIRPIN, SESSION_REPLIED, SESSION_SEEN_IN,
+    SESSION_SEEN_OUT, SESSION_UNSCALED_IN, SESSION_UNSCALED_OUT, Session, TCP_ESTABLISHED, TCP_FIN_BOTH, TCP_FIN_IN, TCP_FIN_OUT,
+    TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TRANSITORY, TcpEnd, UNKNOWN_SCALE,
 )
 from fastmasq.wire.tcp cimport ACK, FIN, MAXIMUM_SCALE, RST, SYN
 
@@ -37,114 +38,131 @@ cdef enum TcpVerdict:
     TCP_OUT_OF_WINDOW = 3       # drop
 
 
+cdef struct Segment:
+    # numbers in host order; window as in the header, unscaled; scale as offered by a SYN, -1 without the option
+    uint32_t seq
+    uint32_t ack
+    uint32_t window
+    uint32_t last               # one past the last sequence number, SYN and FIN counted
+    int scale
+    uint8_t flags
+
+
 cdef inline uint32_t later(uint32_t a, uint32_t b) noexcept nogil:
     return a if <int32_t>(a - b) > 0 else b
 
 
-cdef inline void tcp_track(Session *s, int direction, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t window,
-                           uint32_t length, uint8_t scale) noexcept nogil:
-    """Note what this end says: its highest sequence number and how far it lets the other end send."""
+cdef inline uint8_t window_shift(const Session *s, int direction) noexcept nogil:
+    """Return the scale of the windows that the end sending in `direction` offers; in force only if both SYNs had it."""
+    cdef uint8_t scale = (s.scale & 0x0F) if direction == INBOUND else (s.scale >> 4)
+    if s.flags & (SESSION_UNSCALED_OUT | SESSION_UNSCALED_IN):
+        return 0
+    return MAXIMUM_SCALE if scale == UNKNOWN_SCALE else scale
+
+
+cdef inline void forget_end(Session *s, int direction, int scale) noexcept nogil:
+    """Start the numbers of one end anew, for its SYN with this window scale (-1: none offered)."""
+    cdef uint8_t nibble = <uint8_t>scale if scale >= 0 else 0
+    if direction == INBOUND:
+        s.flags &= ~(SESSION_SEEN_IN | SESSION_ACKED_IN | SESSION_UNSCALED_IN)
+        s.flags |= SESSION_UNSCALED_IN if scale < 0 else 0
+        s.scale = (s.scale & 0xF0) | nibble
+    else:
+        s.flags &= ~(SESSION_SEEN_OUT | SESSION_ACKED_OUT | SESSION_UNSCALED_OUT)
+        s.flags |= SESSION_UNSCALED_OUT if scale < 0 else 0
+        s.scale = (s.scale & 0x0F) | (nibble << 4)
+
+
+cdef inline void tcp_track(Session *s, int direction, const Segment *segment) noexcept nogil:
+    """Note what this end says: its highest sequence number, and how far it lets the other end send."""
     cdef TcpEnd *end = &s.tcp[direction]
     cdef uint8_t seen = SESSION_SEEN_IN if direction == INBOUND else SESSION_SEEN_OUT
-    cdef uint8_t shift = (s.scale & 0x0F) if direction == INBOUND else (s.scale >> 4)
-    cdef uint32_t last = seq + length
-    if flags & SYN:
-        last += 1
-        shift = 0
-        if direction == INBOUND:
-            s.scale = (s.scale & 0xF0) | scale
-        else:
-            s.scale = (s.scale & 0x0F) | (scale << 4)
-    elif shift == UNKNOWN_SCALE:
-        shift = MAXIMUM_SCALE
-    if flags & FIN:
-        last += 1
-    if not s.flags & seen or flags & SYN:
-        s.flags |= seen
-        end.end = last
-        end.ack = ack if flags & ACK else 0
-        end.edge = end.ack + (window << shift) if flags & ACK else 0
-        return
-    end.end = later(last, end.end)
-    if flags & ACK:
-        end.ack = later(ack, end.ack)
-        end.edge = later(ack + (window << shift), end.edge)
+    cdef uint8_t acked = SESSION_ACKED_IN if direction == INBOUND else SESSION_ACKED_OUT
+    cdef uint8_t shift = 0
+    cdef uint32_t edge
+    if segment.flags & SYN:
+        forget_end(s, direction, segment.scale)
+    else:
+        shift = window_shift(s, direction)
+    end.end = later(segment.last, end.end) if s.flags & seen else segment.last
+    s.flags |= seen
+    if segment.flags & ACK:
+        edge = segment.ack + (segment.window << shift)
+        end.ack = later(segment.ack, end.ack) if s.flags & acked else segment.ack
+        end.edge = later(edge, end.edge) if s.flags & acked else edge
+        s.flags |= acked
 
 
-cdef inline bint tcp_plausible(const Session *s, int direction, uint32_t seq, uint32_t last) noexcept nogil:
+cdef inline bint tcp_plausible(const Session *s, int direction, uint32_t last) noexcept nogil:
     """Whether a segment from `direction` fits what its receiver has acknowledged and offered; unknown counts as yes."""
     cdef const TcpEnd *receiver = &s.tcp[1 - direction]
-    cdef uint8_t seen = SESSION_SEEN_OUT if direction == INBOUND else SESSION_SEEN_IN
-    cdef uint8_t shift = (s.scale >> 4) if direction == INBOUND else (s.scale & 0x0F)
-    if not s.flags & seen or receiver.edge == 0:
+    cdef uint8_t acked = SESSION_ACKED_OUT if direction == INBOUND else SESSION_ACKED_IN
+    if not s.flags & acked:
         return True
-    if shift == UNKNOWN_SCALE:
-        shift = MAXIMUM_SCALE
     return (<int32_t>(last - receiver.edge) <= 0
-            and <int32_t>(last - receiver.ack) >= -<int32_t>(<uint32_t>WINDOW_SLACK << shift))
+            and <int32_t>(last - receiver.ack) >= -<int32_t>(<uint32_t>WINDOW_SLACK << window_shift(s, 1 - direction)))
 
 
-cdef inline TcpVerdict tcp_reset(Session *s, int direction, uint8_t flags, uint32_t seq, uint32_t ack) noexcept nogil:
+cdef inline TcpVerdict tcp_reset(Session *s, int direction, const Segment *segment) noexcept nogil:
     cdef const TcpEnd *sender = &s.tcp[direction]
     cdef const TcpEnd *receiver = &s.tcp[1 - direction]
-    cdef uint8_t seen_sender = SESSION_SEEN_IN if direction == INBOUND else SESSION_SEEN_OUT
-    cdef uint8_t seen_receiver = SESSION_SEEN_OUT if direction == INBOUND else SESSION_SEEN_IN
-    cdef bint exact
+    cdef uint8_t sender_seen = SESSION_SEEN_IN if direction == INBOUND else SESSION_SEEN_OUT
+    cdef uint8_t receiver_acked = SESSION_ACKED_OUT if direction == INBOUND else SESSION_ACKED_IN
     if s.state == TCP_SYN_SENT and direction == INBOUND:
         # answers a SYN: believed when it acknowledges it (RFC 9293 section 3.10.7.3)
-        if flags & ACK and ack == receiver.end:
+        if segment.flags & ACK and segment.ack == receiver.end:
             s.state = TCP_TRANSITORY
             return TCP_CHANGED
         return TCP_OUT_OF_WINDOW
-    exact = ((s.flags & seen_sender and seq == sender.end)
-             or (s.flags & seen_receiver and receiver.edge and seq == receiver.ack))
-    if exact:
+    if (s.flags & sender_seen and segment.seq == sender.end) or (
+            s.flags & receiver_acked and segment.seq == receiver.ack):
         if s.state == TCP_TRANSITORY or s.state == TCP_FIN_BOTH:
             return TCP_PASS
         s.state = TCP_TRANSITORY
         return TCP_CHANGED
-    if s.flags & seen_receiver and receiver.edge and not (
-            <int32_t>(seq - receiver.ack) >= 0 and <int32_t>(seq - receiver.edge) <= 0):
+    if s.flags & receiver_acked and not (
+            <int32_t>(segment.seq - receiver.ack) >= 0 and <int32_t>(segment.seq - receiver.edge) <= 0):
         return TCP_OUT_OF_WINDOW
     return TCP_PASS
 
 
-cdef inline TcpVerdict tcp_segment(Session *s, int direction, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t window,
-                                   uint32_t length, uint8_t scale) noexcept nogil:
-    """Advance the session for one segment; sequence numbers in host order, window unscaled, length of the payload."""
+cdef inline TcpVerdict tcp_synchronise(Session *s, int direction, const Segment *segment) noexcept nogil:
+    if direction == OUTBOUND and (s.state == TCP_TRANSITORY or s.state == TCP_FIN_BOTH):
+        s.state = TCP_SYN_RECEIVED if segment.flags & ACK else TCP_SYN_SENT
+        s.flags &= SESSION_HAIRPIN
+        s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
+        tcp_track(s, direction, segment)
+        return TCP_CHANGED
+    if s.state == TCP_SYN_SENT or s.state == TCP_SYN_RECEIVED or s.state == TCP_RESUMED:
+        tcp_track(s, direction, segment)
+        if direction == OUTBOUND:
+            return TCP_REFRESH
+        s.state = TCP_ESTABLISHED
+        s.flags |= SESSION_REPLIED
+        return TCP_CHANGED
+    return TCP_PASS                 # a SYN on a live connection is for the end host to challenge
+
+
+cdef inline TcpVerdict tcp_segment(Session *s, int direction, const Segment *segment) noexcept nogil:
+    """Advance the session for one segment from one end."""
     cdef uint8_t state = s.state
-    cdef uint32_t last = seq + length + (1 if flags & FIN else 0)
-    cdef bint plausible
-    if flags & RST:
-        return tcp_reset(s, direction, flags, seq, ack)
-    if flags & SYN:
-        if direction == OUTBOUND and (state == TCP_TRANSITORY or state == TCP_FIN_BOTH):
-            s.state = TCP_SYN_SENT
-            s.flags &= ~(SESSION_SEEN_OUT | SESSION_SEEN_IN | SESSION_REPLIED)
-            s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
-            tcp_track(s, direction, flags, seq, ack, window, length, scale)
-            return TCP_CHANGED
-        if state == TCP_SYN_SENT or state == TCP_SYN_RECEIVED or state == TCP_RESUMED:
-            tcp_track(s, direction, flags, seq, ack, window, length, scale)
-            if direction == OUTBOUND:
-                return TCP_REFRESH
-            s.state = TCP_ESTABLISHED
-            s.flags |= SESSION_REPLIED
-            return TCP_CHANGED
-        return TCP_PASS          # a SYN on a live connection is for the end host to challenge
-    plausible = tcp_plausible(s, direction, seq, last)
-    if not plausible:
+    cdef bint fin = segment.flags & FIN
+    if segment.flags & RST:
+        return tcp_reset(s, direction, segment)
+    if segment.flags & SYN:
+        return tcp_synchronise(s, direction, segment)
+    if not tcp_plausible(s, direction, segment.last):
         return TCP_PASS
-    tcp_track(s, direction, flags, seq, ack, window, length, scale)
+    tcp_track(s, direction, segment)
     if direction == INBOUND:
         s.flags |= SESSION_REPLIED
     if state == TCP_ESTABLISHED:
-        if flags & FIN:
+        if fin:
             s.state = TCP_FIN_OUT if direction == OUTBOUND else TCP_FIN_IN
             return TCP_CHANGED
         return TCP_REFRESH
     if state == TCP_FIN_OUT or state == TCP_FIN_IN:
-        if flags & FIN and (state == TCP_FIN_OUT) == (direction == INBOUND):
+        if fin and (state == TCP_FIN_OUT) == (direction == INBOUND):
             s.state = TCP_FIN_BOTH
             return TCP_CHANGED
         return TCP_REFRESH
@@ -157,6 +175,6 @@ cdef inline TcpVerdict tcp_segment(Session *s, int direction, uint8_t flags, uin
     if direction == OUTBOUND:
         return TCP_REFRESH
     if state == TCP_SYN_SENT:
-        return TCP_PASS          # an acknowledgment without SYN is a challenge, not an answer
+        return TCP_PASS             # an acknowledgment without SYN is a challenge, not an answer
     s.state = TCP_ESTABLISHED
     return TCP_CHANGED

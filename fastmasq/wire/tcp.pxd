@@ -29,22 +29,22 @@ cdef inline unsigned int header_length(const uint8_t *tcp) noexcept nogil:
     return (tcp[TCP_DATA_OFFSET] >> 4) * 4
 
 
-cdef inline unsigned int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
-    """Return the shift count of a SYN of `length` header octets; 0 without the option. Reads no further than `length`."""
+cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
+    """Return the shift count of a SYN of `length` header octets, -1 without the option. Reads no further than `length`."""
     cdef unsigned int at = TCP_MINIMUM
     cdef unsigned int size
     while at < length:
         if tcp[at] == TCP_OPTION_END:
-            return 0
+            return -1
         if tcp[at] == TCP_OPTION_NOP:
             at += 1
             continue
         if at + 1 >= length:
-            return 0
+            return -1
         size = tcp[at + 1]
         if size < 2 or at + size > length:
-            return 0
+            return -1
         if tcp[at] == TCP_OPTION_WINDOW_SCALE and size == 3:
             return tcp[at + 2] if tcp[at + 2] <= MAXIMUM_SCALE else MAXIMUM_SCALE
         at += size
-    return 0
+    return -1

@@ -62,8 +62,8 @@ class Namespace:
 class Gateway:
     """A host with eth0 (10.0.0.1/8, inside) and eth1 (200.200.200.200/24, outside), each joined to a peer's eth0.
 
-    The inside peer is 10.0.0.2 with its default route through the host. The outside peer is 200.200.200.1, through which
-    the host reaches everything else; it also has 199.0.0.1, and a route to the inside.
+    The inside peer is 10.0.0.2 with its default route through the host. The outside peer is 200.200.200.1, through
+    which the host reaches everything else; it also has 199.0.0.1, and a route to the inside.
     """
 
     def __init__(self) -> None:

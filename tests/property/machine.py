@@ -30,6 +30,14 @@ def with_session(*protocols: int, state: str | None = None) -> Callable:
     return precondition(lambda machine: bool(machine.sessions(*protocols, state=state)))
 
 
+def near(*numbers: int | None) -> st.SearchStrategy[int]:
+    """Sequence numbers mostly at, sometimes near, and rarely far from those given."""
+    known = [number for number in numbers if number is not None] or [0]
+    at = st.sampled_from(known)
+    beside = st.tuples(at, st.sampled_from([-1, 1, -40, 200, -70_000, 2**30, -(2**30) - 1])).map(sum)
+    return st.one_of(at, at, at, beside, traffic.numbers).map(lambda number: number % 2**32)
+
+
 class Comparison(RuleBasedStateMachine):
     """Subclasses say which translator, and with which settings."""
 
@@ -134,10 +142,10 @@ class Comparison(RuleBasedStateMachine):
     def segment(self, data: st.DataObject, direction: str, flags: str, payload: bytes) -> None:
         """A segment of an open connection, its numbers mostly near those that matter."""
         session = self.pick_session(data, TCP)
-        numbers = self.numbers_that_matter(session)
+        own, other = session.connection.ends[direction], session.connection.ends[tcp.OTHER[direction]]
         fields = {
-            "seq": data.draw(numbers, label="seq"),
-            "ack": data.draw(numbers, label="ack"),
+            "seq": data.draw(near(own.end, other.ack, other.edge), label="seq"),
+            "ack": data.draw(near(other.end), label="ack"),
             "window": data.draw(st.sampled_from([0, 1, 500, 65535]), label="window"),
             "scale": data.draw(traffic.scales, label="scale") if "S" in flags else None,
             "payload": payload,
@@ -156,12 +164,14 @@ class Comparison(RuleBasedStateMachine):
         self.send_segment(session, tcp.OUT, "A", seq=ours, ack=seq + 1, window=500)
         self.send_segment(session, tcp.IN, "PA", seq=seq + 1, ack=ours, window=500, payload=b"hello")
 
-    def numbers_that_matter(self, session: Session) -> st.SearchStrategy[int]:
-        known = [0]
-        for end in session.connection.ends.values():
-            known += [number for number in (end.end, end.ack, end.edge) if number is not None]
-        near = [number + by for number in known for by in (0, 0, 0, -1, 1, -70_000, 2**30, -(2**30) - 1)]
-        return st.one_of(st.sampled_from(near), traffic.numbers).map(lambda number: number % 2**32)
+    @with_session(TCP, state=tcp.ESTABLISHED)
+    @rule(data=st.data(), first=st.sampled_from([tcp.OUT, tcp.IN]), both=st.booleans())
+    def close(self, data: st.DataObject, first: str, both: bool) -> None:
+        """One end finishes, or both."""
+        session = self.pick_session(data, TCP, state=tcp.ESTABLISHED)
+        for direction in (first, tcp.OTHER[first])[: 1 + both]:
+            own, other = session.connection.ends[direction], session.connection.ends[tcp.OTHER[direction]]
+            self.send_segment(session, direction, "FA", seq=own.end or other.ack or 0, ack=other.end or 0)
 
     def send_segment(self, session: Session, direction: str, flags: str, **fields) -> None:
         mapping, remote = session.mapping, session.remote
@@ -213,7 +223,7 @@ class Comparison(RuleBasedStateMachine):
             return packets.udp(source, destination, b"question", checksum=checksum, **fields)
         checksum = checksum or None
         if protocol == TCP:
-            seq = data.draw(self.numbers_that_matter(session), label="quoted seq")
+            seq = data.draw(near(session.connection.ends[direction].end), label="quoted seq")
             return packets.tcp(source, destination, "PA", seq=seq, payload=b"data", checksum=checksum, **fields)
         kind, identifier = session.remote[1], destination[1]
         if direction == tcp.OUT:

@@ -23,9 +23,9 @@ def draw(report: Report, path: Path) -> None:
         _bar(axes, position, line)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     axes.set_yticks(range(len(lines)), [line.figure.title for line in lines])
-    axes.set_xlabel("fastmasq beside kernel masquerade (= 1); bars to the right are better, diamonds are goals")
+    axes.set_xlabel("times kernel masquerade; right is better, a diamond is a goal")
     host = report.machine
     axes.set_title(
         f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, {host['time'][:10]}", fontsize=9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -13,7 +14,10 @@ from fastmasq.errors import FastmasqError
 _FULL_ROUNDS, _QUICK_ROUNDS = 5, 1
 
 
-class _Names(click.ParamType):
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+class _FigureName(click.ParamType):
     """The name of a measurement, looked up when it is needed: their modules take a while to import."""
 
     name = "figure"
@@ -30,17 +34,10 @@ class _Names(click.ParamType):
 @click.command()
 @click.option("--quick", is_flag=True, help="Measure everything once and briefly: two minutes instead of twenty.")
 @click.option("--rounds", type=click.IntRange(1), help=f"How often to measure everything.  [default: {_FULL_ROUNDS}]")
-@click.option("--only", type=_Names(), multiple=True, help="Measure only this; may be given several times.")
-@click.option(
-    "--forwarder",
-    type=click.Choice(["kernel", "fastmasq"]),
-    multiple=True,
-    help="Measure only one of the two; without it, both.",
-)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples here.")
-@click.option(
-    "--chart", "chart_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart here (.png)."
-)
+@click.option("--only", type=_FigureName(), multiple=True, help="Measure only this; may be given several times.")
+@click.option("--forwarder", type=click.Choice(["kernel", "fastmasq"]), multiple=True, help="Measure only this one.")
+@click.option("--json", "json_file", type=_OUTPUT, metavar="FILE", help="Write all samples to this file.")
+@click.option("--chart", "chart_file", type=_OUTPUT, metavar="FILE", help="Draw a chart into this file (.png).")
 def bench(
     quick: bool,
     rounds: int | None,
@@ -51,17 +48,26 @@ def bench(
 ) -> None:
     """Measure fastmasq and the kernel's masquerade in turn, on the same network of namespaces.
 
-    It needs root, and two processors that are otherwise idle. The machine's connection tracking table is enlarged
-    meanwhile. FIGUREs for --only are those of the manual, for example packets-1000, sessions, tcp-up, rtt, idle.
+    It needs root and two processors that are otherwise idle. Meanwhile the kernel's connection table is enlarged.
+
+    \b
+    A FIGURE is one of
+      packets-1 packets-1000 packets-50000 packets-large lossless answered
+      sessions overload idle memory rtt rtt-apart rtt-loaded
+      tcp-up tcp-down tcp-8
+      tcp-up-plain tcp-down-plain tcp-8-plain (plain: offloads off)
     """
-    from fastmasq.cli.render import make_console
-    from fastmasq.lab.demo import ending_cleanly
     from fastmasq_bench.lab.measure import FULL, QUICK
     from fastmasq_bench.lab.run import run
+
+    from fastmasq.cli.render import make_console
+    from fastmasq.lab.demo import ending_cleanly
 
     for file in (json_file, chart_file):
         if file is not None and not file.resolve().parent.is_dir():
             raise click.BadParameter(f"{file}: there is no such directory")
+    if chart_file is not None and find_spec("matplotlib") is None:
+        raise FastmasqError("--chart needs matplotlib, which is not installed: pip install 'fastmasq[bench]'")
     rounds = rounds or (_QUICK_ROUNDS if quick else _FULL_ROUNDS)
     with ending_cleanly():
         report = run(f"bench-{os.getpid()}", QUICK if quick else FULL, rounds, only, forwarder)

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fastmasq_bench.lab.figures import Figure, Sample
+from fastmasq_bench.lab.rounds import Series
 from rich.table import Table
 from rich.text import Text
 
 from fastmasq.units import format_count
-from fastmasq_bench.lab.figures import Figure, Sample
-from fastmasq_bench.lab.rounds import Series
 
 BASELINE, OURS = "kernel", "fastmasq"
 
@@ -32,7 +32,11 @@ class Line:
     @property
     def ratio(self) -> float | None:
         """Our median as a multiple of the baseline's; None unless there are both."""
-        if not (self.ours and self.baseline and self.baseline.median) or self.ours.median is None:
+        if (
+            not self.figure.has_baseline
+            or not (self.ours and self.baseline and self.baseline.median)
+            or self.ours.median is None
+        ):
             return None
         return self.ours.median / self.baseline.median
 

@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
+from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
 from fastmasq.control import client
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
-from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
+SESSIONS = 1_000_000
 CONNTRACK_ENTRIES = 4_000_000
 CONNTRACK_BUCKETS = 1_048_576
 
@@ -24,8 +25,9 @@ _CPUCLOCK_SCHED = 2
 _SLABS = Path("/proc/slabinfo")
 _CONNTRACK_HASH_SIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
 
-# A limit for the good of other hosts, which kernel masquerade does not have; here every host is a load.
-_WITHOUT_ADMISSION_LIMIT = '[limits]\nnew_sessions_per_host = "0/s"\n'
+# Without the limit on new sessions, which is for the good of other hosts: the kernel has none, and here all are loads.
+_CONFIGURATION = f'[limits]\nsessions = {SESSIONS}\nnew_sessions_per_host = "0/s"\n'
+_SMALL_TABLE = "[limits]\nsessions = 1000\n"
 
 
 class Forwarder(ABC):
@@ -51,6 +53,11 @@ class Forwarder(ABC):
     @abstractmethod
     def memory(self) -> int:
         """Return a number of bytes that grows by what it uses for its sessions."""
+
+    def memory_without_sessions(self) -> int:
+        """Return what memory() is without the sessions; they are forgotten."""
+        self.empty()
+        return self.memory()
 
     def processor_seconds(self) -> float | None:
         """Return the processor time its process has used; None for the kernel, which has none of its own."""
@@ -96,7 +103,7 @@ class FastmasqForwarder(Forwarder):
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._program = Fastmasq(network.lab, _WITHOUT_ADMISSION_LIMIT)
+        self._program = Fastmasq(network.lab, _CONFIGURATION)
 
     def start(self) -> None:
         self._program.install()
@@ -106,6 +113,14 @@ class FastmasqForwarder(Forwarder):
 
     def memory(self) -> int:
         return psutil.Process(self._program.process.pid).memory_info().rss
+
+    def memory_without_sessions(self) -> int:
+        # Its table has a fixed size, and may or may not be in memory from the start: compare with hardly any table.
+        self.stop()
+        with Fastmasq(self._network.lab, _SMALL_TABLE) as small:
+            without = psutil.Process(small.process.pid).memory_info().rss
+        self.start()
+        return without
 
     def processor_seconds(self) -> float:
         # The clock of another process, see clock_getcpuclockid(3): nanoseconds, where /proc has hundredths of a second.

@@ -11,10 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-
-from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.lab import services
-from fastmasq.lab.topology import SERVER_ADDRESS
 from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows
 from fastmasq_bench.lab import figures
 from fastmasq_bench.lab.figures import Figure, Sample
@@ -23,13 +19,17 @@ from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.traffic import Delivery, Traffic, best_delivery, lossless_delivery
 from fastmasq_bench.round_trip import time_round_trips
 
+from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.lab import services
+from fastmasq.lab.topology import SERVER_ADDRESS
+
 ONE = Flows(hosts=1, ports=1)
 THOUSAND = Flows(hosts=10)
 FIFTY_THOUSAND = Flows(hosts=250, remotes=2)
 THOUSAND_ANSWERED = Flows(hosts=10, remote_port=REFLECT_PORT)
 
 BACKGROUND_RATE = 100_000
-MEMORY_RATE = 150_000
+MEMORY_RATE = 200_000
 
 _OVERLOAD = 2.0
 _ENOUGH = 0.95
@@ -50,11 +50,11 @@ class Lengths:
     idle_s: float
     round_trips: int
     session_remotes: int  # to how many remote hosts sessions are opened for their rate, 25 000 to each
-    memory_remotes: int  # the same for their memory
+    memory_remotes: int  # the same for their memory; 40 fill fastmasq's table
 
 
-FULL = Lengths(0.2, 0.8, 5, 9, tcp_s=3, idle_s=5, round_trips=20_000, session_remotes=32, memory_remotes=36)
-QUICK = Lengths(0.1, 0.3, 4, 7, tcp_s=1, idle_s=2, round_trips=5_000, session_remotes=12, memory_remotes=20)
+FULL = Lengths(0.2, 0.8, 5, 9, tcp_s=3, idle_s=5, round_trips=20_000, session_remotes=32, memory_remotes=40)
+QUICK = Lengths(0.1, 0.3, 4, 7, tcp_s=1, idle_s=2, round_trips=5_000, session_remotes=12, memory_remotes=40)
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,11 @@ def _idle(bench: Bench) -> tuple[Sample, ...]:
 
 
 def _memory(bench: Bench) -> tuple[Sample]:
+    """Open as many sessions as the table has room for."""
     flows = Flows(hosts=250, remotes=bench.lengths.memory_remotes)
+    before = bench.forwarder.memory_without_sessions()
+    bench.wait_until_ready()
     with Traffic(bench.network, flows) as traffic:
-        before = bench.forwarder.memory()
         delivery = traffic.offer_once(MEMORY_RATE)
         grown = bench.forwarder.memory() - before
     sessions = flows.count * (1 - delivery.loss)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from fastmasq.errors import FastmasqError
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.forwarders import Forwarder, steering_mask
 from fastmasq_bench.lab.measure import Bench, Lengths, Measurement
 from fastmasq_bench.lab.network import Network
+
+from fastmasq.errors import FastmasqError
 
 _STILL_IN_THE_RACE = 0.85
 
@@ -59,13 +60,13 @@ class Series:
 
 @dataclass
 class Rounds:
-    """Takes the measurements of all forwarders, so many rounds; series is complete in the end, usable at any time."""
+    """Takes the measurements of all forwarders; tell is called with how many are done and what comes next."""
 
     network: Network
     forwarders: Sequence[Forwarder]
     measurements: Sequence[Measurement]
     lengths: Lengths
-    tell: Callable[[str], None]
+    tell: Callable[[int, str], None]
     series: dict[tuple[str, str], Series] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,12 +77,15 @@ class Rounds:
 
     def run(self, rounds: int) -> None:
         """Measure everything so many times; a measurement that fails is noted in its series, and the rest goes on."""
-        for number in range(rounds):
-            turn = self.forwarders if number % 2 == 0 else self.forwarders[::-1]
-            for measurement in self.measurements:
-                for forwarder in turn:
-                    self.tell(f"round {number + 1} of {rounds}: {measurement.name}, {forwarder.name}")
-                    self._measure(measurement, forwarder)
+        plan = (
+            (number, measurement, forwarder)
+            for number in range(1, rounds + 1)
+            for measurement in self.measurements
+            for forwarder in (self.forwarders if number % 2 else reversed(self.forwarders))
+        )
+        for done, (number, measurement, forwarder) in enumerate(plan):
+            self.tell(done, f"round {number} of {rounds}: {measurement.name}, {forwarder.name}")
+            self._measure(measurement, forwarder)
 
     def _measure(self, measurement: Measurement, forwarder: Forwarder) -> None:
         series = [self.series[figure.name, forwarder.name] for figure in measurement.figures]

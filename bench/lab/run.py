@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-from fastmasq.errors import KernelError
 from fastmasq_bench.lab.forwarders import FORWARDERS, large_connection_table
 from fastmasq_bench.lab.measure import MEASUREMENTS, Lengths, source_alone
 from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.rounds import Rounds
 from fastmasq_bench.report import Report, describe_machine, make_lines
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fastmasq.errors import KernelError
 
 FEWEST_PROCESSORS = 2
 
@@ -37,8 +37,8 @@ def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwa
         ceiling = source_alone(network, lengths)
         contestants = [FORWARDERS[name](network) for name in names]
 
-        def tell(what: str) -> None:
-            progress.update(task, description=what, advance=1)
+        def tell(number: int, what: str) -> None:
+            progress.update(task, description=what, completed=number)
 
         measured = Rounds(network, contestants, measurements, lengths, tell)
         measured.run(rounds)

@@ -15,7 +15,7 @@ NO_LOSS = 0.001  # the share of lost packets up to which a rate counts as free o
 SATURATED = 0.01  # the share of lost packets from which on a higher rate is not tried
 
 _LONGEST_S = 60.0
-_STILL_S = 0.02
+_STILL_S = 0.05
 _DRAIN_S = 1.0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from fastmasq.cli.options import client_options, find_socket
@@ -24,6 +26,8 @@ def release(socket: str | None, config: str | None) -> None:
     if is_served(control.socket):
         raise KernelError(f"fastmasq is running at {control.socket}; stop it instead (SIGTERM), it restores everything")
     restored = takeover.release(control.journal)
+    if restored and Path(control.socket).is_socket():
+        Path(control.socket).unlink()  # the dead forwarder's: nobody answers there
     for line in restored:
         click.echo(line)
     if not restored:

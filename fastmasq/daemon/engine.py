@@ -38,13 +38,14 @@ from fastmasq.path.world import LINKS
 from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
+from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.timeouts import Timeouts
 
 log = logging.getLogger("fastmasq.engine")
 
 NS = 1_000_000_000
-PORTS_EVERY = 2  # seconds between looks at the host's own sockets
+LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 WORKER_PRIORITY = -20  # niceness: packets before programs, as in the kernel; others still get their percent
@@ -116,6 +117,8 @@ class Engine:
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
         self._guarded: tuple | None = None
+        self._still_used = np.zeros((3, 65536), bool)  # ports of the host's that sessions have not left yet, by class
+        self._drifted: list[str] = []
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class Engine:
         value = ports.reservation(self.settings.masquerade.ports, sysctl.read(RESERVED_PORTS))
         if value is not None:
             self.takeover.set_sysctl(RESERVED_PORTS, value)
-        self.allowed = ports.allowed_ports(self.settings.masquerade.ports)
+        self.allowed = self.guarded_ports = ports.allowed_ports(self.settings.masquerade.ports)
 
     def _work(self) -> None:
         try:
@@ -200,6 +203,7 @@ class Engine:
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
+        level = self._level()
         if self.worker is not None and self.thread is not None:
             self.worker.stop()
             self.thread.join()
@@ -210,7 +214,7 @@ class Engine:
         try:
             if self.takeover is not None:
                 for line in self.takeover.restore():
-                    log.info("%s", line)
+                    log.log(level, "%s", line)
         finally:
             self._close()
 
@@ -242,46 +246,59 @@ class Engine:
     def _follow_world(self) -> None:
         """Bring links, routes, external address and guard to what the kernel's snapshot says."""
         snapshot = self.world.snapshot()
-        by_name = {link.name: link for link in snapshot.links}
-        for number, name in enumerate(self.names):
-            self._follow_link(number, by_name[name])
+        self.links = dict(enumerate(snapshot.links))
         link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if link.ifindex}
         first, rows = world.route_rows(snapshot.routes, link_of_ifindex)
-        with self.forwarder.locked():
+        fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
+        with self.forwarder.locked():  # in one go: no route may lead to a link without a sender
+            for number, attached in fresh.items():
+                self.forwarder.attach(
+                    number, attached.ring if attached else None, attached.sender if attached else None
+                )
             for number, link in self.links.items():
                 self.forwarder.set_link(number, world.link_row(link))
             self.forwarder.set_routes(first, rows)
+        for number, attached in fresh.items():
+            self._replace(number, attached)
         self._follow_external(snapshot.external_address)
         self._follow_guard()
 
-    def _follow_link(self, number: int, link: Link) -> None:
-        """Open ring and sender when a link has appeared, been re-created, or its queueing has changed."""
-        self.links[number] = link
+    def _is_outdated(self, number: int, link: Link) -> bool:
+        """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
         present = self.attached.get(number)
-        if present is not None and present.ifindex == link.ifindex and present.plain_qdisc == (
-            link.qdisc in PLAIN_QDISCS
-        ):
-            return
-        fresh = None
-        if link.ifindex:
-            try:
-                fresh = AttachedLink(link, self.settings)
-            except FastmasqError as error:
-                if self.thread is None:
-                    raise
-                log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
-        with self.forwarder.locked():
-            self.forwarder.attach(number, fresh.ring if fresh else None, fresh.sender if fresh else None)
+        if present is None:
+            return bool(link.ifindex)
+        return (present.ifindex, present.plain_qdisc) != (link.ifindex, link.qdisc in PLAIN_QDISCS)
+
+    def _open(self, link: Link) -> AttachedLink | None:
+        """Open ring and sender of a link; None when it is missing. Raises FastmasqError, but only before we forward."""
+        if not link.ifindex:
+            return None
+        try:
+            return AttachedLink(link, self.settings)
+        except FastmasqError as error:
+            if self.thread is None:
+                raise
+            log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
+            return None
+
+    def _replace(self, number: int, attached: AttachedLink | None) -> None:
+        """Close what the path used for a link before; `attached` is what it uses now."""
+        name = self.names[number]
+        present = self.attached.pop(number, None)
         if present is not None:
             present.close()
-            del self.attached[number]
-        if fresh is not None:
-            self.attached[number] = fresh
-            log.info("%s: attached, ring %s", link.name, fresh.ring.tap.mode)
+        if attached is not None:
+            self.attached[number] = attached
+            log.log(self._level(), "%s: attached, ring %s", name, attached.ring.tap.mode)
         elif present is not None:
-            log.warning("%s: gone; waiting for it to come back", link.name)
+            log.warning("%s: gone; waiting for it to come back", name)
         if self.thread is not None:
             self.worker.wake()
+
+    def _level(self) -> int:
+        """Return the level of news: a start says one line only, whether it succeeds or fails."""
+        return logging.DEBUG if self.thread is None else logging.INFO
 
     def _follow_external(self, address: int | None) -> None:
         if address is None or address != self.external:
@@ -324,13 +341,13 @@ class Engine:
             outside=[self.settings.interfaces.outside],
             local_addresses=world.local_addresses(snapshot.routes),
             external_addresses=[snapshot.external_address] if snapshot.external_address is not None else [],
-            tcp_ports=self.allowed[0],
-            udp_ports=self.allowed[1],
+            tcp_ports=self.guarded_ports[0],
+            udp_ports=self.guarded_ports[1],
         )
         state = (
             tuple(spec.local_addresses),
             tuple(spec.external_addresses),
-            self.allowed.tobytes(),
+            self.guarded_ports.tobytes(),
             tuple(link.ifindex for link in self.links.values()),
         )
         if state == self._guarded:
@@ -375,22 +392,43 @@ class Engine:
 
     def _every_second(self, seconds: int) -> None:
         self.rates.add(now_ns(), self._counters())
-        if seconds % PORTS_EVERY == 0:
+        if seconds % LOOK_EVERY == 0:
             self._follow_ports()
+            self._check_settings()
         if seconds % PROBE_EVERY == 0:
             self._probe_hops()
 
     def _follow_ports(self) -> None:
         """Give up ports that a program of the host has bound meanwhile, and take back those it has left."""
         allowed = ports.allowed_ports(self.settings.masquerade.ports)
-        for sentence in self.takeover.drifted():
-            log.warning("%s", sentence)
-        if np.array_equal(allowed, self.allowed):
-            return
-        self.allowed = allowed
-        with self.forwarder.locked():
-            self.table.set_external(self.external, allowed)
+        if not np.array_equal(allowed, self.allowed):
+            self.allowed = allowed
+            with self.forwarder.locked():
+                self.table.set_external(self.external, allowed)
+        still_used = self._still_mapped(self.guarded_ports & ~allowed)
+        for port_class, port in np.argwhere(still_used & ~self._still_used):
+            protocol = entry.CLASSES[port_class]
+            log.warning("%s port %d: bound by a program of the host, which gets it when its sessions end", protocol, port)
+        self._still_used = still_used
+        self.guarded_ports = allowed | still_used
         self._follow_guard()
+
+    def _still_mapped(self, lost: np.ndarray) -> np.ndarray:
+        """Return which of the ports that are no longer allowed have sessions still: the host would reset them."""
+        mapped = np.zeros_like(lost)
+        if self.external is not None:
+            with self.forwarder.locked():
+                for port_class, port in np.argwhere(lost):
+                    mapped[port_class, port] = self.table.is_mapped(self.external, port_class, port)
+        return mapped
+
+    def _check_settings(self) -> None:
+        """Say it, once, when somebody has changed a setting of the kernel that we depend on."""
+        drifted = self.takeover.drifted()
+        for sentence in drifted:
+            if sentence not in self._drifted:
+                log.warning("%s", sentence)
+        self._drifted = drifted
 
     def _probe_hops(self) -> None:
         """Have the kernel confirm the next hops in use: it does not see our packets, and would not notice a dead one."""

@@ -98,7 +98,7 @@ def _guard(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning", make_guard("none").describe())
         return
     works = []
-    for backend in ("nftables", "tc") if wanted == "auto" else (wanted,):
+    for backend in ("tc", "nftables") if wanted == "auto" else (wanted,):
         try:
             make_guard(backend).check()
             works.append(backend)

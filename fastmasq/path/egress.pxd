@@ -190,6 +190,12 @@ cdef inline void queue_fragments(Path *p, const Hop *hop, Frame *frame, Parsed *
 cdef inline void send_packet(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
     """Send a translated packet that came in on `link` to its next hop, in whatever form the hop's link takes."""
     cdef int growth = <int>hop.header_length - <int>p.links[link].header_length
+    if frame.vnet.gso_type != GSO_NONE and not p.senders[hop.link].vnet:
+        if queue_segments(p, hop, frame, parsed):
+            p.verdicts[FORWARD] += 1
+        else:
+            count_drop(p, CANNOT_SEGMENT)
+        return
     p.verdicts[FORWARD] += 1
     if frame.vnet.gso_type == GSO_NONE and parsed.length > hop.mtu:
         queue_fragments(p, hop, frame, parsed)
@@ -202,10 +208,6 @@ cdef inline void send_packet(Path *p, int link, const Hop *hop, Frame *frame, Pa
             queue_frame(p, hop, parsed.ip, parsed.length, &frame.vnet)
         else:
             queue_frame(p, hop, parsed.ip, parsed.length, NULL)
-        return
-    if frame.vnet.gso_type != GSO_NONE:
-        if not queue_segments(p, hop, frame, parsed):
-            count_drop(p, CANNOT_SEGMENT)
         return
     if frame.vnet.flags & VNET_NEEDS_CSUM:
         complete_checksum(frame, parsed)

@@ -20,7 +20,7 @@ cdef enum:
 
     DROP_REASONS = 48           # room for the counters; forward.pyx checks that it suffices
     VERDICTS = 5
-    NOTES = 9
+    NOTES = 7
 
 cdef enum:
     ROUTE_UNREACHABLE = 0
@@ -157,7 +157,7 @@ cdef struct Path:
     # counters
     uint64_t drops[48]
     uint64_t verdicts[5]
-    uint64_t notes[9]
+    uint64_t notes[7]
     # the batch
     Frame frames[64]
     Parsed parsed[64]

@@ -59,8 +59,6 @@ cdef enum:
 
 cdef enum:
     # things worth counting that are not drops
-    NOTE_SESSIONS_OPENED
-    NOTE_SESSIONS_CLOSED
     NOTE_REPLIES_SUPPRESSED
     NOTE_STATELESS_INBOUND
     NOTE_BATCHES

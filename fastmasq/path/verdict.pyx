@@ -13,10 +13,7 @@ from fastmasq.path.verdict cimport (
 
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
 
-NOTES = (
-    "sessions_opened", "sessions_closed", "replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held",
-    "segmented", "fragmented",
-)
+NOTES = ("replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held", "segmented", "fragmented")
 
 _SENTENCES = {
     TRUNCATED: ("truncated", "the frame was longer than its ring slot and no copy of the whole could be had"),

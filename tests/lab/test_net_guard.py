@@ -468,8 +468,8 @@ def test_updates_leave_no_gap(gateway: Gateway, guarded: Guarded) -> None:
 def traces(host: Namespace) -> str:
     """Return what nftables and tc know in a namespace, with eth0 and eth1."""
     return host.sh(
-        "nft list ruleset; for dev in eth0 eth1; do tc qdisc show dev $dev; tc filter show dev $dev ingress; "
-        "tc filter show dev $dev egress; done"
+        "nft list ruleset; for dev in $(ls /sys/class/net); do tc qdisc show dev $dev; "
+        "tc filter show dev $dev ingress; tc filter show dev $dev egress; done"
     )
 
 

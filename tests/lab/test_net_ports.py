@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastmasq.net.ports import host_ports, port_ranges
+from fastmasq.net.ports import host_ports, parse_ports, port_ranges
 from tests.lab.net_namespaces import Namespace
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
@@ -41,6 +41,16 @@ def test_reserved_ports_are_the_administrators(host: Namespace) -> None:
     with host.entered():
         assert (8080, 8080) in port_ranges(host_ports(TCP))
         assert (9148, 9150) in port_ranges(host_ports(UDP))
+
+
+def test_of_ports_reserved_for_us_only_the_bound_count(host: Namespace) -> None:
+    host.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=8080,50000-50099")
+    with host.entered():
+        end = bound("0.0.0.0", 50_007, socket.SOCK_DGRAM)
+        used = host_ports(UDP, ours=parse_ports("50000-50099"))
+        end.close()
+    assert used[[8080, 49_999, 50_007, 50_100]].all()
+    assert not used[[50_000, 50_006, 50_008, 50_099]].any()
 
 
 def test_bound_sockets(host: Namespace) -> None:

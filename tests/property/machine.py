@@ -52,6 +52,10 @@ class Comparison(RuleBasedStateMachine):
         self.subject = self.make_subject()
         self.now_ns = START_NS
 
+    def teardown(self) -> None:
+        """Let go of the subject: a machine lives until the garbage collector comes, and a path is large."""
+        del self.subject
+
     def exchange(self, link: str, packet: bytes) -> None:
         note(f"{link}: {show(packet)}")
         seen = self.subject.send(link, packet)

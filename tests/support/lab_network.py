@@ -186,11 +186,11 @@ class Network:
         return made
 
     def pair(
-        self, client: str = "inside", server: str = "server", address: str = SERVER_ADDRESS, port: int = 0
+        self, client: str = "inside", server: str = "server", address: str = SERVER_ADDRESS, client_port: int = 0
     ) -> tuple[socket.socket, socket.socket]:
         """Return both ends of a TCP connection between two hosts: the client's and the server's."""
-        listener = self.listen(server, address, port)
-        near = self.connect(client, listener.getsockname())
+        listener = self.listen(server, address)
+        near = self.connect(client, listener.getsockname(), client_port)
         far, _ = listener.accept()
         far.settimeout(PATIENCE_S)
         return near, self.keep(far)

@@ -1,0 +1,176 @@
+"""The layers of the program as data, and the imports of every file compared with them.
+
+    8  lab   doctor
+    7  cli   control   legacy
+    6  daemon
+    5  net   config   observe
+    4  policy   alg   vpn
+    3  path
+    2  ring | table
+    1  wire
+    0  errors   units   clock
+
+A module may import from lower layers and from its own folder, and from nothing else. Commands that need a higher layer
+load it by name, when they are run.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fastmasq"
+
+LAYERS = (
+    ("errors", "units", "clock"),
+    ("wire",),
+    ("ring", "table"),
+    ("path",),
+    ("policy", "alg", "vpn"),
+    ("net", "config", "observe"),
+    ("daemon",),
+    ("cli", "control", "legacy"),
+    ("lab", "doctor"),
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+APART = {
+    ("policy", "ring"): "policy must be testable with bytes and a number for the time",
+    ("alg", "ring"): "gateways must be testable with bytes and a number for the time",
+    ("vpn", "ring"): "trackers must be testable with bytes and a number for the time",
+    ("legacy", "table"): "old syntaxes end in policy objects",
+    ("legacy", "path"): "old syntaxes end in policy objects",
+    ("legacy", "ring"): "old syntaxes end in policy objects",
+}
+
+CLOCK_READERS = ("daemon", "cli", "control", "lab", "doctor")  # folders that may ask what time it is
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
+
+
+def folder_of(path: Path) -> str:
+    """Return the folder (or top-level module) a file belongs to: what LAYERS has names for."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imported_modules(path: Path) -> list[tuple[int, str]]:
+    """Return (line, dotted name) of every import and cimport of the package's own modules."""
+    text = path.read_text()
+    found = cython_imports(text) if path.suffix != ".py" else python_imports(text, path)
+    return [(line, name) for line, name in found if name == "fastmasq" or name.startswith("fastmasq.")]
+
+
+def python_imports(text: str, path: Path) -> list[tuple[int, str]]:
+    found = []
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def cython_imports(text: str) -> list[tuple[int, str]]:
+    """Read `import` and `cimport` lines; names in parentheses may go over several lines."""
+    found = []
+    pattern = r"^[ \t]*from[ \t]+([\w.]+)[ \t]+c?import[ \t]*(?:\(([^)]*)\)|([^\n]*))|^[ \t]*c?import[ \t]+([\w., \t]+)"
+    for match in re.finditer(pattern, text, re.MULTILINE):
+        line = text.count("\n", 0, match.start()) + 1
+        module, inside, names, plain = match.groups()
+        if plain:
+            found += [(line, name.split(" as ")[0].strip()) for name in plain.split(",")]
+            continue
+        listed = re.sub(r"#[^\n]*", "", inside or names or "").split(",")
+        found += [(line, f"{module}.{name.split(' as ')[0].strip()}") for name in listed if name.strip()]
+    return found
+
+
+def complaint(path: Path, line: int, name: str) -> str | None:
+    """Return what is wrong with a file importing a module, or None."""
+    where = f"{path.relative_to(ROOT)}:{line}: {name}"
+    here, parts = folder_of(path), name.split(".")
+    there = parts[1] if len(parts) > 1 else "__init__"
+    if there in ("__init__", "__version__") or here == there:
+        return None
+    if there not in LAYER:
+        return f"{where}: {there} is in no layer"
+    if here == "__main__":
+        return None if there == "cli" else f"{where}: __main__ starts the command line, nothing else"
+    if LAYER[there] >= LAYER[here]:
+        return f"{where}: {here} (layer {LAYER[here]}) imports {there} (layer {LAYER[there]})"
+    if (here, there) in APART:
+        return f"{where}: {APART[here, there]}"
+    return None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    complaints = [complaint(path, line, name) for line, name in imported_modules(path)]
+    assert not [text for text in complaints if text]
+
+
+def test_every_folder_has_a_layer() -> None:
+    folders = {folder_of(path) for path in SOURCES} - {"__init__", "__main__"}
+    assert folders <= set(LAYER)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imported_modules(PACKAGE / "__init__.py") == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_time_is_an_argument(path: Path) -> None:
+    """Only the outermost layers read a clock; everything else is told the time."""
+    if folder_of(path) in CLOCK_READERS or path.name == "clock.py":
+        return
+    read = re.findall(r"\btime\.(?:time|monotonic|perf_counter)(?:_ns)?\(|\bclock_gettime\(|\bdatetime\.now\(", path.read_text())
+    imported = [name for _, name in imported_modules(path) if name.startswith("fastmasq.clock")]
+    assert not read and not imported
+
+
+# --- the reader itself -------------------------------------------------------------------------------------------
+
+
+def test_cython_imports_are_found() -> None:
+    text = (
+        "from libc.stdint cimport uint8_t\n"
+        "from fastmasq.wire.octets cimport (\n    load16, store16,  # both\n    load32 as load,\n)\n"
+        "cimport fastmasq.table.masq\n"
+        "import fastmasq.errors as errors, numpy\n"
+    )
+    assert cython_imports(text) == [
+        (1, "libc.stdint.uint8_t"),
+        (2, "fastmasq.wire.octets.load16"),
+        (2, "fastmasq.wire.octets.store16"),
+        (2, "fastmasq.wire.octets.load32"),
+        (6, "fastmasq.table.masq"),
+        (7, "fastmasq.errors"),
+        (7, "numpy"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "wrong"),
+    [
+        ("wire/x.pxd", "fastmasq.wire.octets.load16", False),
+        ("table/x.pyx", "fastmasq.wire.octets.load16", False),
+        ("table/x.pyx", "fastmasq.ring.ring.Frame", True),
+        ("wire/x.pxd", "fastmasq.table.masq.Table", True),
+        ("net/x.py", "fastmasq.config.load", True),
+        ("policy/x.py", "fastmasq.ring.ring", True),
+        ("daemon/x.py", "fastmasq.__version__", False),
+        ("errors.py", "fastmasq.units.parse_size", True),
+        ("__main__.py", "fastmasq.cli.main.main", False),
+        ("__main__.py", "fastmasq.daemon.engine", True),
+    ],
+)
+def test_complaints(file: str, name: str, wrong: bool) -> None:
+    assert (complaint(PACKAGE / file, 1, name) is not None) == wrong

@@ -13,6 +13,7 @@ import psutil
 from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
 from fastmasq.control import client
+from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 
@@ -143,6 +144,8 @@ def steering_mask(steering: str) -> int:
 @contextmanager
 def large_connection_table() -> Iterator[None]:
     """Give the kernel's connection table, one for all namespaces, the room the loads need; restore it at the end."""
+    if not _CONNTRACK_MAXIMUM.exists():
+        hosts.checked(["modprobe", "nf_conntrack"])
     settings = {_CONNTRACK_MAXIMUM: CONNTRACK_ENTRIES, _CONNTRACK_HASH_SIZE: CONNTRACK_BUCKETS}
     with ExitStack() as restore:
         for path, value in settings.items():

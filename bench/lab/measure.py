@@ -133,13 +133,13 @@ def _sessions(bench: Bench) -> tuple[Sample]:
 
 
 def _overload(bench: Bench) -> tuple[Sample]:
-    """Offer twice the best rate: from one processor if that can send so much, else from two."""
+    """Offer twice the best rate, or as near to it as this machine comes with one source or with two."""
     with Traffic(bench.network, THOUSAND) as traffic:
         best = bench.best(traffic).delivered
         delivery = bench.offer(traffic, _OVERLOAD * best)
     if delivery.offered < _ENOUGH * _OVERLOAD * best:
         with Traffic(bench.network, THOUSAND, processors=(0, 1)) as traffic:
-            delivery = bench.offer(traffic, _OVERLOAD * best)
+            delivery = max(delivery, bench.offer(traffic, _OVERLOAD * best), key=lambda one: one.offered)
     note = f"offered {delivery.offered / best:.2f} times its best"
     return (Sample(delivery.delivered / best, delivery.loss, delivery.drops, note),)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 
 from fastmasq_bench.lab.forwarders import FORWARDERS, large_connection_table
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from fastmasq.errors import KernelError
 
 FEWEST_PROCESSORS = 2
+_BUSY = 0.5
 
 
 def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwarders: Collection[str]) -> Report:
@@ -27,6 +29,12 @@ def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwa
     measurements = [measurement for measurement in MEASUREMENTS if not only or measurement.name in only]
     names = [name for name in FORWARDERS if not forwarders or name in forwarders]
     machine = describe_machine()
+    if machine["load_average"] > _BUSY:
+        load = machine["load_average"]
+        print(
+            f"the machine is busy (load {load}), which slows fastmasq more than the kernel: better wait",
+            file=sys.stderr,
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,

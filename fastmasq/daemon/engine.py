@@ -14,6 +14,7 @@ import selectors
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.net import privileges, sysctl
 from fastmasq.net.guard import Guard, GuardSpec
-from fastmasq.net.links import Link
+from fastmasq.net.links import UNSUPPORTED, Link
 from fastmasq.net.ports import format_ports
 from fastmasq.net.takeover import Takeover
 from fastmasq.net.world import World
@@ -48,7 +49,8 @@ NS = 1_000_000_000
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
-WORKER_PRIORITY = -20  # niceness: packets before programs, as in the kernel; others still get their percent
+WORKER_NICENESS = -20  # packets before programs, as in the kernel; others still get their percent
+AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among sessions, see sched(7)
 RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
 DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
 
@@ -170,10 +172,13 @@ class Engine:
         self.allowed = self.guarded_ports = ports.allowed_ports(self.settings.masquerade.ports)
 
     def _work(self) -> None:
+        """Run the worker before other programs; niceness alone does not count against those of other sessions."""
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+            if os.getsid(0) == os.getpid():  # else the session is somebody's shell
+                AUTOGROUP.write_text(f"{WORKER_NICENESS}\n")
         except OSError as error:
-            log.warning("the worker runs at normal priority: %s", error.strerror)
+            log.info("the worker has no more than usual priority: %s", error.strerror)
         self.worker.run()
 
     def _catch_signals(self) -> None:
@@ -247,9 +252,10 @@ class Engine:
         """Bring links, routes, external address and guard to what the kernel's snapshot says."""
         snapshot = self.world.snapshot()
         self.links = dict(enumerate(snapshot.links))
-        link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if link.ifindex}
-        first, rows = world.route_rows(snapshot.routes, link_of_ifindex)
         fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
+        usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
+        link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
+        first, rows = world.route_rows(snapshot.routes, link_of_ifindex)
         with self.forwarder.locked():  # in one go: no route may lead to a link without a sender
             for number, attached in fresh.items():
                 self.forwarder.attach(
@@ -273,6 +279,9 @@ class Engine:
     def _open(self, link: Link) -> AttachedLink | None:
         """Open ring and sender of a link; None when it is missing. Raises FastmasqError, but only before we forward."""
         if not link.ifindex:
+            return None
+        if link.header_length == UNSUPPORTED:
+            log.error("%s: fastmasq works on Ethernet-like, ppp and tun interfaces; this one is left alone", link.name)
             return None
         try:
             return AttachedLink(link, self.settings)

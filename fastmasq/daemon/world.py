@@ -14,13 +14,14 @@ _LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never app
 
 
 def link_row(link: Link) -> np.ndarray:
-    """Return the world.LINK row of a link, up or not."""
+    """Return the world.LINK row of a link, up, down or missing."""
+    framed = link.header_length > 0
     return world.link_row(
         side=world.OUTSIDE if link.role == "outside" else world.INSIDE,
         mtu=link.mtu,
         address=link.addresses[0].address if link.addresses else 0,
-        mac=link.mac if link.header_length else b"",
-        header_length=link.header_length,
+        mac=(link.mac or bytes(6)) if framed else b"",
+        header_length=link.header_length if framed else 0,
         up=link.up,
     )
 

@@ -32,7 +32,7 @@ from fastmasq.path.state cimport (
 )
 from fastmasq.path.verdict cimport (
     DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT, FRAGMENTATION_NEEDED, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
-    HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
+    HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
     NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
     NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
     TABLE_FULL, TCP_RST_OUT_OF_WINDOW, TTL_EXCEEDED, VERDICT_COUNT,
@@ -203,6 +203,9 @@ cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed 
     """TTL, MTU and next hop in order; False when the packet has been dropped, answered or held."""
     cdef Hop *hop = &p.hops[hop_row]
     if not ttl_left(p, link, frame, parsed):
+        return False
+    if p.senders[hop.link] == NULL:
+        count_drop(p, LINK_DOWN)        # detached, and the routes have not followed yet
         return False
     if parsed.length > hop.mtu and too_big(p, link, hop, frame, parsed):
         return False

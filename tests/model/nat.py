@@ -123,7 +123,7 @@ class Mapping:
 
 @dataclass
 class Session:
-    """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. `connection` is None except for TCP."""
+    """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. Only TCP has a `connection`."""
 
     mapping: Mapping
     remote: tuple[int, int]
@@ -151,7 +151,7 @@ class Model:
         self.observed: int | None = None
 
     def step(self, link: str, packet: bytes, now_ns: int, observed: int | None = None) -> Verdict:
-        """Return what becomes of a packet that arrives on `link`; `observed` is the port a new mapping was seen to get."""
+        """Return what becomes of a packet that arrives on `link`; `observed` is the port its new mapping has got."""
         self.expire(now_ns)
         self.observed = observed
         parsed = None
@@ -296,7 +296,7 @@ class Model:
         return session
 
     def check_limits(self, packet: Parsed) -> None:
-        """Refuse a new session that is over a limit; the sender is told which kind (RFC 5508 REQ-8, RFC 6888 REQ-11)."""
+        """Refuse a new session that is over a limit; the sender is told which (RFC 5508 REQ-8, RFC 6888 REQ-11)."""
         mine = [mapping for mapping in self.by_inside.values() if mapping.address == packet.source]
         if len(list(self.sessions())) >= self.settings.sessions:
             raise Refused("table_full", (3, 1, 0))
@@ -325,8 +325,8 @@ class Model:
         if self.observed is None:
             return min(candidates)
         if self.observed not in candidates:
-            kept = f"{wanted} was free" if candidates == {wanted} else f"not among {len(candidates)} ports like {wanted}"
-            raise WrongPort(f"external port {self.observed} for inside port {wanted}: {kept}")
+            why = "it was free" if wanted in free else f"{len(candidates)} others are more like it"
+            raise WrongPort(f"external port {self.observed} for inside port {wanted}: {why}")
         return self.observed
 
     # -- inbound ----------------------------------------------------------------------------------------------------
@@ -487,7 +487,7 @@ def is_reset(packet: Parsed) -> bool:
 
 
 def tcp_quote_is_recent(session: Session, direction: str, quoted: Parsed) -> bool:
-    """Return whether a quoted TCP segment was sent in `direction` not long ago (RFC 5927 section 4.1); unknown is yes."""
+    """Return whether a quoted TCP segment was sent in `direction` not long ago (RFC 5927 section 4.1)."""
     end = session.connection and session.connection.ends[direction].end
     if end is None:
         return True
@@ -496,7 +496,7 @@ def tcp_quote_is_recent(session: Session, direction: str, quoted: Parsed) -> boo
 
 
 def like(free: set[int], wanted: int) -> set[int]:
-    """Return the free ports that may stand in for `wanted`: of its class and parity, else its class, else above 1023."""
+    """Return the free ports that may stand in for `wanted`: of its class and parity, of its class, or above 1023."""
     classes = [range(1, LOW_PORTS), range(LOW_PORTS, 65536)]
     for wanted_class in classes if wanted < LOW_PORTS else classes[1:]:
         same_class = free.intersection(wanted_class)

@@ -7,6 +7,7 @@ moved. `difference` compares what was seen with what the specification says.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol
 
 from fastmasq.table.timeouts import Timeouts
@@ -198,8 +199,5 @@ def answer_difference(expected: bytes, answer: bytes) -> str | None:
     wrong = [problem for problem in problems(answer) if not problem.startswith("quote: ")]
     if wrong:
         return f"the answer has a wrong {', '.join(wrong)}: {show(answer)}"
-    fields = [(p.source, p.destination, p.protocol, p.options, p.kind, p.code, p.rest, p.payload) for p in (ours, theirs)]
-    return None if fields[0] == fields[1] else f"expected the answer {show(expected)}, but {show(answer)}"
-
-
-__all__ = ["INSIDE", "OUTSIDE", "Seen", "Subject", "ModelSubject", "difference", "observed_port", "sessions_of"]
+    fixed = attrgetter("source", "destination", "protocol", "options", "kind", "code", "rest", "payload")
+    return None if fixed(ours) == fixed(theirs) else f"expected the answer {show(expected)}, but {show(answer)}"

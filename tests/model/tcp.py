@@ -13,7 +13,7 @@ the middle of a connection, a segment that does not fit the window, and a reset 
 What is believed. Each end's highest sequence number, highest acknowledgment and the right edge of its window are noted.
 A segment fits when it ends at or before the receiver's edge and not too far behind what it acknowledged. Numbers that
 are not known yet count as fitting. A reset is exact when its sequence number is what the receiver acknowledged last, or
-what the sender sent last; an answer to a SYN is exact when it acknowledges that SYN. Only exact resets change the state;
+what the sender sent last; an answer to a SYN is exact when it acknowledges that SYN. Only exact resets change states;
 others inside the window pass for the end host to challenge (RFC 5961); outside the window they are dropped.
 """
 
@@ -69,7 +69,7 @@ def opened(segment: Segment) -> Connection:
     state = RESUMED
     if segment.flags & SYN:
         state = SYN_RECEIVED if segment.flags & ACK else SYN_SENT
-    return Connection(state, {OUT: noted(End(), segment, 0), IN: End()})
+    return Connection(state, {OUT: noted(End(), segment, window_shift(End(), End())), IN: End()})
 
 
 def stepped(connection: Connection, direction: str, segment: Segment) -> Step:

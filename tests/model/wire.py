@@ -117,15 +117,12 @@ def check_options(options: bytes) -> None:
 
 def with_transport(parsed: Parsed, body: bytes) -> Parsed:
     """Return the packet with its ports, or identifier, after checking that its transport header is whole."""
-    if parsed.protocol == TCP:
-        if len(body) < 20 or not 20 <= (body[12] >> 4) * 4 <= len(body):
-            raise Refused("bad_transport_header")
-    elif parsed.protocol == UDP:
-        if len(body) < 8 or not 8 <= struct.unpack(">H", body[4:6])[0] <= len(body):
-            raise Refused("bad_transport_header")
-    elif parsed.protocol == ICMP:
-        if len(body) < 8:
-            raise Refused("bad_transport_header")
+    if len(body) < {TCP: 20, UDP: 8, ICMP: 8}.get(parsed.protocol, 0):
+        raise Refused("bad_transport_header")
+    if parsed.protocol == TCP and not 20 <= (body[12] >> 4) * 4 <= len(body):
+        raise Refused("bad_transport_header")
+    if parsed.protocol == UDP and not 8 <= struct.unpack(">H", body[4:6])[0] <= len(body):
+        raise Refused("bad_transport_header")
     return with_ids(parsed, body)
 
 

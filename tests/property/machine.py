@@ -61,7 +61,8 @@ class Comparison(RuleBasedStateMachine):
         seen = self.subject.send(link, packet)
         verdict = self.model.step(link, packet, self.now_ns, observed_port(seen))
         wrong = difference(verdict, seen)
-        assert wrong is None, f"{wrong}\nthe packet in was {link}: {show(packet)}\n{packet.hex()}\nsessions:\n{self.model}"
+        story = f"the packet in was {link}: {show(packet)}\n{packet.hex()}\nsessions:\n{self.model}"
+        assert wrong is None, f"{wrong}\n{story}"
 
     def sessions(self, *protocols: int, state: str | None = None) -> list[Session]:
         sessions = [session for session in self.model.sessions() if session.mapping.protocol in protocols]

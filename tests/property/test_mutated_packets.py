@@ -1,4 +1,4 @@
-"""A hundred thousand mutated packets from both sides, while an established flow of each protocol goes on undisturbed."""
+"""A hundred thousand mutated packets from both sides, while established flows of each protocol go on undisturbed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def mutated(packet: bytes, chance: random.Random) -> bytes:
     octets = bytearray(packet)
     for _ in range(chance.randint(1, 6)):
         at = min(chance.randrange(len(octets)), chance.randrange(len(octets)))
-        octets[at] = chance.choice((chance.choice(INTERESTING), chance.randrange(256), octets[at] ^ 1 << chance.randrange(8)))
+        one_bit_off = octets[at] ^ 1 << chance.randrange(8)
+        octets[at] = chance.choice((chance.choice(INTERESTING), chance.randrange(256), one_bit_off))
     if chance.random() < 0.2:
         del octets[chance.randrange(1, len(octets)) :]
     elif chance.random() < 0.2:
@@ -70,8 +71,8 @@ class Probe:
             (OUTSIDE, packets.udp(server, there, b"in"), packets.udp(server, here, b"in", ttl=63)),
             (INSIDE, self.segment(here, server, 101, 501), self.segment(there, server, 101, 501, ttl=63)),
             (OUTSIDE, self.segment(server, there, 501, 101), self.segment(server, here, 501, 101, ttl=63)),
-            (INSIDE, packets.ping(PROBE_HOST, PROBE_SERVER, 7), packets.ping(there[0], PROBE_SERVER, 7, ttl=63)),
-            (OUTSIDE, packets.ping(PROBE_SERVER, there[0], 7, kind=0), packets.ping(PROBE_SERVER, PROBE_HOST, 7, kind=0, ttl=63)),
+            (INSIDE, self.ping(PROBE_HOST, PROBE_SERVER, 8), self.ping(there[0], PROBE_SERVER, 8, ttl=63)),
+            (OUTSIDE, self.ping(PROBE_SERVER, there[0], 0), self.ping(PROBE_SERVER, PROBE_HOST, 0, ttl=63)),
         ]
         harness.send(INSIDE, packets.tcp(here, server, "S", seq=100))
         harness.send(OUTSIDE, packets.tcp(server, there, "SA", seq=500, ack=101))
@@ -79,6 +80,10 @@ class Probe:
     @staticmethod
     def segment(source: tuple[str, int], destination: tuple[str, int], seq: int, ack: int, ttl: int = 64) -> bytes:
         return packets.tcp(source, destination, "A", seq=seq, ack=ack, ttl=ttl)
+
+    @staticmethod
+    def ping(source: str, destination: str, kind: int, ttl: int = 64) -> bytes:
+        return packets.ping(source, destination, PROBE_PORT, kind=kind, ttl=ttl)
 
     def check(self) -> None:
         for link, packet, expected in self.pairs:

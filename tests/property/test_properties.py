@@ -22,6 +22,7 @@ GATEWAY = to_address(traffic.EXTERNAL)
 ONES = 0xFFFF
 lists_of_outbound = st.lists(traffic.outbound(), max_size=12)
 protocols = st.sampled_from([TCP, UDP, ICMP])
+errors = st.integers(1, 65534)
 
 NewSubject = Callable[..., Subject]
 
@@ -156,7 +157,7 @@ def test_right_checksums_stay_right(new: NewSubject, sent: list[bytes]) -> None:
                     assert problems(back) == []
 
 
-@given(protocol=protocols, source=traffic.inside_endpoints, remote=traffic.remote_endpoints, error=st.integers(1, 65534))
+@given(protocol=protocols, source=traffic.inside_endpoints, remote=traffic.remote_endpoints, error=errors)
 def test_wrong_checksums_stay_wrong(new, protocol: int, source, remote, error: int) -> None:
     """RFC 1624: a transport checksum that is wrong by some amount is wrong by the same amount afterwards."""
     subject = new()

@@ -165,10 +165,13 @@ def damaged(draw, whole: st.SearchStrategy[bytes]) -> bytes:
     return with_ip_checksum(result) if repaired else result
 
 
+ERRORS = ((3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (4, 0), (11, 0), (11, 1), (12, 0), (5, 1))
+
+
 @st.composite
 def errors_about(draw, sources, destination: str, quote: bytes) -> bytes:
     """An ICMP error about a packet, whole or cut, right or subtly wrong."""
-    kind, code = draw(st.sampled_from([(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (4, 0), (11, 0), (11, 1), (12, 0), (5, 1)]))
+    kind, code = draw(st.sampled_from(ERRORS))
     kept = draw(st.sampled_from([None, None, 28, 30, 36, 38, 40, 27, 20, 19]))
     mtu = draw(st.sampled_from([0, 67, 68, 1280])) if (kind, code) == (3, 4) else 0
     fields = draw(ip_fields)

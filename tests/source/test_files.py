@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,25 +33,25 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def first_sentence(path: Path) -> str:
-    """Return the first line of a file's docstring, or of its first comment."""
+def first_paragraph(path: Path) -> str:
+    """Return the first paragraph of a file's docstring, or of its first comment, as one line."""
     text = path.read_text()
     if path.suffix == ".py":
-        return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+        return " ".join((ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0].split())
     lines = [line for line in text.splitlines() if line.strip() and not re.match(r"#!|# (cython|distutils):", line)]
-    first = lines[0].strip() if lines else ""
-    if first.startswith('"""'):
-        return first.strip('"')
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    if lines and lines[0].startswith('"""'):
+        return lines[0].strip('"')
+    comment = itertools.takewhile(lambda line: re.match(r"# +\S", line), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
 
 
 def has_code(path: Path) -> bool:
-    return path.suffix in CODE or path.read_bytes()[:2] == b"#!"
+    return (path.suffix in CODE and path.name != "pyproject.toml") or path.read_bytes()[:2] == b"#!"
 
 
 @pytest.mark.parametrize("path", [path for path in files(*CODE, "") if has_code(path)], ids=name_of)
 def test_a_file_begins_with_its_sentence(path: Path) -> None:
-    sentence = first_sentence(path)
+    sentence = first_paragraph(path)
     assert sentence, "the file does not say what it is for"
     assert sentence[-1] in ".:?!", f"not a sentence: {sentence!r}"
     assert ". " not in sentence, f"more than one sentence: {sentence!r}"

@@ -30,6 +30,7 @@ ECHO_PORT = 7
 
 ETH_P_ALL, ETH_P_ARP, ETH_P_IP = 0x0003, 0x0806, 0x0800
 SOL_UDP, UDP_SEGMENT = 17, 103
+IP_RECVERR, SO_EE_ORIGIN_ICMP = 11, 2
 
 _CLONE_NEWNET = 0x40000000
 _CHUNK_BYTES = 1 << 18
@@ -61,6 +62,15 @@ class Overheard(NamedTuple):
     def payload(self) -> bytes:
         """What follows the IPv4 header."""
         return self.packet[(self.packet[0] & 15) * 4 :]
+
+
+class IcmpError(NamedTuple):
+    """An ICMP error as a socket was told of it; info is the MTU of a fragmentation-needed."""
+
+    type: int
+    code: int
+    info: int
+    offender: str
 
 
 class Sniffer:
@@ -163,6 +173,13 @@ class Network:
         made.bind((address, port))
         return made
 
+    def asking(self, host: str, remote: tuple[str, int]) -> socket.socket:
+        """Return a UDP socket on a host that is connected and keeps ICMP errors for `icmp_error`."""
+        made = self.udp(host)
+        made.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        made.connect(remote)
+        return made
+
     def listen(self, host: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
         """Return a listening TCP socket on a host."""
         with self.on(host):
@@ -258,6 +275,27 @@ def round_trip(near: socket.socket, far: tuple[str, int] | None, payload: bytes,
         return received == payload
     except OSError:
         return False
+
+
+def icmp_error(asking: socket.socket, seconds: float = PATIENCE_S) -> IcmpError | None:
+    """Wait for an ICMP error about what a socket has sent (ip(7), IP_RECVERR); return it, or None when time is up."""
+    found: list[IcmpError] = []
+    asking.settimeout(0)
+
+    def look() -> bool:
+        try:
+            _, control, _, _ = asking.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return False
+        for level, kind, value in control:
+            if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR):
+                _, origin, type_, code, info, _, offender = struct.unpack_from("=IBBBxII4x4s", value)
+                if origin == SO_EE_ORIGIN_ICMP:
+                    found.append(IcmpError(type_, code, info, socket.inet_ntoa(offender)))
+        return bool(found)
+
+    hosts.wait_until(look, seconds)
+    return found[0] if found else None
 
 
 def send_and_compare(sender: socket.socket, receiver: socket.socket, size: int) -> None:

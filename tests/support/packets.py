@@ -59,7 +59,7 @@ def to_endpoint(text: str | tuple[str | int, int]) -> tuple[int, int]:
 
 
 def ones_sum(data: bytes) -> int:
-    """Return the folded one's-complement sum of big-endian 16-bit words; an odd octet is padded with zero (RFC 1071)."""
+    """Return the folded one's-complement sum of big-endian 16-bit words; an odd octet is padded (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
@@ -373,7 +373,7 @@ def problems(packet: bytes) -> list[str]:
 
 
 def quote_problems(quote: bytes) -> list[str]:
-    """Return what is wrong with a quoted packet, which may be cut short: checksums are checked as far as they can be."""
+    """Return what is wrong with a quoted packet, which may be cut short: checksums as far as they can be checked."""
     try:
         decoded = decode(quote)
     except Malformed as error:

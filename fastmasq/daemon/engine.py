@@ -160,6 +160,7 @@ class Engine:
             sequential=self.settings.sequential_ports,
             now_ns=self.started_ns,
         )
+        self.table.make_ready()
         self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
         self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
@@ -266,8 +267,8 @@ class Engine:
             self.forwarder.set_routes(first, rows)
         for number, attached in fresh.items():
             self._replace(number, attached)
+        self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
         self._follow_external(snapshot.external_address)
-        self._follow_guard()
 
     def _is_outdated(self, number: int, link: Link) -> bool:
         """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
@@ -335,7 +336,7 @@ class Engine:
                 closed, row = self.table.close_external(old, row, listing.CHUNK, only_without_reply)
             closed_total += closed
             if closed and not only_without_reply:
-                rows = listing.select(rows, str(ipaddress.IPv4Address(old)), "tcp", "established")
+                rows = listing.select(rows, str(ipaddress.IPv4Address(old)), "tcp", None)
                 reset_total += resets.send_resets(rows[rows["flow"][:, 0]["saddr"] == old])
         if closed_total and dynaddr & DYNADDR_VERBOSE:
             log.warning(
@@ -401,6 +402,7 @@ class Engine:
 
     def _every_second(self, seconds: int) -> None:
         self.rates.add(now_ns(), self._counters())
+        self.table.make_ready()
         if seconds % LOOK_EVERY == 0:
             self._follow_ports()
             self._check_settings()

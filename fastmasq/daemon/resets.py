@@ -15,12 +15,22 @@ _RST = 0x04
 _TTL = 64
 
 
-def reset_segment(row: np.void) -> bytes:
-    """Return the IPv4 packet that resets the inside end of a session as its peer would (RFC 9293 section 3.10.7)."""
+def reset_segments(row: np.void) -> list[bytes]:
+    """Return the IPv4 packets that reset the inside end of a session as its peer would (RFC 9293 section 3.10.7).
+
+    It believes only the sequence number that it expects next (RFC 5961 section 3.2). That is the end of what has been
+    sent to it; or, if that got lost, what it acknowledged last. Nothing is returned for a session that never had both.
+    """
+    acknowledged, sent = int(row["tcp"][entry.OUTBOUND]["ack"]), int(row["tcp"][entry.INBOUND]["end"])
+    if entry.CLASSES[row["port_class"]] != "tcp" or not acknowledged:
+        return []
+    return [_segment(row, sequence) for sequence in dict.fromkeys((sent or acknowledged, acknowledged))]
+
+
+def _segment(row: np.void, sequence: int) -> bytes:
     out = row["flow"][entry.OUTBOUND]
     inside, remote = int(out["key0"]) >> 32, int(out["key0"]) & 0xFFFFFFFF
     inside_port, remote_port = int(out["key1"]) >> 32 & 0xFFFF, int(out["key1"]) & 0xFFFF
-    sequence = int(row["tcp"][entry.OUTBOUND]["ack"])
     tcp = struct.pack(">HHIIBBHHH", remote_port, inside_port, sequence, 0, 5 << 4, _RST, 0, 0, 0)
     checksum = internet_checksum(tcp, pseudo_header_sum(remote, inside, socket.IPPROTO_TCP, len(tcp)))
     tcp = tcp[:16] + struct.pack(">H", checksum) + tcp[18:]
@@ -30,17 +40,16 @@ def reset_segment(row: np.void) -> bytes:
 
 
 def send_resets(rows: Iterable[np.void]) -> int:
-    """Send a reset to the inside end of each TCP session that has acknowledged anything; return how many went out."""
-    sent = 0
+    """Reset the inside end of each TCP session that has acknowledged anything; return how many were told."""
+    told = 0
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         raw.setblocking(False)
         for row in rows:
-            if entry.CLASSES[row["port_class"]] != "tcp" or not int(row["tcp"][entry.OUTBOUND]["ack"]):
-                continue
-            packet = reset_segment(row)
+            packets = reset_segments(row)
             try:
-                raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+                for packet in packets:
+                    raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
             except OSError:
                 continue  # no way to that host: it will find out by itself
-            sent += 1
-    return sent
+            told += bool(packets)
+    return told

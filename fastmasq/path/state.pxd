@@ -151,6 +151,7 @@ cdef struct Path:
     uint32_t error_rate_source  # a second and source address
     Bucket link_buckets[8]
     Bucket source_buckets[1024]
+    uint64_t turn_octets        # received in the turn
     # time of the batch
     uint32_t tick
     uint32_t now_ms

@@ -459,4 +459,5 @@ cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept no
 cdef class MasqTable:
     cdef Table table
     cdef readonly object sessions, mappings, hosts
+    cdef bint _is_ready
     cdef object _index, _mapping_index, _host_index, _permits, _free, _allowed, _slots

@@ -92,8 +92,8 @@ class ForgetsTheQuote(Model):
 class ReportsAsItself(Model):
     """Lets an inner router's address out in ICMP errors."""
 
-    def outbound_error(self, packet: Parsed, link: str) -> Rewriter:
-        rewriter = super().outbound_error(packet, link)
+    def outbound_error(self, packet: Parsed) -> Rewriter:
+        rewriter = super().outbound_error(packet)
         rewriter.source(packet.source, None)
         return rewriter
 

@@ -260,7 +260,9 @@ class Model:
         if packet.protocol not in (TCP, UDP, ICMP):
             raise Refused("protocol_not_masqueraded")
         if packet.is_error:
-            return self.outbound_error(packet, link)
+            rewriter = self.outbound_error(packet)
+            self.check_way(packet, link)
+            return rewriter
         if packet.protocol == ICMP and not packet.is_request:
             raise Refused("no_session" if packet.is_reply else "icmp_type_refused")
         session = self.find_session(packet)
@@ -388,7 +390,7 @@ class Model:
         outer.destination(mapping.address, None)
         return outer
 
-    def outbound_error(self, packet: Parsed, link: str) -> Rewriter:
+    def outbound_error(self, packet: Parsed) -> Rewriter:
         """An error from inside about a packet that came in: through a session, or statelessly through a mapping.
 
         Any router on the inside may report (RFC 5508 REQ-5), but only to the sender of the packet it quotes.
@@ -400,7 +402,6 @@ class Model:
         session = mapping.sessions.get((quoted.source, quoted.source_id))
         if session and not tcp_quote_is_recent(session, IN, quoted):
             raise Refused("no_session")
-        self.check_way(packet, link)
         inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)
         inner.destination(self.external, mapping.external_id)
         outer = Rewriter(packet.raw, packet.start, packet.protocol)
@@ -411,13 +412,16 @@ class Model:
     def hairpin_error(self, packet: Parsed) -> Verdict:
         """An error about a packet that turned round goes the same way back (RFC 5508 REQ-7), or is for the host."""
         try:
-            returning = parse(self.outbound_error(packet, INSIDE).bytes())
+            returning = parse(self.outbound_error(packet).bytes())
         except Refused as refused:
             if refused.reason == "no_session":
                 return Deliver()
             raise
         target = self.find_quoted_sender(returning)
-        return self.forward(INSIDE, self.inbound_error(returning, target[0])) if target else Deliver()
+        if target is None:
+            return Deliver()
+        self.check_way(packet, INSIDE)
+        return self.forward(INSIDE, self.inbound_error(returning, target[0]))
 
     # -- sessions and their time ------------------------------------------------------------------------------------
 

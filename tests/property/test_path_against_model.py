@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.model.subjects import PathSubject
 from tests.property.machine import Comparison
+
+pytestmark = pytest.mark.timeout(1200)  # seconds: a failure is shrunk before it is shown
 
 
 class AddressDependent(Comparison):
@@ -22,7 +26,7 @@ class AddressAndPortDependent(AddressDependent):
 
 
 class TightLimits(AddressDependent):
-    settings = replace(Comparison.settings, sessions=6, sessions_per_host=4, ports_per_host=2)
+    settings = replace(Comparison.settings, sessions=8, sessions_per_host=3, ports_per_host=2)
 
 
 TestAddressDependent = AddressDependent.TestCase

@@ -1,0 +1,198 @@
+"""The outside address changes or is missing for a while: old sessions end quickly, new ones are on the new address."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+import pytest
+
+from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.support.lab_network import (
+    ECHO_PORT,
+    GATEWAY_INSIDE,
+    ROUTER_ADDRESS,
+    Network,
+    eventually,
+    icmp_error,
+    round_trip,
+)
+
+NEW_ADDRESS = "200.200.200.77"
+FOLLOWED_S = 1.0
+SERVER = (SERVER_ADDRESS, ECHO_PORT)
+
+
+def change_address(net: Network, new: str = NEW_ADDRESS) -> None:
+    """Give the outside link another address, as a redial does: for a moment there is none, and no default route."""
+    remove_address(net)
+    add_address(net, new)
+
+
+def remove_address(net: Network) -> None:
+    net.ip("gateway", "address flush dev eth1")
+
+
+def add_address(net: Network, new: str) -> None:
+    net.ip("gateway", f"address add {new}/24 dev eth1")
+    net.ip("gateway", f"route add default via {ROUTER_ADDRESS}")
+
+
+@pytest.fixture
+def running(net: Network) -> Network:
+    """Return the network with fastmasq and echo servers."""
+    net.start()
+    net.echo_udp()
+    net.echo_tcp()
+    return net
+
+
+def test_new_sessions_are_on_the_new_address_at_once(running: Network) -> None:
+    net = running
+    assert net.answers("inside", SERVER_ADDRESS)
+    listener = net.listen("server", SERVER_ADDRESS)
+    change_address(net)
+
+    def connects() -> bool:
+        try:
+            near = net.connect("inside", listener.getsockname(), timeout=FOLLOWED_S)
+        except OSError:  # told that there is no address at the moment
+            return False
+        far, (address, _) = listener.accept()
+        near.sendall(b"hello")
+        return net.keep(far).recv(100) == b"hello" and address == NEW_ADDRESS
+
+    heard = net.sniff("router", "eth0")
+    eventually(connects, FOLLOWED_S, "a connection from the new address")
+    told = heard.of(sent=False, source=NEW_ADDRESS)
+    assert [each for each in told if each.protocol == socket.IPPROTO_TCP and each.tcp_flags & 4] == [], "a reset"
+    assert net.answers("inside", SERVER_ADDRESS)
+    assert net.status()["external"]["address"] == NEW_ADDRESS
+
+
+def test_udp_goes_on_with_its_next_packet(running: Network) -> None:
+    net = running
+    server, client = net.udp("server", SERVER_ADDRESS, 9000), net.udp("inside")
+    client.sendto(b"one", (SERVER_ADDRESS, 9000))
+    assert server.recvfrom(100)[1][0] == EXTERNAL_ADDRESS
+    change_address(net)
+
+    def is_on_new_address() -> bool:
+        client.sendto(b"two", (SERVER_ADDRESS, 9000))
+        server.settimeout(0.05)
+        try:
+            return server.recvfrom(100)[1][0] == NEW_ADDRESS
+        except TimeoutError:
+            return False
+
+    eventually(is_on_new_address, FOLLOWED_S, "a datagram from the new address")
+    assert round_trip(client, SERVER, b"and back")
+    assert {session["external"].partition(":")[0] for session in net.sessions()} == {NEW_ADDRESS}
+
+
+@pytest.mark.parametrize("waits_for", ["nothing", "data"])
+def test_an_established_connection_is_reset_quickly(running: Network, waits_for: str) -> None:
+    """Its program learns at once that the connection is lost; without the reset it would hang for many minutes."""
+    net = running
+    connections = [net.connect("inside", SERVER) for _ in range(20)]
+    for connection in connections:
+        assert round_trip(connection, None, b"before")
+    if waits_for == "data":
+        for connection in connections:
+            connection.sendall(b"under way")
+            connection.recv(100)
+    change_address(net)
+    started = time.monotonic()
+    for connection in connections:
+        connection.settimeout(FOLLOWED_S * 2)
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+    assert time.monotonic() - started < 2
+    eventually(lambda: net.sessions("--protocol", "tcp", "--state", "established") == [], what="no old session")
+    assert "20 sessions of 200.200.200.200 closed, 20 inside ends reset" in net.fastmasq.errors()
+
+
+def test_a_connection_with_much_under_way_is_reset(running: Network) -> None:
+    """The inside end's window has moved on since the last packet that fastmasq saw; it must believe the reset."""
+    net = running
+    near, far = net.pair()
+    near.setblocking(False)
+    sent = 0
+    try:
+        while sent < 64 << 20:
+            sent += near.send(b"x" * 65536)
+    except BlockingIOError:
+        pass
+    change_address(net)
+    near.settimeout(2)
+    with pytest.raises(OSError, match="reset") as caught:
+        near.recv(100)
+    assert caught.value.errno == errno.ECONNRESET
+    far.close()
+
+
+def test_the_same_address_coming_back_keeps_connections(running: Network) -> None:
+    net = running
+    connection, client = net.connect("inside", SERVER), net.udp("inside")
+    assert round_trip(connection, None, b"before") and round_trip(client, SERVER, b"before")
+    sessions = {(each["inside"], each["external"]) for each in net.sessions()}
+    remove_address(net)
+    eventually(lambda: net.status()["external"]["address"] is None, FOLLOWED_S, "no address")
+    asking = net.asking("inside", SERVER)
+    asking.send(b"?")
+    assert icmp_error(asking) == (3, 0, 0, GATEWAY_INSIDE)
+    add_address(net, EXTERNAL_ADDRESS)
+    assert round_trip(connection, None, b"after", 2)
+    eventually(lambda: round_trip(client, SERVER, b"after", 0.1), FOLLOWED_S, "an answer")
+    assert sessions <= {(each["inside"], each["external"]) for each in net.sessions()}
+
+
+def test_away_and_back_with_another_in_between(running: Network) -> None:
+    net = running
+    client = net.udp("inside")
+    for address in (NEW_ADDRESS, EXTERNAL_ADDRESS, "200.200.200.78", "200.200.200.79", "200.200.200.80", NEW_ADDRESS):
+        change_address(net, address)
+        eventually(lambda: round_trip(client, SERVER, b"?", 0.1), FOLLOWED_S, f"an answer on {address}")
+        assert net.status()["external"]["address"] == address
+
+
+def test_a_second_address_changes_nothing(running: Network) -> None:
+    net = running
+    connection = net.connect("inside", SERVER)
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    assert round_trip(connection, None, b"after")
+    assert net.answers("server", NEW_ADDRESS), "it is the host's own"
+    near, far = net.pair()
+    assert far.getpeername()[0] == EXTERNAL_ADDRESS
+    near.close()
+
+
+def test_the_old_address_is_the_guards_no_more(running: Network) -> None:
+    """The host may use an address that is no longer ours as it likes; the new one is guarded."""
+    net = running
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.ip("gateway", f"address delete {EXTERNAL_ADDRESS}/24 dev eth1")
+    net.ip("gateway", f"address add {EXTERNAL_ADDRESS}/32 dev lo")
+    if not net.run("gateway", "ip", "route", "show", "default"):
+        net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+        net.ip("gateway", f"route add default via {ROUTER_ADDRESS}")
+    eventually(lambda: net.status()["external"]["address"] == NEW_ADDRESS, FOLLOWED_S, "the new address")
+    with pytest.raises(TimeoutError):
+        net.connect("server", (NEW_ADDRESS, 5000), timeout=0.2)
+    with pytest.raises(ConnectionRefusedError):
+        net.connect("server", (EXTERNAL_ADDRESS, 5000), timeout=2)
+
+
+@pytest.mark.parametrize(("dynaddr", "survives"), [(0, True), (1, True), (4, False)])
+def test_dynaddr_decides_what_happens_to_old_sessions(net: Network, dynaddr: int, survives: bool) -> None:
+    net.start(f"[masquerade]\ndynaddr = {dynaddr}")
+    net.echo_tcp()
+    connection = net.connect("inside", SERVER)
+    assert round_trip(connection, None, b"before")
+    change_address(net)
+    eventually(lambda: net.status()["external"]["address"] == NEW_ADDRESS, FOLLOWED_S, "the new address")
+    assert bool(net.sessions("--state", "established")) == survives
+    if survives:  # it can go on when the old address comes back
+        change_address(net, EXTERNAL_ADDRESS)
+        assert round_trip(connection, None, b"after", 2)

@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.icmp_error cimport (
-    ErrorRewrite, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error, turn_error_round,
+    ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error, turn_error_round,
 )
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.reply cimport is_unicast_source, reply_error
@@ -276,8 +276,11 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
     cdef Session *s = &p.table.sessions[row]
     cdef Flow *flow = &s.flow[direction]
     cdef int hop
-    if direction == OUTBOUND and s.flags & SESSION_HAIRPIN:
-        turn_round(p, link, frame, parsed, row, s.mapping)
+    if s.flags & SESSION_HAIRPIN:
+        if direction == OUTBOUND:
+            turn_round(p, link, frame, parsed, row, s.mapping)
+        else:
+            count_drop(p, MARTIAN_SOURCE)       # answers turn round here: one that comes from a link is forged
         return
     hop = flow_hop(p, s, flow)
     if hop < 0:
@@ -419,8 +422,8 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     cdef int hop
     if reason < 0:
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
-        if reason == NO_SESSION and side == INSIDE:
-            reason = find_quoted_mapping(p, parsed, &quote, &new)
+        if reason == QUOTE_UNKNOWN:
+            reason = find_quoted_mapping(p, parsed, &quote, &new) if side == INSIDE else NO_SESSION
         if reason < 0 and side == INSIDE and route.kind == ROUTE_LOCAL:
             reason = turn_error_round(p, parsed, &quote, &new)
     if reason == NO_SESSION and route.kind == ROUTE_LOCAL:

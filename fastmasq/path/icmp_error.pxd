@@ -32,6 +32,7 @@ from fastmasq.wire.udp cimport UDP_CHECKSUM
 cdef enum:
     SMALLEST_MTU = 68           # RFC 791: every link must carry it
     LARGEST_WINDOW = 0x40000000 # RFC 7323: octets in flight at the most
+    QUOTE_UNKNOWN = -2          # instead of a DropReason: no session has sent the quoted packet
 
 
 cdef struct Quote:
@@ -116,14 +117,14 @@ cdef inline uint8_t answer_side(uint8_t side, const Quote *quote) noexcept nogil
 
 cdef inline int find_quoted_session(Path *p, uint8_t side, const Parsed *parsed, const Quote *quote,
                                     ErrorRewrite *new) noexcept nogil:
-    """Fill in `new` from the session of the quoted packet; return a DropReason or -1."""
+    """Fill in `new` from the session of the quoted packet; return a DropReason, QUOTE_UNKNOWN, or -1."""
     cdef Table *t = p.table
     cdef uint64_t key0 = make_key0(quote.daddr, quote.saddr)
     cdef uint64_t key1 = make_key1(quote.protocol, answer_side(side, quote), quote.did, quote.sid)
     cdef long long ref = find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1))
     cdef const Flow *flow
     if ref < 0:
-        return NO_SESSION
+        return QUOTE_UNKNOWN
     flow = &t.sessions[ref >> 1].flow[ref & 1]
     if not quote_in_window(&t.sessions[ref >> 1], ref & 1, quote):
         return NO_SESSION
@@ -167,8 +168,8 @@ cdef inline int turn_error_round(Path *p, const Parsed *parsed, const Quote *quo
     outside.daddr = new.quoted_daddr
     outside.did = new.quoted_did
     reason = find_quoted_session(p, OUTSIDE, parsed, &outside, &turned)
-    if reason >= 0:
-        return reason
+    if reason != -1:
+        return NO_SESSION
     turned.saddr = new.saddr
     new[0] = turned
     return -1

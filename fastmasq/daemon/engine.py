@@ -201,11 +201,19 @@ class Engine:
         while not self.stopping:
             wait_ns = max(0, next_second - now_ns())
             for key, events in self.selector.select(wait_ns / NS):
-                key.data(events)
+                self._attempt(key.data, events)
             if now_ns() >= next_second:
                 next_second = now_ns() + NS
                 seconds += 1
-                self._every_second(seconds)
+                self._attempt(self._every_second, seconds)
+
+    def _attempt(self, action: Callable[[int], object], argument: int) -> None:
+        """React, and go on forwarding when the kernel refuses something meanwhile: the next look tries it again."""
+        try:
+            action(argument)
+        except FastmasqError as error:
+            log.error("%s", error)
+            self._guarded = None
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
@@ -311,7 +319,7 @@ class Engine:
         return logging.DEBUG if self.thread is None else logging.INFO
 
     def _follow_external(self, address: int | None) -> None:
-        if address is None or address != self.external:
+        if address != self.external or self.thread is None:
             if address is None:
                 log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
             elif self.thread is not None:

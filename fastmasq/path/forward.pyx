@@ -18,7 +18,8 @@ from libc.string cimport memcpy, memset
 
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.icmp_error cimport (
-    ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, parse_quote, rewrite_error, turn_error_round,
+    ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, note_path_mtu, parse_quote, rewrite_error,
+    turn_error_round,
 )
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.reply cimport is_unicast_source, reply_error
@@ -189,7 +190,7 @@ cdef bint too_big(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parse
             headers += 8
         if headers + frame.vnet.gso_size <= hop.mtu:
             return False
-        if may_fragment and parsed.protocol == PROTOCOL_TCP and hop.mtu > headers:
+        if (may_fragment or parsed.guessed) and parsed.protocol == PROTOCOL_TCP and hop.mtu > headers:
             frame.vnet.gso_size = <uint16_t>(hop.mtu - headers)     # smaller segments need no fragments
             return False
         if may_fragment:
@@ -286,9 +287,18 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
+    if parsed.guessed and flow.path_mtu:
+        mind_path_mtu(frame, parsed, flow.path_mtu)
     if may_leave(p, link, hop, frame, parsed) and advance(p, row, direction, parsed):
         rewrite_flow(parsed, flow)
         send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef inline void mind_path_mtu(Frame *frame, const Parsed *parsed, uint16_t mtu) noexcept nogil:
+    """Lower a guessed segment size to what the path is known to take."""
+    cdef uint32_t headers = parsed.header_length + tcp_header_length(parsed.transport)
+    if mtu > headers and headers + frame.vnet.gso_size > mtu:
+        frame.vnet.gso_size = <uint16_t>(mtu - headers)
 
 
 cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t row, uint32_t mapping) noexcept nogil:
@@ -441,6 +451,7 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
+    note_path_mtu(p.table, parsed, &new)
     rewrite_error(parsed, &quote, &new)
     decrement_ttl(parsed.ip, delta32(parsed.saddr, new.saddr) + delta32(parsed.daddr, new.daddr))
     send_packet(p, link, &p.hops[hop], frame, parsed)

@@ -53,6 +53,7 @@ cdef struct ErrorRewrite:
     uint32_t quoted_daddr
     uint16_t quoted_sid
     uint16_t quoted_did
+    long long ref               # of the flow that the answer to the quoted packet would match, or -1
 
 
 cdef inline int parse_quote(const Parsed *parsed, Quote *quote) noexcept nogil:
@@ -133,6 +134,7 @@ cdef inline int find_quoted_session(Path *p, uint8_t side, const Parsed *parsed,
     new.quoted_daddr = flow.saddr
     new.quoted_did = flow.sid
     new.daddr = flow.daddr
+    new.ref = ref
     new.saddr = flow.saddr if flow.saddr != quote.daddr else parsed.saddr
     return -1
 
@@ -155,7 +157,20 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     new.quoted_sid = quote.sid
     new.quoted_daddr = new.saddr
     new.quoted_did = <uint16_t>mapping
+    new.ref = -1
     return -1
+
+
+cdef inline void note_path_mtu(Table *t, const Parsed *parsed, const ErrorRewrite *new) noexcept nogil:
+    """Remember a reported MTU for the direction of the quoted packet, for large sends whose segment size nobody tells us."""
+    cdef Flow *quoted
+    cdef uint16_t mtu = load16(parsed.transport + ICMP_MTU)
+    if (new.ref < 0 or parsed.transport[0] != DESTINATION_UNREACHABLE or parsed.transport[1] != FRAGMENTATION_NEEDED
+            or mtu < SMALLEST_MTU):
+        return
+    quoted = &t.sessions[new.ref >> 1].flow[1 - (new.ref & 1)]
+    if quoted.path_mtu == 0 or mtu < quoted.path_mtu:
+        quoted.path_mtu = mtu
 
 
 cdef inline int turn_error_round(Path *p, const Parsed *parsed, const Quote *quote, ErrorRewrite *new) noexcept nogil:

@@ -104,6 +104,7 @@ cdef inline void settle_offload(Frame *frame, Parsed *parsed, const Link *link) 
     """Find out whether the transport checksum is partial; where no virtio header told, note start and segment size."""
     cdef uint32_t start = <uint32_t>(parsed.transport - frame.data)
     parsed.partial = False
+    parsed.guessed = False
     if not frame.vnet.flags & VNET_NEEDS_CSUM:
         return
     if frame.vnet.csum_start == 0:
@@ -119,6 +120,7 @@ cdef inline void settle_offload(Frame *frame, Parsed *parsed, const Link *link) 
             frame.vnet.gso_type = GSO_TCPV4
             frame.vnet.hdr_len = <uint16_t>(start + tcp_header_length(parsed.transport))
             frame.vnet.gso_size = <uint16_t>(link.mtu - (frame.vnet.hdr_len - link.header_length))
+            parsed.guessed = True
     # a partial checksum further inside (a tunnel's) does not cover our header and is left alone
     parsed.partial = frame.vnet.csum_start == start
 
@@ -149,6 +151,7 @@ cdef inline void parse_frame(Frame *frame, const Link *link, Parsed *parsed) noe
         return
     parsed.transport = ip + parsed.header_length
     parsed.partial = False
+    parsed.guessed = False
     if is_fragment(ip):
         parsed.kind = KIND_FRAGMENT
         return

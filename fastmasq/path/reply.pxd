@@ -14,7 +14,7 @@ from fastmasq.table.masq cimport next_random
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.ethernet cimport ETHERNET_LENGTH, ETHERNET_TYPE, ETHERTYPE_IPV4
-from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_LENGTH, ICMP_MTU
+from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_LENGTH, ICMP_MTU, is_query, is_reply
 from fastmasq.wire.ipv4 cimport (
     IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_MINIMUM, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, IPV4_TTL,
     OFFSET_MASK, PROTOCOL_ICMP,
@@ -44,6 +44,15 @@ cdef inline bint take_token(Bucket *bucket, uint32_t now_ms, uint32_t rate, uint
     return True
 
 
+cdef inline bint may_answer_fragment(const Parsed *parsed) noexcept nogil:
+    """Only about a first fragment, and not about that of an ICMP error either."""
+    if load16(parsed.ip + IPV4_FRAGMENT) & OFFSET_MASK:
+        return False
+    if parsed.protocol != PROTOCOL_ICMP:
+        return True
+    return parsed.length > parsed.header_length and (is_query(parsed.transport[0]) or is_reply(parsed.transport[0]))
+
+
 cdef inline bint may_answer(Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
     """Never about an error, a later fragment, a broadcast or multicast, or to an address that is not one host's."""
     cdef uint64_t hash
@@ -51,7 +60,7 @@ cdef inline bint may_answer(Path *p, int link, const Frame *frame, const Parsed 
         return False
     if parsed.kind == KIND_ICMP_ERROR or parsed.kind == KIND_ICMP_OTHER:
         return False
-    if parsed.kind == KIND_FRAGMENT and load16(parsed.ip + IPV4_FRAGMENT) & OFFSET_MASK:
+    if parsed.kind == KIND_FRAGMENT and not may_answer_fragment(parsed):
         return False
     if not is_unicast_source(parsed.saddr) or not is_unicast_source(parsed.daddr):
         return False

@@ -106,6 +106,7 @@ cdef struct Parsed:
     uint8_t protocol
     uint8_t kind
     bint partial                # the transport checksum is the pseudo-header sum only
+    bint guessed                # a large send without a virtio header: its segment size is our guess
 
 cdef struct LinkCounters:
     uint64_t rx_packets

@@ -62,7 +62,7 @@ cdef struct Flow:
     uint16_t address_delta      # checksum delta of the addresses (IPv4 header, partial transport checksum)
     uint16_t transport_delta    # checksum delta of a full transport checksum
     uint16_t hop                # next-hop row of the path, or NO_HOP
-    uint16_t reserved
+    uint16_t path_mtu           # least MTU that an ICMP error has reported for this direction, or 0
     uint32_t packets
 
 

@@ -15,7 +15,7 @@ FLOW = np.dtype(
         ("address_delta", "u2"),
         ("transport_delta", "u2"),
         ("hop", "u2"),
-        ("reserved", "u2"),
+        ("path_mtu", "u2"),
         ("packets", "u4"),
     ]
 )

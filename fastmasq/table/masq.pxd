@@ -325,6 +325,7 @@ cdef inline void set_flow(Flow *flow, uint8_t protocol, uint8_t side, uint32_t s
     else:
         flow.transport_delta = fold(<uint64_t>fold(delta) + delta16(sid, new_sid) + delta16(did, new_did))
     flow.hop = NO_HOP
+    flow.path_mtu = 0
     flow.packets = 0
 
 

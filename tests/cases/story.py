@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from tests.cases.notation import Variables, bind, read_packet, show
-from tests.model.nat import INSIDE, OUTSIDE, Settings
+from tests.model.state import INSIDE, OUTSIDE, Settings
 from tests.model.subjects import Seen, Subject, answer_difference
 from tests.support.packets import decode
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.cases.story import Mismatch, play, read_story
 from tests.model import tcp, wire
-from tests.model.nat import Mapping, Model, Reply, Session, Verdict
+from tests.model.nat import Model
+from tests.model.state import Mapping, Reply, Session, Verdict
 from tests.model.subjects import ModelSubject
 from tests.model.tcp import Connection, Step
 from tests.model.wire import Parsed, Refused, Rewriter, Segment

@@ -44,11 +44,6 @@ def known_mtu(net: Network, host: str, destination: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def longest(heard: list[Overheard]) -> int:
-    """Return the length of the longest packet, counting those that an interface would still cut as cut."""
-    return max(each.length for each in heard)
-
-
 def fragment_field(each: Overheard) -> int:
     return int.from_bytes(each.packet[6:8], "big")
 
@@ -74,9 +69,10 @@ def test_a_small_outside_link(running: Network) -> None:
     eventually(lambda: net.link("eth1")["mtu"] == 1400, what="the new MTU")
     near, far = net.pair()
     send_and_compare(near, far, TRANSFER_BYTES)
-    assert known_mtu(net, "inside", SERVER_ADDRESS) == 1400
+    if net.link("eth0")["vnet_header"]:  # else we have cut the large sends ourselves, and to fit
+        assert known_mtu(net, "inside", SERVER_ADDRESS) == 1400
     send_and_compare(far, near, TRANSFER_BYTES)
-    assert net.drops().keys() == {"fragmentation_needed"}
+    assert net.drops().keys() <= {"fragmentation_needed"}
 
 
 def test_a_small_inside_link(running: Network) -> None:

@@ -19,13 +19,27 @@ caller passes the port that was observed, and `WrongPort` is raised if it breaks
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
 from tests.model import tcp
+from tests.model.state import (
+    INSIDE,
+    OUTSIDE,
+    Deliver,
+    Drop,
+    Forward,
+    Mapping,
+    Reply,
+    Session,
+    Settings,
+    Verdict,
+    WrongPort,
+)
 from tests.model.tcp import IN, OUT
 from tests.model.wire import (
     ICMP,
+    REPLIES,
+    REQUESTS,
     RST,
     TCP,
     UDP,
@@ -40,99 +54,12 @@ from tests.model.wire import (
 from tests.support import packets
 from tests.support.packets import dotted, to_address
 
-INSIDE, OUTSIDE = "inside", "outside"
-SECOND = 1_000_000_000
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)
 LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
-ANY_PORT = frozenset(range(1, 65536))
-USUAL_PORTS = frozenset(range(1024, 32768)) | frozenset(range(61000, 65536))
 
 LIMITED_BROADCAST = 0xFFFFFFFF
 MARTIAN_NETWORKS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "240.0.0.0/4"))
 MULTICAST = IPv4Network("224.0.0.0/4")
-
-
-# --- what can become of a packet -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Forward:
-    link: str
-    packets: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class Reply:
-    link: str
-    packet: bytes
-    reason: str
-
-
-@dataclass(frozen=True)
-class Deliver:
-    pass
-
-
-@dataclass(frozen=True)
-class Drop:
-    reason: str
-
-
-Verdict = Forward | Reply | Deliver | Drop
-
-
-class WrongPort(AssertionError):
-    """The external port that was given to a new mapping is not one the rules allow."""
-
-
-# --- the network and the state -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be configured. Ports are external ports (for ICMP identifiers) that mappings may have."""
-
-    inside_address: str = "10.0.0.1"
-    inside_network: str = "10.0.0.0/8"
-    outside_address: str = "200.200.200.200"
-    outside_network: str = "200.200.200.0/24"
-    inside_mtu: int = 1500
-    outside_mtu: int = 1500
-    filtering: str = "address-dependent"
-    ports: frozenset[int] = USUAL_PORTS  # of TCP and of UDP
-    identifiers: frozenset[int] = ANY_PORT  # of ICMP queries
-    sessions: int = 1_000_000
-    sessions_per_host: int = 250_000
-    ports_per_host: int = 16_384  # of each protocol
-    tcp_established: int = 7440 * SECOND
-    tcp_transitory: int = 240 * SECOND
-    udp: int = 300 * SECOND
-    icmp: int = 60 * SECOND
-
-
-@dataclass
-class Mapping:
-    """An inside endpoint and the external port it has, the same for every remote (RFC 4787 REQ-1)."""
-
-    protocol: int
-    address: int
-    id: int
-    external_id: int
-    sessions: dict[tuple[int, int], Session] = field(default_factory=dict)  # by remote endpoint
-
-
-@dataclass
-class Session:
-    """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. Only TCP has a `connection`."""
-
-    mapping: Mapping
-    remote: tuple[int, int]
-    expires: int = 0
-    connection: tcp.Connection | None = None
-
-    @property
-    def state(self) -> str:
-        return self.connection.state if self.connection else "active"
 
 
 class Model:
@@ -210,7 +137,7 @@ class Model:
 
     def to_external_endpoint(self, packet: Parsed) -> Verdict:
         """A packet from inside to the external address: it turns round if it belongs to a mapping (RFC 4787 REQ-9)."""
-        if not packet.is_fragment and packet.is_error:
+        if packet.is_error:
             return self.hairpin_error(packet)
         if packet.is_fragment or packet.protocol not in (TCP, UDP):
             return Deliver()
@@ -480,10 +407,14 @@ def is_within(address: int, *networks: IPv4Network) -> bool:
 
 
 def may_be_answered(packet: Parsed) -> bool:
-    """Return whether an ICMP error may be sent about a packet: never about errors or ICMP types nobody knows."""
-    if packet.protocol != ICMP:
-        return True
-    return packet.is_request or packet.is_reply
+    """Return whether an ICMP error may be sent about a packet (RFC 1812 section 4.3.2.7).
+
+    Never about a later fragment, an ICMP error, or ICMP of a type that nobody knows.
+    """
+    if packet.offset:
+        return False
+    kinds = packet.raw[packet.start : packet.start + 1]
+    return packet.protocol != ICMP or any(kind in REQUESTS or kind in REPLIES for kind in kinds)
 
 
 def is_reset(packet: Parsed) -> bool:

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from fastmasq.table.timeouts import Timeouts
 from tests.cases.notation import show
-from tests.model.nat import INSIDE, OUTSIDE, SECOND, Deliver, Drop, Forward, Model, Reply, Settings, Verdict
+from tests.model.nat import Model
+from tests.model.state import INSIDE, OUTSIDE, SECOND, Deliver, Drop, Forward, Reply, Settings, Verdict
 from tests.support.harness import Harness
 from tests.support.packets import Malformed, decode, dotted, problems, reassemble
 

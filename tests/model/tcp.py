@@ -119,8 +119,7 @@ def reset(connection: Connection, direction: str, segment: Segment) -> Step:
         if state in (TRANSITORY, CLOSING):
             return Step(connection, refreshed=False)
         return Step(replace(connection, state=TRANSITORY), refreshed=True)
-    known = receiver.ack is not None
-    if known and not (is_after(segment.seq, receiver.ack - 1) and is_after(receiver.edge + 1, segment.seq)):
+    if receiver.ack is not None and not ahead(segment.seq, receiver.ack) >= 0 >= ahead(segment.seq, receiver.edge):
         raise Refused("tcp_rst_out_of_window")
     return Step(connection, refreshed=False)
 
@@ -128,13 +127,13 @@ def reset(connection: Connection, direction: str, segment: Segment) -> Step:
 # --- sequence numbers --------------------------------------------------------------------------------------------
 
 
-def is_after(a: int, b: int) -> bool:
-    """Return whether sequence number a comes after b; numbers wrap at 2^32 (RFC 9293 section 3.4)."""
-    return 0 < (a - b) % 2**32 < 2**31
+def ahead(a: int, b: int) -> int:
+    """Return how far sequence number a is ahead of b, from -2^31 on; numbers wrap at 2^32 (RFC 9293 section 3.4)."""
+    return (a - b + 2**31) % 2**32 - 2**31
 
 
 def later(a: int, b: int | None) -> int:
-    return a if b is None or is_after(a, b) else b
+    return a if b is None or ahead(a, b) > 0 else b
 
 
 def last_number(segment: Segment) -> int:
@@ -163,9 +162,7 @@ def noted(end: End, segment: Segment, shift: int) -> End:
 
 def with_noted(connection: Connection, direction: str, segment: Segment) -> Connection:
     own, other = connection.ends[direction], connection.ends[OTHER[direction]]
-    return replace(
-        connection, ends={**connection.ends, direction: noted(own, segment, window_shift(own, other))}
-    )
+    return replace(connection, ends={**connection.ends, direction: noted(own, segment, window_shift(own, other))})
 
 
 def fits(connection: Connection, direction: str, segment: Segment) -> bool:
@@ -173,6 +170,5 @@ def fits(connection: Connection, direction: str, segment: Segment) -> bool:
     if receiver.ack is None:
         return True
     last = last_number(segment)
-    behind = (receiver.ack - last) % 2**32
     slack = SLACK << window_shift(receiver, sender)
-    return not is_after(last, receiver.edge) and (behind <= slack or behind >= 2**31)
+    return ahead(last, receiver.edge) <= 0 and ahead(last, receiver.ack) >= -slack

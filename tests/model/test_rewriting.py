@@ -42,10 +42,15 @@ def test_a_rewritten_packet_is_as_if_it_had_been_sent_so(payload: bytes, port: i
     assert rewriter.bytes() == packets.udp((address, port), ("199.0.0.1", 53), payload, ttl=63)
 
 
-@given(st.integers(0, 3000), st.integers(68, 1500), st.binary(max_size=8).filter(lambda option: 0 not in option))
-def test_fragments_make_the_packet_again(length: int, mtu: int, option: bytes) -> None:
+@given(
+    length=st.integers(0, 3000),
+    mtu=st.integers(68, 1500),
+    option=st.binary(max_size=8),
+    fields=st.sampled_from([{}, {"mf": True}, {"offset": 64}, {"offset": 4096, "mf": True}]),
+)
+def test_fragments_make_the_packet_again(length: int, mtu: int, option: bytes, fields: dict) -> None:
     options = bytes((0x94, len(option) + 2)) + option
-    packet = packets.ipv4("10.0.0.2", "199.0.0.1", 17, bytes(length), options=options, identification=7)
+    packet = packets.ipv4("10.0.0.2", "199.0.0.1", 47, bytes(length), options=options, identification=7, **fields)
     pieces = fragments(packet, mtu)
     assert all(len(piece) <= mtu for piece in pieces)
     assert all(problems(piece) == [] for piece in pieces if len(pieces) > 1)

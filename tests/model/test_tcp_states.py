@@ -111,6 +111,6 @@ def test_a_reset_opens_nothing() -> None:
         tcp.opened(segment("R", 1, 0, length=0))
 
 
-@pytest.mark.parametrize(("a", "b", "after"), [(1, 0, True), (0, 2**32 - 1, True), (0, 0, False), (0, 1, False)])
-def test_numbers_wrap(a: int, b: int, after: bool) -> None:
-    assert tcp.is_after(a, b) == after
+@pytest.mark.parametrize(("a", "b", "by"), [(1, 0, 1), (0, 2**32 - 1, 1), (0, 0, 0), (0, 1, -1), (2**31, 0, -(2**31))])
+def test_numbers_wrap(a: int, b: int, by: int) -> None:
+    assert tcp.ahead(a, b) == by

@@ -17,6 +17,7 @@ ERRORS = {3, 4, 11, 12}  # ICMP errors that are passed on, translated
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
+MORE_FRAGMENTS = 0x2000
 LEAST_QUOTE = 8  # octets of the quoted transport header an ICMP error must contain (RFC 792)
 LEAST_MTU = 68  # RFC 791: what every link can carry
 
@@ -49,6 +50,7 @@ class Parsed:
     destination_id: int = 0
     kind: int | None = None  # ICMP type
     is_fragment: bool = False
+    offset: int = 0  # of a fragment, in octets
 
     @property
     def is_error(self) -> bool:
@@ -95,7 +97,7 @@ def parse(packet: bytes) -> Parsed:
     check_options(packet[20:start])
     parsed = Parsed(packet[:total], start, ttl, bool(fragment & 0x4000), protocol, source, destination)
     if fragment & 0x3FFF:  # more fragments, or an offset
-        return replace(parsed, is_fragment=True)
+        return replace(parsed, is_fragment=True, offset=(fragment & 0x1FFF) * 8)
     return with_transport(parsed, parsed.raw[start:])
 
 
@@ -285,17 +287,22 @@ class Rewriter:
 
 
 def fragments(packet: bytes, mtu: int) -> tuple[bytes, ...]:
-    """Return the packet, cut into pieces that fit `mtu`, first piece first (RFC 791 section 3.2)."""
+    """Return the packet, cut into pieces that fit `mtu`, first piece first (RFC 791 section 3.2).
+
+    The packet may be a fragment itself: its pieces are then fragments of the datagram it is from.
+    """
     if len(packet) <= mtu:
         return (packet,)
     start = (packet[0] & 15) * 4
+    fragment = struct.unpack(">H", packet[6:8])[0]
     room = (mtu - start) // 8 * 8
     pieces = []
-    for offset in range(0, len(packet) - start, room):
-        body = packet[start + offset : start + offset + room]
-        last = start + offset + len(body) == len(packet)
-        header = packet[:start] if offset == 0 else packet[:20] + copied_options(packet[20:start])
-        pieces.append(_piece(header, body, offset, last))
+    for at in range(0, len(packet) - start, room):
+        body = packet[start + at : start + at + room]
+        is_last = start + at + len(body) == len(packet) and not fragment & MORE_FRAGMENTS
+        header = packet[:start] if at == 0 else packet[:20] + copied_options(packet[20:start])
+        flags = fragment & ~MORE_FRAGMENTS | (0 if is_last else MORE_FRAGMENTS)
+        pieces.append(_piece(header, flags + at // 8, body))
     return tuple(pieces)
 
 
@@ -311,9 +318,8 @@ def copied_options(options: bytes) -> bytes:
     return bytes(kept)
 
 
-def _piece(header: bytes, body: bytes, offset: int, last: bool) -> bytes:
-    flags = struct.unpack(">H", header[6:8])[0] & 0xC000 | (0 if last else 0x2000) | offset // 8
-    bare = header[:2] + struct.pack(">H", len(header) + len(body)) + header[4:6] + struct.pack(">H", flags)
+def _piece(header: bytes, flags_and_offset: int, body: bytes) -> bytes:
+    bare = header[:2] + struct.pack(">H", len(header) + len(body)) + header[4:6] + struct.pack(">H", flags_and_offset)
     bare += header[8:10] + b"\0\0" + header[12:]
     checksum = ~folded_sum(bare) & 0xFFFF
     return bare[:10] + struct.pack(">H", checksum) + bare[12:] + body

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from fastmasq.table.timeouts import Timeouts
-from tests.model.nat import INSIDE, OUTSIDE
+from tests.model.state import INSIDE, OUTSIDE
 from tests.support import packets
 from tests.support.harness import Harness
 from tests.support.packets import TCP, UDP, Malformed, decode, problems, with_ip_checksum

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.notation import show
-from tests.model.nat import ANY_PORT, INSIDE, OUTSIDE, Model, Settings
+from tests.model.nat import Model
+from tests.model.state import ANY_PORT, INSIDE, OUTSIDE, Settings
 from tests.property import traffic
 from tests.support import packets
 from tests.support.harness import Harness, Out

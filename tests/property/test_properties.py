@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.model.nat import INSIDE, OUTSIDE, Settings
+from tests.model.state import INSIDE, OUTSIDE, Settings
 from tests.model.subjects import ModelSubject, PathSubject, Subject
 from tests.property import traffic
 from tests.support import packets
@@ -258,4 +258,3 @@ def test_octets_that_are_no_packet_go_nowhere(new: NewSubject, link: str, octets
             except Malformed as error:
                 raise AssertionError(f"{noise.hex()} left as {out.hex()}: {error}") from error
     assert subject.send(INSIDE, probe).out == [before]
-

@@ -30,6 +30,7 @@ scales = st.sampled_from([None, 0, 7, 14, 15])
 payloads = st.binary(max_size=24)
 long_payloads = st.sampled_from([b"", bytes(range(256)) * 2, bytes(548), b"\xff" * 700, b"ab" * 290])
 
+lives = st.sampled_from([{}, {}, {"ttl": 1}])
 ip_fields = st.one_of(
     st.just({}),
     st.just({"df": True}),
@@ -124,6 +125,15 @@ def inbound() -> st.SearchStrategy[bytes]:
     )
 
 
+@st.composite
+def pieces_between(draw, sources, destinations) -> bytes:
+    """Fragments: first, middle and last ones."""
+    fields = draw(st.sampled_from([{"mf": True}, {"mf": True, "offset": 64}, {"offset": 8}, {"offset": 1480}]))
+    payload = draw(st.one_of(st.just(bytes(8)), payloads, long_payloads))
+    protocol = draw(st.sampled_from([packets.UDP, packets.TCP, packets.ICMP, 47]))
+    return packets.ipv4(draw(sources), draw(destinations), protocol, b"\x08" + payload, **fields, **draw(lives))
+
+
 ADDRESSES = (
     *HOSTS,
     *REMOTES,
@@ -149,6 +159,8 @@ def anywhere() -> st.SearchStrategy[bytes]:
         tcp_between(any_endpoint, any_endpoint),
         pings_between(any_address, any_address, [8, 0]),
         other_protocols(any_address, any_address) | other_icmp(any_address, any_address),
+        pieces_between(any_address, any_address),
+        pieces_between(hosts, hosts),
     )
 
 

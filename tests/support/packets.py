@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from operator import attrgetter
 
 ICMP, TCP, UDP = 1, 6, 17
 PROTOCOL_NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
@@ -416,20 +417,23 @@ def _transport_problems(packet: Packet) -> list[str]:
 
 
 def reassemble(pieces: list[bytes]) -> bytes:
-    """Return the packet whose fragments, in order and without gaps, are `pieces`. Raises Malformed if they are not."""
+    """Return the packet that was cut into `pieces`, in order and without gaps. Raises Malformed if they do not fit.
+
+    It may be a fragment itself: its offset is the first piece's, and more follow if the last piece says so.
+    """
+    whose = attrgetter("source", "destination", "protocol", "identification", "tos", "ttl", "df")
     decoded = [decode(piece) for piece in pieces]
     first, last = decoded[0], decoded[-1]
     body = b""
     for piece in decoded:
-        same = (piece.source, piece.destination, piece.protocol, piece.identification, piece.tos, piece.ttl)
-        if same != (first.source, first.destination, first.protocol, first.identification, first.tos, first.ttl):
+        if whose(piece) != whose(first):
             raise Malformed("the pieces belong to different packets")
-        if piece.offset != len(body):
-            raise Malformed(f"a piece at {piece.offset} where {len(body)} was due")
-        if piece.mf == (piece is last):
-            raise Malformed("more-fragments flag")
+        if piece.offset != first.offset + len(body):
+            raise Malformed(f"a piece at {piece.offset} where {first.offset + len(body)} was due")
+        if not piece.mf and piece is not last:
+            raise Malformed("a piece in the middle says it is the last")
         body += piece.body
     whole = bytearray(first.raw[: first.header_length] + body)
     whole[2:4] = struct.pack(">H", len(whole))
-    whole[6] &= 0x5F
+    whole[6:8] = struct.pack(">H", first.df << 14 | last.mf << 13 | first.offset // 8)
     return with_ip_checksum(bytes(whole))

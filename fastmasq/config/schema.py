@@ -81,7 +81,7 @@ class Rings(Section, frozen=True, kw_only=True):
     mode: Literal["auto", "v3", "v2", "socket"] = "auto"
     vnet_header: Literal["auto", "off"] = "auto"
     frames: Annotated[int, Bounds(64, 1_048_576)] = 4096
-    busy_poll: Annotated[Duration, Bounds("0s", "10ms")] = Duration.read("50us")
+    busy_poll: Annotated[Duration, Bounds("0s", "10ms")] = Duration.read("200us")
 
 
 class Takeover(Section, frozen=True, kw_only=True):

@@ -1,13 +1,13 @@
 """Worker: the one thread that moves packets, from wake-up to sleep, without the GIL and apart from everything slow.
 
-The loop takes turns at the path for as long as there are frames, looks at the rings a little longer (busy_poll) since an
-answer is often near, and then sleeps in poll until a ring has something. This is the only hot loop that reads a clock.
+The loop takes turns at the path for as long as there are frames, looks at the rings a little longer (at most busy_poll, less
+where that was in vain) since an answer is often near, and then sleeps in poll until a ring has something. This is the only hot loop that reads a clock.
 While it sleeps nothing is spent: it wakes four times a second if sessions are to be timed out, else once a second.
 
 Under load it takes its time. Frames that come one by one at a high rate cost a system call, a softirq and often a wake-up
 of their receiver each; a pause of PAUSE_NS lets them gather, as interrupt moderation does in a network card, and leaves the
 processor to the programs that talk. Where a pause gathers little, as with one question and one answer after the other, none
-is made for the next RETRY_NS. A quiet network (fewer than BUSY_FRAMES a millisecond) never meets one.
+is made for the next RETRY_NS. A quiet network (fewer than BUSY_FRAMES and BUSY_OCTETS a millisecond) never meets one.
 """
 
 import os
@@ -43,6 +43,9 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buffer, size_t length)
     ssize_t write(int fd, const void *buffer, size_t length)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long value)
     enum:
@@ -70,8 +73,10 @@ cdef enum:
     SLEEP_HELD_MS = 100
     LOOKS_BETWEEN_CLOCKS = 32
     MILLISECOND_NS = 1000000
-    BUSY_FRAMES = 30            # a millisecond, from which on frames are let gather
+    BUSY_FRAMES = 30            # a millisecond, from which on frames are let gather; or
+    BUSY_OCTETS = 100000        # so many octets
     ENOUGH_FRAMES = 32          # in one turn, from which on they have gathered already
+    SHORTEST_LOOK_NS = 20000
     PAUSE_NS = 50000
     RETRY_NS = 10000000
     WORTH_FRAMES = 8            # gathered by a pause, or
@@ -126,9 +131,12 @@ cdef class Worker:
 
     cdef void loop(self) noexcept nogil:
         cdef uint64_t now = clock_ns()
-        cdef uint64_t busy_until = 0
+        cdef uint64_t last = now                # when frames were seen
+        cdef uint64_t look_ns = self.busy_poll_ns
+        cdef bint slept = False
         cdef uint64_t window_start = now
         cdef uint64_t pause_again = 0
+        cdef uint64_t window_octets = 0
         cdef int frames, window_frames = 0
         cdef bint busy = False
         cdef bint paused = False
@@ -138,20 +146,38 @@ cdef class Worker:
             frames = self.forwarder.turn(now)
             self.tell()
             window_frames += frames
+            window_octets += self.forwarder.path.turn_octets
             if now - window_start >= MILLISECOND_NS:
-                busy = window_frames >= BUSY_FRAMES
+                busy = window_frames >= BUSY_FRAMES or window_octets >= BUSY_OCTETS
                 window_start = now
                 window_frames = 0
+                window_octets = 0
             if paused and frames < WORTH_FRAMES and self.forwarder.path.turn_octets < WORTH_OCTETS:
                 pause_again = now + RETRY_NS
             paused = False
             if frames:
-                busy_until = now + self.busy_poll_ns
+                if slept:
+                    look_ns = self.next_look(look_ns, now - last)
+                    slept = False
+                last = now
                 if busy and frames < ENOUGH_FRAMES and now >= pause_again:
                     pause()
                     paused = True
-            elif not (now < busy_until and self.look(busy_until)):
+            elif not (now < last + look_ns and self.look(last + look_ns)):
                 self.sleep()
+                slept = True
+
+    cdef uint64_t next_look(self, uint64_t look_ns, uint64_t silence_ns) noexcept nogil:
+        """Return how long to watch the rings next time, after a silence that watching for look_ns did not outlast.
+
+        Longer, up to busy_poll, if busy_poll would have been enough; else shorter: it was spent for nothing.
+        """
+        if silence_ns <= 2 * self.busy_poll_ns:
+            return self.busy_poll_ns
+        look_ns >>= 1
+        if look_ns >= SHORTEST_LOOK_NS or look_ns >= self.busy_poll_ns:
+            return look_ns
+        return SHORTEST_LOOK_NS if self.busy_poll_ns > SHORTEST_LOOK_NS else self.busy_poll_ns
 
     cdef void tell(self) noexcept nogil:
         """Ask the daemon for next hops that packets wait for."""
@@ -169,6 +195,7 @@ cdef class Worker:
                 RELAX()
             if clock_ns() >= until or LOAD_INT(&self.stopping):
                 return False
+            sched_yield()
 
     cdef int descriptors(self, pollfd *fds) noexcept nogil:
         cdef int count = 1

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.support.lab_network import Network, eventually, send_and_compare
 
 RATE_BIT_S = 20_000_000
@@ -57,10 +58,26 @@ def test_a_shaper_that_comes_and_goes(net: Network) -> None:
     assert upload_bit_s(net) > 2 * RATE_BIT_S
 
 
+@pytest.mark.parametrize("feature", ["tso", "tx"])
+def test_a_link_that_cannot_cut_large_sends(net: Network, feature: str) -> None:
+    """What comes in large must go out in pieces: past the queue the kernel would drop it instead of cutting it."""
+    net.run("gateway", "ethtool", "-K", "eth1", feature, "off")
+    net.start()
+    near, far = net.pair()
+    send_and_compare(near, far, TRANSFER_BYTES)
+    send_and_compare(far, near, TRANSFER_BYTES)
+    assert net.drops() == {}
+    net.run("gateway", "ethtool", "-K", "eth0", feature, "off")
+    send_and_compare(near, far, TRANSFER_BYTES)
+    send_and_compare(far, near, TRANSFER_BYTES)
+    assert net.drops() == {}
+
+
 def test_what_the_shaper_drops_is_counted(net: Network) -> None:
     net.run("gateway", "tc", "qdisc", "add", "dev", "eth1", "root", *"tbf rate 1mbit burst 4kb limit 4kb".split())
     net.start()
+    assert net.answers("inside", SERVER_ADDRESS)
     client = net.udp("inside")
     for _ in range(100):
-        client.sendto(b"x" * 1000, ("199.0.0.1", 9))
+        client.sendto(b"x" * 1000, (SERVER_ADDRESS, 9))
     eventually(lambda: net.drops().get("tx_no_buffer", 0) > 50, 2, "the count")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from fastmasq.table.masq import MasqTable
@@ -75,8 +76,6 @@ def test_every_bit_of_the_key_and_of_the_message_matters() -> None:
 
 def test_a_secret_is_drawn_for_each_table() -> None:
     """Without the secret nobody can choose keys that collide: two tables give an endpoint different random ports."""
-    import numpy as np
-
     def ports() -> list[int]:
         table = MasqTable(capacity=64)
         allowed = np.ones((3, 65536), bool)

@@ -1,0 +1,86 @@
+"""The size of the table: memory per session, rows as declared, and sizes that are refused."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from fastmasq.errors import CapacityError
+from fastmasq.table import entry
+from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
+from tests.unit.table.tables import TCP, make_table, opened
+
+LIMIT = 300  # octets a session
+
+
+def memory_of(capacity: int) -> int:
+    """Return the octets that all arrays of a table come to; most are not touched before they are used."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        table = MasqTable(capacity)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert table.counts()["capacity"] == capacity
+    return after - before
+
+
+def test_at_most_300_octets_a_session_by_default() -> None:
+    assert MasqTable().counts()["capacity"] == 1_000_000
+    assert memory_of(1_000_000) / 1_000_000 <= LIMIT
+
+
+@pytest.mark.parametrize("capacity", [400_000, (1 << 20) + 1, 2_000_000, (1 << 22) + 1])
+def test_at_most_300_octets_at_other_sizes(capacity: int) -> None:
+    """Indexes are powers of two: the worst case is just over one, since the next doubles them."""
+    assert memory_of(capacity) / capacity <= LIMIT
+
+
+def test_rows_are_what_the_manual_says() -> None:
+    assert entry.SESSION.itemsize == 128
+    assert entry.MAPPING.itemsize == 16
+    assert entry.HOST.itemsize == 32
+
+
+def test_rows_read_from_python_are_the_rows_of_the_path() -> None:
+    table = make_table()
+    row = table.sessions[opened(table, TCP, 40000)]
+    out, back = row["flow"]
+    assert (int(out["key0"]), int(out["key1"])) == (0x0A000002_C7000001, 6 << 56 | 40000 << 32 | 80)
+    assert (int(out["saddr"]), int(out["sid"]), int(out["daddr"]), int(out["did"])) == (0xC8C8C8C8, 40000, 0xC7000001, 80)
+    assert (int(back["key0"]), int(back["key1"])) == (0xC7000001_C8C8C8C8, 6 << 56 | 1 << 48 | 80 << 32 | 40000)
+    assert (int(back["saddr"]), int(back["sid"]), int(back["daddr"]), int(back["did"])) == (0xC7000001, 80, 0x0A000002, 40000)
+    assert entry.STATES[row["state"]] == "syn-sent"
+    assert entry.CLASSES[row["port_class"]] == "tcp"
+    mapping = table.mappings[row["mapping"]]
+    assert (int(mapping["address"]), int(mapping["id"]), int(mapping["sessions"])) == (0x0A000002, 40000, 1)
+    host = table.hosts[mapping["host"]]
+    assert (int(host["address"]), int(host["sessions"]), host["ports"].tolist()) == (0x0A000002, 1, [1, 0, 0])
+
+
+@pytest.mark.parametrize("capacity", [0, MAXIMUM_SESSIONS + 1])
+def test_impossible_sizes_are_refused_with_the_bounds(capacity: int) -> None:
+    with pytest.raises(CapacityError, match=f"choose between 1 and {MAXIMUM_SESSIONS}"):
+        MasqTable(capacity)
+
+
+def test_a_table_of_one() -> None:
+    table = make_table(capacity=1)
+    row = opened(table, TCP, 40000)
+    assert table.open(TCP, 0x0A000002, 40001, 0xC7000001, 80, 0) == "table_full"
+    table.close(row)
+    assert opened(table, TCP, 40001) == row
+
+
+def test_rows_given_back_are_used_before_fresh_ones() -> None:
+    table = make_table()
+    rows = [opened(table, TCP, 40000 + number) for number in range(10)]
+    assert table.fresh == 10
+    for row in rows[3:6]:
+        table.close(row)
+    assert {opened(table, TCP, 50000 + number) for number in range(3)} == set(rows[3:6])
+    assert table.fresh == 10
+    assert np.count_nonzero(table.sessions["state"]) == 10

@@ -1,0 +1,239 @@
+"""External ports: kept if free, else same class and parity, unpredictable; never two owners; the host may take one away."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.unit.table.tables import (
+    ECHO, EXTERNAL, HOST, ICMP, OTHER_HOST, PROTOCOLS, REMOTE, TCP, UDP, CLASS, allowed, external_port, is_open,
+    make_table, opened,
+)
+
+
+def ports_for(table, protocol: int, wanted: int, count: int) -> list[int]:
+    """Open `count` sessions of different hosts that all would like the same port; return what they got."""
+    return [external_port(table, opened(table, protocol, wanted, host=HOST + number)) for number in range(count)]
+
+
+# --- the same port first -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("port", [1, 500, 1023, 1024, 4000, 65535])
+def test_the_port_is_kept_if_it_is_free(protocol: int, port: int) -> None:
+    """RFC 4787 section 4.2.1 and RFC 5382 section 7.1: preservation without overloading."""
+    table = make_table()
+    assert external_port(table, opened(table, protocol, port)) == port
+
+
+def test_the_classes_do_not_share_ports() -> None:
+    table = make_table()
+    assert [external_port(table, opened(table, protocol, 4000)) for protocol in PROTOCOLS] == [4000, 4000, 4000]
+
+
+def test_port_0_is_never_given() -> None:
+    """Not even to somebody who sends from it."""
+    table = make_table(ports=range(65536))
+    for protocol in PROTOCOLS:
+        assert 0 not in ports_for(table, protocol, 0, 50)
+
+
+# --- class and parity --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+@pytest.mark.parametrize("port", [4000, 4001, 65534, 1024])
+def test_rfc4787_req4_parity_is_kept(protocol: int, port: int) -> None:
+    got = ports_for(make_table(), protocol, port, 200)
+    assert all(other % 2 == port % 2 for other in got)
+    assert all(other >= 1024 for other in got)
+
+
+@pytest.mark.parametrize("port", [500, 501, 1023])
+def test_rfc4787_req3a_low_ports_stay_low(port: int) -> None:
+    got = ports_for(make_table(), UDP, port, 200)
+    assert all(1 <= other < 1024 and other % 2 == port % 2 for other in got)
+
+
+def test_rfc4787_req3a_high_ports_never_become_low() -> None:
+    """Ports under 1024 are for those who asked for one, even if nothing else is left."""
+    table = make_table(ports=[*range(1, 1024), 4000, 4001])
+    assert sorted(ports_for(table, UDP, 4000, 2)) == [4000, 4001]
+    assert table.open(UDP, 0x0A0000FF, 4000, REMOTE, 80, 0) == "ports_exhausted"
+
+
+def test_parity_gives_way_before_the_session_does() -> None:
+    table = make_table(ports=[4000, 4002, 4001, 4003])
+    got = ports_for(table, TCP, 4000, 4)
+    assert got[0] == 4000
+    assert got[1] == 4002
+    assert sorted(got[2:]) == [4001, 4003]
+
+
+def test_low_ports_give_way_to_the_other_parity_and_then_to_high_ones() -> None:
+    table = make_table(ports=[600, 602, 601, 5000, 5001])
+    got = ports_for(table, UDP, 600, 5)
+    assert (got[0], got[1], got[2]) == (600, 602, 601)
+    assert (got[3], got[4]) == (5000, 5001)
+
+
+def test_identifiers_of_pings_have_neither_class_nor_parity() -> None:
+    got = ports_for(make_table(capacity=4096), ICMP, 4000, 400)[1:]
+    assert {other % 2 for other in got} == {0, 1}
+
+
+# --- unpredictable -----------------------------------------------------------------------------------------------
+
+
+def test_rfc6056_ports_are_spread_over_the_range() -> None:
+    """2000 choices, none of them kept: all sixteenths of the range get about their share, and no order is visible."""
+    got = ports_for(make_table(capacity=4096), UDP, 4000, 2001)[1:]
+    sixteenths = np.bincount([(port - 1024) * 16 // (65536 - 1024) for port in got], minlength=16)
+    assert sixteenths.min() > 70 and sixteenths.max() < 190, sixteenths.tolist()
+    rising = sum(after > before for before, after in zip(got, got[1:], strict=False))
+    assert 850 < rising < 1150
+    gaps = {abs(after - before) for before, after in zip(got, got[1:], strict=False)}
+    assert len(gaps) > 1000
+    assert {port % 64 for port in got} == set(range(0, 64, 2))
+
+
+def test_rfc6056_the_secret_decides() -> None:
+    one, other = (ports_for(make_table(secret=secret), UDP, 4000, 50)[1:] for secret in (bytes(16), b"\x01" + bytes(15)))
+    assert sum(mine == theirs for mine, theirs in zip(one, other, strict=True)) < 3
+
+
+# --- no overloading, exhaustion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wanted", [4000, 61000, 61001])
+def test_rfc4787_req3_every_port_once_and_then_none(protocol: int, wanted: int) -> None:
+    pool = range(61000, 61096)
+    table = make_table(ports=pool)
+    assert sorted(ports_for(table, protocol, wanted, len(pool))) == list(pool)
+    assert table.open(protocol, 0x0A00FFFF, wanted, REMOTE, 80, 0) == "ports_exhausted"
+    assert table.counts()["active"] == len(pool)
+
+
+def test_rfc4787_req3_the_same_port_towards_another_remote_is_no_excuse() -> None:
+    """One external endpoint never belongs to two inside ones, whoever the remotes are."""
+    table = make_table(ports=[61000])
+    opened(table, UDP, 4000)
+    assert table.open(UDP, OTHER_HOST, 4000, REMOTE + 1, 53, 0) == "ports_exhausted"
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_port_given_back_is_found_among_all_others_taken(sequential: bool) -> None:
+    table = make_table(ports=range(61000, 61096), sequential=sequential)
+    rows = [opened(table, TCP, 4000, host=HOST + number) for number in range(96)]
+    for row in (rows[0], rows[50], rows[95]):
+        port = external_port(table, row)
+        table.close(row)
+        assert external_port(table, opened(table, TCP, 4000, host=0x0A0000FF + row)) == port
+
+
+def test_a_refusal_leaves_nothing_behind() -> None:
+    table = make_table(ports=[61000])
+    opened(table, UDP, 4000)
+    before = table.counts()
+    for number in range(10):
+        assert table.open(UDP, OTHER_HOST + number, 4000, REMOTE, 53, 0) == "ports_exhausted"
+    assert table.counts() == before
+
+
+# --- in order, as in 1999 ----------------------------------------------------------------------------------------
+
+
+def test_C2_ports_ascend_and_are_never_kept() -> None:
+    table = make_table(ports=range(61000, 65096), sequential=True)
+    assert ports_for(table, TCP, 61500, 5) == [61000, 61001, 61002, 61003, 61004]
+
+
+def test_C2_one_counter_serves_all_protocols() -> None:
+    table = make_table(ports=range(61000, 65096), sequential=True)
+    got = [external_port(table, opened(table, protocol, 4000)) for protocol in (TCP, UDP, ICMP)]
+    assert got == [61000, 61001, 61002]
+
+
+def test_C2_a_port_is_used_again_only_when_the_counter_comes_round() -> None:
+    table = make_table(ports=range(61000, 61010), sequential=True)
+    got = []
+    for number in range(25):
+        row = opened(table, TCP, 4000 + number)
+        got.append(external_port(table, row))
+        table.close(row)
+    assert got == [61000 + number % 10 for number in range(25)]
+
+
+def test_C2_ports_in_use_are_passed_over() -> None:
+    table = make_table(ports=range(61000, 61010), sequential=True)
+    rows = [opened(table, TCP, 4000 + number) for number in range(10)]
+    for row in (rows[7], rows[2]):
+        table.close(row)
+    assert external_port(table, opened(table, TCP, 5000)) == 61002
+    assert external_port(table, opened(table, TCP, 5001)) == 61007
+    assert table.open(TCP, HOST, 5002, REMOTE, 80, 0) == "ports_exhausted"
+
+
+# --- shared with the host ----------------------------------------------------------------------------------------
+
+
+def test_a_port_the_host_uses_is_never_given() -> None:
+    table = make_table(ports=range(61000, 61010))
+    table.set_external(EXTERNAL, allowed(set(range(61000, 61010)) - {61003}))
+    got = ports_for(table, TCP, 61003, 9)
+    assert 61003 not in got
+    assert table.open(TCP, 0x0A00FFFF, 61003, REMOTE, 80, 0) == "ports_exhausted"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_port_taken_away_in_use_stays_until_its_session_ends_and_no_longer(protocol: int) -> None:
+    pool = set(range(61000, 61004))
+    table = make_table(ports=pool)
+    row = opened(table, protocol, 61000)
+    table.set_external(EXTERNAL, allowed(pool - {61000}))
+    assert is_open(table, row)
+    assert table.is_mapped(EXTERNAL, CLASS[protocol], 61000)
+    again = opened(table, protocol, 61000, remote=REMOTE + 1)
+    assert external_port(table, again) == 61000
+    table.close(row)
+    table.close(again)
+    assert not table.is_mapped(EXTERNAL, CLASS[protocol], 61000)
+    assert sorted(ports_for(table, protocol, 61000, 3)) == [61001, 61002, 61003]
+    assert table.open(protocol, 0x0A00FFFF, 61000, REMOTE, 80, 0) == "ports_exhausted"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_port_the_host_has_left_is_ours_again(protocol: int) -> None:
+    pool = set(range(61000, 61004))
+    table = make_table(ports=pool)
+    row = opened(table, protocol, 61000)
+    table.set_external(EXTERNAL, allowed(pool - {61000}))
+    table.close(row)
+    table.set_external(EXTERNAL, allowed(pool))
+    assert external_port(table, opened(table, protocol, 61000)) == 61000
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_port_taken_away_and_given_back_in_use_has_one_owner_all_the_time(protocol: int) -> None:
+    """However often the host changes its mind, the pool neither loses a port nor gives one away twice."""
+    pool = set(range(61000, 61008))
+    table = make_table(ports=pool)
+    rows = [opened(table, protocol, port) for port in (61000, 61001)]
+    for lost in ({61000}, {61000, 61001, 61005}, set(), {61001}, set()):
+        table.set_external(EXTERNAL, allowed(pool - lost))
+    assert sorted(ports_for(table, protocol, 4000, 6)) == [61002, 61003, 61004, 61005, 61006, 61007]
+    assert table.open(protocol, 0x0A00FFFF, 4000, REMOTE, 80, 0) == "ports_exhausted"
+    for row in rows:
+        table.close(row)
+    assert sorted(ports_for(table, protocol, 4001, 2)) == [61000, 61001]
+    assert table.open(protocol, 0x0A00FFFF, 4000, REMOTE, 80, 0) == "ports_exhausted"
+
+
+def test_the_classes_have_allowed_ports_of_their_own() -> None:
+    table = make_table()
+    bits = allowed([])
+    bits[CLASS[TCP], 61000] = bits[CLASS[UDP], 61001] = bits[CLASS[ICMP], 61002] = True
+    table.set_external(EXTERNAL, bits)
+    assert [external_port(table, opened(table, protocol, 5, remote_port=ECHO)) for protocol in (TCP, UDP, ICMP)] == [61000, 61001, 61002]

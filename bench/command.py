@@ -57,11 +57,10 @@ def bench(
       tcp-up tcp-down tcp-8
       tcp-up-plain tcp-down-plain tcp-8-plain (plain: offloads off)
     """
-    from fastmasq_bench.lab.measure import FULL, QUICK
-    from fastmasq_bench.lab.run import run
-
     from fastmasq.cli.render import make_console
     from fastmasq.lab.demo import ending_cleanly
+    from fastmasq_bench.lab.measure import FULL, QUICK
+    from fastmasq_bench.lab.run import run
 
     for file in (json_file, chart_file):
         if file is not None and not file.resolve().parent.is_dir():

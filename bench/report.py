@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastmasq_bench.lab.figures import Figure, Sample
-from fastmasq_bench.lab.rounds import Series
 from rich.table import Table
 from rich.text import Text
 
 from fastmasq.units import format_count
+from fastmasq_bench.lab.figures import Figure, Sample
+from fastmasq_bench.lab.rounds import Series
 
 BASELINE, OURS = "kernel", "fastmasq"
 

@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
-from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
 from fastmasq.control import client
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
+from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
 SESSIONS = 1_000_000
 CONNTRACK_ENTRIES = 4_000_000

@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+
+from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.lab import services
+from fastmasq.lab.topology import SERVER_ADDRESS
 from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows
 from fastmasq_bench.lab import figures
 from fastmasq_bench.lab.figures import Figure, Sample
@@ -18,10 +22,6 @@ from fastmasq_bench.lab.forwarders import Forwarder
 from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.traffic import Delivery, Traffic, best_delivery, lossless_delivery
 from fastmasq_bench.round_trip import time_round_trips
-
-from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.lab import services
-from fastmasq.lab.topology import SERVER_ADDRESS
 
 ONE = Flows(hosts=1, ports=1)
 THOUSAND = Flows(hosts=10)

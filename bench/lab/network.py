@@ -15,14 +15,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import numpy as np
-from fastmasq_bench.flows import DISCARD_PORT, INSIDE_HOSTS, REFLECT_PORT
-from fastmasq_bench.lab import reflector
-from fastmasq_bench.load import Source
-from fastmasq_bench.round_trip import Echo
 
 from fastmasq.errors import KernelError
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
+from fastmasq_bench.flows import DISCARD_PORT, INSIDE_HOSTS, REFLECT_PORT
+from fastmasq_bench.lab import reflector
+from fastmasq_bench.load import Source
+from fastmasq_bench.round_trip import Echo
 
 Result = TypeVar("Result")
 

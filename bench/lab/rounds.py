@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from fastmasq.errors import FastmasqError
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.forwarders import Forwarder, steering_mask
 from fastmasq_bench.lab.measure import Bench, Lengths, Measurement
 from fastmasq_bench.lab.network import Network
-
-from fastmasq.errors import FastmasqError
 
 _STILL_IN_THE_RACE = 0.85
 

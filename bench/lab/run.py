@@ -6,15 +6,15 @@ import os
 import sys
 from collections.abc import Collection
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fastmasq.errors import KernelError
 from fastmasq_bench.lab.forwarders import FORWARDERS, large_connection_table
 from fastmasq_bench.lab.measure import MEASUREMENTS, Lengths, source_alone
 from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.rounds import Rounds
 from fastmasq_bench.report import Report, describe_machine, make_lines
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-from fastmasq.errors import KernelError
 
 FEWEST_PROCESSORS = 2
 _BUSY = 0.5

@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-from fastmasq_bench.micro import drive
 
 from fastmasq.path import world
 from fastmasq.path.forward import Forwarder
@@ -14,6 +13,7 @@ from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.masq import MasqTable
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
+from fastmasq_bench.micro import drive
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND

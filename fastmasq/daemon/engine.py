@@ -56,7 +56,7 @@ DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
 
 
 def run_forever(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
+    """Forward until SIGTERM, SIGINT or SIGHUP; `announce` is called with one line once it does.
 
     Raises FastmasqError when it cannot start; then nothing on the host has changed.
     """
@@ -186,7 +186,9 @@ class Engine:
         read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._signals = (read_end, write_end)
         signal.set_wakeup_fd(write_end)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: the terminal may go, we stay
             self._old_handlers[number] = signal.signal(number, lambda *_: setattr(self, "stopping", True))
         self.selector.register(read_end, selectors.EVENT_READ, lambda _: os.read(read_end, 64))
 
@@ -520,7 +522,7 @@ class Engine:
             "addresses": [str(address) for address in link.addresses],
             "ring": attached.ring.tap.mode if attached else None,
             "vnet_header": bool(attached and attached.ring.tap.vnet_header and attached.sender.socket.vnet_header),
-            "qdisc_bypass": bool(attached and attached.sender.socket.qdisc_bypass),
+            "qdisc_bypass": bool(attached and attached.sender.bypass),
             **traffic,
             "ring_drops": attached.count_drops() if attached else 0,
             "rx_pps": round(rates["rx_packets"], 1),

@@ -204,7 +204,8 @@ cdef inline void send_packet(Path *p, int link, const Hop *hop, Frame *frame, Pa
         if frame.vnet.flags | frame.vnet.gso_type:
             frame.vnet.flags &= VNET_NEEDS_CSUM
             frame.vnet.csum_start += growth
-            frame.vnet.hdr_len += growth
+            if frame.vnet.hdr_len:              # 0 unless it is a large send
+                frame.vnet.hdr_len += growth
             queue_frame(p, hop, parsed.ip, parsed.length, &frame.vnet)
         else:
             queue_frame(p, hop, parsed.ip, parsed.length, NULL)

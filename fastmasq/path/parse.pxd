@@ -15,7 +15,7 @@ from fastmasq.path.verdict cimport (
     BAD_HEADER_LENGTH, BAD_IP_CHECKSUM, BAD_IP_OPTIONS, BAD_TOTAL_LENGTH, BAD_TRANSPORT_HEADER, NOT_FOR_US,
     NOT_IPV4, SOURCE_ROUTE, TOO_SHORT, TRUNCATED, VLAN_TAGGED,
 )
-from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM
+from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.entry cimport KEY_REPLY, make_key0, make_key1
 from fastmasq.wire.checksum cimport sum_octets
@@ -28,6 +28,9 @@ from fastmasq.wire.ipv4 cimport (
 from fastmasq.wire.octets cimport load16, load32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM, TCP_MINIMUM, header_length as tcp_header_length
 from fastmasq.wire.udp cimport UDP_CHECKSUM, UDP_LENGTH, UDP_LENGTH_OCTETS
+
+cdef enum:
+    GUESSED_MTU = 1280          # for segments whose size nothing tells: hardly a path is narrower (RFC 8200 section 5)
 
 
 cdef inline int parse_network(const uint8_t *ip, uint32_t available, Parsed *parsed) noexcept nogil:
@@ -116,10 +119,13 @@ cdef inline void settle_offload(Frame *frame, Parsed *parsed, const Link *link) 
             frame.vnet.flags = 0
             return
         frame.vnet.csum_start = <uint16_t>start
-        if parsed.protocol == PROTOCOL_TCP and parsed.length > link.mtu:
+        if parsed.protocol == PROTOCOL_UDP and parsed.length > link.mtu:
+            frame.vnet.gso_type = GSO_UDP_L4        # several datagrams, of a size that nothing tells: cannot be cut
+        elif parsed.length > link.mtu:
             frame.vnet.gso_type = GSO_TCPV4
             frame.vnet.hdr_len = <uint16_t>(start + tcp_header_length(parsed.transport))
-            frame.vnet.gso_size = <uint16_t>(link.mtu - (frame.vnet.hdr_len - link.header_length))
+            frame.vnet.gso_size = <uint16_t>((link.mtu if link.mtu < GUESSED_MTU else GUESSED_MTU)
+                                             - (frame.vnet.hdr_len - link.header_length))
             parsed.guessed = True
     # a partial checksum further inside (a tunnel's) does not cover our header and is left alone
     parsed.partial = frame.vnet.csum_start == start

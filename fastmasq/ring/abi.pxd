@@ -25,6 +25,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
     int getsockopt(int fd, int level, int name, void *value, uint32_t *length)
+    int setsockopt(int fd, int level, int name, const void *value, uint32_t length)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     uint8_t *CMSG_DATA(cmsghdr *header)
     enum:
@@ -77,6 +78,7 @@ cdef extern from "<linux/if_packet.h>" nogil:
     enum:
         SOL_PACKET "263"
         PACKET_AUXDATA
+        PACKET_QDISC_BYPASS
         PACKET_HOST
         PACKET_BROADCAST
         PACKET_MULTICAST

@@ -54,15 +54,14 @@ def check(geometry: RingGeometry) -> RingGeometry:
 def v2_geometry(frames: int, mtu: int) -> RingGeometry:
     """Return a TPACKET_V2 ring of at least `frames` slots, each for one packet of `mtu` octets and its link header.
 
+    Packets over 9216 octets have no slot of their size, whatever the link says: they are read as copies.
     The slot size is an odd number of cache lines, so that the headers of neighbouring slots fall into different sets.
-    Larger packets (offloads) do not fit and are marked by the kernel to be read as a copy.
+    Larger ones (offloads) do not fit and are marked by the kernel to be read as a copy.
     """
     _check_frames(frames)
-    import os
-    if os.environ.get('BIG'): mtu=65600; frames=int(os.environ['BIG'])
-    lines = -(-(SLOT_HEADROOM + 14 + mtu) // CACHE_LINE) | 1
+    lines = -(-(SLOT_HEADROOM + 14 + min(mtu, 9216)) // CACHE_LINE) | 1
     frame_size = lines * CACHE_LINE
-    block_size = 1 << (20 if mtu>60000 else 18)
+    block_size = 1 << 18
     per_block = block_size // frame_size
     blocks = -(-frames // per_block)
     return check(RingGeometry(block_size, blocks, frame_size, blocks * per_block))

@@ -59,6 +59,7 @@ cdef struct Sender:
     RingMode mode               # MODE_SOCKET, MODE_MEMORY or MODE_CLOSED
     int fd
     bint vnet
+    bint bypass                 # packets go past the link's queue (PACKET_QDISC_BYPASS)
     int count
     mmsghdr *messages           # [BATCH]
     iovec *vectors              # [BATCH]

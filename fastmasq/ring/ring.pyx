@@ -23,10 +23,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.ring.abi cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, SOL_PACKET, TP_STATUS_COPY,
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_QDISC_BYPASS, SOL_PACKET, TP_STATUS_COPY,
     TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS, VNET_LENGTH,
-    VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
-    sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
+    GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
+    setsockopt, sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
 )
 
 cdef extern from "<errno.h>" nogil:
@@ -359,6 +359,17 @@ cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
     return sender.scratch + (sender.scratch_used - 1) * SCRATCH_FRAME + HEADROOM
 
 
+cdef inline bint is_large(const Sender *sender, int number) noexcept nogil:
+    return sender.vnet and (<VnetHeader *>sender.vectors[number].iov_base).gso_type != GSO_NONE
+
+
+cdef void stop_bypass(Sender *sender) noexcept nogil:
+    """Send through the link's queue from now on: past it, the kernel drops what the link cannot cut by itself."""
+    cdef int off = 0
+    sender.bypass = False
+    setsockopt(sender.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &off, sizeof(off))
+
+
 cdef void flush_socket(Sender *sender) noexcept nogil:
     cdef int done = 0
     cdef int sent
@@ -370,6 +381,9 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
             done += sent
             continue
         # the first message of the rest was refused: count it, and go on with the others
+        if errno == ENOBUFS and sender.bypass and is_large(sender, done):
+            stop_bypass(sender)
+            continue
         if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
             sender.no_buffer += 1
         elif errno == ENETDOWN or errno == ENXIO or errno == ENODEV:
@@ -434,6 +448,7 @@ cdef class TxBatch:
             return
         self.sender.fd = socket.socket.fileno()
         self.sender.vnet = socket.vnet_header
+        self.sender.bypass = socket.qdisc_bypass
         self.sender.mode = MODE_SOCKET
         if not link_header:
             self._name_protocol(socket.socket)
@@ -480,6 +495,11 @@ cdef class TxBatch:
     @property
     def sent(self):
         return self.sender.sent
+
+    @property
+    def bypass(self):
+        """Whether packets go past the link's queue; given up once a large send has failed that way."""
+        return bool(self.sender.bypass)
 
     @property
     def calls(self):

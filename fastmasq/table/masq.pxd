@@ -81,6 +81,7 @@ cdef struct Table:
     Filtering filtering
     Limits limits
     bint sequential             # ports as in 1999: never kept, ascending
+    uint32_t next_sequential
     Secret secret
     uint64_t random
     uint64_t opened
@@ -273,7 +274,7 @@ cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uin
         return REFUSED_HOST_PORTS
     pool = &t.pools[t.current * CLASS_COUNT + port_class]
     if t.sequential:
-        port = port_choose_next(pool)
+        port = port_choose_next(pool, &t.next_sequential)
     else:
         port = port_choose(pool, id, port_class != CLASS_ICMP, next_random(t))
     if port == NO_PORT:

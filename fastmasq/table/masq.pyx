@@ -19,7 +19,7 @@ from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.permits cimport Permit
 from fastmasq.table.ports cimport POOL_WORDS, port_is_free
 from fastmasq.table.siphash cimport siphash
-from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS
+from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, wheel_link, wheel_unlink
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import entry
@@ -60,6 +60,18 @@ cdef void populate(size_t first, size_t stop) noexcept nogil:
     first &= ~<size_t>(PAGE - 1)
     stop = (stop + PAGE - 1) & ~<size_t>(PAGE - 1)
     madvise(<void *>first, stop - first, MADV_POPULATE_WRITE)
+
+
+cdef void look_sooner(Table *t) noexcept nogil:
+    """Link sessions anew so that none outlives a timeout that has become shorter: a refresh alone does not move them."""
+    cdef uint32_t row, due
+    for row in range(t.fresh):
+        if t.sessions[row].state == STATE_FREE:
+            continue
+        due = t.wheel.tick + t.timeout[t.sessions[row].state]
+        if <int>(t.sessions[row].expires - due) > 0:
+            wheel_unlink(&t.wheel, t.sessions, row)
+            wheel_link(&t.wheel, t.sessions, row, due)
 
 
 def _power_of_two(at_least):
@@ -114,16 +126,16 @@ cdef class MasqTable:
         t.permits.mask = self._permits.shape[0] - 1
         for pool in range(EXTERNALS * CLASS_COUNT):
             t.pools[pool].free = <uint64_t *><size_t>self._free[pool].ctypes.data
-            t.pools[pool].next_sequential = 61000
         t.allowed = <uint64_t *><size_t>self._allowed.ctypes.data
         t.current = -1
+        t.next_sequential = 61000
         t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
         t.wheel.tick = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         t.limits.sessions_per_host = capacity if sessions_per_host is None else sessions_per_host
         t.limits.ports_per_host = ports_per_host
         t.limits.rate_per_host = rate_per_host
-        t.limits.burst_per_host = 2 * rate_per_host
+        t.limits.burst_per_host = min(2 * rate_per_host, 0xFFFFFFFF // 1000)
         t.sequential = sequential
         key = secret or secrets.token_bytes(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
@@ -153,6 +165,8 @@ cdef class MasqTable:
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
         for state, nanoseconds in enumerate(timeouts.by_state()):
             self.table.timeout[state] = max(1, -(-nanoseconds // TICK_NS)) + 1
+        with nogil:
+            look_sooner(&self.table)
 
     # -- external addresses and ports ---------------------------------------------------------------------------
 
@@ -171,7 +185,8 @@ cdef class MasqTable:
                 t.external[row] = address
             t.current = row
             self._allow(row, allowed)
-        return [t.external[row] for row in range(EXTERNALS) if t.external[row] and row != t.current]
+        return [t.external[row] for row in range(EXTERNALS)
+                if t.external[row] and row != t.current and self._holds_mappings(row)]
 
     def _unused_external(self):
         cdef Table *t = &self.table

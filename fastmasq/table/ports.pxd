@@ -17,7 +17,6 @@ cdef enum:
 cdef struct PortPool:
     uint64_t *free              # [POOL_WORDS], bit set: may be taken
     uint32_t free_count
-    uint32_t next_sequential
 
 
 cdef inline bint port_is_free(const PortPool *pool, uint16_t port) noexcept nogil:
@@ -75,15 +74,18 @@ cdef inline int port_choose(const PortPool *pool, uint16_t wanted, bint keep_par
     return port
 
 
-cdef inline int port_choose_next(PortPool *pool) noexcept nogil:
-    """Return the next free port in ascending order, round and round, as in 1999 (rule C-2); NO_PORT when none is left."""
+cdef inline int port_choose_next(const PortPool *pool, uint32_t *counter) noexcept nogil:
+    """Return the next free port in ascending order, round and round, as in 1999; NO_PORT when none is left.
+
+    One counter serves all pools, and moves on with every port given (rule C-2).
+    """
     cdef unsigned int i
     cdef uint16_t port
     if pool.free_count == 0:
         return NO_PORT
     for i in range(65536):
-        port = <uint16_t>(pool.next_sequential + i)
+        port = <uint16_t>(counter[0] + i)
         if port_is_free(pool, port):
-            pool.next_sequential = <uint16_t>(port + 1)
+            counter[0] = <uint16_t>(port + 1)
             return port
     return NO_PORT

@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from fastmasq.lab import hosts
 from fastmasq_bench import chart
 from fastmasq_bench.flows import LARGE_FRAME, SMALL_FRAME, Flows
 from fastmasq_bench.lab.figures import Figure, Goal, Sample
@@ -18,11 +23,6 @@ from fastmasq_bench.lab.rounds import Series
 from fastmasq_bench.lab.run import run
 from fastmasq_bench.lab.traffic import Delivery, best_delivery, lossless_delivery
 from fastmasq_bench.report import Line, Report, describe_machine
-from rich.console import Console
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-
-from fastmasq.lab import hosts
 
 GATEWAY = bytes.fromhex("020000000101")
 SHORT = Lengths(0.05, 0.1, 2, 3, tcp_s=1, idle_s=0.2, round_trips=200, session_remotes=1, memory_remotes=1)

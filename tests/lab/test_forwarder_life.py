@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import socket
 import subprocess
@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from fastmasq.errors import KernelError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import (
-    ECHO_PORT, GATEWAY_INSIDE, ROUTER_ADDRESS, Network, Overheard, eventually, round_trip,
+    ECHO_PORT,
+    GATEWAY_INSIDE,
+    Network,
+    Overheard,
+    eventually,
+    round_trip,
 )
 
 SETTINGS = '[masquerade]\nports = "40000-44999,61000-65095"'  # some of the host's own ephemeral ports among them
@@ -28,17 +32,21 @@ RULESET = """table inet mine {
 """
 
 
-def host_state(net: Network) -> dict[str, str]:
-    """Return everything a program could have changed on the gateway, as text."""
+def host_state(net: Network) -> set[str]:
+    """Return everything a program could have changed on the gateway, line by line."""
     looks = {
-        "sysctls": "sysctl -a -r '^net\\.' 2>/dev/null | grep -v -e nf_conntrack_count -e '_key ='",
-        "rules": "nft list ruleset",
-        "queues": "tc qdisc show; for link in eth0 eth1; do tc filter show dev $link ingress; done",
-        "links": "ip -details address",
-        "routes": "ip route show table all",
-        "files": f"ls -l {net.lab.directory}/gateway/fastmasq | grep -v -e std -e total -e toml; ls /run",
+        "sysctl": "sysctl -a -r '^net\\.ipv4\\.' 2>/dev/null | grep -v '_key ='",
+        "rule": "nft list ruleset",
+        "queue": "tc qdisc show; for link in eth0 eth1; do tc filter show dev $link ingress; done",
+        "link": "ip -details address",
+        "route": "ip route show table all",
+        "file": f"ls -l {net.lab.directory}/gateway/fastmasq | grep -v -e std -e total -e toml",
     }
-    return {name: net.run("gateway", "sh", "-c", f"{command}; true") for name, command in looks.items()}
+    return {
+        f"{name}: {line}"
+        for name, command in looks.items()
+        for line in net.run("gateway", "sh", "-c", f"{command}; true").splitlines()
+    }
 
 
 def run_to_its_end(net: Network, *arguments: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess:
@@ -71,7 +79,7 @@ def used_host(request: pytest.FixtureRequest, net: Network) -> Network:
 
 
 @pytest.mark.parametrize("guard", ["nftables", "tc"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_orderly_end_puts_everything_back(used_host: Network, number: signal.Signals, guard: str) -> None:
     net = used_host
     before = host_state(net)
@@ -86,6 +94,21 @@ def test_an_orderly_end_puts_everything_back(used_host: Network, number: signal.
     assert host_state(net) == before
 
 
+@pytest.mark.parametrize("after_s", [0.05, 0.15, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6])
+def test_an_end_while_it_starts_puts_everything_back(net: Network, tmp_path: Path, after_s: float) -> None:
+    net.run("gateway", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    before = host_state(net)
+    links = ["--inside", "eth0", "--outside", "eth1", "--socket", str(tmp_path / "control.sock")]
+    argv = [sys.executable, "-m", "fastmasq", "run", *links]
+    with net.lab.popen("gateway", argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after_s)
+        process.terminate()
+        assert process.wait(5) in (0, -signal.SIGTERM), process.stderr.read()
+    assert host_state(net) == before
+    assert list(tmp_path.iterdir()) == []
+
+
 LINKS = "[interfaces]\ninside = ['eth0']\noutside = 'eth1'\n"
 FAILING_STARTS = {
     "no such inside link": (1, ["--inside", "eth7", "--outside", "eth1"], "eth7", "there are: eth0, eth1"),
@@ -93,7 +116,7 @@ FAILING_STARTS = {
     "no folder for the socket": (1, ["--inside", "eth0", "--outside", "eth1", "--socket", "/nowhere/s"], "/nowhere"),
     "no such configuration": (2, ["-c", "/nowhere/fastmasq.toml"], "/nowhere/fastmasq.toml"),
     "not TOML": (2, [LINKS + "ports: 1"], ".toml:4:"),
-    "a misspelt key": (2, [LINKS + "[rings]\nframe = 100"], ".toml:5:", "rings.frame: unknown key; did you mean frames"),
+    "a misspelt key": (2, [LINKS + "[rings]\nframe = 100"], ".toml:5:", "rings.frame: unknown key"),
     "a link on both sides": (2, [LINKS.replace("eth1", "eth0")], ".toml:3:", "eth0"),
     "too large a ring": (2, [LINKS + "[rings]\nframes = 100_000"], "frames"),
 }

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
-from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, ROUTER_ADDRESS, Network, eventually, icmp_error, round_trip
+from tests.support.lab_network import (
+    ECHO_PORT,
+    GATEWAY_INSIDE,
+    ROUTER_ADDRESS,
+    Network,
+    eventually,
+    icmp_error,
+    round_trip,
+)
 
 BACK_S = 2.0  # how long it may take until packets flow again
 SERVER = (SERVER_ADDRESS, ECHO_PORT)

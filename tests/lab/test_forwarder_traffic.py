@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fastmasq.lab import scenario, services
+from fastmasq.lab import services
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, SOL_UDP, UDP_SEGMENT, Network, round_trip, send_and_compare
 

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.table.tables import (
-    EXTERNAL, HOST, INSIDE, OUTSIDE, REMOTE, UDP, external_port, key_hash, make_table, opened, outbound_key,
+    EXTERNAL,
+    HOST,
+    INSIDE,
+    OUTSIDE,
+    REMOTE,
+    UDP,
+    external_port,
+    key_hash,
+    make_table,
+    opened,
+    outbound_key,
 )
 
 CAPACITY = 16

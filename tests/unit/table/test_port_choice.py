@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 
 from tests.unit.table.tables import (
-    ECHO, EXTERNAL, HOST, ICMP, OTHER_HOST, PROTOCOLS, REMOTE, TCP, UDP, CLASS, allowed, external_port, is_open,
-    make_table, opened,
+    CLASS,
+    ECHO,
+    EXTERNAL,
+    HOST,
+    ICMP,
+    OTHER_HOST,
+    PROTOCOLS,
+    REMOTE,
+    TCP,
+    UDP,
+    allowed,
+    external_port,
+    is_open,
+    make_table,
+    opened,
 )
 
 

@@ -14,7 +14,7 @@ import contextlib
 import numpy as np
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.icmp_error cimport (
@@ -803,17 +803,22 @@ cdef class Forwarder:
         self.rings[link] = ring
         self.senders[link] = sender
         self.path.link_count = max(self.path.link_count, link + 1)
+        self.forget_hops()
         return before
 
     def set_link(self, int link, description):
-        """Describe a link by a row of world.LINK; next hops are looked up again."""
+        """Describe a link by a row of world.LINK; if that is news, next hops are looked up again."""
         row = np.array(description, world.LINK)
-        memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
+        if memcmp(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link)):
+            memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
+            self.forget_hops()
         self.path.link_count = max(self.path.link_count, link + 1)
-        self.forget_hops()
 
     def set_routes(self, first, routes):
-        """Route by intervals: `first` (uint32, sorted, starting at 0) and one world.ROUTE row for each."""
+        """Route by intervals: `first` (uint32, sorted, starting at 0) and one world.ROUTE row for each.
+
+        Every flow asks for its route again; what is known about next hops stays known.
+        """
         if len(first) != len(routes) or first[0] != 0:
             raise ValueError("routes must cover all addresses: the first interval starts at 0")
         self._route_first = np.ascontiguousarray(first, "u4")
@@ -821,7 +826,7 @@ cdef class Forwarder:
         self.path.route_first = <const uint32_t *><size_t>self._route_first.ctypes.data
         self.path.routes = <const Route *><size_t>self._routes.ctypes.data
         self.path.route_count = len(first)
-        self.forget_hops()
+        self.path.generation += 1
 
     def set_rules(self, rules):
         """Use these world.RULE rows, at most RULES, as policy for new sessions."""

@@ -12,8 +12,8 @@ cdef enum:
     LINKS = 8
     NO_LINK = 0xFF
     HOPS = 16384
-    HELD = 64                   # packets waiting for a next hop's address
-    HELD_PER_HOP = 8
+    HELD = 256                  # packets waiting for a next hop's address
+    HELD_PER_HOP = 64
     HOLD_MS = 3000
     RULES = 256
     BUCKETS = 1024              # error buckets by source address
@@ -142,7 +142,7 @@ cdef struct Path:
     int rule_count
     bint hairpin
     # packets waiting for a next hop
-    Held held[64]
+    Held held[256]
     uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
     int held_count
     # errors we send

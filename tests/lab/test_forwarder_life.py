@@ -71,8 +71,8 @@ def leaks(heard: list[Overheard]) -> list[Overheard]:
 @pytest.fixture(params=["0", "1"], ids=["router-off", "router-on"])
 def used_host(request: pytest.FixtureRequest, net: Network) -> Network:
     """Return the network with a gateway that has settings, rules and queues of its own."""
-    net.run("gateway", "sysctl", "-qw", f"net.ipv4.ip_forward={request.param}", "net.ipv4.conf.eth0.log_martians=1",
-            "net.ipv4.ip_local_reserved_ports=33333")
+    settings = (f"ip_forward={request.param}", "conf.eth0.log_martians=1", "ip_local_reserved_ports=33333")
+    net.run("gateway", "sysctl", "-qw", *(f"net.ipv4.{setting}" for setting in settings))
     net.lab.exec("gateway", ["nft", "-f", "-"], input=RULESET, text=True, check=True)
     net.run("gateway", "tc", "qdisc", "add", "dev", "eth0", "clsact")
     return net

@@ -64,6 +64,7 @@ def test_a_share_that_becomes_free_again(net: Network) -> None:
 
 def test_a_host_that_opens_too_fast(net: Network) -> None:
     net.start('[limits]\nnew_sessions_per_host = "10/s"')
+    assert net.answers("inside", SERVER_ADDRESS), "next hops are known from here on"
     net.echo_udp()
     asking = [net.asking("inside", SERVER) for _ in range(40)]
     for client in asking:

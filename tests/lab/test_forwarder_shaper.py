@@ -74,7 +74,7 @@ def test_a_link_that_cannot_cut_large_sends(net: Network, feature: str) -> None:
 
 
 def test_what_the_shaper_drops_is_counted(net: Network) -> None:
-    net.run("gateway", "tc", "qdisc", "add", "dev", "eth1", "root", *["tbf", "rate", "1mbit", "burst", "4kb", "limit", "4kb"])
+    net.run("gateway", *"tc qdisc add dev eth1 root tbf rate 1mbit burst 4kb limit 4kb".split())
     net.start()
     assert net.answers("inside", SERVER_ADDRESS)
     client = net.udp("inside")

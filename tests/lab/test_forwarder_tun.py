@@ -19,6 +19,7 @@ from tests.support.lab_network import (
     GATEWAY_INSIDE,
     ROUTER_ADDRESS,
     Network,
+    eventually,
     icmp_error,
     round_trip,
     send_and_compare,
@@ -151,7 +152,10 @@ def test_a_tun_as_inside(net: Network) -> None:
     assert across.getpeername()[0] == "10.0.0.2"
     asking = net.asking("inside2", ("199.0.0.3", 9000))
     net.ip("gateway", "route add unreachable 199.0.0.3")
-    asking.send(b"?")
-    error = icmp_error(asking)
-    assert error == (3, 0, 0, f"{INSIDE_NETWORK}.1")
+
+    def refused() -> bool:
+        asking.send(b"?")
+        return icmp_error(asking) == (3, 0, 0, f"{INSIDE_NETWORK}.1")
+
+    eventually(refused, 3, "the gateway's word that there is no way")
     assert tunnel.faults == []

@@ -81,6 +81,8 @@ def test_two_labs_side_by_side(make_lab: Callable[..., Lab]) -> None:
     assert answers(second, "inside", "222.0.0.1")
     in_first = first.popen("server", ["sleep", "100"])
     in_second = second.popen("server", ["sleep", "100"])
+    for lab, process in ((first, in_first), (second, in_second)):
+        assert hosts.wait_until(lambda lab=lab, pid=process.pid: pid in sum(lab.processes().values(), []), 5.0)
     assert {Lab.find(lab.prefix).kind for lab in (first, second)} == {"masquerade", "registered"}
     second.down()
     assert in_second.wait(1) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""A lab seen by its tests: sockets opened on its hosts, programs run there, packets overheard, and fastmasq in its gateway.
+"""A lab seen by its tests: sockets opened and programs run on its hosts, packets overheard, fastmasq in its gateway.
 
 Sockets are the test process's own, made while its thread lives in the host's namespace, so both ends of a conversation
 can be held in one hand. Nothing here sleeps for a fixed time: `eventually` asks until a condition holds or time is up.
@@ -38,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Overheard(NamedTuple):
-    """One IPv4 packet seen on an interface, and whether that interface's host sent it. Ports are 0 without TCP or UDP."""
+    """One IPv4 packet seen on an interface, and whether the host there sent it. Ports are 0 without TCP or UDP."""
 
     sent: bool
     source: str
@@ -228,7 +228,7 @@ class Network:
         return Sniffer(raw)
 
     def announce(self, host: str, interface: str, address: str) -> None:
-        """Send a gratuitous ARP reply: who has `address` is the interface's present MAC address (RFC 5227 section 3)."""
+        """Send a gratuitous ARP reply: `address` is at the interface's present MAC address (RFC 5227 section 3)."""
         with self.on(host), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind((interface, ETH_P_ARP))
             mac, number = raw.getsockname()[4], socket.inet_aton(address)

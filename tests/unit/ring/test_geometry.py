@@ -11,6 +11,7 @@ from fastmasq.ring.geometry import CACHE_LINE, SLOT_HEADROOM, RingGeometry, chec
 
 PAGE = mmap.PAGESIZE
 MTUS = (68, 576, 1280, 1492, 1500, 2000, 9000, 65535)
+LARGEST_SLOT = 9216  # octets of packet: with a larger MTU (lo, offloads) a slot for each would waste most of the memory
 FRAMES = (64, 100, 4096, 65536)
 
 

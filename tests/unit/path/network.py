@@ -1,0 +1,80 @@
+"""The HOWTO's endpoints and a few questions that most tests of the path ask of a Harness."""
+
+from __future__ import annotations
+
+from tests.support.harness import Harness, Out
+from tests.support.packets import ICMP, TCP, UDP, ping, tcp, udp
+
+INSIDE, OUTSIDE = "inside", "outside"
+HOST, OTHER_HOST, SERVER, ROUTER = "10.0.0.2", "10.0.0.3", "199.0.0.1", "199.0.0.254"
+GATEWAY_IN, GATEWAY_OUT = "10.0.0.1", "200.200.200.200"
+HERE, THERE, EXTERNAL = (HOST, 4000), (SERVER, 80), (GATEWAY_OUT, 4000)
+PROTOCOLS = (TCP, UDP, ICMP)
+
+
+def query(protocol: int, source=HERE, remote=THERE, payload: bytes = b"question", **ip) -> bytes:
+    """Return what an inside endpoint sends first; for a ping the port is the identifier."""
+    if protocol == TCP:
+        return tcp(source, remote, "S", seq=1000, payload=payload, **ip)
+    if protocol == UDP:
+        return udp(source, remote, payload, **ip)
+    return ping(source[0], remote[0], source[1], payload=payload, **ip)
+
+
+def answer(protocol: int, source=THERE, destination=EXTERNAL, payload: bytes = b"answer", **ip) -> bytes:
+    """Return what the remote answers to `query`."""
+    if protocol == TCP:
+        return tcp(source, destination, "SA", seq=5000, ack=1001, payload=payload, **ip)
+    if protocol == UDP:
+        return udp(source, destination, payload, **ip)
+    return ping(source[0], destination[0], destination[1], kind=0, payload=payload, **ip)
+
+
+def only(sent: list[Out]) -> Out:
+    """Return the one frame that was sent."""
+    assert len(sent) == 1, f"{len(sent)} frames were sent"
+    return sent[0]
+
+
+def passes(harness: Harness, link: str, packet: bytes, vnet: bytes | None = None) -> bytes:
+    """Send a packet that must come out on the other link; return it as it left."""
+    out = only(harness.send(link, packet, vnet=vnet))
+    assert out.link != link
+    return out.packet
+
+
+def dropped(harness: Harness, link: str, packet: bytes) -> str:
+    """Send a packet that must be dropped, without an answer; return the reason."""
+    harness.drops()
+    sent = harness.send(link, packet)
+    assert sent == [], f"sent: {sent}"
+    [(reason, count)] = harness.drops().items() or [("none", 1)]
+    assert count == 1
+    return reason
+
+
+def refused(harness: Harness, link: str, packet: bytes) -> tuple[str, bytes]:
+    """Send a packet that must be dropped and answered on its own link; return the reason and the answer."""
+    harness.drops()
+    out = only(harness.send(link, packet))
+    assert out.link == link
+    [(reason, count)] = harness.drops().items()
+    assert count == 1
+    return reason, out.packet
+
+
+def delivered(harness: Harness, link: str, packet: bytes) -> bool:
+    """Whether a packet is left to the host's own kernel: nothing sent, nothing dropped."""
+    before = harness.forwarder.verdicts()["deliver"]
+    sent = harness.send(link, packet)
+    return sent == [] and harness.drops() == {} and harness.forwarder.verdicts()["deliver"] == before + 1
+
+
+def opened(protocol: int = UDP, **settings) -> Harness:
+    """Return a Harness with one session HERE -> THERE of this protocol, answered."""
+    harness = Harness(**settings)
+    external = passes(harness, INSIDE, query(protocol))
+    source_port = int.from_bytes(external[24:26] if protocol == ICMP else external[20:22], "big")
+    passes(harness, OUTSIDE, answer(protocol, destination=(GATEWAY_OUT, source_port)))
+    harness.drops()
+    return harness

@@ -9,7 +9,7 @@ from fastmasq.path.verdict import DROP_REASONS, NOTES, VERDICTS
 PAGE = Path(__file__).parents[1] / "manual" / "counters.md"
 
 _VERDICT_SENTENCES = {
-    "forward": "the packet was given to the kernel to send, translated or routed; what it then refuses counts as a drop, too",
+    "forward": "the packet was sent on, translated or routed",
     "deliver": "the packet is for the host itself: its kernel has it already, we leave it alone",
     "reply": "an ICMP error of our own was sent (the packet it answers is counted under its drop reason)",
     "punt": "the packet is being held until its next hop's link address is known; it is counted again when it moves on",

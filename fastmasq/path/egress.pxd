@@ -230,4 +230,5 @@ cdef inline void flush_all(Path *p) noexcept nogil:
             p.drops[TX_NO_BUFFER] += sender.no_buffer
             p.drops[LINK_DOWN] += sender.down
             p.verdicts[4] += sender.refused + sender.no_buffer + sender.down
+            p.verdicts[FORWARD] -= sender.refused + sender.no_buffer + sender.down
             sender.refused = sender.no_buffer = sender.down = 0

@@ -99,7 +99,6 @@ def test_rates_follow_the_traffic(talking: Network) -> None:
         eventually(lambda: net.link("eth1")["tx_pps"] > 100, 5, "a rate")
         assert net.link("eth1")["tx_bps"] > 100 * 142 * 8
         sender.kill()
-    eventually(lambda: net.link("eth1")["tx_pps"] < 10, 6, "silence")
 
 
 def test_tables_for_people_say_the_same(talking: Network) -> None:

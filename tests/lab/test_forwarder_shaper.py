@@ -13,6 +13,7 @@ RATE_BIT_S = 20_000_000
 TRANSFER_BYTES = 3_000_000
 SHAPERS = {
     "tbf": ["root tbf rate 20mbit burst 16kb latency 50ms"],
+    "a narrow tbf": ["root tbf rate 1mbit burst 4kb limit 4kb"],
     "htb": ["root handle 1: htb default 1", "parent 1: classid 1:1 htb rate 20mbit"],
 }
 
@@ -32,7 +33,7 @@ def upload_bit_s(net: Network) -> float:
 
 
 @pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no-offloads"])
-@pytest.mark.parametrize("name", SHAPERS)
+@pytest.mark.parametrize("name", ["tbf", "htb"])
 def test_a_shaper_is_obeyed(net: Network, name: str, offloads: bool) -> None:
     net.lab.offloads(offloads)
     shape(net, name)
@@ -74,7 +75,7 @@ def test_a_link_that_cannot_cut_large_sends(net: Network, feature: str) -> None:
 
 
 def test_what_the_shaper_drops_is_counted(net: Network) -> None:
-    net.run("gateway", *"tc qdisc add dev eth1 root tbf rate 1mbit burst 4kb limit 4kb".split())
+    shape(net, "a narrow tbf")
     net.start()
     assert net.answers("inside", SERVER_ADDRESS)
     client = net.udp("inside")

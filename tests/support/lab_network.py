@@ -367,4 +367,3 @@ def _overheard(packet: bytes, sent: bool) -> Overheard:
 def _enter(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
-

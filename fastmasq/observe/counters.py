@@ -23,6 +23,7 @@ _NOTE_SENTENCES = {
     "held": "packets that had to wait for a next hop's link address",
     "segmented": "large sends cut into segments by us, for a link without the virtio header",
     "fragmented": "packets cut into fragments because the next link's MTU is smaller",
+    "gathered": "segments of TCP streams that left together with their neighbours, as one large send",
 }
 _HEAD = """# Counters
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from fastmasq.path.gather cimport gather, send_all_gathered
 from fastmasq.path.state cimport Hop, Link, Parsed, Path, count_drop
 from fastmasq.path.verdict cimport (
     CANNOT_SEGMENT, FORWARD, LINK_DOWN, NOTE_FRAGMENTED, NOTE_SEGMENTED, NOTE_TX_CALLS, TX_NO_BUFFER, TX_REFUSED,
@@ -62,7 +63,7 @@ cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t leng
         else:
             memset(start, 0, VNET_LENGTH)
         length += VNET_LENGTH
-    sender_queue(sender, start, length)
+    sender_queue(sender, start, length, 1)
 
 
 cdef inline void write_segment_header(uint8_t *ip, const uint8_t *from_ip, uint32_t headers, uint32_t header_length,
@@ -190,6 +191,9 @@ cdef inline void queue_fragments(Path *p, const Hop *hop, Frame *frame, Parsed *
 cdef inline void send_packet(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
     """Send a translated packet that came in on `link` to its next hop, in whatever form the hop's link takes."""
     cdef int growth = <int>hop.header_length - <int>p.links[link].header_length
+    if parsed.protocol == PROTOCOL_TCP and gather(p, hop, frame, parsed):
+        p.verdicts[FORWARD] += 1
+        return
     if frame.vnet.gso_type != GSO_NONE and not p.senders[hop.link].vnet:
         if queue_segments(p, hop, frame, parsed):
             p.verdicts[FORWARD] += 1
@@ -219,6 +223,7 @@ cdef inline void flush_all(Path *p) noexcept nogil:
     """Send what every link has queued, and take over what the kernel refused into the drop counters."""
     cdef int i
     cdef Sender *sender
+    send_all_gathered(p)
     for i in range(p.link_count):
         sender = p.senders[i]
         if sender == NULL or sender.count == 0:

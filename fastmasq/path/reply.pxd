@@ -113,5 +113,5 @@ cdef inline void reply_error(Path *p, int link, const Frame *frame, const Parsed
         start -= VNET_LENGTH
         memset(start, 0, VNET_LENGTH)
         length += VNET_LENGTH
-    sender_queue(sender, start, length)
+    sender_queue(sender, start, length, 1)
     p.verdicts[REPLY] += 1

@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
-from fastmasq.ring.abi cimport VnetHeader
+from fastmasq.ring.abi cimport VnetHeader, iovec
 from fastmasq.ring.ring cimport Frame, Ring, Sender
 from fastmasq.table.index cimport Index
 from fastmasq.table.masq cimport Table
@@ -20,7 +20,10 @@ cdef enum:
 
     DROP_REASONS = 48           # room for the counters; forward.pyx checks that it suffices
     VERDICTS = 5
-    NOTES = 7
+    NOTES = 8
+
+    GATHERS = 8                 # TCP streams gathered at once
+    GATHER_SEGMENTS = 64        # of one large send
 
 cdef enum:
     ROUTE_UNREACHABLE = 0
@@ -108,6 +111,19 @@ cdef struct Parsed:
     bint partial                # the transport checksum is the pseudo-header sum only
     bint guessed                # a large send without a virtio header: its segment size is our guess
 
+cdef struct Gather:
+    # segments of one TCP stream to be sent as one, see gather.pxd; unused when segments is 0
+    const Hop *hop
+    uint8_t *ip                 # headers of the first segment, in its frame
+    uint8_t *tcp
+    uint32_t headers            # octets: IPv4 and TCP
+    uint32_t payload            # octets, all segments together
+    uint32_t next_sequence
+    uint16_t size               # payload octets of every segment but the last
+    bint partial                # the segments' checksums are partial
+    int segments
+    iovec pieces[64]            # the segments' payloads
+
 cdef struct LinkCounters:
     uint64_t rx_packets
     uint64_t rx_bytes
@@ -159,10 +175,13 @@ cdef struct Path:
     # counters
     uint64_t drops[48]
     uint64_t verdicts[5]
-    uint64_t notes[7]
+    uint64_t notes[8]
     # the batch
     Frame frames[64]
     Parsed parsed[64]
+    Gather gathers[8]
+    int gathering               # rows of gathers in use
+    int gather_turn
 
 
 cdef inline void count_drop(Path *p, int reason) noexcept nogil:

@@ -13,7 +13,7 @@ from fastmasq.path.verdict cimport (
 
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
 
-NOTES = ("replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held", "segmented", "fragmented")
+NOTES = ("replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held", "segmented", "fragmented", "gathered")
 
 _SENTENCES = {
     TRUNCATED: ("truncated", "the frame was longer than its ring slot and no copy of the whole could be had"),

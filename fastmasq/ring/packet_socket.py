@@ -34,7 +34,7 @@ TPACKET_V3 = 2
 V3_RETIRE_MS = 1  # the least the kernel grants: how long a block waits to be filled
 RESERVE = 16  # octets before each frame for a longer link header
 COPY_THRESHOLD = 1  # any packet that does not fit its slot is also queued whole
-RECEIVE_BUFFER = 64 << 20  # octets: what such copies may hold
+RECEIVE_BUFFER = 8 << 20  # octets of such copies: as much as a window; more queue is only delay, and cold in the cache
 SEND_BUFFER = 16 << 20
 
 MODES = ("v2", "v3", "socket")

@@ -6,6 +6,7 @@ from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, msghdr, sockaddr_ll
 
 cdef enum:
     BATCH = 64                  # frames received, and sent, at a time
+    VECTORS = 256               # pieces of the frames sent at a time
     HEADROOM = 64               # writable octets before every frame: virtio header and a longer link header fit
     BIG_FRAME = 65664           # octets: a packet of 64 KiB with its link header, rounded up to cache lines
     SCRATCH_FRAME = 2048        # octets: a packet of our own (ICMP error, fragment, segment), headroom included
@@ -62,13 +63,15 @@ cdef struct Sender:
     bint bypass                 # packets go past the link's queue (PACKET_QDISC_BYPASS)
     int count
     mmsghdr *messages           # [BATCH]
-    iovec *vectors              # [BATCH]
+    iovec *vectors              # [VECTORS]
+    int vector_count
+    uint16_t *weights           # [BATCH], packets that each message stands for
     sockaddr_ll *address        # for links without a header: says IPv4
     uint8_t *scratch            # [BATCH][SCRATCH_FRAME]
     int scratch_used
     uint64_t calls
     uint64_t sent
-    uint64_t refused            # by reason, taken over by the path after each flush
+    uint64_t refused            # packets by reason, taken over by the path after each flush
     uint64_t no_buffer
     uint64_t down
     # memory mode
@@ -81,7 +84,9 @@ cdef struct Sender:
 cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil
 cdef void ring_release(Ring *ring) noexcept nogil
 cdef bint ring_pending(const Ring *ring) noexcept nogil
-cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length) noexcept nogil
+cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil
+cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil
+cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil
 cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil
 cdef void sender_flush(Sender *sender) noexcept nogil
 

@@ -339,13 +339,31 @@ cdef class RxRing:
 
 # -- sending ---------------------------------------------------------------------------------------------------------
 
-cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length) noexcept nogil:
-    """Add one piece (virtio header first, where the socket has them) to the batch; it must stay until the flush."""
-    if sender.count == BATCH:
+cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil:
+    """Make room for a frame of at most VECTORS pieces, so that queueing and appending them flushes nothing."""
+    if sender.count == BATCH or sender.vector_count + pieces > VECTORS:
         sender_flush(sender)
-    sender.vectors[sender.count].iov_base = start
-    sender.vectors[sender.count].iov_len = length
+
+
+cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil:
+    """Add a frame (virtio header first, where the socket has them) to the batch; it must stay until the flush.
+
+    weight is how many packets it counts for should the kernel refuse it.
+    """
+    sender_reserve(sender, 1)
+    sender.messages[sender.count].msg_hdr.msg_iov = &sender.vectors[sender.vector_count]
+    sender.messages[sender.count].msg_hdr.msg_iovlen = 0
+    sender.weights[sender.count] = weight
     sender.count += 1
+    sender_append(sender, start, length)
+
+
+cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil:
+    """Add a piece to the frame queued last; there must be room for it, see sender_reserve."""
+    sender.vectors[sender.vector_count].iov_base = start
+    sender.vectors[sender.vector_count].iov_len = length
+    sender.messages[sender.count - 1].msg_hdr.msg_iovlen += 1
+    sender.vector_count += 1
 
 
 cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
@@ -353,14 +371,15 @@ cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
 
     There is room in the batch for it afterwards, so that queueing it flushes nothing.
     """
-    if sender.scratch_used == BATCH or sender.count == BATCH:
+    if sender.scratch_used == BATCH:
         sender_flush(sender)
+    sender_reserve(sender, 1)
     sender.scratch_used += 1
     return sender.scratch + (sender.scratch_used - 1) * SCRATCH_FRAME + HEADROOM
 
 
 cdef inline bint is_large(const Sender *sender, int number) noexcept nogil:
-    return sender.vnet and (<VnetHeader *>sender.vectors[number].iov_base).gso_type != GSO_NONE
+    return sender.vnet and (<VnetHeader *>sender.messages[number].msg_hdr.msg_iov.iov_base).gso_type != GSO_NONE
 
 
 cdef void stop_bypass(Sender *sender) noexcept nogil:
@@ -368,6 +387,15 @@ cdef void stop_bypass(Sender *sender) noexcept nogil:
     cdef int off = 0
     sender.bypass = False
     setsockopt(sender.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &off, sizeof(off))
+
+
+cdef uint64_t weight_from(const Sender *sender, int first) noexcept nogil:
+    """Return how many packets the messages from `first` on stand for."""
+    cdef uint64_t weight = 0
+    cdef int i
+    for i in range(first, sender.count):
+        weight += sender.weights[i]
+    return weight
 
 
 cdef void flush_socket(Sender *sender) noexcept nogil:
@@ -385,23 +413,33 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
             stop_bypass(sender)
             continue
         if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
-            sender.no_buffer += 1
+            sender.no_buffer += sender.weights[done]
         elif errno == ENETDOWN or errno == ENXIO or errno == ENODEV:
-            sender.down += sender.count - done
+            sender.down += weight_from(sender, done)
             break
         else:
-            sender.refused += 1
+            sender.refused += sender.weights[done]
         done += 1
 
 
 cdef void flush_memory(Sender *sender) noexcept nogil:
-    cdef int i
+    cdef int i, piece
+    cdef size_t length
+    cdef msghdr *message
     for i in range(sender.count):
-        if sender.out_count == sender.out_slots or sender.vectors[i].iov_len > BIG_FRAME:
-            sender.no_buffer += 1
+        message = &sender.messages[i].msg_hdr
+        length = 0
+        for piece in range(<int>message.msg_iovlen):
+            length += message.msg_iov[piece].iov_len
+        if sender.out_count == sender.out_slots or length > BIG_FRAME:
+            sender.no_buffer += sender.weights[i]
             continue
-        memcpy(sender.out + <size_t>sender.out_count * BIG_FRAME, sender.vectors[i].iov_base, sender.vectors[i].iov_len)
-        sender.out_lengths[sender.out_count] = <uint32_t>sender.vectors[i].iov_len
+        length = 0
+        for piece in range(<int>message.msg_iovlen):
+            memcpy(sender.out + <size_t>sender.out_count * BIG_FRAME + length, message.msg_iov[piece].iov_base,
+                   message.msg_iov[piece].iov_len)
+            length += message.msg_iov[piece].iov_len
+        sender.out_lengths[sender.out_count] = <uint32_t>length
         sender.out_count += 1
         sender.sent += 1
 
@@ -416,8 +454,9 @@ cdef void sender_flush(Sender *sender) noexcept nogil:
     elif sender.mode == MODE_MEMORY:
         flush_memory(sender)
     else:
-        sender.down += sender.count
+        sender.down += weight_from(sender, 0)
     sender.count = 0
+    sender.vector_count = 0
     sender.scratch_used = 0
 
 
@@ -429,20 +468,18 @@ cdef class TxBatch:
 
         link_header is False for links that start at the IP header (ppp, tun).
         """
-        cdef int i
         messages = np.zeros((BATCH, sizeof(mmsghdr)), "u1")
-        vectors = np.zeros((BATCH, sizeof(iovec)), "u1")
+        vectors = np.zeros((VECTORS, sizeof(iovec)), "u1")
+        weights = np.zeros(BATCH, "u2")
         scratch = np.zeros((BATCH, SCRATCH_FRAME), "u1")
         address = np.zeros(sizeof(sockaddr_ll), "u1")
-        self._keep = [messages, vectors, scratch, address]
+        self._keep = [messages, vectors, weights, scratch, address]
         self.socket = socket
         self.sender.messages = <mmsghdr *><size_t>messages.ctypes.data
         self.sender.vectors = <iovec *><size_t>vectors.ctypes.data
+        self.sender.weights = <uint16_t *><size_t>weights.ctypes.data
         self.sender.scratch = <uint8_t *><size_t>scratch.ctypes.data
         self.sender.address = <sockaddr_ll *><size_t>address.ctypes.data
-        for i in range(BATCH):
-            self.sender.messages[i].msg_hdr.msg_iov = &self.sender.vectors[i]
-            self.sender.messages[i].msg_hdr.msg_iovlen = 1
         if socket is None:
             self._open_memory(vnet, slots)
             return

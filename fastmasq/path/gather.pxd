@@ -1,0 +1,209 @@
+# Segments of one TCP stream that came one after the other leave as one large send (what the kernel's GRO does on cards).
+#
+# A sender without segmentation offload hands us a packet a segment, and each costs a system call's share, a trip through
+# the kernel's sending code and, over veth, a softirq of its receiver. Segments of a batch that follow each other and
+# differ in nothing but sequence number and payload are therefore sent as one frame with a virtio header; the link, or the
+# kernel for it, cuts it into the same segments again. Nothing waits: what a batch has gathered leaves with the batch, and
+# a packet of a stream never overtakes an earlier one, since whatever does not continue a gathering ends it first.
+#
+# The rules are those of the kernel's GRO: same headers and options, acknowledgment and window; every segment but the last
+# of one size. The large send's checksum is computed anew, so only segments whose checksum is right are taken: a wrong one
+# travels alone, and stays wrong.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp
+
+from fastmasq.path.state cimport GATHERS, GATHER_SEGMENTS, Gather, Hop, Parsed, Path
+from fastmasq.path.verdict cimport NOTE_GATHERED
+from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, VNET_DATA_VALID, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader
+from fastmasq.ring.ring cimport Frame, Sender, sender_append, sender_queue, sender_reserve
+from fastmasq.wire.checksum cimport delta16, fold, sum_octets, sum_pseudo_header, update_full_at
+from fastmasq.wire.ipv4 cimport (
+    DONT_FRAGMENT, IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_MINIMUM, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
+    PROTOCOL_TCP,
+)
+from fastmasq.wire.octets cimport load16, load32, store16
+from fastmasq.wire.tcp cimport (
+    ACK, PSH, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_MINIMUM, TCP_SEQUENCE, TCP_WINDOW,
+    header_length as tcp_header_length,
+)
+
+cdef enum:
+    LEAST_PAYLOAD = 256         # octets: smaller segments are somebody typing
+    LARGEST_PACKET = 65535
+
+
+cdef inline bint checksum_is_right(const Frame *frame, const Parsed *parsed) noexcept nogil:
+    """Whether the TCP checksum may be computed anew: partial, vouched for by the device, or verified here."""
+    cdef uint32_t length = parsed.length - parsed.header_length
+    if parsed.partial or frame.vnet.flags & VNET_DATA_VALID:
+        return True
+    return fold(<unsigned long long>sum_pseudo_header(load32(parsed.ip + IPV4_SOURCE), load32(parsed.ip + IPV4_DESTINATION),
+                                                      PROTOCOL_TCP, <uint16_t>length)
+                + sum_octets(parsed.transport, length)) == 0xFFFF
+
+
+cdef inline bint may_gather(const Path *p, const Hop *hop, const Frame *frame, const Parsed *parsed,
+                            uint32_t payload) noexcept nogil:
+    """Whether this is a plain segment of data, for a link that takes large sends.
+
+    Plain: no options in the IPv4 header, no flag but ACK and PSH, no need of fragments.
+    """
+    return (payload >= LEAST_PAYLOAD and p.senders[hop.link].vnet and parsed.length <= hop.mtu and parsed.header_length == IPV4_MINIMUM and frame.vnet.gso_type == GSO_NONE
+            and parsed.transport[TCP_FLAGS] & ~PSH == ACK)
+
+
+cdef inline bint is_of(const Gather *g, const Hop *hop, const uint8_t *ip, const uint8_t *tcp) noexcept nogil:
+    """Whether a packet, already translated, belongs to the gathering's stream."""
+    return (g.segments != 0 and g.hop == hop and load32(g.tcp) == load32(tcp)
+            and memcmp(g.ip + IPV4_SOURCE, ip + IPV4_SOURCE, 8) == 0)
+
+
+cdef inline bint continues(const Gather *g, const Parsed *parsed, uint32_t payload) noexcept nogil:
+    """Whether a segment of the same stream can follow what is gathered."""
+    cdef const uint8_t *ip = parsed.ip
+    cdef const uint8_t *tcp = parsed.transport
+    return (load32(tcp + TCP_SEQUENCE) == g.next_sequence and payload <= g.size
+            and g.segments < GATHER_SEGMENTS and g.headers + g.payload + payload <= LARGEST_PACKET
+            and g.partial == parsed.partial
+            and load16(g.ip) == load16(ip)                                          # version, TOS
+            and load16(g.ip + IPV4_FRAGMENT) == load16(ip + IPV4_FRAGMENT)
+            and load16(g.ip + 8) == load16(ip + 8)                                  # TTL
+            and (load16(ip + IPV4_FRAGMENT) & DONT_FRAGMENT
+                 or load16(ip + IPV4_ID) == <uint16_t>(load16(g.ip + IPV4_ID) + g.segments))
+            and load32(g.tcp + TCP_ACKNOWLEDGMENT) == load32(tcp + TCP_ACKNOWLEDGMENT)
+            and g.tcp[TCP_DATA_OFFSET] == tcp[TCP_DATA_OFFSET] and load16(g.tcp + TCP_WINDOW) == load16(tcp + TCP_WINDOW)
+            and memcmp(g.tcp + TCP_MINIMUM, tcp + TCP_MINIMUM, tcp_header_length(tcp) - TCP_MINIMUM) == 0)
+
+
+cdef inline void take_segment(Gather *g, uint8_t *payload, uint32_t length) noexcept nogil:
+    g.pieces[g.segments].iov_base = payload
+    g.pieces[g.segments].iov_len = length
+    g.segments += 1
+    g.payload += length
+    g.next_sequence += length
+
+
+cdef inline void begin_gather(Gather *g, const Hop *hop, Parsed *parsed, uint32_t headers, uint32_t payload) noexcept nogil:
+    g.hop = hop
+    g.ip = parsed.ip
+    g.tcp = parsed.transport
+    g.headers = headers
+    g.size = <uint16_t>payload
+    g.partial = parsed.partial
+    g.payload = 0
+    g.segments = 0
+    g.next_sequence = load32(parsed.transport + TCP_SEQUENCE)
+    take_segment(g, parsed.ip + headers, payload)
+
+
+cdef inline void make_large(Gather *g, VnetHeader *vnet) noexcept nogil:
+    """Turn the first segment's headers into those of the whole, and describe the large send."""
+    cdef uint32_t length = g.headers + g.payload
+    cdef uint16_t before = load16(g.ip + IPV4_TOTAL_LENGTH)
+    store16(g.ip + IPV4_TOTAL_LENGTH, <uint16_t>length)
+    update_full_at(g.ip + IPV4_CHECKSUM, delta16(before, <uint16_t>length))
+    store16(g.tcp + TCP_CHECKSUM,
+            sum_pseudo_header(load32(g.ip + IPV4_SOURCE), load32(g.ip + IPV4_DESTINATION), PROTOCOL_TCP,
+                              <uint16_t>(length - IPV4_MINIMUM)))
+    vnet.flags = VNET_NEEDS_CSUM
+    vnet.gso_type = GSO_TCPV4
+    vnet.hdr_len = <uint16_t>(g.hop.header_length + g.headers)
+    vnet.gso_size = g.size
+    vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM)
+    vnet.csum_offset = TCP_CHECKSUM
+
+
+cdef inline void make_single(const Gather *g, VnetHeader *vnet) noexcept nogil:
+    """Describe a segment that stayed alone: as it came."""
+    vnet.flags = VNET_NEEDS_CSUM if g.partial else 0
+    vnet.gso_type = GSO_NONE
+    vnet.hdr_len = 0
+    vnet.gso_size = 0
+    vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM) if g.partial else 0
+    vnet.csum_offset = TCP_CHECKSUM if g.partial else 0
+
+
+cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
+    """Queue what is gathered: headers and first payload as they lie in their frame, the other payloads behind them."""
+    cdef Sender *sender = p.senders[g.hop.link]
+    cdef uint8_t *start = g.ip - g.hop.header_length
+    cdef uint32_t length = g.hop.header_length + g.headers
+    cdef int i
+    if g.hop.header_length:
+        copy_link_header(start, g.hop)
+    if g.segments > 1:
+        make_large(g, <VnetHeader *>(start - VNET_LENGTH))
+        p.notes[NOTE_GATHERED] += g.segments
+    else:
+        make_single(g, <VnetHeader *>(start - VNET_LENGTH))
+    p.traffic[g.hop.link].tx_packets += g.segments
+    p.traffic[g.hop.link].tx_bytes += g.segments * length + g.payload
+    sender_reserve(sender, g.segments)
+    sender_queue(sender, start - VNET_LENGTH, VNET_LENGTH + length + <uint32_t>g.pieces[0].iov_len, g.segments)
+    for i in range(1, g.segments):
+        sender_append(sender, g.pieces[i].iov_base, <uint32_t>g.pieces[i].iov_len)
+    g.segments = 0
+    p.gathering -= 1
+
+
+cdef inline Gather *find_gather(Path *p, const Hop *hop, const uint8_t *ip, const uint8_t *tcp) noexcept nogil:
+    cdef int i
+    if p.gathering:
+        for i in range(GATHERS):
+            if is_of(&p.gathers[i], hop, ip, tcp):
+                return &p.gathers[i]
+    return NULL
+
+
+cdef inline Gather *free_gather(Path *p) noexcept nogil:
+    """Return an unused row; when all are in use, one is sent on for it, each in its turn."""
+    cdef int i
+    if p.gathering == GATHERS:
+        p.gather_turn = (p.gather_turn + 1) % GATHERS
+        send_gathered(p, &p.gathers[p.gather_turn])
+    for i in range(GATHERS):
+        if p.gathers[i].segments == 0:
+            break
+    p.gathering += 1
+    return &p.gathers[i]
+
+
+cdef inline bint gather(Path *p, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Take over a translated TCP packet to be sent with its neighbours; False: send it by itself.
+
+    Whatever was gathered of its stream and cannot go on with it has been queued then.
+    """
+    cdef uint32_t headers = parsed.header_length + tcp_header_length(parsed.transport)
+    cdef uint32_t payload = parsed.length - headers
+    cdef Gather *g = find_gather(p, hop, parsed.ip, parsed.transport)
+    if not may_gather(p, hop, frame, parsed, payload) or not checksum_is_right(frame, parsed):
+        if g != NULL:
+            send_gathered(p, g)
+        return False
+    if g != NULL and continues(g, parsed, payload):
+        take_segment(g, parsed.ip + headers, payload)
+        g.tcp[TCP_FLAGS] |= parsed.transport[TCP_FLAGS]
+    else:
+        if g != NULL:
+            send_gathered(p, g)
+        g = free_gather(p)
+        begin_gather(g, hop, parsed, headers, payload)
+    if payload < g.size or parsed.transport[TCP_FLAGS] & PSH:
+        send_gathered(p, g)
+    return True
+
+
+cdef inline void send_all_gathered(Path *p) noexcept nogil:
+    """Queue everything gathered: the end of a batch."""
+    cdef int i
+    if p.gathering:
+        for i in range(GATHERS):
+            if p.gathers[i].segments:
+                send_gathered(p, &p.gathers[i])
+
+
+cdef inline void copy_link_header(uint8_t *start, const Hop *hop) noexcept nogil:
+    cdef int i
+    for i in range(14):
+        start[i] = hop.header[i]

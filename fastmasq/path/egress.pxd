@@ -12,7 +12,7 @@ from fastmasq.ring.abi cimport (
     GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_UDP_L4, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader,
 )
 from fastmasq.ring.ring cimport Frame, HEADROOM, SCRATCH_FRAME, Sender, sender_flush, sender_queue, sender_scratch
-from fastmasq.wire.checksum cimport fold, sum_octets, sum_pseudo_header
+from fastmasq.wire.checksum cimport delta16, fold, sum_octets, sum_pseudo_header, update_full_at
 from fastmasq.wire.ipv4 cimport (
     IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_MINIMUM, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
     MORE_FRAGMENTS, OFFSET_MASK, OPTION_COPIED, OPTION_END, OPTION_NOP, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -188,10 +188,19 @@ cdef inline void queue_fragments(Path *p, const Hop *hop, Frame *frame, Parsed *
     p.notes[NOTE_FRAGMENTED] += 1
 
 
+cdef inline void renumber(Parsed *parsed) noexcept nogil:
+    cdef uint16_t before = load16(parsed.ip + IPV4_ID)
+    store16(parsed.ip + IPV4_ID, parsed.identification)
+    update_full_at(parsed.ip + IPV4_CHECKSUM, delta16(before, parsed.identification))
+
+
 cdef inline void send_packet(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
     """Send a translated packet that came in on `link` to its next hop, in whatever form the hop's link takes."""
     cdef int growth = <int>hop.header_length - <int>p.links[link].header_length
-    if parsed.protocol == PROTOCOL_TCP and gather(p, hop, frame, parsed):
+    p.sent = True
+    if parsed.renumbered:
+        renumber(parsed)
+    if parsed.protocol == PROTOCOL_TCP and not parsed.fragment and gather(p, hop, frame, parsed):
         p.verdicts[FORWARD] += 1
         return
     if frame.vnet.gso_type != GSO_NONE and not p.senders[hop.link].vnet:

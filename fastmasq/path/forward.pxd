@@ -20,7 +20,7 @@ cdef class Forwarder:
     cdef int waiting            # callers of the lock that are not the worker
     cdef readonly MasqTable table
     cdef readonly list rings, senders
-    cdef object _hops, _hop_index, _held, _route_first, _routes
+    cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes
     cdef int turn(self, uint64_t now_ns) noexcept nogil
     cdef bint pending(self) noexcept nogil
     cdef void lock(self) noexcept nogil

@@ -13,10 +13,16 @@ import contextlib
 
 import numpy as np
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from fastmasq.path.datagrams cimport (
+    COVERS_BOTH, COVERS_NEW, COVERS_OLD, Coverage, DATAGRAMS, Datagram, Datagrams, FIRST_MISSING, FRAGMENT_MS, HOST_OWN, NOBODY, PIECES,
+    PIECE_ROOM, Piece, REFUSED, TRANSLATED, begin_datagram, coverage, end_datagram, find_datagram, is_complete, keep_piece,
+    mark, take_kept,
+)
 from fastmasq.path.egress cimport flush_all, send_packet
+from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.icmp_error cimport (
     ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, note_path_mtu, parse_quote, rewrite_error,
     turn_error_round,
@@ -32,7 +38,8 @@ from fastmasq.path.state cimport (
     ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
 )
 from fastmasq.path.verdict cimport (
-    DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT, FRAGMENTATION_NEEDED, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
+    DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_OVERLAP,
+    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
     NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
     NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
@@ -48,8 +55,8 @@ from fastmasq.table.index cimport Index, IndexEntry
 from fastmasq.table.masq cimport (
     MasqTable, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
     REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
-    expire_sessions, external_of, find_external, find_flow, find_internal, key_hash, mapping_address, open_session,
-    refresh_session, retime_session,
+    expire_sessions, external_of, find_external, find_flow, find_internal, host_hash, key_hash, mapping_address,
+    next_random, open_session, refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -60,9 +67,10 @@ from fastmasq.wire.icmp cimport (
     HOST_UNREACHABLE, NET_UNREACHABLE, TIME_EXCEEDED, is_query,
 )
 from fastmasq.wire.ipv4 cimport (
-    DONT_FRAGMENT, IPV4_FRAGMENT, IPV4_TTL, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    DONT_FRAGMENT, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_SOURCE, IPV4_TTL, MORE_FRAGMENTS,
+    OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
-from fastmasq.wire.octets cimport load16, load32
+from fastmasq.wire.octets cimport load16, load32, store32
 from fastmasq.wire.tcp cimport (
     ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
 )
@@ -530,8 +538,6 @@ cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept 
     elif action == ACTION_MASQUERADE:
         if parsed.kind == KIND_SESSION:
             masquerade(p, link, route, parsed.daddr, 0, frame, parsed)
-        elif parsed.kind == KIND_FRAGMENT:
-            count_drop(p, FRAGMENT)
         elif parsed.kind == KIND_ICMP_OTHER:
             count_drop(p, ICMP_TYPE_REFUSED)
         else:
@@ -598,10 +604,19 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
 # -- the batch -------------------------------------------------------------------------------------------------------
 
 cdef inline void handle(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
-    cdef int64_t ref
     if parsed.drop >= 0:
         count_drop(p, parsed.drop)
-        return
+    elif parsed.fragment and is_reassembled(p, link, frame, parsed):
+        handle_fragment(p, link, frame, parsed)
+    else:
+        if parsed.fragment:
+            parsed.kind = KIND_FRAGMENT     # routed as it is: a first one like the others
+        handle_packet(p, link, frame, parsed)
+
+
+cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet that is whole, or stands for the pieces of its datagram, or is routed as it is."""
+    cdef int64_t ref
     if parsed.kind == KIND_SESSION and frame.packet_type == PACKET_HOST:
         ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
         if ref >= 0:
@@ -611,6 +626,150 @@ cdef inline void handle(Path *p, int link, Frame *frame, Parsed *parsed) noexcep
         miss_inside(p, link, frame, parsed)
     else:
         miss_outside(p, link, frame, parsed)
+
+
+# -- datagrams in pieces ---------------------------------------------------------------------------------------------
+
+cdef inline bint is_reassembled(Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
+    """Whether a fragment may be one of a translated datagram: it goes outside, or to an external address."""
+    cdef const Route *route = find_route(p, parsed.daddr)
+    if frame.packet_type != PACKET_HOST or not source_belongs(p, link, parsed.saddr):
+        return False
+    if route.kind == ROUTE_LOCAL:
+        return external_of(p.table, parsed.daddr) >= 0 and (p.links[link].side == OUTSIDE or p.hairpin)
+    return (route.kind == ROUTE_UNICAST and route.link != NO_LINK and p.links[link].side == INSIDE
+            and p.links[route.link].side == OUTSIDE)
+
+
+cdef inline void count_given_up(Path *p) noexcept nogil:
+    """Turn pieces that were kept for nothing into drops."""
+    p.drops[FRAGMENT_ORPHAN] += p.datagrams.given_up
+    p.verdicts[4] += p.datagrams.given_up
+    p.verdicts[PUNT] -= p.datagrams.given_up
+    p.datagrams.given_up = 0
+
+
+cdef int32_t datagram_of(Path *p, int link, const Parsed *parsed) noexcept nogil:
+    """Return the row of a fragment's datagram, a new one if there is none.
+
+    The pieces of a datagram that leaves get an identification of their own: two inside hosts may use the same towards
+    one remote, which would take their pieces for one datagram (RFC 6864 section 5.3.1).
+    """
+    cdef uint16_t identification = load16(parsed.ip + IPV4_ID)
+    cdef uint64_t key0 = make_key0(parsed.saddr, parsed.daddr)
+    cdef uint64_t key1 = (<uint64_t>link << 32) | (<uint64_t>parsed.protocol << 16) | identification
+    cdef uint32_t hash = <uint32_t>key_hash(p.table, key0, key1)
+    cdef int32_t row = find_datagram(&p.datagrams, key0, key1, hash)
+    if row == NOBODY:
+        row = begin_datagram(&p.datagrams, key0, key1, hash, <uint8_t>host_hash(p.table, parsed.saddr), p.now_ms)
+        if p.links[link].side == INSIDE:
+            identification = <uint16_t>next_random(p.table)
+        p.datagrams.rows[row].identification = identification
+        count_given_up(p)
+    return row
+
+
+cdef void forward_first(Path *p, int link, Frame *frame, Parsed *parsed, Datagram *datagram) noexcept nogil:
+    """Treat a first fragment as the packet it begins, and remember for the others what came of it."""
+    cdef uint64_t delivered = p.verdicts[DELIVER]
+    cdef uint64_t held = p.verdicts[PUNT]
+    p.sent = False
+    handle_packet(p, link, frame, parsed)
+    if p.sent:
+        datagram.state = TRANSLATED
+        datagram.saddr = load32(parsed.ip + IPV4_SOURCE)
+        datagram.daddr = load32(parsed.ip + IPV4_DESTINATION)
+        datagram.generation = p.generation
+    elif p.verdicts[DELIVER] != delivered:
+        datagram.state = HOST_OWN
+    elif p.verdicts[PUNT] == held:
+        datagram.state = REFUSED
+
+
+cdef void forward_later(Path *p, int link, Frame *frame, Parsed *parsed, const Datagram *datagram) noexcept nogil:
+    """Give a later fragment the addresses that the first was given."""
+    cdef int hop
+    if datagram.state == HOST_OWN:
+        deliver(p)
+        return
+    if datagram.state == REFUSED or datagram.generation != p.generation:
+        count_drop(p, FRAGMENT_REFUSED)
+        return
+    hop = hop_of_route(p, find_route(p, datagram.daddr), datagram.daddr)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+    elif may_leave(p, link, hop, frame, parsed):
+        decrement_ttl(parsed.ip, delta32(parsed.saddr, datagram.saddr) + delta32(parsed.daddr, datagram.daddr))
+        store32(parsed.ip + IPV4_SOURCE, datagram.saddr)
+        store32(parsed.ip + IPV4_DESTINATION, datagram.daddr)
+        send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void forward_piece(Path *p, int link, Frame *frame, Parsed *parsed, int32_t row) noexcept nogil:
+    """Send on a fragment whose datagram's fate is known, or is decided by it; refuse one that overlaps."""
+    cdef Datagram *datagram = &p.datagrams.rows[row]
+    cdef uint16_t field = load16(parsed.ip + IPV4_FRAGMENT)
+    cdef uint32_t first = field & OFFSET_MASK
+    cdef uint32_t count = (parsed.length - parsed.header_length + 7) >> 3
+    cdef bint last = not field & MORE_FRAGMENTS
+    cdef Coverage covers = coverage(datagram, first, count, last)
+    cdef uint64_t held = p.verdicts[PUNT]
+    if covers == COVERS_OLD and datagram.state != HOST_OWN:
+        count_drop(p, FRAGMENT_DUPLICATE)
+        return
+    if covers == COVERS_BOTH and datagram.state != HOST_OWN:
+        datagram.state = REFUSED
+        count_drop(p, FRAGMENT_OVERLAP)
+        return
+    parsed.identification = datagram.identification
+    parsed.renumbered = True
+    if first == 0:
+        forward_first(p, link, frame, parsed, datagram)
+    else:
+        forward_later(p, link, frame, parsed, datagram)
+    if covers == COVERS_NEW and p.verdicts[PUNT] == held:
+        mark(datagram, first, count, last)      # else it waits for a next hop, and comes here again
+
+
+cdef void release_kept(Path *p, int32_t row) noexcept nogil:
+    """Send on what was kept until the first fragment came, in the order it came."""
+    cdef Parsed parsed
+    cdef Piece *piece
+    cdef int32_t number = take_kept(&p.datagrams, row)
+    while number != NOBODY:
+        piece = &p.datagrams.pieces[number]
+        p.verdicts[PUNT] -= 1
+        parse_frame(&piece.frame, &p.links[piece.link], &parsed)
+        forward_piece(p, piece.link, &piece.frame, &parsed, row)
+        number = take_kept(&p.datagrams, row)
+    flush_all(p)                    # from where they are kept; the room is used again
+
+
+cdef void handle_fragment(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A fragment of a datagram that may be translated: the first decides, those before it wait (RFC 4787 REQ-14)."""
+    cdef int32_t row = datagram_of(p, link, parsed)
+    cdef Datagram *datagram = &p.datagrams.rows[row]
+    if parsed.protocol == PROTOCOL_TCP:
+        send_all_gathered(p)        # a stream's segments keep their order
+    if datagram.state == FIRST_MISSING and load16(parsed.ip + IPV4_FRAGMENT) & OFFSET_MASK:
+        if keep_piece(&p.datagrams, row, frame, <uint8_t>link):
+            p.verdicts[PUNT] += 1
+        else:
+            count_drop(p, FRAGMENT_TOO_LONG)
+        count_given_up(p)
+        return
+    forward_piece(p, link, frame, parsed, row)
+    if datagram.state != FIRST_MISSING:
+        release_kept(p, row)
+        if is_complete(datagram) and datagram.state != REFUSED:
+            end_datagram(&p.datagrams, row)
+
+
+cdef void expire_datagrams(Path *p) noexcept nogil:
+    """Give up datagrams that have been incomplete for too long."""
+    while p.datagrams.count and p.now_ms - p.datagrams.rows[p.datagrams.oldest].since_ms >= FRAGMENT_MS:
+        end_datagram(&p.datagrams, p.datagrams.oldest)
+    count_given_up(p)
 
 
 cdef inline void prefetch_session(const Table *t, uint32_t hash) noexcept nogil:
@@ -711,6 +870,8 @@ cdef int process(Path *p, uint64_t now_ns) noexcept nogil:
                 break
     if p.held_count:
         process_held(p)
+    if p.datagrams.count:
+        expire_datagrams(p)
     expire_sessions(p.table, p.tick, EXPIRE_BUDGET)
     return count
 
@@ -737,6 +898,7 @@ cdef class Forwarder:
         p.hop_index.entries = <IndexEntry *><size_t>self._hop_index.ctypes.data
         p.hop_index.mask = 2 * HOPS - 1
         p.held_memory = <uint8_t *><size_t>self._held.ctypes.data
+        self._make_datagrams()
         p.hairpin = hairpin
         p.limit_errors = limit_errors
         p.error_rate = error_rate
@@ -744,6 +906,25 @@ cdef class Forwarder:
         p.error_rate_source = error_rate_source
         p.generation = 1
         self.set_routes(np.zeros(1, "u4"), np.zeros(1, world.ROUTE))
+
+    def _make_datagrams(self):
+        cdef Datagrams *d = &self.path.datagrams
+        cdef int i
+        rows = np.zeros((DATAGRAMS, sizeof(Datagram)), "u1")
+        pieces = np.zeros((PIECES, sizeof(Piece)), "u1")
+        memory = np.zeros((PIECES, PIECE_ROOM), "u1")
+        index = np.zeros(2 * DATAGRAMS, "u8")
+        self._datagrams = [rows, pieces, memory, index]
+        d.rows = <Datagram *><size_t>rows.ctypes.data
+        d.pieces = <Piece *><size_t>pieces.ctypes.data
+        d.memory = <uint8_t *><size_t>memory.ctypes.data
+        d.index.entries = <IndexEntry *><size_t>index.ctypes.data
+        d.index.mask = 2 * DATAGRAMS - 1
+        for i in range(DATAGRAMS):
+            d.rows[i].older = i + 1 if i + 1 < DATAGRAMS else NOBODY
+        for i in range(PIECES):
+            d.pieces[i].next = i + 1 if i + 1 < PIECES else NOBODY
+        d.oldest = d.newest = NOBODY
 
     # -- the worker's side ---------------------------------------------------------------------------------------
 

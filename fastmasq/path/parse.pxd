@@ -3,7 +3,7 @@
 # What the checks promise when `drop` is -1: `ip` points at an IPv4 header of `header_length` octets with a right
 # checksum; `length` octets from `ip` on exist; `transport` points behind the header; for KIND_SESSION the whole TCP
 # header, UDP header, or 8 octets of ICMP exist, and ports or identifier are in sid and did; for the other ICMP kinds 8
-# octets exist. Not promised: that transport checksums are right (a wrong one stays wrong, RFC 1624).
+# octets exist. A datagram's first fragment is parsed like a whole packet, a later one is KIND_FRAGMENT. Not promised: that transport checksums are right (a wrong one stays wrong, RFC 1624).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
@@ -12,18 +12,19 @@ from fastmasq.path.state cimport (
     KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_PROTOCOL_OTHER, KIND_SESSION, Link, Parsed,
 )
 from fastmasq.path.verdict cimport (
-    BAD_HEADER_LENGTH, BAD_IP_CHECKSUM, BAD_IP_OPTIONS, BAD_TOTAL_LENGTH, BAD_TRANSPORT_HEADER, NOT_FOR_US,
+    BAD_HEADER_LENGTH, BAD_IP_CHECKSUM, BAD_IP_OPTIONS, BAD_TOTAL_LENGTH, BAD_TRANSPORT_HEADER, FRAGMENT_BAD, FRAGMENT_TINY,
+    NOT_FOR_US,
     NOT_IPV4, SOURCE_ROUTE, TOO_SHORT, TRUNCATED, VLAN_TAGGED,
 )
-from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM
+from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.entry cimport KEY_REPLY, make_key0, make_key1
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.ethernet cimport ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.icmp cimport ICMP_IDENTIFIER, ICMP_LENGTH, is_error, is_query, is_reply, query_of
 from fastmasq.wire.ipv4 cimport (
-    IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_MINIMUM, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, OPTIONS_PLAIN,
-    OPTIONS_SOURCE_ROUTE, OptionsCheck, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, check_options, is_fragment,
+    IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_MINIMUM, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
+    MORE_FRAGMENTS, OFFSET_MASK, OPTIONS_PLAIN, OPTIONS_SOURCE_ROUTE, OptionsCheck, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, check_options, is_fragment,
 )
 from fastmasq.wire.octets cimport load16, load32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM, TCP_MINIMUM, header_length as tcp_header_length
@@ -77,7 +78,10 @@ cdef inline int parse_icmp(const uint8_t *icmp, uint32_t length, Parsed *parsed)
 
 
 cdef inline int parse_transport(const uint8_t *transport, Parsed *parsed) noexcept nogil:
-    """Check the transport header and set kind and ids; return a DropReason or -1."""
+    """Check the transport header and set kind and ids; return a DropReason or -1.
+
+    A first fragment has its transport header whole (RFC 1858 section 3), but not all that a UDP header announces.
+    """
     cdef uint32_t length = parsed.length - parsed.header_length
     cdef uint32_t size
     if parsed.protocol == PROTOCOL_TCP:
@@ -90,7 +94,7 @@ cdef inline int parse_transport(const uint8_t *transport, Parsed *parsed) noexce
         if length < UDP_LENGTH_OCTETS:
             return BAD_TRANSPORT_HEADER
         size = load16(transport + UDP_LENGTH)
-        if size < UDP_LENGTH_OCTETS or size > length:
+        if size < UDP_LENGTH_OCTETS or (size > length and not parsed.fragment):
             return BAD_TRANSPORT_HEADER
     elif parsed.protocol == PROTOCOL_ICMP:
         return parse_icmp(transport, length, parsed)
@@ -100,6 +104,18 @@ cdef inline int parse_transport(const uint8_t *transport, Parsed *parsed) noexce
     parsed.kind = KIND_SESSION
     parsed.sid = load16(transport)
     parsed.did = load16(transport + 2)
+    return -1
+
+
+cdef inline int check_fragment(const Parsed *parsed) noexcept nogil:
+    """Check offset and length of a fragment; return a DropReason or -1 (RFC 791 section 3.2, RFC 3128 section 4)."""
+    cdef uint16_t field = load16(parsed.ip + IPV4_FRAGMENT)
+    cdef uint32_t offset = <uint32_t>(field & OFFSET_MASK) * 8
+    cdef uint32_t octets = parsed.length - parsed.header_length
+    if octets == 0 or (field & MORE_FRAGMENTS and octets & 7) or parsed.header_length + offset + octets > 65535:
+        return FRAGMENT_BAD
+    if parsed.protocol == PROTOCOL_TCP and offset == 8:
+        return FRAGMENT_TINY
     return -1
 
 
@@ -158,13 +174,23 @@ cdef inline void parse_frame(Frame *frame, const Link *link, Parsed *parsed) noe
     parsed.transport = ip + parsed.header_length
     parsed.partial = False
     parsed.guessed = False
-    if is_fragment(ip):
-        parsed.kind = KIND_FRAGMENT
-        return
+    parsed.fragment = is_fragment(ip)
+    parsed.renumbered = False
+    if parsed.fragment:
+        memset(&frame.vnet, 0, sizeof(VnetHeader))      # its checksum covers more than is here: nobody can complete it
+        parsed.drop = check_fragment(parsed)
+        if parsed.drop >= 0:
+            return
+        if load16(ip + IPV4_FRAGMENT) & OFFSET_MASK:
+            parsed.kind = KIND_FRAGMENT
+            return
     parsed.drop = parse_transport(parsed.transport, parsed)
     if parsed.drop >= 0:
+        if parsed.fragment:
+            parsed.drop = FRAGMENT_TINY
         return
-    settle_offload(frame, parsed, link)
+    if not parsed.fragment:
+        settle_offload(frame, parsed, link)
     if parsed.kind == KIND_SESSION:
         parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
         side = link.side

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
+from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.ring.abi cimport VnetHeader, iovec
 from fastmasq.ring.ring cimport Frame, Ring, Sender
 from fastmasq.table.index cimport Index
@@ -18,7 +19,7 @@ cdef enum:
     RULES = 256
     BUCKETS = 1024              # error buckets by source address
 
-    DROP_REASONS = 48           # room for the counters; forward.pyx checks that it suffices
+    DROP_REASONS = 96           # room for the counters; forward.pyx checks that it suffices
     VERDICTS = 5
     NOTES = 8
 
@@ -49,7 +50,7 @@ cdef enum:                 # of a parsed packet
     KIND_ICMP_ERROR = 1
     KIND_ICMP_OTHER = 2
     KIND_PROTOCOL_OTHER = 3
-    KIND_FRAGMENT = 4
+    KIND_FRAGMENT = 4           # a later one: without a transport header
 
 
 cdef struct Link:
@@ -105,9 +106,12 @@ cdef struct Parsed:
     int drop                    # a DropReason, or -1
     uint16_t sid
     uint16_t did
+    uint16_t identification     # that a fragment is to leave with, if renumbered
     uint8_t header_length
     uint8_t protocol
     uint8_t kind
+    bint renumbered
+    bint fragment               # of a datagram in pieces
     bint partial                # the transport checksum is the pseudo-header sum only
     bint guessed                # a large send without a virtio header: its segment size is our guess
 
@@ -157,6 +161,8 @@ cdef struct Path:
     Rule rules[256]
     int rule_count
     bint hairpin
+    Datagrams datagrams         # in pieces
+    bint sent                   # send_packet has been called: looked at for a datagram's first fragment
     # packets waiting for a next hop
     Held held[256]
     uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
@@ -173,7 +179,7 @@ cdef struct Path:
     uint32_t tick
     uint32_t now_ms
     # counters
-    uint64_t drops[48]
+    uint64_t drops[96]
     uint64_t verdicts[5]
     uint64_t notes[8]
     # the batch

@@ -182,8 +182,7 @@ class Model:
 
     def outbound(self, packet: Parsed, link: str) -> Rewriter:
         """Give a packet that leaves on `link` its external source; open a session or move it on."""
-        if packet.is_fragment:
-            raise Refused("fragment")
+        assert not packet.is_fragment, "the specification knows fragments only where they are not translated"
         if packet.protocol not in (TCP, UDP, ICMP):
             raise Refused("protocol_not_masqueraded")
         if packet.is_error:

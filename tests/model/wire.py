@@ -97,7 +97,7 @@ def parse(packet: bytes) -> Parsed:
     check_options(packet[20:start])
     parsed = Parsed(packet[:total], start, ttl, bool(fragment & 0x4000), protocol, source, destination)
     if fragment & 0x3FFF:  # more fragments, or an offset
-        return replace(parsed, is_fragment=True, offset=(fragment & 0x1FFF) * 8)
+        return check_fragment(replace(parsed, is_fragment=True, offset=(fragment & 0x1FFF) * 8))
     return with_transport(parsed, parsed.raw[start:])
 
 
@@ -117,13 +117,30 @@ def check_options(options: bytes) -> None:
         at += options[at + 1]
 
 
+def check_fragment(parsed: Parsed) -> Parsed:
+    """Refuse a fragment whose place cannot be right, or whose datagram's transport header is not in its first piece."""
+    body = parsed.raw[parsed.start :]
+    more = struct.unpack(">H", parsed.raw[6:8])[0] & MORE_FRAGMENTS
+    if not body or (more and len(body) % 8) or parsed.start + parsed.offset + len(body) > 65535:
+        raise Refused("fragment_bad")
+    if parsed.protocol == TCP and parsed.offset == 8:
+        raise Refused("fragment_tiny")
+    if parsed.offset == 0:
+        try:
+            with_transport(parsed, body)
+        except Refused:
+            raise Refused("fragment_tiny") from None
+    return parsed
+
+
 def with_transport(parsed: Parsed, body: bytes) -> Parsed:
     """Return the packet with its ports, or identifier, after checking that its transport header is whole."""
     if len(body) < {TCP: 20, UDP: 8, ICMP: 8}.get(parsed.protocol, 0):
         raise Refused("bad_transport_header")
     if parsed.protocol == TCP and not 20 <= (body[12] >> 4) * 4 <= len(body):
         raise Refused("bad_transport_header")
-    if parsed.protocol == UDP and not 8 <= struct.unpack(">H", body[4:6])[0] <= len(body):
+    longest = 65535 if parsed.is_fragment else len(body)
+    if parsed.protocol == UDP and not 8 <= struct.unpack(">H", body[4:6])[0] <= longest:
         raise Refused("bad_transport_header")
     return with_ids(parsed, body)
 

@@ -259,17 +259,22 @@ def test_the_smallest_headers_pass() -> None:
 # --- fragments -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("offset", "more"), [(0, True), (8, True), (1480, False), (65528, False)])
-@pytest.mark.parametrize("protocol", [1, TCP, UDP, 47])
-def test_fragments_are_not_masqueraded(protocol: int, offset: int, more: bool) -> None:
-    """They have no ports to translate by; and they must not leave with a private source."""
-    packet = ipv4(HOST, SERVER, protocol, bytes(64), offset=offset, mf=more)
-    assert dropped(opened(), INSIDE, packet) == "fragment"
-
-
-@pytest.mark.parametrize(("offset", "more"), [(0, True), (8, True), (1480, False)])
-def test_fragments_for_the_gateway_are_its_kernels(offset: int, more: bool) -> None:
-    assert delivered(opened(), OUTSIDE, ipv4(SERVER, GATEWAY_OUT, UDP, bytes(64), offset=offset, mf=more))
+@both_links
+@pytest.mark.parametrize(
+    ("fields", "octets", "reason"),
+    [
+        ({"offset": 8, "mf": True}, 9, "fragment_bad"),
+        ({"offset": 8, "mf": True}, 0, "fragment_bad"),
+        ({"offset": 65528}, 8, "fragment_bad"),
+        ({"offset": 65520}, 0, "fragment_bad"),
+        ({"offset": 8}, 64, "fragment_tiny"),
+        ({"mf": True}, 16, "fragment_tiny"),
+    ],
+)
+def test_rfc791_places_of_fragments_are_checked(link: str, fields: dict, octets: int, reason: str) -> None:
+    """Past 65 535 octets (ping of death), uneven lengths, and TCP headers that are cut (RFC 1858, RFC 3128)."""
+    source, destination = (HOST, SERVER) if link == INSIDE else (SERVER, GATEWAY_OUT)
+    assert dropped(opened(), link, ipv4(source, destination, TCP, tcp_header(20, octets), **fields)) == reason
 
 
 def test_rfc6864_an_unused_flag_is_no_fragment() -> None:

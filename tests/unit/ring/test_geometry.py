@@ -22,13 +22,19 @@ def test_a_geometry_that_fits() -> None:
     assert geometry.frames_per_block == 4 * PAGE // 2048
 
 
-@pytest.mark.parametrize(("frame", "nearest"), [(2047, 2048), (2049, 2048), (2040, 2048), (2039, 2032), (1, 16), (0, 16), (-16, 16)])
+@pytest.mark.parametrize(
+    ("frame", "nearest"), [(2047, 2048), (2049, 2048), (2040, 2048), (2039, 2032), (1, 16), (0, 16), (-16, 16)]
+)
 def test_a_frame_must_be_a_multiple_of_16(frame: int, nearest: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"frame of {frame} octets is not a multiple of 16; nearest {nearest}$"):
+    with pytest.raises(
+        ConfigurationError, match=f"frame of {frame} octets is not a multiple of 16; nearest {nearest}$"
+    ):
         check(RingGeometry(PAGE, 1, frame, 1))
 
 
-@pytest.mark.parametrize(("block", "nearest"), [(PAGE + 1, PAGE), (3 * PAGE - 16, 3 * PAGE), (16, PAGE), (0, PAGE), (-PAGE, PAGE)])
+@pytest.mark.parametrize(
+    ("block", "nearest"), [(PAGE + 1, PAGE), (3 * PAGE - 16, 3 * PAGE), (16, PAGE), (0, PAGE), (-PAGE, PAGE)]
+)
 def test_a_block_must_be_whole_pages(block: int, nearest: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"block of {block} octets is not .* \({PAGE}\); nearest {nearest}$"):
         check(RingGeometry(block, 1, 2048, 1))
@@ -77,5 +83,7 @@ def test_v3_blocks_hold_large_sends(frames: int) -> None:
 @pytest.mark.parametrize("frames", [-1, 0, 63, 65537])
 def test_a_ring_of_impossible_length_names_its_setting(frames: int) -> None:
     for make in (lambda: v2_geometry(frames, 1500), lambda: v3_geometry(frames)):
-        with pytest.raises(ConfigurationError, match=rf"{frames} frames \(\[rings\] frames\): choose between 64 and 65536"):
+        with pytest.raises(
+            ConfigurationError, match=rf"{frames} frames \(\[rings\] frames\): choose between 64 and 65536"
+        ):
             make()

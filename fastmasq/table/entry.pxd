@@ -45,7 +45,7 @@ cdef enum:
     SESSION_SEEN_IN = 0x08
     SESSION_ACKED_OUT = 0x10    # an acknowledgment, and so a window, of the outbound end is known
     SESSION_ACKED_IN = 0x20
-    SESSION_UNSCALED_OUT = 0x40 # the outbound end's SYN did not offer window scaling
+    SESSION_UNSCALED_OUT = 0x40  # the outbound end's SYN did not offer window scaling
     SESSION_UNSCALED_IN = 0x80
 
     KEY_REPLY = 0x02            # added to the side in the key of an ICMP reply, which has type and identifier swapped
@@ -87,13 +87,18 @@ cdef struct Session:
     uint8_t port_class
 
 
+cdef enum:
+    MAPPING_FREE = 0
+    MAPPING_OPEN = 1
+    MAPPING_HELD_DOWN = 2       # closed not long ago: its port is for the same host, or for nobody
+
 cdef struct Mapping:
     # internal endpoint <-> external endpoint; the row number is the external endpoint
     uint32_t address
-    uint32_t host               # row of the inside host
-    uint32_t sessions           # sessions that hold the mapping open
+    uint32_t host               # row of the inside host. Held down: neighbours in the queue, next port << 16 | previous
+    uint32_t sessions           # sessions that hold the mapping open. Held down: tick at which it is free
     uint16_t id
-    uint16_t in_use
+    uint16_t in_use             # MAPPING_FREE and so on
 
 
 cdef struct Host:

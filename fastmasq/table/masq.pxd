@@ -6,8 +6,14 @@
 # find it by arithmetic. Sessions hold their mapping open; the last one to close gives the port back. A *host* row counts
 # what one inside address holds, so that one host can take neither the table nor the ports.
 #
+# A port given back is held down for two minutes (RFC 6888 REQ-8): late packets for its last owner must not reach another
+# host. Until then it is given to a host that had it and asks for it, or to anybody when no other port is left, the longest
+# held first. Ports held down wait in a queue for each pool, linked through their mapping rows. In the manner of 1999 (rule
+# C-2), where all ports are given in turn, none is held.
+#
 # Nothing here allocates, and no call does an unbounded amount of work except `port_choose` on a nearly empty pool (at
-# most 1024 words). A full table refuses the new session and touches no old one (RFC 6888 REQ-11).
+# most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
+# REQ-11).
 #
 # Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228.
 
@@ -15,13 +21,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE,
-    STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_FREE,
+    MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
 )
 from fastmasq.table.index cimport Index, index_insert, index_remove
 from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke
 from fastmasq.table.ports cimport (
-    NO_PORT, POOL_WORDS, PortPool, port_choose, port_choose_next, port_give_back, port_is_free, port_take,
+    LOW_PORTS, NO_PORT, POOL_WORDS, PortPool, port_choose, port_choose_next, port_give_back, port_is_free, port_take,
 )
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, Wheel, wheel_link, wheel_unlink
@@ -31,6 +37,7 @@ from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 cdef enum:
     EXTERNALS = 4               # external addresses at once: the present one and those whose sessions are ending
     PORTS = 65536
+    HOLD_DOWN_TICKS = 120000 // TICK_MS + 1  # RFC 6888 REQ-8, never less
 
 cdef enum Filtering:            # RFC 4787 section 5
     ENDPOINT_INDEPENDENT = 0
@@ -54,6 +61,11 @@ cdef struct Limits:
     uint32_t burst_per_host
 
 
+cdef struct HoldQueue:          # ports held down, in the order of their times; 0, which is never given, ends it
+    uint16_t first
+    uint16_t last
+
+
 cdef struct Table:
     Session *sessions
     uint32_t capacity
@@ -73,6 +85,7 @@ cdef struct Table:
     uint32_t hosts_in_use
     Index host_index
     PortPool pools[12]          # [EXTERNALS * CLASS_COUNT]
+    HoldQueue held[12]          # of each pool
     uint64_t *allowed           # [EXTERNALS * CLASS_COUNT][POOL_WORDS]: what may be taken at all
     uint32_t external[4]        # addresses; 0 is an unused row
     int current                 # row of the external address for new mappings, or -1
@@ -80,6 +93,7 @@ cdef struct Table:
     uint32_t timeout[11]        # [STATE_COUNT], ticks
     Filtering filtering
     Limits limits
+    uint32_t now                # the last tick that expire_sessions was told
     bint sequential             # ports as in 1999: never kept, ascending
     uint32_t next_sequential
     Secret secret
@@ -156,7 +170,7 @@ cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_cl
     if external < 0:
         return NONE
     row = mapping_row(external, port_class, port)
-    return row if t.mappings[row].in_use else NONE
+    return row if t.mappings[row].in_use == MAPPING_OPEN else NONE
 
 
 cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
@@ -259,12 +273,109 @@ cdef inline bint host_may_open(Table *t, uint32_t row, uint32_t now_ms) noexcept
     return True
 
 
+# -- ports held down -------------------------------------------------------------------------------------------------
+
+cdef inline uint16_t next_held(const Mapping *mapping) noexcept nogil:
+    return <uint16_t>(mapping.host >> 16)
+
+
+cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
+    """Put the port of a closed mapping at the end of its pool's queue."""
+    cdef HoldQueue *queue = &t.held[pool]
+    cdef Mapping *rows = &t.mappings[<uint32_t>pool << 16]
+    rows[port].in_use = MAPPING_HELD_DOWN
+    rows[port].sessions = t.now + HOLD_DOWN_TICKS
+    rows[port].host = queue.last
+    if queue.last:
+        rows[queue.last].host |= <uint32_t>port << 16
+    else:
+        queue.first = port
+    queue.last = port
+
+
+cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
+    """Take a port out of the queue; it is neither held down nor free then."""
+    cdef HoldQueue *queue = &t.held[pool]
+    cdef Mapping *rows = &t.mappings[<uint32_t>pool << 16]
+    cdef uint16_t after = next_held(&rows[port])
+    cdef uint16_t before = <uint16_t>rows[port].host
+    if before:
+        rows[before].host = (<uint32_t>after << 16) | (rows[before].host & 0xFFFF)
+    else:
+        queue.first = after
+    if after:
+        rows[after].host = (rows[after].host & 0xFFFF0000U) | before
+    else:
+        queue.last = before
+    rows[port].in_use = MAPPING_FREE
+
+
+cdef inline bint is_allowed(const Table *t, int pool, uint16_t port) noexcept nogil:
+    """Whether a port may be given at all: some belong to the host itself."""
+    return (t.allowed[<size_t>pool * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
+
+
+cdef inline void free_port(Table *t, int pool, uint16_t port) noexcept nogil:
+    if is_allowed(t, pool, port):
+        port_give_back(&t.pools[pool], port)
+
+
+cdef inline int end_holds(Table *t, uint32_t tick, int budget) noexcept nogil:
+    """Free the ports whose time is over at `tick`, at most `budget` of them; return how many that were."""
+    cdef int freed = 0
+    cdef int pool
+    cdef uint16_t port
+    for pool in range(EXTERNALS * CLASS_COUNT):
+        while freed < budget:
+            port = t.held[pool].first
+            if port == 0 or <int>(t.mappings[(<uint32_t>pool << 16) | port].sessions - tick) > 0:
+                break
+            end_hold(t, pool, port)
+            free_port(t, pool, port)
+            freed += 1
+    return freed
+
+
+cdef inline bint was_of(const Table *t, int pool, uint16_t port, uint32_t address) noexcept nogil:
+    """Whether a port is held down, may still be given, and had this host as its last owner."""
+    cdef const Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | port]
+    return mapping.in_use == MAPPING_HELD_DOWN and mapping.address == address and is_allowed(t, pool, port)
+
+
+cdef inline int longest_held(const Table *t, int pool, bint low) noexcept nogil:
+    """Return the port that is held down longest, one under LOW_PORTS only if `low`; or NO_PORT."""
+    cdef uint16_t port = t.held[pool].first
+    while port and (not is_allowed(t, pool, port) or (port < LOW_PORTS and not low)):
+        port = next_held(&t.mappings[(<uint32_t>pool << 16) | port])
+    if port == 0:
+        return NO_PORT
+    return port
+
+
 # -- mappings --------------------------------------------------------------------------------------------------------
+
+cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address, uint16_t wanted) noexcept nogil:
+    """Return the external port for an inside endpoint, taken from the free ones or those held down; or NO_PORT."""
+    cdef int port
+    if t.sequential:
+        port = port_choose_next(&t.pools[pool], &t.next_sequential)
+    elif was_of(t, pool, wanted, address):
+        end_hold(t, pool, wanted)
+        return wanted
+    else:
+        port = port_choose(&t.pools[pool], wanted, port_class != CLASS_ICMP, next_random(t))
+    if port != NO_PORT:
+        port_take(&t.pools[pool], <uint16_t>port)
+        return port
+    port = longest_held(t, pool, port_class == CLASS_ICMP or wanted < LOW_PORTS)
+    if port != NO_PORT:
+        end_hold(t, pool, <uint16_t>port)
+    return port
+
 
 cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uint16_t id, uint32_t hash,
                                  uint32_t host) noexcept nogil:
     """Give an internal endpoint its external one; return the row or a Refusal."""
-    cdef PortPool *pool
     cdef Mapping *mapping
     cdef int port
     cdef uint32_t row
@@ -272,21 +383,16 @@ cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uin
         return REFUSED_NO_EXTERNAL
     if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
         return REFUSED_HOST_PORTS
-    pool = &t.pools[t.current * CLASS_COUNT + port_class]
-    if t.sequential:
-        port = port_choose_next(pool, &t.next_sequential)
-    else:
-        port = port_choose(pool, id, port_class != CLASS_ICMP, next_random(t))
+    port = choose_port(t, t.current * CLASS_COUNT + port_class, port_class, address, id)
     if port == NO_PORT:
         return REFUSED_PORTS_EXHAUSTED
-    port_take(pool, <uint16_t>port)
     row = mapping_row(t.current, port_class, <uint16_t>port)
     mapping = &t.mappings[row]
     mapping.address = address
     mapping.id = id
     mapping.host = host
     mapping.sessions = 0
-    mapping.in_use = 1
+    mapping.in_use = MAPPING_OPEN
     t.hosts[host].ports[port_class] += 1
     t.mappings_in_use += 1
     index_insert(&t.mapping_index, hash, row)
@@ -299,12 +405,13 @@ cdef inline void give_back_mapping(Table *t, uint32_t row) noexcept nogil:
     cdef int port_class = pool % CLASS_COUNT
     cdef uint16_t port = <uint16_t>row
     index_remove(&t.mapping_index, <uint32_t>endpoint_hash(t, port_class, mapping.address, mapping.id), row)
-    mapping.in_use = 0
     t.hosts[mapping.host].ports[port_class] -= 1
     t.mappings_in_use -= 1
-    # a port that meanwhile belongs to the host itself is not offered again
-    if (t.allowed[<size_t>pool * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1:
-        port_give_back(&t.pools[pool], port)
+    if t.sequential:
+        mapping.in_use = MAPPING_FREE
+        free_port(t, pool, port)
+    else:
+        hold_down(t, pool, port)
 
 
 # -- sessions --------------------------------------------------------------------------------------------------------
@@ -441,6 +548,9 @@ cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept no
     """Close what is dead at `tick`, looking at no more than `budget` rows; return how many rows were looked at."""
     cdef int looked = 0
     cdef uint32_t row
+    if t.now != tick:
+        t.now = tick
+        end_holds(t, tick, budget)
     while <int>(tick - t.wheel.tick) >= 0:
         row = t.wheel.slots[t.wheel.tick & (WHEEL_SLOTS - 1)]
         while row != NONE:

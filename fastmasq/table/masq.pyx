@@ -12,12 +12,12 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, INBOUND, Mapping, NONE, OUTBOUND, SESSION_REPLIED,
-    STATE_COUNT, STATE_FREE, Session, TCP_ESTABLISHED, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, MAPPING_OPEN, Mapping, NONE, SESSION_REPLIED,
+    STATE_COUNT, STATE_FREE, Session, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
 )
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.permits cimport Permit
-from fastmasq.table.ports cimport POOL_WORDS, port_is_free
+from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.siphash cimport siphash
 from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, wheel_link, wheel_unlink
 
@@ -130,7 +130,7 @@ cdef class MasqTable:
         t.current = -1
         t.next_sequential = 61000
         t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
-        t.wheel.tick = now_ns // TICK_NS
+        t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         t.limits.sessions_per_host = capacity if sessions_per_host is None else sessions_per_host
         t.limits.ports_per_host = ports_per_host
@@ -183,6 +183,7 @@ cdef class MasqTable:
             if row < 0:
                 row = self._unused_external()
                 t.external[row] = address
+                self._forget_holds(row)
             t.current = row
             self._allow(row, allowed)
         return [t.external[row] for row in range(EXTERNALS)
@@ -197,7 +198,14 @@ cdef class MasqTable:
 
     def _holds_mappings(self, row):
         span = CLASS_COUNT * PORTS
-        return bool(self.mappings["in_use"][row * span:(row + 1) * span].any())
+        return bool((self.mappings["in_use"][row * span:(row + 1) * span] == MAPPING_OPEN).any())
+
+    def _forget_holds(self, row):
+        """Empty the queues of an external row that gets another address; no mapping is open on it."""
+        span = CLASS_COUNT * PORTS
+        self.mappings["in_use"][row * span:(row + 1) * span] = 0
+        for pool in range(row * CLASS_COUNT, (row + 1) * CLASS_COUNT):
+            self.table.held[pool].first = self.table.held[pool].last = 0
 
     def _allow(self, int external, allowed):
         span = CLASS_COUNT * PORTS

@@ -11,7 +11,7 @@ cdef enum:
     TICK_MS = 250
     TICKS_PER_SECOND = 4
     WHEEL_SLOTS = 32768
-    FIRST_IN_SLOT = 0x80000000U # timer_prev of the first row of a slot: this bit and the slot
+    FIRST_IN_SLOT = 0x80000000U  # timer_prev of the first row of a slot: this bit and the slot
 
 
 cdef struct Wheel:

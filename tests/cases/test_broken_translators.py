@@ -19,14 +19,14 @@ from tests.model.wire import Parsed, Refused, Rewriter, Segment
 class OverloadsPorts(Model):
     """Gives every endpoint the port it wants, taken or not."""
 
-    def external_id(self, protocol: int, wanted: int) -> int:
+    def external_id(self, protocol: int, host: int, wanted: int) -> int:
         return wanted
 
 
 class ForgetsParity(Model):
     """Replaces a taken port by the lowest free one."""
 
-    def external_id(self, protocol: int, wanted: int) -> int:
+    def external_id(self, protocol: int, host: int, wanted: int) -> int:
         free = [port for port in sorted(self.settings.ports) if (protocol, port) not in self.by_external]
         return wanted if wanted in free else free[0]
 

@@ -25,6 +25,7 @@ from tests.model import tcp
 from tests.model.state import (
     INSIDE,
     OUTSIDE,
+    SECOND,
     Deliver,
     Drop,
     Forward,
@@ -55,6 +56,7 @@ from tests.support import packets
 from tests.support.packets import dotted, to_address
 
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)
+HOLD_DOWN = 120 * SECOND  # a port given back is not for another host (RFC 6888 REQ-8)
 LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
 
 LIMITED_BROADCAST = 0xFFFFFFFF
@@ -74,6 +76,7 @@ class Model:
         self.mtu = {INSIDE: self.settings.inside_mtu, OUTSIDE: self.settings.outside_mtu}
         self.by_inside: dict[tuple[int, int, int], Mapping] = {}  # (protocol, address, id)
         self.by_external: dict[tuple[int, int], Mapping] = {}  # (protocol, external id)
+        self.held_down: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external id): last owner, end (ns)
         self.now_ns = 0
         self.observed: int | None = None
 
@@ -216,9 +219,10 @@ class Model:
         connection = tcp.opened(segment_of(packet)) if packet.protocol == TCP else None
         self.check_limits(packet)
         key = (packet.protocol, packet.source, packet.source_id)
-        mapping = self.by_inside.get(key) or Mapping(*key, self.external_id(packet.protocol, packet.source_id))
+        mapping = self.by_inside.get(key) or Mapping(*key, self.external_id(*key))
         session = Session(mapping, (packet.destination, packet.destination_id), connection=connection)
         mapping.sessions[session.remote] = session
+        self.held_down.pop((packet.protocol, mapping.external_id), None)
         self.by_inside[key] = self.by_external[packet.protocol, mapping.external_id] = mapping
         self.refresh(session)
         return session
@@ -235,26 +239,30 @@ class Model:
         if sum(mapping.protocol == packet.protocol for mapping in mine) >= self.settings.ports_per_host:
             raise Refused("host_port_limit", (3, 13, 0))
 
-    def external_id(self, protocol: int, wanted: int) -> int:
+    def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
 
+        A port held down (RFC 6888 REQ-8) is free for its last owner, and for anybody when nothing else is left.
         Raises Refused when there is none, WrongPort when the observed one is not among those that may be given.
         """
         allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
-        free = {id for id in allowed if (protocol, id) not in self.by_external}
-        if wanted in free:
+        held = {id: owner for (kind, id), (owner, _) in self.held_down.items() if kind == protocol and id in allowed}
+        free = {id for id in allowed if (protocol, id) not in self.by_external and id not in held}
+        if wanted in free or held.get(wanted) == host:
             candidates = {wanted}
-        elif protocol == ICMP:
-            candidates = free
         else:
-            candidates = like(free, wanted)
+            candidates = free if protocol == ICMP else like(free, wanted)
+        if not candidates:
+            low_too = protocol == ICMP or wanted < LOW_PORTS
+            candidates = set([id for id in held if id >= LOW_PORTS or low_too][:1])
         if not candidates:
             raise Refused("ports_exhausted", (3, 1, 0))
         if self.observed is None:
             return min(candidates)
         if self.observed not in candidates:
-            why = "it was free" if wanted in free else f"{len(candidates)} others are more like it"
-            raise WrongPort(f"external port {self.observed} for inside port {wanted}: {why}")
+            raise WrongPort(
+                f"external port {self.observed} for inside port {wanted}: not one of {sorted(candidates)[:9]}"
+            )
         return self.observed
 
     # -- inbound ----------------------------------------------------------------------------------------------------
@@ -378,6 +386,8 @@ class Model:
             if not mapping.sessions:
                 del self.by_inside[key]
                 del self.by_external[mapping.protocol, mapping.external_id]
+                self.held_down[mapping.protocol, mapping.external_id] = (mapping.address, now_ns + HOLD_DOWN)
+        self.held_down = {port: (owner, end) for port, (owner, end) in self.held_down.items() if end > now_ns}
 
     def sessions(self) -> Iterator[Session]:
         for mapping in self.by_inside.values():

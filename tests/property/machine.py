@@ -87,8 +87,9 @@ class Comparison(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 1, 10, 31, 61, 121, 241, 299, 301, 3600, 7441]))
     def wait(self, seconds: float) -> None:
         target = self.now_ns + round(seconds * SECOND)
-        ends = sorted(session.expires for session in self.model.sessions())
-        for end in ends:
+        ends = [session.expires for session in self.model.sessions()]
+        ends += [end for _, end in self.model.held_down.values()]
+        for end in sorted(ends):
             if target - SLACK < end <= target:
                 target = end + SLACK
         self.subject.advance((target - self.now_ns) / SECOND)

@@ -30,7 +30,9 @@ def allowed(ports: Iterable[int]) -> np.ndarray:
     return bits
 
 
-def make_table(ports: Iterable[int] = range(1, 65536), *, capacity: int = 1024, external: int | None = EXTERNAL, **settings) -> MasqTable:
+def make_table(
+    ports: Iterable[int] = range(1, 65536), *, capacity: int = 1024, external: int | None = EXTERNAL, **settings
+) -> MasqTable:
     """Return a table that masquerades behind `external` with these ports; times start at 0 unless now_ns says other."""
     table = MasqTable(capacity, **{"secret": SECRET, **settings})
     if external is not None:
@@ -38,7 +40,16 @@ def make_table(ports: Iterable[int] = range(1, 65536), *, capacity: int = 1024, 
     return table
 
 
-def opened(table: MasqTable, protocol: int, port: int, *, host: int = HOST, remote: int = REMOTE, remote_port: int = 80, now_ns: int = 0) -> int:
+def opened(
+    table: MasqTable,
+    protocol: int,
+    port: int,
+    *,
+    host: int = HOST,
+    remote: int = REMOTE,
+    remote_port: int = 80,
+    now_ns: int = 0,
+) -> int:
     """Open a session that must not be refused; return its row."""
     row = table.open(protocol, host, port, remote, remote_port, now_ns)
     assert isinstance(row, int), f"refused: {row}"

@@ -56,7 +56,9 @@ def check(table, rows: dict[int, int]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps=st.lists(st.tuples(st.sampled_from(["open", "open", "close"]), st.integers(0, len(CROWDED) - 1)), max_size=60))
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["open", "open", "close"]), st.integers(0, len(CROWDED) - 1)), max_size=60)
+)
 def test_against_a_dict_where_all_keys_crowd_together(steps: list[tuple[str, int]]) -> None:
     table = make_table(capacity=CAPACITY)
     rows: dict[int, int] = {}

@@ -50,9 +50,19 @@ def test_rows_read_from_python_are_the_rows_of_the_path() -> None:
     row = table.sessions[opened(table, TCP, 40000)]
     out, back = row["flow"]
     assert (int(out["key0"]), int(out["key1"])) == (0x0A000002_C7000001, 6 << 56 | 40000 << 32 | 80)
-    assert (int(out["saddr"]), int(out["sid"]), int(out["daddr"]), int(out["did"])) == (0xC8C8C8C8, 40000, 0xC7000001, 80)
+    assert (int(out["saddr"]), int(out["sid"]), int(out["daddr"]), int(out["did"])) == (
+        0xC8C8C8C8,
+        40000,
+        0xC7000001,
+        80,
+    )
     assert (int(back["key0"]), int(back["key1"])) == (0xC7000001_C8C8C8C8, 6 << 56 | 1 << 48 | 80 << 32 | 40000)
-    assert (int(back["saddr"]), int(back["sid"]), int(back["daddr"]), int(back["did"])) == (0xC7000001, 80, 0x0A000002, 40000)
+    assert (int(back["saddr"]), int(back["sid"]), int(back["daddr"]), int(back["did"])) == (
+        0xC7000001,
+        80,
+        0x0A000002,
+        40000,
+    )
     assert entry.STATES[row["state"]] == "syn-sent"
     assert entry.CLASSES[row["port_class"]] == "tcp"
     mapping = table.mappings[row["mapping"]]

@@ -1,4 +1,4 @@
-"""Mappings: one external endpoint for each inside endpoint, held open by its sessions; filtering; changes of address."""
+"""Mappings: one external endpoint for each inside endpoint, held open by sessions; filtering; changes of address."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_mapping_lives_as_long_as_its_last_session(protocol: int) -> None:
     assert not table.is_mapped(EXTERNAL, CLASS[protocol], 4000)
     assert table.counts()["mappings"] == 0
     assert table.counts()["hosts"] == 0
-    assert external_port(table, opened(table, protocol, 4000, host=OTHER_HOST)) == 4000
+    assert external_port(table, opened(table, protocol, 4000)) == 4000
 
 
 def test_the_timer_of_each_session_counts_for_the_mapping() -> None:
@@ -82,7 +82,10 @@ def test_the_timer_of_each_session_counts_for_the_mapping() -> None:
 def test_endpoints_that_differ_in_anything_have_mappings_of_their_own() -> None:
     table = make_table()
     rows = [
-        opened(table, protocol, port, host=host) for protocol in PROTOCOLS for port in (4000, 4002) for host in (HOST, OTHER_HOST)
+        opened(table, protocol, port, host=host)
+        for protocol in PROTOCOLS
+        for port in (4000, 4002)
+        for host in (HOST, OTHER_HOST)
     ]
     assert table.counts()["mappings"] == len(rows) == 12
     assert table.counts()["hosts"] == 2
@@ -96,7 +99,10 @@ def test_a_mapping_is_found_from_outside_by_its_number() -> None:
     opened(table, UDP, 4000)
     assert table.is_mapped(EXTERNAL, CLASS[UDP], 61007)
     for address, port_class, port in [
-        (EXTERNAL, CLASS[TCP], 61007), (EXTERNAL, CLASS[UDP], 61006), (NEW_EXTERNAL, CLASS[UDP], 61007), (0, CLASS[UDP], 61007),
+        (EXTERNAL, CLASS[TCP], 61007),
+        (EXTERNAL, CLASS[UDP], 61006),
+        (NEW_EXTERNAL, CLASS[UDP], 61007),
+        (0, CLASS[UDP], 61007),
     ]:
         assert not table.is_mapped(address, port_class, port)
 
@@ -166,13 +172,20 @@ def test_many_permits_come_and_go() -> None:
     for step, remote in enumerate(list(rows)):
         table.close(rows.pop(remote))
         if step % 16 == 0 or len(rows) < 4:
-            held = {other for other in range(REMOTE - 4, REMOTE + 260) if table.admits(EXTERNAL, CLASS[UDP], 4000, other)}
+            held = {
+                other for other in range(REMOTE - 4, REMOTE + 260) if table.admits(EXTERNAL, CLASS[UDP], 4000, other)
+            }
             assert held == set(rows)
 
 
-@pytest.mark.parametrize(("filtering", "known", "stranger"), [
-    ("endpoint-independent", True, True), ("address-dependent", True, False), ("address-and-port-dependent", False, False),
-])
+@pytest.mark.parametrize(
+    ("filtering", "known", "stranger"),
+    [
+        ("endpoint-independent", True, True),
+        ("address-dependent", True, False),
+        ("address-and-port-dependent", False, False),
+    ],
+)
 def test_the_settings_of_filtering(filtering: str, known: bool, stranger: bool) -> None:
     """Asked only of packets without a session of their own: another port of a known address, and a stranger."""
     table = make_table(filtering=filtering)

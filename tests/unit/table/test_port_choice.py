@@ -1,6 +1,8 @@
-"""External ports: kept if free, else same class and parity, unpredictable; never two owners; the host may take one away."""
+"""External ports: kept if free, else same class and parity, unpredictable; one owner; the host may take one away."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.unit.table.tables import (
     OTHER_HOST,
     PROTOCOLS,
     REMOTE,
+    SECOND,
     TCP,
     UDP,
     allowed,
@@ -104,15 +107,17 @@ def test_rfc6056_ports_are_spread_over_the_range() -> None:
     got = ports_for(make_table(capacity=4096), UDP, 4000, 2001)[1:]
     sixteenths = np.bincount([(port - 1024) * 16 // (65536 - 1024) for port in got], minlength=16)
     assert sixteenths.min() > 70 and sixteenths.max() < 190, sixteenths.tolist()
-    rising = sum(after > before for before, after in zip(got, got[1:], strict=False))
+    rising = sum(after > before for before, after in itertools.pairwise(got))
     assert 850 < rising < 1150
-    gaps = {abs(after - before) for before, after in zip(got, got[1:], strict=False)}
+    gaps = {abs(after - before) for before, after in itertools.pairwise(got)}
     assert len(gaps) > 1000
     assert {port % 64 for port in got} == set(range(0, 64, 2))
 
 
 def test_rfc6056_the_secret_decides() -> None:
-    one, other = (ports_for(make_table(secret=secret), UDP, 4000, 50)[1:] for secret in (bytes(16), b"\x01" + bytes(15)))
+    one, other = (
+        ports_for(make_table(secret=secret), UDP, 4000, 50)[1:] for secret in (bytes(16), b"\x01" + bytes(15))
+    )
     assert sum(mine == theirs for mine, theirs in zip(one, other, strict=True)) < 3
 
 
@@ -153,6 +158,72 @@ def test_a_refusal_leaves_nothing_behind() -> None:
     for number in range(10):
         assert table.open(UDP, OTHER_HOST + number, 4000, REMOTE, 53, 0) == "ports_exhausted"
     assert table.counts() == before
+
+
+# --- held down ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rfc6888_req8_another_host_waits_two_minutes(protocol: int) -> None:
+    table = make_table()
+    table.close(opened(table, protocol, 4000))
+    for now in (0, 60 * SECOND, 120 * SECOND - 1):
+        table.expire(now)
+        row = opened(table, protocol, 4000, host=OTHER_HOST, now_ns=now)
+        assert external_port(table, row) != 4000
+        table.close(row)
+    table.expire(121 * SECOND)
+    assert external_port(table, opened(table, protocol, 4000, host=OTHER_HOST, now_ns=121 * SECOND)) == 4000
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rfc6888_req8_the_same_host_need_not_wait(protocol: int) -> None:
+    """Each time it is given back the two minutes begin anew."""
+    table = make_table()
+    for now in (0, SECOND, 100 * SECOND):
+        table.expire(now)
+        row = opened(table, protocol, 4000, now_ns=now)
+        assert external_port(table, row) == 4000
+        table.close(row)
+    table.expire(150 * SECOND)
+    assert external_port(table, opened(table, protocol, 4000, host=OTHER_HOST, now_ns=150 * SECOND)) != 4000
+
+
+def test_rfc6888_req8_when_nothing_else_is_left_the_longest_held_is_given() -> None:
+    table = make_table(ports=[600, 5000, 5001, 5002])
+    rows = {port: opened(table, UDP, port) for port in (600, 5000, 5001, 5002)}
+    for second, port in enumerate((600, 5001, 5000, 5002)):
+        table.expire(second * SECOND)
+        table.close(rows[port])
+    got = [external_port(table, opened(table, UDP, 4000 + number, host=OTHER_HOST)) for number in range(3)]
+    assert got == [5001, 5000, 5002], "and one under 1024 only to those who ask for one"
+    assert table.open(UDP, OTHER_HOST, 4010, REMOTE, 80, 0) == "ports_exhausted"
+    assert external_port(table, opened(table, UDP, 700, host=OTHER_HOST)) == 600
+
+
+def test_rfc6888_req8_ports_of_a_whole_pool_come_back() -> None:
+    """Taken out of the queue at its beginning, its end and in between, every port is free once, and only once."""
+    table = make_table(ports=range(5000, 5012))
+    rows = {port: opened(table, TCP, port) for port in range(5000, 5012)}
+    for row in rows.values():
+        table.close(row)
+    again = {port: opened(table, TCP, port) for port in (5000, 5011, 5005, 5006)}
+    assert {port: external_port(table, row) for port, row in again.items()} == {port: port for port in again}
+    for row in again.values():
+        table.close(row)
+    table.expire(121 * SECOND)
+    assert sorted(ports_for(table, TCP, 5003, 12)) == list(range(5000, 5012))
+    assert table.open(TCP, 0x0A00FFFF, 5003, REMOTE, 80, 121 * SECOND) == "ports_exhausted"
+
+
+def test_rfc6888_req8_a_port_that_the_host_has_taken_meanwhile_is_not_given() -> None:
+    table = make_table(ports=[5000, 5001])
+    table.close(opened(table, UDP, 5000))
+    table.set_external(EXTERNAL, allowed([5001]))
+    assert external_port(table, opened(table, UDP, 5000)) == 5001
+    assert table.open(UDP, OTHER_HOST, 5000, REMOTE, 80, 0) == "ports_exhausted"
+    table.expire(121 * SECOND)
+    assert table.open(UDP, OTHER_HOST, 5000, REMOTE, 80, 121 * SECOND) == "ports_exhausted"
 
 
 # --- in order, as in 1999 ----------------------------------------------------------------------------------------
@@ -249,4 +320,8 @@ def test_the_classes_have_allowed_ports_of_their_own() -> None:
     bits = allowed([])
     bits[CLASS[TCP], 61000] = bits[CLASS[UDP], 61001] = bits[CLASS[ICMP], 61002] = True
     table.set_external(EXTERNAL, bits)
-    assert [external_port(table, opened(table, protocol, 5, remote_port=ECHO)) for protocol in (TCP, UDP, ICMP)] == [61000, 61001, 61002]
+    assert [external_port(table, opened(table, protocol, 5, remote_port=ECHO)) for protocol in (TCP, UDP, ICMP)] == [
+        61000,
+        61001,
+        61002,
+    ]

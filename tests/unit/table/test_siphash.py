@@ -53,10 +53,14 @@ def test_the_reference_is_right() -> None:
     assert siphash(bytes(range(16)), bytes(range(15)), 2, 4) == 0xA129CA6149BE45E5
 
 
-@pytest.mark.parametrize("secret", [bytes(16), bytes(range(16)), b"\xff" * 16, b"\x80" + bytes(15), bytes(15) + b"\x01"])
+@pytest.mark.parametrize(
+    "secret", [bytes(16), bytes(range(16)), b"\xff" * 16, b"\x80" + bytes(15), bytes(15) + b"\x01"]
+)
 def test_siphash_1_3(secret: bytes) -> None:
     chance = random.Random(secret)
-    words = [(0, 0), (MASK, MASK), (1, 0), (0, 1)] + [(chance.randrange(1 << 64), chance.randrange(1 << 64)) for _ in range(200)]
+    words = [(0, 0), (MASK, MASK), (1, 0), (0, 1)] + [
+        (chance.randrange(1 << 64), chance.randrange(1 << 64)) for _ in range(200)
+    ]
     for first, second in words:
         message = first.to_bytes(8, "little") + second.to_bytes(8, "little")
         assert MasqTable.siphash(secret, first, second) == siphash(secret, message, 1, 3)
@@ -76,6 +80,7 @@ def test_every_bit_of_the_key_and_of_the_message_matters() -> None:
 
 def test_a_secret_is_drawn_for_each_table() -> None:
     """Without the secret nobody can choose keys that collide: two tables give an endpoint different random ports."""
+
     def ports() -> list[int]:
         table = MasqTable(capacity=64)
         allowed = np.ones((3, 65536), bool)

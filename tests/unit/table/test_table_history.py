@@ -1,4 +1,4 @@
-"""The whole table against a model of dicts: any order of opening, closing and idling, with few ports, rows and limits."""
+"""The whole table against a model of dicts: opening, closing and idling in any order, with few ports and rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.table.tables import CLASS, EXTERNAL, ICMP, INSIDE, OUTSIDE, PROTOCOLS, REPLY, SECOND, allowed, make_table
+from tests.unit.table.tables import (
+    CLASS,
+    EXTERNAL,
+    ICMP,
+    INSIDE,
+    OUTSIDE,
+    PROTOCOLS,
+    REPLY,
+    SECOND,
+    allowed,
+    make_table,
+)
 
 CAPACITY = 24
 POOL = range(2000, 2012)  # 12 ports for 4 hosts x 4 ports
 SESSIONS_PER_HOST, PORTS_PER_HOST = 9, 4
 LIFE = {6: 240 * SECOND, 17: 300 * SECOND, 1: 60 * SECOND}
 SOON = SECOND // 2
+HOLD_DOWN = 120 * SECOND
+MAPPING_OPEN = 1
 
 protocols = st.sampled_from(PROTOCOLS)
 hosts = st.integers(0x0A000002, 0x0A000005)
@@ -41,9 +54,13 @@ class TableHistory(RuleBasedStateMachine):
         self.now = 0
         self.pool = set(POOL)
         self.table = make_table(
-            POOL, capacity=CAPACITY, sessions_per_host=SESSIONS_PER_HOST, ports_per_host=PORTS_PER_HOST,
+            POOL,
+            capacity=CAPACITY,
+            sessions_per_host=SESSIONS_PER_HOST,
+            ports_per_host=PORTS_PER_HOST,
         )
         self.known: dict[tuple, Known] = {}  # (protocol, host, port, remote, remote port)
+        self.held: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external port): last host, since
 
     def mappings(self) -> dict[tuple, int]:
         return {key[:3]: session.external for key, session in self.known.items()}
@@ -81,15 +98,25 @@ class TableHistory(RuleBasedStateMachine):
         if key[:3] in mappings:
             assert external == mappings[key[:3]]
         else:
-            assert external in self.pool - taken
-            assert external == port or port not in self.pool - taken
+            held = {
+                one: age
+                for (kind, one), (_, since) in self.held.items()
+                if kind == protocol
+                for age in [self.now - since]
+            }
+            untaken = self.pool - taken
+            admissible = {one for one in untaken if held.get(one, HOLD_DOWN) >= HOLD_DOWN} or untaken
+            assert external in admissible or self.held[protocol, external][0] == host
+            assert external == port or port not in untaken - set(held)
+            self.held.pop((protocol, external), None)
         self.known[key] = Known(row, self.now, external)
 
     @precondition(lambda self: self.known)
     @rule(number=st.integers(0, CAPACITY))
     def close(self, number: int) -> None:
         key = sorted(self.known)[number % len(self.known)]
-        self.table.close(self.known.pop(key).row)
+        self.table.close(self.known[key].row)
+        self.forget(key)
 
     @precondition(lambda self: self.known)
     @rule(number=st.integers(0, CAPACITY))
@@ -108,7 +135,16 @@ class TableHistory(RuleBasedStateMachine):
             assert present or age >= LIFE[key[0]], "gone too early"
             assert not present or age < LIFE[key[0]] + SOON, "still there"
             if not present:
-                del self.known[key]
+                self.forget(key)
+        self.held = {
+            key: (host, since) for key, (host, since) in self.held.items() if self.now - since < HOLD_DOWN + SOON
+        }
+
+    def forget(self, key: tuple) -> None:
+        """A session is gone; with the last one of a mapping its port is held down from now on."""
+        session = self.known.pop(key)
+        if key[:3] not in self.mappings():
+            self.held[key[0], session.external] = (key[1], self.now)
 
     @rule(lost=st.sets(st.sampled_from(list(POOL)), max_size=6))
     def host_takes_ports(self, lost: set[int]) -> None:
@@ -133,7 +169,7 @@ class TableHistory(RuleBasedStateMachine):
             assert counts[name] == sum(key[0] == protocol for key in self.known)
         assert counts["opened_total"] - counts["closed_total"] == counts["active"]
         assert np.count_nonzero(self.table.sessions["state"]) == counts["active"]
-        assert np.count_nonzero(self.table.mappings["in_use"]) == counts["mappings"]
+        assert np.count_nonzero(self.table.mappings["in_use"] == MAPPING_OPEN) == counts["mappings"]
 
     @invariant()
     def external_ports_have_one_owner_each(self) -> None:

@@ -1,4 +1,4 @@
-"""Every arrow of the TCP diagram, driven by segments through the whole path: states, timers, resets, windows, wraparound."""
+"""Every arrow of the TCP diagram, driven by segments through the path: states, timers, resets, windows, wrapping."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HIGH = 0xFFFFFF00  # a sequence number that wraps soon
 
 
 class Connection:
-    """One TCP connection through a Harness: segments out (from the client) and in (from the server), checked as they pass.
+    """One TCP connection through a Harness: segments out (from the client) and in (from the server), checked.
 
-    `client` and `server` are the next sequence numbers of the two ends; each is taken to have acknowledged all of the other.
+    `client` and `server` are the next sequence numbers of the two ends; each has acknowledged all of the other.
     """
 
     def __init__(self, client: int = 1000, server: int = 5000, window: int = 10_000) -> None:
@@ -32,12 +32,16 @@ class Connection:
     def out(self, flags: str, **fields) -> bool:
         """Send a segment from inside; return whether it came out on the other side."""
         fields = {"seq": self.client, "ack": self.server if "A" in flags else 0, "window": self.window, **fields}
-        return self._passes("inside", tcp(CLIENT, SERVER, flags, **fields), tcp(EXTERNAL, SERVER, flags, ttl=63, **fields))
+        return self._passes(
+            "inside", tcp(CLIENT, SERVER, flags, **fields), tcp(EXTERNAL, SERVER, flags, ttl=63, **fields)
+        )
 
     def come(self, flags: str, **fields) -> bool:
         """Send a segment from outside; return whether it reached the inside."""
         fields = {"seq": self.server, "ack": self.client if "A" in flags else 0, "window": self.window, **fields}
-        return self._passes("outside", tcp(SERVER, EXTERNAL, flags, **fields), tcp(SERVER, CLIENT, flags, ttl=63, **fields))
+        return self._passes(
+            "outside", tcp(SERVER, EXTERNAL, flags, **fields), tcp(SERVER, CLIENT, flags, ttl=63, **fields)
+        )
 
     def _passes(self, link: str, segment: bytes, expected: bytes) -> bool:
         sent = self.harness.send(link, segment)
@@ -410,11 +414,21 @@ def test_old_segments_within_reason_are_honest() -> None:
 # --- windows -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("client_scale", "server_scale", "shift"), [
-    (None, None, 0), (7, None, 0), (None, 7, 0), (0, 0, 0), (7, 7, 7), (2, 9, 2), (14, 14, 14), (200, 0, 14),
-])
+@pytest.mark.parametrize(
+    ("client_scale", "server_scale", "shift"),
+    [
+        (None, None, 0),
+        (7, None, 0),
+        (None, 7, 0),
+        (0, 0, 0),
+        (7, 7, 7),
+        (2, 9, 2),
+        (14, 14, 14),
+        (200, 0, 14),
+    ],
+)
 def test_rfc7323_window_scale(client_scale: int | None, server_scale: int | None, shift: int) -> None:
-    """The client's window as the server's reset sees it; scaling counts only if both SYNs offered it, 14 at the most."""
+    """The client's window as the server's reset sees it; scaled only if both SYNs offered it, by 14 at the most."""
     connection = Connection().open(client_scale, server_scale)
     edge = connection.server + (connection.window << shift)
     assert not connection.come("R", seq=edge + 1)
@@ -443,8 +457,13 @@ def test_rfc7323_scales_are_each_their_ends_own() -> None:
 def test_other_options_before_the_scale() -> None:
     """MSS, SACK permitted and a no-operation come first, as Linux sends them; a cut option ends the walk."""
     for options, shift in [
-        (bytes.fromhex("020405b40402") + b"\1\3\3\5", 5), (b"\3\3\5\0", 5), (b"\0\3\3\5", 0), (b"\2\1\3\3\5\0\0\0", 0),
-        (b"\1\1\1\3", 0), (b"\3\4\5\5", 0), (b"\2\0\3\3\5\1\1\1", 0),
+        (bytes.fromhex("020405b40402") + b"\1\3\3\5", 5),
+        (b"\3\3\5\0", 5),
+        (b"\0\3\3\5", 0),
+        (b"\2\1\3\3\5\0\0\0", 0),
+        (b"\1\1\1\3", 0),
+        (b"\3\4\5\5", 0),
+        (b"\2\0\3\3\5\1\1\1", 0),
     ]:
         connection = Connection()
         connection.out("S", tcp_options=options)
@@ -583,8 +602,19 @@ def test_packets_of_both_directions_are_counted_and_dropped_ones_are_not() -> No
 def test_segments_are_passed_on_unchanged_but_for_addresses() -> None:
     """Sequence numbers, window, urgent pointer, options and flags are the end hosts' own."""
     connection = established()
-    segment = tcp(CLIENT, SERVER, "PAUEC", seq=connection.client, ack=connection.server, window=77, urgent=9,
-                  tcp_options=bytes.fromhex("0101080a0001020304050607"), payload=b"odd", tos=0x28, identification=0x1234)
+    segment = tcp(
+        CLIENT,
+        SERVER,
+        "PAUEC",
+        seq=connection.client,
+        ack=connection.server,
+        window=77,
+        urgent=9,
+        tcp_options=bytes.fromhex("0101080a0001020304050607"),
+        payload=b"odd",
+        tos=0x28,
+        identification=0x1234,
+    )
     [out] = connection.harness.send("inside", segment)
     before, after = decode(segment), decode(out.packet)
     assert after.body[4:16] == before.body[4:16]

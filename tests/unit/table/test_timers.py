@@ -40,7 +40,11 @@ def test_every_state_has_its_timeout() -> None:
     by_name = dict(zip(STATES, Timeouts(1, 2, 3, 4).by_state(), strict=True))
     assert {name for name, value in by_name.items() if value == 1} == {"established", "fin-out", "fin-in"}
     assert {name for name, value in by_name.items() if value == 2} == {
-        "syn-sent", "syn-received", "closing", "transitory", "resumed",
+        "syn-sent",
+        "syn-received",
+        "closing",
+        "transitory",
+        "resumed",
     }
     assert Timeouts(1, 2, 3, 4).by_state()[-2:] == (3, 4)
     assert by_name["free"] == 0
@@ -208,7 +212,9 @@ def test_C20_new_timeouts_act_on_new_sessions() -> None:
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(["open", "refresh", "established", "transitory", "closing", "fin-out", "close", "wait", "wait"]),
+        st.sampled_from(
+            ["open", "refresh", "established", "transitory", "closing", "fin-out", "close", "wait", "wait"]
+        ),
         st.integers(0, 15),
         st.integers(0, 3_000 * SECOND) | st.integers(0, 3 * TICK),
     ),

@@ -25,9 +25,9 @@ link_args = os.environ.get("FASTMASQ_LDFLAGS", "").split()
 
 
 def extension(source: Path) -> Extension:
-    parts = ("fastmasq_bench",) + source.relative_to(ROOT / "bench").with_suffix("").parts if source.is_relative_to(
-        ROOT / "bench"
-    ) else source.relative_to(ROOT).with_suffix("").parts
+    parts = source.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "bench":
+        parts = ("fastmasq_bench", *parts[1:])
     return Extension(
         ".".join(parts),
         [str(source.relative_to(ROOT))],

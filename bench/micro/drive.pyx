@@ -1,6 +1,6 @@
 """Loops around the path's parts without Python between two packets, so that their nanoseconds can be told apart."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.path.forward cimport Forwarder
@@ -16,9 +16,9 @@ from fastmasq.wire.checksum cimport sum_octets
 def checksum(const uint8_t[::1] data, int rounds):
     """Sum `data` `rounds` times; return the last sum."""
     cdef uint32_t total = 0
-    cdef int i
+    cdef int _i
     with nogil:
-        for i in range(rounds):
+        for _i in range(rounds):
             total += sum_octets(&data[0], data.shape[0])
     return total
 
@@ -28,7 +28,7 @@ def parse(uint8_t[::1] frame, int rounds, int header_length=14):
     cdef Frame description
     cdef Parsed parsed
     cdef Link link
-    cdef int i
+    cdef int _i
     cdef int good = 0
     memset(&description, 0, sizeof(Frame))
     memset(&link, 0, sizeof(Link))
@@ -38,7 +38,7 @@ def parse(uint8_t[::1] frame, int rounds, int header_length=14):
     description.length = frame.shape[0]
     description.packet_type = PACKET_HOST
     with nogil:
-        for i in range(rounds):
+        for _i in range(rounds):
             parse_frame(&description, &link, &parsed)
             good += parsed.drop < 0
     return good
@@ -51,7 +51,7 @@ def rewrite(const uint8_t[::1] frame, int rounds):
     cdef Parsed parsed
     cdef Link link
     cdef Flow flow
-    cdef int i
+    cdef int _i
     if frame.shape[0] > <Py_ssize_t>sizeof(copy):
         raise ValueError(f"a frame of at most {sizeof(copy)} octets")
     memcpy(copy, &frame[0], frame.shape[0])
@@ -74,7 +74,7 @@ def rewrite(const uint8_t[::1] frame, int rounds):
     flow.address_delta = 12345
     flow.transport_delta = 54321
     with nogil:
-        for i in range(rounds):
+        for _i in range(rounds):
             rewrite_flow(&parsed, &flow)
 
 

@@ -1,4 +1,4 @@
-"""Engine: builds the forwarder from its settings, keeps it in step with the kernel, and puts everything back at the end.
+"""Engine: builds the forwarder from its settings, keeps it in step with the kernel, puts everything back at the end.
 
 Two threads. The worker moves packets and never waits for the other. The main thread sleeps in a selector and reacts: to
 netlink (links, addresses, routes, neighbours), to the worker's wish for a next hop, to the control socket, to signals,
@@ -74,9 +74,7 @@ class AttachedLink:
 
     def __init__(self, link: Link, settings: Settings) -> None:
         wanted = settings.rings.vnet_header == "auto"
-        tap = open_tap(
-            link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu
-        )
+        tap = open_tap(link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu)
         try:
             sender = open_sender(link.name, vnet_header=wanted, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
         except FastmasqError:
@@ -429,7 +427,7 @@ class Engine:
         still_used = self._still_mapped(self.guarded_ports & ~allowed)
         for port_class, port in np.argwhere(still_used & ~self._still_used):
             protocol = entry.CLASSES[port_class]
-            log.warning("%s port %d: bound by a program of the host, which gets it when its sessions end", protocol, port)
+            log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
         self._still_used = still_used
         self.guarded_ports = allowed | still_used
         self._follow_guard()
@@ -452,7 +450,7 @@ class Engine:
         self._drifted = drifted
 
     def _probe_hops(self) -> None:
-        """Have the kernel confirm the next hops in use: it does not see our packets, and would not notice a dead one."""
+        """Have the kernel confirm the next hops in use: it sees no packets of ours, and would not notice a dead one."""
         with self.forwarder.locked():
             used = self.forwarder.used_hops()
         for number, address in used:

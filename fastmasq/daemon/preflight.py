@@ -52,7 +52,8 @@ def findings(settings: Settings) -> list[Finding]:
     found += _guard(settings)
     found += _ports(settings)
     found += _memory(settings)
-    found += [Finding("warning", sentence) for sentence in conflicts(settings.interfaces.inside, settings.interfaces.outside)]
+    interfaces = settings.interfaces
+    found += [Finding("warning", sentence) for sentence in conflicts(interfaces.inside, interfaces.outside)]
     return found
 
 
@@ -66,10 +67,8 @@ def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", f"{link.name} ({link.role}) is down")
         if not link.addresses:
             yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
-        elif link.role == "outside" and any(
-            low <= link.addresses[0].address <= high for low, high in PRIVATE
-        ):
-            yield Finding("note", f"{link.name} (outside) has a private address: there is another NAT before the internet")
+        elif link.role == "outside" and any(low <= link.addresses[0].address <= high for low, high in PRIVATE):
+            yield Finding("note", f"{link.name} (outside) has a private address: another NAT is before the internet")
 
 
 def _rings(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
@@ -115,7 +114,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     for row, name in enumerate(("tcp", "udp")):
         taken = ports.wanted_ports(ranges) & ~allowed[row]
         if ranges and taken.any():
-            yield Finding("warning", f"the host uses {name} {format_ports(taken)} of [masquerade] ports; they stay with it")
+            used = f"{name} {format_ports(taken)}"
+            yield Finding("warning", f"the host uses {used} of [masquerade] ports; they stay with it")
         count = int(np.count_nonzero(allowed[row]))
         if not count:
             yield Finding("error", f"no {name} port is left for masquerading: the host uses all of [masquerade] ports")

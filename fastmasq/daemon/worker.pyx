@@ -1,8 +1,9 @@
 """Worker: the one thread that moves packets, from wake-up to sleep, without the GIL and apart from everything slow.
 
 The loop takes turns at the path for as long as there are frames, looks at the rings a little longer (at most busy_poll, less
-where that was in vain) since an answer is often near, and then sleeps in poll until a ring has something. This is the only hot loop that reads a clock.
-While it sleeps nothing is spent: it wakes four times a second if sessions are to be timed out, else once a second.
+where that was in vain) since an answer is often near, and then sleeps in poll until a ring has something. This is the
+only hot loop that reads a clock. While it sleeps nothing is spent: it wakes four times a second if sessions are to be
+timed out, else once a second.
 
 Under load it takes its time. Frames that come one by one at a high rate cost a system call, a softirq and often a wake-up
 of their receiver each; a pause of PAUSE_NS lets them gather, as interrupt moderation does in a network card, and leaves the
@@ -12,8 +13,7 @@ is made for the next RETRY_NS. A quiet network (fewer than BUSY_FRAMES and BUSY_
 
 import os
 
-from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastmasq.path.forward cimport Forwarder
 from fastmasq.path.state cimport LINKS
@@ -187,9 +187,9 @@ cdef class Worker:
 
     cdef bint look(self, uint64_t until) noexcept nogil:
         """Watch the rings until one has a frame (True) or the time is up."""
-        cdef int i
+        cdef int _i
         while True:
-            for i in range(LOOKS_BETWEEN_CLOCKS):
+            for _i in range(LOOKS_BETWEEN_CLOCKS):
                 if self.forwarder.pending():
                     return True
                 RELAX()

@@ -27,8 +27,8 @@ _NOTE_SENTENCES = {
 }
 _HEAD = """# Counters
 
-Every packet received ends in exactly one verdict, except that fragments and answers of our own are extra. Every drop has
-one reason. `fastmasq status` shows what has counted anything; `fastmasq status --json` has the same for programs.
+Every packet received ends in exactly one verdict, except that fragments and answers of our own are extra. Every drop
+has one reason. `fastmasq status` shows what has counted anything; `fastmasq status --json` has the same for programs.
 
 This page is made from the program's own table by `scripts/dev docs`.
 """

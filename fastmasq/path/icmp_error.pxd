@@ -31,7 +31,7 @@ from fastmasq.wire.udp cimport UDP_CHECKSUM
 
 cdef enum:
     SMALLEST_MTU = 68           # RFC 791: every link must carry it
-    LARGEST_WINDOW = 0x40000000 # RFC 7323: octets in flight at the most
+    LARGEST_WINDOW = 0x40000000  # RFC 7323: octets in flight at the most
     QUOTE_UNKNOWN = -2          # instead of a DropReason: no session has sent the quoted packet
 
 

@@ -23,7 +23,7 @@ from fastmasq.wire.octets cimport load16, store16, store32
 
 cdef enum:
     QUOTE_LENGTH = 548          # octets: the whole error stays within 576 (RFC 1812 section 4.3.2.3)
-    INTERNETWORK_CONTROL = 0xC0 # precedence of errors (RFC 1812 section 4.3.2.5)
+    INTERNETWORK_CONTROL = 0xC0  # precedence of errors (RFC 1812 section 4.3.2.5)
     REPLY_TTL = 64
 
 

@@ -149,7 +149,7 @@ cdef struct Path:
     int link_count
     LinkCounters traffic[8]
     # the world, compiled by the daemon
-    const uint32_t *route_first # sorted; the routes cover all addresses without gaps
+    const uint32_t *route_first  # sorted; the routes cover all addresses without gaps
     const Route *routes
     uint32_t route_count
     Hop *hops

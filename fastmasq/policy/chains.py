@@ -1,11 +1,11 @@
 """Chains: the rules of input, forward, output and user chains as both tools of 1999 know them, and the changes to them.
 
-One `RuleSet` serves ipfwadm and ipchains: what the one calls its input category is the other's chain `input`. It is plain
+One `RuleSet` serves ipfwadm and ipchains: what one calls its input category is the other's chain `input`. It is plain
 data: nothing here reads a name, prints a listing or sees a packet. Names are resolved before (legacy), packets are
 compared with rules elsewhere (`evaluate` in slow Python, `compile` for the path).
 
-A change either happens whole or raises RuleError and changes nothing. Counters live with their rules; the path counts in
-arrays, which `compile` hands out and folds back.
+A change either happens whole or raises RuleError and changes nothing. Counters live with their rules; the path counts
+in arrays, which `compile` hands out and folds back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ MOST_PORTS = 10  # of one rule, a range counting two (ipfwadm 2.3.0)
 
 ANY_PORT = (0, 0xFFFF)
 
-Reason = Literal["no chain", "no target", "exists", "not empty", "no rule", "busy", "bad policy", "bad target", "too many"]
+Reason = Literal[
+    "no chain", "no target", "exists", "not empty", "no rule", "busy", "bad policy", "bad target", "too many"
+]
 
 
 class RuleError(ConfigurationError):
@@ -74,8 +76,8 @@ class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A match, and what happens to a packet that it fits: first match decides, unless the target is none or RETURN.
 
-    target: one of TARGETS, a user chain, or "" to count only. redirect_port: local port of REDIRECT, 0 the packet's own.
-    mark: None, ("set" | "add", number); a subtraction adds modulo 2**32. tos: (and, xor) octets, applied at every match.
+    target: one of TARGETS, a user chain, or "" to count only. redirect_port: local port of REDIRECT, 0 the packet's.
+    mark: None, ("set" | "add", number); a subtraction adds modulo 2**32. tos: (and, xor) octets, applied at each match.
     output: how many octets a match copies to listeners; 0 none.
     """
 

@@ -19,13 +19,13 @@ a frame with its virtio header is one contiguous piece for sendmmsg.
 import numpy as np
 
 from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.ring.abi cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_QDISC_BYPASS, SOL_PACKET, TP_STATUS_COPY,
-    TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS, VNET_LENGTH,
-    GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_QDISC_BYPASS, SOL_PACKET,
+    TP_STATUS_COPY, TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS,
+    VNET_LENGTH, GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
     setsockopt, sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
 )
 

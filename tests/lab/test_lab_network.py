@@ -82,7 +82,9 @@ def test_two_labs_side_by_side(make_lab: Callable[..., Lab]) -> None:
     in_first = first.popen("server", ["sleep", "100"])
     in_second = second.popen("server", ["sleep", "100"])
     for lab, process in ((first, in_first), (second, in_second)):
-        assert hosts.wait_until(lambda lab=lab, pid=process.pid: pid in sum(lab.processes().values(), []), 5.0)
+        assert hosts.wait_until(
+            lambda lab=lab, pid=process.pid: any(pid in pids for pids in lab.processes().values()), 5.0
+        )
     assert {Lab.find(lab.prefix).kind for lab in (first, second)} == {"masquerade", "registered"}
     second.down()
     assert in_second.wait(1) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""The packet path on memory links, with the HOWTO's network around it and no kernel: what unit and model tests drive."""
+"""The packet path on memory links, in the HOWTO's network and without a kernel: what unit and model tests drive."""
 
 from __future__ import annotations
 

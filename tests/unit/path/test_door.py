@@ -1,4 +1,4 @@
-"""The checks at the door: every malformed or misdirected packet is dropped by its own name, from either side, before all else."""
+"""The checks at the door: every malformed or misdirected packet is dropped by its own name, before all else."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_rfc1812_section_5_3_4_a_link_broadcast_is_never_forwarded(link: str, pa
 @both_links
 @pytest.mark.parametrize("words", [0, 1, 4])
 def test_header_length_under_20(link: str, words: int) -> None:
-    assert dropped(opened(), link, changed(PLAIN[link], 0, bytes([0x40 | words]), sum_right=False)) == "bad_header_length"
+    assert (
+        dropped(opened(), link, changed(PLAIN[link], 0, bytes([0x40 | words]), sum_right=False)) == "bad_header_length"
+    )
 
 
 @both_links
@@ -190,7 +192,15 @@ def test_rfc7126_source_routes_are_refused(link: str, options: str) -> None:
 @pytest.mark.parametrize(
     "options",
     ["07000000", "07010000", "44050000", "01010107", "01010183", "0703044409", "0101019400000000"],
-    ids=["length 0", "length 1", "past the end", "type only", "source route cut", "second past the end", "second length 0"],
+    ids=[
+        "length 0",
+        "length 1",
+        "past the end",
+        "type only",
+        "source route cut",
+        "second past the end",
+        "second length 0",
+    ],
 )
 def test_options_of_impossible_length(link: str, options: str) -> None:
     assert dropped(opened(), link, with_options(link, bytes.fromhex(options))) == "bad_ip_options"
@@ -199,8 +209,28 @@ def test_options_of_impossible_length(link: str, options: str) -> None:
 @both_links
 @pytest.mark.parametrize(
     "options",
-    ["01010101", "00000000", "0083ffff", "94040000", "0707040000000000", "44080501000000ff", "01" * 39 + "00", "9e02", "0728" + "04" + "00" * 37],
-    ids=["no-operation", "end", "end hides the rest", "router alert", "record route", "timestamp", "40 octets", "unknown", "one of 40"],
+    [
+        "01010101",
+        "00000000",
+        "0083ffff",
+        "94040000",
+        "0707040000000000",
+        "44080501000000ff",
+        "01" * 39 + "00",
+        "9e02",
+        "0728" + "04" + "00" * 37,
+    ],
+    ids=[
+        "no-operation",
+        "end",
+        "end hides the rest",
+        "router alert",
+        "record route",
+        "timestamp",
+        "40 octets",
+        "unknown",
+        "one of 40",
+    ],
 )
 def test_other_options_pass_untouched(link: str, options: str) -> None:
     packet = with_options(link, bytes.fromhex(options))
@@ -218,13 +248,17 @@ def tcp_header(offset: int, length: int) -> bytes:
 
 
 @both_links
-@pytest.mark.parametrize(("offset", "length"), [(20, 0), (20, 1), (20, 19), (16, 20), (0, 40), (24, 20), (24, 23), (60, 59)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(20, 0), (20, 1), (20, 19), (16, 20), (0, 40), (24, 20), (24, 23), (60, 59)]
+)
 def test_tcp_headers_that_contradict_themselves(link: str, offset: int, length: int) -> None:
     assert dropped(Harness(), link, ipv4(*ENDS[link], TCP, tcp_header(offset, length))) == "bad_transport_header"
 
 
 @both_links
-@pytest.mark.parametrize(("said", "length"), [(8, 0), (8, 7), (0, 8), (7, 8), (7, 100), (9, 8), (101, 100), (65535, 100)])
+@pytest.mark.parametrize(
+    ("said", "length"), [(8, 0), (8, 7), (0, 8), (7, 8), (7, 100), (9, 8), (101, 100), (65535, 100)]
+)
 def test_udp_headers_that_contradict_themselves(link: str, said: int, length: int) -> None:
     datagram = struct.pack(">HHHH", 4000, 80, said, 0)[:length].ljust(length, b"\x01")
     assert dropped(Harness(), link, ipv4(*ENDS[link], UDP, datagram)) == "bad_transport_header"
@@ -234,7 +268,10 @@ def test_udp_headers_that_contradict_themselves(link: str, said: int, length: in
 @pytest.mark.parametrize("length", [0, 1, 4, 7])
 @pytest.mark.parametrize("kind", [0, 3, 5, 8, 11, 13, 99])
 def test_icmp_cut_short(link: str, kind: int, length: int) -> None:
-    assert dropped(Harness(), link, ipv4(*ENDS[link], 1, bytes([kind]).ljust(length, b"\0")[:length])) == "bad_transport_header"
+    assert (
+        dropped(Harness(), link, ipv4(*ENDS[link], 1, bytes([kind]).ljust(length, b"\0")[:length]))
+        == "bad_transport_header"
+    )
 
 
 def test_a_datagram_shorter_than_its_packet_passes_whole() -> None:
@@ -290,7 +327,16 @@ def test_rfc6864_an_unused_flag_is_no_fragment() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.254", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"],
+    [
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "127.255.255.254",
+        "224.0.0.1",
+        "239.255.255.255",
+        "240.0.0.1",
+        "255.255.255.255",
+    ],
 )
 @both_links
 def test_rfc1812_section_5_3_7_sources_that_are_no_host(link: str, source: str) -> None:
@@ -298,7 +344,9 @@ def test_rfc1812_section_5_3_7_sources_that_are_no_host(link: str, source: str) 
     assert dropped(opened(), link, udp(*ends)) == "martian_source"
 
 
-@pytest.mark.parametrize("source", ["199.0.0.1", "200.200.200.1", "10.0.0.1", "200.200.200.200", "10.255.255.255", "11.0.0.1"])
+@pytest.mark.parametrize(
+    "source", ["199.0.0.1", "200.200.200.1", "10.0.0.1", "200.200.200.200", "10.255.255.255", "11.0.0.1"]
+)
 def test_rfc3704_sources_that_do_not_belong_inside(source: str) -> None:
     assert dropped(opened(), INSIDE, udp((source, 4000), THERE)) == "martian_source"
 

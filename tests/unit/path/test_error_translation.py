@@ -85,11 +85,15 @@ class Flow:
             return udp(THERE, destination, payload, **ip)
         return ping(SERVER, destination[0], destination[1], kind=0, payload=payload, **ip)
 
-    def from_outside(self, quote=lambda packet: packet, kind: int = 3, code: int = 3, rest: int = 0, **ip) -> tuple[bytes, bytes]:
+    def from_outside(
+        self, quote=lambda packet: packet, kind: int = 3, code: int = 3, rest: int = 0, **ip
+    ) -> tuple[bytes, bytes]:
         """Let a router report a packet of ours; return what the inside gets, and what it should get."""
         left = self.outbound(self.external, ttl=7, **ip)
         expected = self.outbound(HERE, ttl=7, **ip)
-        got = passes(self.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, kind, code, quote(left), mtu=rest, tos=0xC0))
+        got = passes(
+            self.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, kind, code, quote(left), mtu=rest, tos=0xC0)
+        )
         return got, icmp_error(ROUTER, HOST, kind, code, quote(expected), mtu=rest, tos=0xC0, ttl=63)
 
     def from_inside(
@@ -127,7 +131,7 @@ def test_C45_every_type_both_ways(protocol: int, keep: bool, kind: int, code: in
 @every_protocol
 @pytest.mark.parametrize("octets", [8, 9, 11, 16, 18, 19, 20, 21, 27])
 def test_quotes_of_every_length(protocol: int, octets: int) -> None:
-    """A TCP checksum is rewritten only if all of it is quoted (18 octets of TCP); odd lengths are padded for the sum."""
+    """A TCP checksum is rewritten only if all of it is quoted (18 octets); odd lengths are padded for the sum."""
     flow = Flow(protocol, keep=False)
     same(flow.from_outside(lambda packet: cut(packet, octets)))
     same(flow.from_inside(lambda packet: cut(packet, octets)))
@@ -160,7 +164,7 @@ def test_rfc4787_req12a_the_outside_reporter_is_shown(protocol: int) -> None:
 @every_protocol
 def test_rfc4884_extensions_travel_behind_the_quote(protocol: int) -> None:
     """The quote is padded to 128 octets, an extension object (an MPLS label stack) follows; the length field stays."""
-    extension = bytes.fromhex("2000dc6e" "00080101" "18881101")
+    extension = bytes.fromhex("2000dc6e0008010118881101")
 
     def quote(packet: bytes) -> bytes:
         return packet[:128].ljust(128, b"\0") + extension
@@ -182,7 +186,7 @@ def test_rfc5508_req3b_options_in_the_quoted_header(protocol: int, options: str)
 
 @every_protocol
 def test_a_quote_may_be_damaged_where_only_its_owner_looks(protocol: int) -> None:
-    """A wrong transport checksum in the quote is the same error afterwards; it is not ours to judge (RFC 5508 REQ-3)."""
+    """A wrong transport checksum in the quote is the same afterwards: it is not ours to judge (RFC 5508 REQ-3)."""
     flow = Flow(protocol, keep=False)
     same_but_for_the_quote = flow.from_outside(checksum=BAD)
     assert same_but_for_the_quote[0] == same_but_for_the_quote[1]
@@ -281,7 +285,10 @@ def test_an_error_about_another_protocol(protocol: int) -> None:
     harness = opened()
     quote = ipv4(GATEWAY_OUT, SERVER, protocol, bytes(16))
     assert delivered(harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, 3, 2, quote))
-    assert dropped(harness, INSIDE, icmp_error(HOST, SERVER, 3, 2, ipv4(SERVER, HOST, protocol, bytes(16)))) == "no_session"
+    assert (
+        dropped(harness, INSIDE, icmp_error(HOST, SERVER, 3, 2, ipv4(SERVER, HOST, protocol, bytes(16))))
+        == "no_session"
+    )
 
 
 def test_rfc1122_an_error_about_an_error_is_not_translated() -> None:
@@ -310,7 +317,10 @@ def test_a_redirect_is_never_translated() -> None:
 def test_rfc5508_req3a_a_wrong_icmp_checksum(protocol: int) -> None:
     flow = Flow(protocol)
     quote = flow.outbound(flow.external)
-    assert dropped(flow.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, 3, 1, quote, checksum=BAD)) == "bad_icmp_checksum"
+    assert (
+        dropped(flow.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, 3, 1, quote, checksum=BAD))
+        == "bad_icmp_checksum"
+    )
     inside = icmp_error(HOST, SERVER, 3, 3, flow.inbound(HERE), checksum=BAD)
     assert dropped(flow.harness, INSIDE, inside) == "bad_icmp_checksum"
 
@@ -328,7 +338,9 @@ def test_a_quote_cut_too_short(protocol: int) -> None:
     flow = Flow(protocol)
     whole = flow.outbound(flow.external)
     for octets in range(28):
-        assert dropped(flow.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, 3, 1, whole[:octets])) == "bad_quoted_header"
+        assert (
+            dropped(flow.harness, OUTSIDE, icmp_error(ROUTER, GATEWAY_OUT, 3, 1, whole[:octets])) == "bad_quoted_header"
+        )
     with_options = flow.outbound(flow.external, options=b"\x01" * 8)
     for octets in (28, 35):
         packet = icmp_error(ROUTER, GATEWAY_OUT, 3, 1, with_options[:octets])

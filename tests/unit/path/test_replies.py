@@ -1,7 +1,8 @@
-"""ICMP errors of our own: what they say, who is never answered (RFC 1812 section 4.3.2.7), and how often the others are."""
+"""ICMP errors of our own: what they say, who is never answered (RFC 1812 section 4.3.2.7), and how often others are."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -49,7 +50,15 @@ def is_error(packet: bytes, kind: int, code: int, about: bytes, *, source: str =
     """The packet is exactly such an error of ours, quoting what was received as far as 576 octets allow."""
     error = decode(packet)
     expected = icmp_error(
-        source, error.destination, kind, code, about[:548], mtu=rest, tos=0xC0, ttl=64, identification=error.identification
+        source,
+        error.destination,
+        kind,
+        code,
+        about[:548],
+        mtu=rest,
+        tos=0xC0,
+        ttl=64,
+        identification=error.identification,
     )
     assert packet == expected
     assert error.destination == decode(about).source
@@ -180,7 +189,7 @@ def test_identifications_of_errors_differ() -> None:
     harness = Harness()
     numbers = [decode(refused(harness, INSIDE, udp(HERE, THERE, ttl=1))[1]).identification for _ in range(50)]
     assert len(set(numbers)) > 45
-    assert len({after - before for before, after in zip(numbers, numbers[1:], strict=False)}) > 40
+    assert len({after - before for before, after in itertools.pairwise(numbers)}) > 40
 
 
 # --- who is never answered -----------------------------------------------------------------------------------------
@@ -190,7 +199,10 @@ def test_identifications_of_errors_differ() -> None:
 def test_never_about_an_icmp_error(kind: int) -> None:
     harness = opened()
     inbound = udp(THERE, HERE, b"answer")
-    assert dropped(harness, INSIDE, icmp(HOST, SERVER, kind, 1, payload=inbound, ttl=1)) in ("ttl_exceeded", "icmp_type_refused")
+    assert dropped(harness, INSIDE, icmp(HOST, SERVER, kind, 1, payload=inbound, ttl=1)) in (
+        "ttl_exceeded",
+        "icmp_type_refused",
+    )
     outbound = udp(EXTERNAL, THERE, b"question")
     packet = icmp(SERVER, GATEWAY_OUT, kind, 1, payload=outbound, ttl=1)
     assert delivered(harness, OUTSIDE, packet) if kind == 5 else dropped(harness, OUTSIDE, packet) == "ttl_exceeded"
@@ -264,7 +276,9 @@ def errors_for(harness: Harness, sources: list[str]) -> list[bytes]:
     """Send one expired packet from each source in turn; return the answers."""
     answers = []
     for number, source in enumerate(sources):
-        answers += [out.packet for out in harness.send(INSIDE, udp((source, 4000), THERE, struct.pack(">I", number), ttl=1))]
+        answers += [
+            out.packet for out in harness.send(INSIDE, udp((source, 4000), THERE, struct.pack(">I", number), ttl=1))
+        ]
     return answers
 
 

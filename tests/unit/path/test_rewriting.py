@@ -73,7 +73,14 @@ def ports(protocol: int, **fields: int) -> dict[str, int]:
 
 @both
 @settings(max_examples=60, deadline=None)
-@given(payload=payloads, back=payloads, port=st.integers(1, 65535), keep=st.booleans(), ttl=st.integers(2, 255), tos=st.integers(0, 255))
+@given(
+    payload=payloads,
+    back=payloads,
+    port=st.integers(1, 65535),
+    keep=st.booleans(),
+    ttl=st.integers(2, 255),
+    tos=st.integers(0, 255),
+)
 def test_out_and_back(protocol: int, payload: bytes, back: bytes, port: int, keep: bool, ttl: int, tos: int) -> None:
     """With the port kept and with another one; TTL and header checksum as well."""
     harness = Harness(ports=range(1, 65536) if keep else [OTHER_PORT])
@@ -99,7 +106,9 @@ def test_C46_every_icmp_query(request_type: int, reply_type: int, identifier: in
     assert external == identifier or identifier == 0
     assert out == ping(GATEWAY_OUT, SERVER, external, kind=request_type, seq=7, payload=bytes(12), ttl=63)
     reply = ping(SERVER, GATEWAY_OUT, external, kind=reply_type, seq=7, payload=bytes(12))
-    assert passes(harness, OUTSIDE, reply) == ping(SERVER, HOST, identifier, kind=reply_type, seq=7, payload=bytes(12), ttl=63)
+    assert passes(harness, OUTSIDE, reply) == ping(
+        SERVER, HOST, identifier, kind=reply_type, seq=7, payload=bytes(12), ttl=63
+    )
 
 
 def test_C46_queries_of_one_identifier_and_different_types_are_different_sessions() -> None:
@@ -158,7 +167,10 @@ def word_for(target: int, build) -> bytes:
 def test_rfc768_a_checksum_that_becomes_zero_is_written_as_ones() -> None:
     """The payload is chosen so that the translated datagram's sum comes to zero; and the one that was ffff before."""
     external = (GATEWAY_OUT, OTHER_PORT)
-    for payload in (word_for(0xFFFF, lambda data: udp(external, THERE, data)), word_for(0xFFFF, lambda data: udp(HERE, THERE, data))):
+    for payload in (
+        word_for(0xFFFF, lambda data: udp(external, THERE, data)),
+        word_for(0xFFFF, lambda data: udp(HERE, THERE, data)),
+    ):
         harness = Harness(ports=[OTHER_PORT])
         out = passes(harness, INSIDE, udp(HERE, THERE, payload))
         assert out == udp(external, THERE, payload, ttl=63)
@@ -250,7 +262,9 @@ def test_a_completed_udp_checksum_of_zero_is_written_as_ones() -> None:
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 @pytest.mark.parametrize("outside_vnet", [True, False])
-def test_a_ring_without_virtio_headers_says_only_that_the_checksum_is_partial(protocol: int, outside_vnet: bool) -> None:
+def test_a_ring_without_virtio_headers_says_only_that_the_checksum_is_partial(
+    protocol: int, outside_vnet: bool
+) -> None:
     """Then start and field are found from the packet itself (csum_start 0 is what such a ring reports)."""
     harness = Harness(outside_vnet=outside_vnet)
     [out] = harness.send(INSIDE, partial(query(protocol), protocol), vnet=b"\x01" + bytes(9))
@@ -294,11 +308,17 @@ def test_a_session_translates_every_packet_alike(protocol: int) -> None:
         payload = chance.randbytes(chance.randrange(100))
         if protocol == TCP:
             fields = {"seq": 1001, "ack": 5001, "window": chance.randrange(65536), "payload": payload}
-            assert passes(harness, INSIDE, tcp(HERE, THERE, "PA", **fields)) == tcp(EXTERNAL, THERE, "PA", ttl=63, **fields)
+            assert passes(harness, INSIDE, tcp(HERE, THERE, "PA", **fields)) == tcp(
+                EXTERNAL, THERE, "PA", ttl=63, **fields
+            )
             fields["seq"], fields["ack"] = fields["ack"], fields["seq"]
-            assert passes(harness, OUTSIDE, tcp(THERE, EXTERNAL, "PA", **fields)) == tcp(THERE, HERE, "PA", ttl=63, **fields)
+            assert passes(harness, OUTSIDE, tcp(THERE, EXTERNAL, "PA", **fields)) == tcp(
+                THERE, HERE, "PA", ttl=63, **fields
+            )
         else:
-            assert passes(harness, INSIDE, query(protocol, payload=payload)) == query(protocol, EXTERNAL, payload=payload, ttl=63)
+            assert passes(harness, INSIDE, query(protocol, payload=payload)) == query(
+                protocol, EXTERNAL, payload=payload, ttl=63
+            )
             assert passes(harness, OUTSIDE, answer(protocol, payload=payload)) == answer(
                 protocol, destination=HERE, payload=payload, ttl=63
             )

@@ -1,4 +1,4 @@
-"""Packets larger than the next link: refused with the MTU, fragmented, or left to be segmented; reassembled and compared."""
+"""Packets larger than the next link: refused with the MTU, fragmented, or left to be segmented; and compared."""
 
 from __future__ import annotations
 
@@ -151,9 +151,7 @@ def test_segments_that_fit_are_no_large_packet(vnet: bool) -> None:
 def test_segments_that_do_not_fit_are_refused_with_the_mtu(options: int) -> None:
     """One octet too many in each; the error quotes the send, and TCP will cut it smaller."""
     harness = narrow()
-    packet = partial(
-        tcp(HERE, THERE, "A", seq=1, ack=1, payload=body(60_000), df=True, tcp_options=b"\x01" * options)
-    )
+    packet = partial(tcp(HERE, THERE, "A", seq=1, ack=1, payload=body(60_000), df=True, tcp_options=b"\x01" * options))
     assert len(harness.send(INSIDE, packet, vnet=large(GSO_TCPV4, MTU_OUT - 40 - options, 54 + options))) == 1
     [answer] = harness.send(INSIDE, packet, vnet=large(GSO_TCPV4, MTU_OUT - 39 - options, 54 + options))
     assert harness.drops() == {"fragmentation_needed": 1}
@@ -209,7 +207,9 @@ def pieces_of(harness: Harness, packet: bytes, mtu: int, link: str = INSIDE, vne
     ("mtu", "length"),
     [
         *itertools.product([MTU_OUT, 1401, 576], [MTU_OUT - 27, MTU_OUT, 3000, 9973, 65_000]),
-        *itertools.product([68], [MTU_OUT - 27, MTU_OUT, 3000, 9973]),  # of 65 000 octets, the sender's link holds no more
+        *itertools.product(
+            [68], [MTU_OUT - 27, MTU_OUT, 3000, 9973]
+        ),  # of 65 000 octets, the sender's link holds no more
     ],
 )
 def test_rfc4787_req13a_without_df_it_is_fragmented(mtu: int, length: int, vnet: bool) -> None:
@@ -281,7 +281,7 @@ def test_rfc791_options_are_copied_by_their_flag(options: str, copied: str) -> N
 
 @pytest.mark.parametrize(("offset", "more"), [(0, True), (1480, True), (2960, False)])
 def test_a_fragment_between_inside_networks_is_fragmented_on(offset: int, more: bool) -> None:
-    """It is routed, not translated; its pieces go on from its own offset, and only the true last one ends the packet."""
+    """It is routed, not translated; its pieces go on from its own offset, and only the last one ends the packet."""
     routes = [*HOWTO_ROUTES, ("10.5.0.0/16", unicast("inside", "10.0.0.9", 700))]
     harness = Harness(mtu={"inside": 1500, "outside": 1500}, routes=routes)
     packet = ipv4(HOST, "10.5.0.1", UDP, body(1480), offset=offset, mf=more, identification=99)
@@ -330,7 +330,18 @@ def test_tcp_segments(size: int, length: int, sequence: int) -> None:
     """As by Linux tcp_gso_segment: sequence numbers advance, the last has FIN and PSH, identifications count up."""
     length = min(length, 900 * size)  # the memory sender's room
     packet = partial(
-        tcp(HERE, THERE, "FPA", seq=sequence, ack=77, window=500, payload=body(length), identification=0xFFF0, df=True, tos=8)
+        tcp(
+            HERE,
+            THERE,
+            "FPA",
+            seq=sequence,
+            ack=77,
+            window=500,
+            payload=body(length),
+            identification=0xFFF0,
+            df=True,
+            tos=8,
+        )
     )
     segments = [decode(piece) for piece in segments_of(packet, large(GSO_TCPV4, size))]
     assert len(segments) == -(-length // size)
@@ -409,7 +420,7 @@ def test_segments_and_other_packets_in_one_batch() -> None:
 
 
 def test_without_virtio_headers_on_the_ring_a_large_send_is_cut_to_what_every_path_takes() -> None:
-    """The ring says only "checksum missing"; a TCP packet over the receiving link's MTU was a large send of some MSS."""
+    """The ring only says "checksum missing": a TCP packet over the link's MTU was a large send of some MSS."""
     harness = Harness(mtu={"inside": 1500, "outside": 1500}, outside_vnet=False)
     packet = partial(tcp(HERE, THERE, "PA", seq=1, ack=1, payload=body(10_000), df=True))
     sent = [out.packet for out in harness.send(INSIDE, packet, vnet=b"\x01" + bytes(9))]

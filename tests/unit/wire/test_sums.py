@@ -1,4 +1,4 @@
-"""Checksums against a slow reference: RFC 1071 sums of any length, RFC 1624 updates, the rules of UDP and of offloads."""
+"""Checksums against a slow reference: RFC 1071 sums of any length, RFC 1624 updates, the rules of UDP and offloads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_any_length_and_alignment(length: int) -> None:
     memory = bytearray(chance.randbytes(length + 8))
     for start in range(8 if length < 100 else 2):
         data = memory[start : start + length]
-        assert sums.internet_checksum(memoryview(memory)[start : start + length]) == slow_checksum(big_endian_words(data))
+        assert sums.internet_checksum(memoryview(memory)[start : start + length]) == slow_checksum(
+            big_endian_words(data)
+        )
 
 
 @pytest.mark.parametrize("octet", [0x00, 0x01, 0xFF])
@@ -165,7 +167,9 @@ def test_rfc768_a_computed_zero_is_sent_as_ones(delta: int) -> None:
 def test_a_partial_checksum_follows_the_addresses() -> None:
     """CHECKSUM_PARTIAL holds the plain sum of the pseudo-header; after the update it is that of the new one."""
     chance = random.Random(42)
-    addresses = [0x0A000002, 0xC8C8C8C8, 0xC7000001, 0xFFFFFFFF, 0x00000001] + [chance.randrange(1 << 32) for _ in range(20)]
+    addresses = [0x0A000002, 0xC8C8C8C8, 0xC7000001, 0xFFFFFFFF, 0x00000001] + [
+        chance.randrange(1 << 32) for _ in range(20)
+    ]
     for old in addresses:
         for new in addresses:
             delta = sums.delta((old >> 16, old & 0xFFFF), (new >> 16, new & 0xFFFF))

@@ -856,20 +856,23 @@ cdef void process_held(Path *p) noexcept nogil:
 
 
 cdef int process(Path *p, uint64_t now_ns) noexcept nogil:
-    """One turn: some batches of every link, held packets, and some of the sessions due; return frames handled."""
-    cdef int link, batch, received
+    """One turn: held packets, some batches of every link, and some of the sessions due; return frames handled.
+
+    Held packets come first: those of their flows that have come meanwhile must not overtake them.
+    """
+    cdef int link, _batch, received
     cdef int count = 0
     p.turn_octets = 0
     p.now_ms = <uint32_t>(now_ns // 1000000)
     p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
+    if p.held_count:
+        process_held(p)
     for link in range(p.link_count):
-        for batch in range(TURN_BATCHES):
+        for _batch in range(TURN_BATCHES):
             received = process_link(p, link)
             count += received
             if received < BATCH:
                 break
-    if p.held_count:
-        process_held(p)
     if p.datagrams.count:
         expire_datagrams(p)
     expire_sessions(p.table, p.tick, EXPIRE_BUDGET)

@@ -1,0 +1,133 @@
+"""The engine's life in this process: it starts, says so, follows the kernel, answers, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fastmasq.config.schema import Settings, defaults
+from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
+from fastmasq.daemon.engine import Engine, run_forever
+from fastmasq.errors import KernelError
+from fastmasq.net import sysctl
+from tests.lab.net_namespaces import Gateway
+
+FORWARDING = "net.ipv4.ip_forward"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    def make(inside: tuple[str, ...] = ("eth0",), outside: str = "eth1") -> Settings:
+        usual = defaults()
+        return msgspec.structs.replace(
+            usual,
+            interfaces=msgspec.structs.replace(
+                usual.interfaces, inside=InterfaceNames(inside), outside=InterfaceName(outside)
+            ),
+            limits=msgspec.structs.replace(usual.limits, sessions=1000),
+            control=msgspec.structs.replace(usual.control, socket=SocketPath(tmp_path / "socket")),
+        )
+
+    return make
+
+
+def state(folder: Path) -> tuple:
+    """Return what a run must leave as it was."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    return sysctl.read(FORWARDING), descriptors, handlers, threading.active_count(), sorted(folder.iterdir())
+
+
+def test_it_runs_until_it_is_told_to_end(gateway: Gateway, make_settings: Callable, tmp_path: Path) -> None:
+    gateway.host.sh("sysctl -qw net.ipv4.ip_forward=1")
+    before = state(tmp_path)
+    said: list[str] = []
+
+    def announce(line: str) -> None:
+        said.append(line)
+        said.append(sysctl.read(FORWARDING))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run_forever(make_settings(), announce)
+    assert "is forwarding: eth0 -> eth1 (200.200.200.200)" in said[0]
+    assert said[1] == "0", "the kernel forwards as well"
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "words"),
+    [
+        (tuple(f"in{number}" for number in range(8)), "eth1", "9 links: at most 8"),
+        (("eth7",), "eth1", "interface eth7 (inside) does not exist; there are: eth0, eth1"),
+        (("lo",), "eth1", "is the loopback interface"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing(
+    gateway: Gateway, make_settings: Callable, tmp_path: Path, inside: tuple[str, ...], outside: str, words: str
+) -> None:
+    before = state(tmp_path)
+    with pytest.raises(KernelError) as failed:
+        run_forever(make_settings(inside, outside), lambda line: pytest.fail(line))
+    assert words in str(failed.value)
+    assert state(tmp_path) == before
+
+
+@pytest.fixture
+def engine(gateway: Gateway, make_settings: Callable) -> Engine:
+    made = Engine(make_settings())
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_second_stop_does_nothing(engine: Engine) -> None:
+    engine.stop()
+    engine.stop()
+
+
+def test_status_tells_what_there_is(engine: Engine) -> None:
+    told = engine.status({})
+    assert [(link["name"], link["role"], link["state"]) for link in told["links"]] == [
+        ("eth0", "inside", "up"),
+        ("eth1", "outside", "up"),
+    ]
+    assert told["external"]["address"] == "200.200.200.200"
+    assert (told["sessions"]["active"], told["sessions"]["capacity"]) == (0, 1000)
+    assert engine.sessions({}) == {"total": 0, "sessions": []}
+
+
+def test_sessions_are_counted_in_full_and_shown_up_to_the_limit(engine: Engine) -> None:
+    with engine.forwarder.locked():
+        for number in range(5):
+            engine.table.open(17, 0x0A000002, 4000 + number, 0xC7000001, 53, engine.started_ns)
+    told = engine.sessions({"limit": 2, "protocol": "udp"})
+    assert (told["total"], len(told["sessions"])) == (5, 2)
+
+
+def test_it_follows_the_outside_address(gateway: Gateway, engine: Engine) -> None:
+    gateway.host.ip("addr flush dev eth1")
+    engine._read_world()
+    assert engine.status({})["external"]["address"] is None
+    gateway.host.ip("addr add 200.200.200.201/24 dev eth1")
+    engine._read_world()
+    assert engine.status({})["external"]["address"] == "200.200.200.201"
+
+
+def test_it_lets_go_of_a_link_that_is_gone_and_takes_the_next_of_its_name(gateway: Gateway, engine: Engine) -> None:
+    gateway.host.ip("link delete eth1")
+    engine._read_world()
+    assert engine.status({})["links"][1]["state"] == "missing"
+    assert 1 not in engine.attached
+    gateway.host.ip("link add eth1 type veth peer name far")
+    gateway.host.ip("link set eth1 up")
+    gateway.host.ip("link set far up")
+    engine._read_world()
+    assert engine.status({})["links"][1]["state"] == "up"
+    assert engine.attached[1].ifindex == engine.links[1].ifindex

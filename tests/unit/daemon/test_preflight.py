@@ -1,0 +1,111 @@
+"""What a set-up lacks, found on a gateway that lacks it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fastmasq.config.schema import Settings, defaults
+from fastmasq.config.values import InterfaceName, InterfaceNames, PortRanges
+from fastmasq.daemon import preflight
+from fastmasq.daemon.preflight import Finding, findings
+from tests.lab.net_namespaces import Gateway
+
+
+def found(section: str = "", /, inside: str = "eth0", outside: str = "eth1", **keys: Any) -> list[Finding]:
+    """Return the findings with these links, and these keys of one section."""
+    settings: Settings = defaults()
+    links = msgspec.structs.replace(
+        settings.interfaces, inside=InterfaceNames([inside]), outside=InterfaceName(outside)
+    )
+    settings = msgspec.structs.replace(settings, interfaces=links)
+    if section:
+        changed = msgspec.structs.replace(getattr(settings, section), **keys)
+        settings = msgspec.structs.replace(settings, **{section: changed})
+    return findings(settings)
+
+
+def texts(all_found: list[Finding], severity: str) -> list[str]:
+    return [text for level, text in all_found if level == severity]
+
+
+def test_a_good_gateway_has_nothing_to_complain_of(gateway: Gateway) -> None:
+    assert [each for each in found() if each.severity != "note"] == []
+
+
+def test_an_inside_link_that_is_not_there(gateway: Gateway) -> None:
+    [error] = texts(found(inside="eth7"), "error")
+    assert error == "interface eth7 (inside) does not exist; there are: eth0, eth1"
+
+
+def test_an_outside_link_that_may_yet_come(gateway: Gateway) -> None:
+    assert "ppp0 (outside) does not exist yet; forwarding starts when it appears" in texts(
+        found(outside="ppp0"), "warning"
+    )
+
+
+def test_a_link_that_is_down_or_without_address(gateway: Gateway) -> None:
+    gateway.host.ip("link set eth0 down")
+    gateway.host.ip("addr flush dev eth1")
+    warnings = texts(found(), "warning")
+    assert "eth0 (inside) is down" in warnings
+    assert "eth1 (outside) has no IPv4 address" in warnings
+
+
+@pytest.mark.parametrize(
+    ("address", "private"), [("192.168.1.9", True), ("172.31.0.1", True), ("172.32.0.1", False), ("199.9.9.9", False)]
+)
+def test_another_nat_before_the_internet(gateway: Gateway, address: str, private: bool) -> None:
+    gateway.host.ip("addr flush dev eth1")
+    gateway.host.ip(f"addr add {address}/24 dev eth1")
+    assert any("private address" in text for text in texts(found(), "note")) == private
+
+
+@pytest.mark.parametrize("mode", ["auto", "v2", "v3", "socket"])
+def test_ring_modes_that_work_are_not_mentioned(gateway: Gateway, mode: str) -> None:
+    assert not any("ring mode" in text for text in texts(found("rings", mode=mode), "error"))
+
+
+def test_slow_choices_are_said(gateway: Gateway) -> None:
+    assert any("vnet_header is off" in text for text in texts(found("rings", vnet_header="off"), "warning"))
+
+
+def test_no_guard_is_said(gateway: Gateway) -> None:
+    assert any("the host sees our packets" in text for text in texts(found("takeover", guard="none"), "warning"))
+
+
+def test_ports_of_the_settings_that_the_host_uses(gateway: Gateway) -> None:
+    with socket.socket() as server:
+        server.bind(("0.0.0.0", 61005))
+        server.listen()
+        some = found("masquerade", ports=PortRanges.read("61000-61010"))
+        none = found("masquerade", ports=PortRanges.read("61005"))
+    assert "the host uses tcp 61005 of [masquerade] ports; they stay with it" in texts(some, "warning")
+    assert texts(none, "error") == ["no tcp port is left for masquerading: the host uses all of [masquerade] ports"]
+
+
+def test_few_ports_are_left_beside_the_hosts(gateway: Gateway) -> None:
+    gateway.host.sh("sysctl -qw net.ipv4.ip_local_port_range='1024 65000'")
+    warnings = texts(found(), "warning")
+    assert "only 1558 tcp ports are left beside the host's own" in warnings
+
+
+def test_more_sessions_than_memory(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "BYTES_PER_SESSION", 1 << 40)
+    assert any(
+        text.startswith("50000000 sessions would need ")
+        for text in texts(found("limits", sessions=50_000_000), "warning")
+    )
+
+
+def test_nothing_is_changed(gateway: Gateway) -> None:
+    before = Path("/proc/sys/net/ipv4/ip_forward").read_text(), gateway.host.sh("nft list ruleset; tc qdisc show")
+    found()
+    assert before == (
+        Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        gateway.host.sh("nft list ruleset; tc qdisc show"),
+    )

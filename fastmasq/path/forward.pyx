@@ -32,9 +32,9 @@ from fastmasq.path.reply cimport is_unicast_source, reply_error
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
 from fastmasq.path.route cimport find_route, hop_of_route
 from fastmasq.path.state cimport (
-    ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, BUCKETS, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
+    ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
     HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
-    KIND_PROTOCOL_OTHER, KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
+    KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
     ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
 )
 from fastmasq.path.verdict cimport (
@@ -45,13 +45,15 @@ from fastmasq.path.verdict cimport (
     NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
     TABLE_FULL, TCP_RST_OUT_OF_WINDOW, TTL_EXCEEDED, VERDICT_COUNT,
 )
-from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, PACKET_HOST
-from fastmasq.ring.ring cimport BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, Sender, TxBatch, ring_pending, ring_receive, ring_release
+from fastmasq.ring.abi cimport GSO_NONE, PACKET_HOST
+from fastmasq.ring.ring cimport (
+    BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
+)
 from fastmasq.table.entry cimport (
     CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN,
     SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
 )
-from fastmasq.table.index cimport Index, IndexEntry
+from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
     MasqTable, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
     REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
@@ -75,7 +77,7 @@ from fastmasq.wire.tcp cimport (
     ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
 )
 
-from fastmasq.path import verdict, world
+from fastmasq.path import world
 from fastmasq.path.verdict import DROP_REASONS as DROP_NAMES, NOTES, VERDICTS as VERDICT_NAMES
 
 cdef extern from "<sched.h>" nogil:

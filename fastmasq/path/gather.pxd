@@ -49,7 +49,8 @@ cdef inline bint may_gather(const Path *p, const Hop *hop, const Frame *frame, c
 
     Plain: no options in the IPv4 header, no flag but ACK and PSH, no need of fragments.
     """
-    return (payload >= LEAST_PAYLOAD and p.senders[hop.link].vnet and parsed.length <= hop.mtu and parsed.header_length == IPV4_MINIMUM and frame.vnet.gso_type == GSO_NONE
+    return (payload >= LEAST_PAYLOAD and p.senders[hop.link].vnet and parsed.length <= hop.mtu
+            and parsed.header_length == IPV4_MINIMUM and frame.vnet.gso_type == GSO_NONE
             and parsed.transport[TCP_FLAGS] & ~PSH == ACK)
 
 

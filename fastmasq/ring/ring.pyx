@@ -25,8 +25,8 @@ from libc.string cimport memcpy, memset
 from fastmasq.ring.abi cimport (
     CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_QDISC_BYPASS, SOL_PACKET,
     TP_STATUS_COPY, TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS,
-    VNET_LENGTH, GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg,
-    setsockopt, sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
+    VNET_LENGTH, GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg,
+    sendmmsg, setsockopt, sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
 )
 
 cdef extern from "<errno.h>" nogil:

@@ -22,7 +22,8 @@ from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
     CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_FREE,
-    MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, STATE_COUNT, STATE_FREE, Session, UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
+    MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, STATE_COUNT, STATE_FREE, Session,
+    UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
 )
 from fastmasq.table.index cimport Index, index_insert, index_remove
 from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke

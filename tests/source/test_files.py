@@ -26,7 +26,8 @@ def files(*suffixes: str) -> Iterator[Path]:
             generated = any(name in part for part in path.parts for name in GENERATED)
             if path.is_file() and path.suffix in suffixes and not generated:
                 yield path
-    yield from (path for path in sorted(ROOT.iterdir()) if path.is_file() and path.suffix in suffixes)
+    own = (path for path in sorted(ROOT.iterdir()) if path.name != ".git")  # a file in a working tree beside others
+    yield from (path for path in own if path.is_file() and path.suffix in suffixes)
 
 
 def name_of(path: Path) -> str:

@@ -164,7 +164,7 @@ def proof(entry: Entry) -> str:
     shown = [str(test) for test in entry.proofs[:SHOWN]]
     if len(entry.proofs) > SHOWN:
         shown.append(f"and {len(entry.proofs) - SHOWN} more")
-    reason = "" if entry.mark == PROVEN else entry.why
+    reason = "" if entry.mark == PROVEN else entry.why or entry.status
     return "; ".join([*([reason] if reason else []), *shown])
 
 

@@ -14,12 +14,12 @@ import contextlib
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from fastmasq.path.datagrams cimport (
-    COVERS_BOTH, COVERS_NEW, COVERS_OLD, Coverage, DATAGRAMS, Datagram, Datagrams, FIRST_MISSING, FRAGMENT_MS, HOST_OWN, NOBODY, PIECES,
-    PIECE_ROOM, Piece, REFUSED, TRANSLATED, begin_datagram, coverage, end_datagram, find_datagram, is_complete, keep_piece,
-    mark, take_kept,
+    COVERS_BOTH, COVERS_NEW, COVERS_OLD, Coverage, DATAGRAMS, Datagram, Datagrams, FIRST_MISSING, FRAGMENT_MS, HOST_OWN,
+    NOBODY, PIECES, PIECE_ROOM, Piece, REFUSED, TRANSLATED, begin_datagram, coverage, end_datagram, find_datagram,
+    is_complete, keep_piece, mark, take_kept,
 )
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.gather cimport send_all_gathered

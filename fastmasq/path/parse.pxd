@@ -3,7 +3,8 @@
 # What the checks promise when `drop` is -1: `ip` points at an IPv4 header of `header_length` octets with a right
 # checksum; `length` octets from `ip` on exist; `transport` points behind the header; for KIND_SESSION the whole TCP
 # header, UDP header, or 8 octets of ICMP exist, and ports or identifier are in sid and did; for the other ICMP kinds 8
-# octets exist. A datagram's first fragment is parsed like a whole packet, a later one is KIND_FRAGMENT. Not promised: that transport checksums are right (a wrong one stays wrong, RFC 1624).
+# octets exist. A datagram's first fragment is parsed like a whole packet, a later one is KIND_FRAGMENT. Not promised: that
+# transport checksums are right (a wrong one stays wrong, RFC 1624).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
@@ -13,10 +14,11 @@ from fastmasq.path.state cimport (
 )
 from fastmasq.path.verdict cimport (
     BAD_HEADER_LENGTH, BAD_IP_CHECKSUM, BAD_IP_OPTIONS, BAD_TOTAL_LENGTH, BAD_TRANSPORT_HEADER, FRAGMENT_BAD, FRAGMENT_TINY,
-    NOT_FOR_US,
-    NOT_IPV4, SOURCE_ROUTE, TOO_SHORT, TRUNCATED, VLAN_TAGGED,
+    NOT_FOR_US, NOT_IPV4, SOURCE_ROUTE, TOO_SHORT, TRUNCATED, VLAN_TAGGED,
 )
-from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader
+from fastmasq.ring.abi cimport (
+    GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader,
+)
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.entry cimport KEY_REPLY, make_key0, make_key1
 from fastmasq.wire.checksum cimport sum_octets
@@ -24,7 +26,8 @@ from fastmasq.wire.ethernet cimport ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.icmp cimport ICMP_IDENTIFIER, ICMP_LENGTH, is_error, is_query, is_reply, query_of
 from fastmasq.wire.ipv4 cimport (
     IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_MINIMUM, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
-    MORE_FRAGMENTS, OFFSET_MASK, OPTIONS_PLAIN, OPTIONS_SOURCE_ROUTE, OptionsCheck, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, check_options, is_fragment,
+    MORE_FRAGMENTS, OFFSET_MASK, OPTIONS_PLAIN, OPTIONS_SOURCE_ROUTE, OptionsCheck,
+    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, check_options, is_fragment,
 )
 from fastmasq.wire.octets cimport load16, load32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM, TCP_MINIMUM, header_length as tcp_header_length

@@ -291,8 +291,11 @@ def test_rfc4787_req14_any_mixture(data: st.DataObject) -> None:
     sent = through(harness, INSIDE, pieces)
     assert harness.drops() == {}
     by_identification: dict[tuple, list[bytes]] = {}
-    for piece in sent:
-        by_identification.setdefault((decode(piece).protocol, decode(piece).identification), []).append(piece)
+    for number, piece in enumerate(sent):
+        fields = decode(piece)
+        in_pieces = fields.mf or fields.offset
+        name = (fields.protocol, fields.identification) if in_pieces else (number,)
+        by_identification.setdefault(name, []).append(piece)
     one_by_one = Harness()
     whole = {joined(through(one_by_one, INSIDE, [packet])) for packet in datagrams}
     assert {joined(together) for together in by_identification.values()} == whole

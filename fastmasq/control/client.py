@@ -10,13 +10,17 @@ import msgspec
 
 from fastmasq.control.protocol import LARGEST_REPLY, Request, decode_reply, encode
 from fastmasq.errors import ConfigurationError, KernelError
+from fastmasq.policy.chains import RuleError
 
 PATIENCE_S = 10.0  # how long the forwarder may be silent
 _CHUNK = 1024 * 1024
 
 
 def call(socket_path: str, method: str, /, **params: Any) -> Any:
-    """Return the result of `method`. Raises KernelError when nobody listens or answers, or what the reply says."""
+    """Return the result of `method`. Raises KernelError when nobody listens or answers, or what the reply says.
+
+    That is a ConfigurationError, a RuleError among them, or a KernelError.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE_S)
         try:
@@ -31,6 +35,8 @@ def call(socket_path: str, method: str, /, **params: Any) -> Any:
         reply = decode_reply(line)
     except msgspec.DecodeError as error:
         raise KernelError(f"{socket_path}: an answer that is not fastmasq's ({error}); who listens there?") from None
+    if reply.error and reply.error.reason:
+        raise RuleError(reply.error.reason, reply.error.message)
     if reply.error:
         raise (ConfigurationError if reply.error.exit_status == 2 else KernelError)(reply.error.message)
     return reply.result

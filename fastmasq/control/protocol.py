@@ -3,8 +3,9 @@
     {"method": "sessions", "params": {"protocol": "tcp", "limit": 10}}
     {"result": {"total": 1, "sessions": [...]}}
 
-or, when it cannot be done, `{"error": {"message": "what, where, what to do", "exit_status": 1}}`. A connection may
-carry several requests, and several may be sent at once; replies come in the same order.
+or, when it cannot be done, `{"error": {"message": "what, where, what to do", "exit_status": 1}}`, which for a RuleError
+has its "reason" too. A connection may carry several requests, and several may be sent at once; replies come in the same
+order.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-LARGEST_REQUEST = 64 * 1024  # bytes in a line, as those below
+LARGEST_REQUEST = 8 * 1024 * 1024  # bytes in a line, as those below; the most rules there can be fit in one
 LARGEST_REPLY = 64 * 1024 * 1024
 
 
@@ -26,10 +27,11 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Failure(Struct, frozen=True):
-    """Why there is no result: the line for the user, and the status the client should exit with."""
+    """Why there is no result: the line for the user, the status the client should exit with, a RuleError's reason."""
 
     message: str
     exit_status: int = 1
+    reason: str | UnsetType = UNSET
 
 
 class Reply(Struct, frozen=True, omit_defaults=True):

@@ -33,6 +33,7 @@ from fastmasq.errors import FastmasqError, KernelError
 Handler = Callable[[dict[str, Any]], object]
 
 MOST_CLIENTS = 16
+_CHUNK = 64 * 1024  # bytes read at once
 _LOCK_TRIES = 200  # of 10 ms
 _log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Server:
         try:
             return Reply(handler(request.params))
         except FastmasqError as error:
-            return Reply(error=Failure(str(error), error.exit_status))
+            return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
         except Exception:
             _log.exception("control socket: %s failed", request.method)
             return Reply(error=Failure(f"{request.method}: internal error; see fastmasq's log"))
@@ -157,8 +158,8 @@ class _Client:
         self._sends_no_more = False
 
     def receive(self) -> None:
-        """Take what has come, up to one byte more than a request may have."""
-        room = LARGEST_REQUEST + 1 - len(self._received)
+        """Take some of what has come, up to one byte more than a request may have."""
+        room = min(LARGEST_REQUEST + 1 - len(self._received), _CHUNK)
         if not room:
             return
         with contextlib.suppress(BlockingIOError):

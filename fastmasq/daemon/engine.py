@@ -25,6 +25,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, resets, world
 from fastmasq.daemon.rates import Rates
+from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.net import privileges, sysctl
@@ -113,6 +114,7 @@ class Engine:
         self.worker: Worker | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
+        self.rules = Rules()
         self.stopping = False
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
@@ -472,7 +474,7 @@ class Engine:
     # -- for the control socket ----------------------------------------------------------------------------------------
 
     def _handlers(self) -> dict[str, Callable[[dict], object]]:
-        return {"status": self.status, "sessions": self.sessions, "ping": lambda _: "pong"}
+        return {"status": self.status, "sessions": self.sessions, "ping": lambda _: "pong", **self.rules.handlers()}
 
     def summary(self) -> str:
         """Return the one line that says what we are doing."""

@@ -43,7 +43,7 @@ class RuleError(ConfigurationError):
         self.reason = reason
 
 
-class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Match(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a packet must look like. All integers in host order; everything at its default matches every packet.
 
     source, destination: (address, mask). source_ports, destination_ports: inclusive ranges, none is any port; for ICMP
@@ -73,7 +73,7 @@ class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
     direction: Literal["in", "out", "both"] = "both"  # of accounting rules
 
 
-class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A match, and what happens to a packet that it fits: first match decides, unless the target is none or RETURN.
 
     target: one of TARGETS, a user chain, or "" to count only. redirect_port: local port of REDIRECT, 0 the packet's.
@@ -128,6 +128,15 @@ class RuleSet:
         if name not in self.chains:
             raise RuleError("no chain", f"no chain {name!r}; there are {', '.join(self.chains)}")
         return self.chains[name]
+
+    def copy(self) -> RuleSet:
+        """Return an equal set; changing or counting in one leaves the other as it is."""
+        twin = RuleSet()
+        twin.chains = {name: _copy(chain) for name, chain in self.chains.items()}
+        twin.accounting = _copy(self.accounting)
+        twin.default_forward = self.default_forward
+        twin.generation = self.generation
+        return twin
 
     def references(self, name: str) -> int:
         """Return how many rules jump to a chain."""
@@ -232,7 +241,7 @@ class RuleSet:
 
     def _put(self, chain: str, rule: Rule, position: int) -> None:
         self._check(chain, rule)
-        if sum(1 for _ in self._all_rules()) + len(self.accounting.rules) >= MOST_RULES:
+        if sum(len(one.rules) for one in (*self.chains.values(), self.accounting)) >= MOST_RULES:
             raise RuleError("too many", f"{MOST_RULES} rules are the most there can be")
         self.chain(chain).rules.insert(position, Counted(rule))
         self._changed(chain)
@@ -251,3 +260,7 @@ class RuleSet:
         if chain == FORWARD:
             self.default_forward = False
         self.generation += 1
+
+
+def _copy(chain: Chain) -> Chain:
+    return replace(chain, rules=[replace(counted) for counted in chain.rules])

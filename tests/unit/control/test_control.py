@@ -21,6 +21,7 @@ from fastmasq.control.client import call, is_served
 from fastmasq.control.protocol import LARGEST_REQUEST
 from fastmasq.control.server import MOST_CLIENTS, Server
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
+from fastmasq.policy.chains import RuleError
 
 NOBODY = 65534
 
@@ -62,6 +63,7 @@ HANDLERS = {
     "null": lambda params: None,
     "large": lambda params: ["x" * 1000] * params["thousands"],
     "wrong": lambda params: refuse(ConfigurationError("host: not an address; write 10.0.0.2")),
+    "rules": lambda params: refuse(RuleError("no chain", "no chain 'x'")),
     "failed": lambda params: refuse(KernelError("eth0: gone; plug it in")),
     "bug": lambda params: 1 / 0,
     "unspeakable": lambda params: {"x": object()},
@@ -110,6 +112,9 @@ def test_parameters_may_have_any_name(path, daemon):
 def test_a_refusal_keeps_its_text_and_status(path, daemon):
     with pytest.raises(ConfigurationError, match=r"^host: not an address; write 10.0.0.2$"):
         call(path, "wrong")
+    with pytest.raises(RuleError, match=r"^no chain 'x'$") as caught:
+        call(path, "rules")
+    assert caught.value.reason == "no chain"
     with pytest.raises(KernelError, match=r"^eth0: gone; plug it in$"):
         call(path, "failed")
 
@@ -202,7 +207,7 @@ def test_a_huge_request_is_refused_and_the_connection_closed(path, daemon):
         with contextlib.suppress(ConnectionResetError):
             while chunk := client.recv(65536):
                 received += chunk
-    assert b"a request has at most 65536 bytes" in received
+    assert f"a request has at most {LARGEST_REQUEST} bytes".encode() in received
     assert received.count(b"\n") == 1
     assert call(path, "ping") == "pong"
 

@@ -1,0 +1,87 @@
+"""Several changes to a rule set happen together or not at all."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from fastmasq.errors import ConfigurationError
+from fastmasq.policy.chains import Match, Rule, RuleError, RuleSet
+from fastmasq.policy.changes import Change, apply
+
+WEB = Rule(match=Match(protocol=6, destination_ports=((80, 80),)), target="ACCEPT")
+
+
+def changes(*described: dict) -> list[Change]:
+    return msgspec.convert(list(described), list[Change])
+
+
+def test_every_change_has_its_effect_and_the_old_set_stays():
+    before = RuleSet()
+    after = apply(
+        before,
+        changes(
+            {"do": "new_chain", "chain": "vpn"},
+            {"do": "append", "chain": "vpn", "rule": {"target": "ACCEPT"}},
+            {"do": "append", "chain": "input", "rule": {"target": "vpn"}},
+            {"do": "insert", "chain": "input", "rule": msgspec.to_builtins(WEB)},
+            {"do": "insert", "chain": "input", "rule": {"target": "DENY"}, "number": 3},
+            {"do": "replace", "chain": "vpn", "rule": {"target": "REJECT"}, "number": 1},
+            {"do": "policy", "chain": "forward", "target": "DENY"},
+        ),
+    )
+    assert [counted.rule.target for counted in after.chain("input").rules] == ["ACCEPT", "vpn", "DENY"]
+    assert after.chain("input").rules[0].rule == WEB
+    assert [counted.rule.target for counted in after.chain("vpn").rules] == ["REJECT"]
+    assert after.chain("forward").policy == "DENY"
+    assert not after.default_forward
+    assert list(before.chains) == ["input", "forward", "output"]
+    assert not before.chain("input").rules
+    emptied = apply(
+        after,
+        changes(
+            {"do": "delete_equal", "chain": "input", "rule": msgspec.to_builtins(WEB)},
+            {"do": "delete", "chain": "input", "number": 2},
+            {"do": "flush"},
+            {"do": "zero"},
+            {"do": "delete_chain"},
+        ),
+    )
+    assert not emptied.chain("input").rules
+    assert "vpn" not in emptied.chains
+    assert emptied.generation > after.generation > before.generation
+
+
+def test_one_that_fails_undoes_them_all():
+    rules = RuleSet()
+    with pytest.raises(RuleError) as caught:
+        apply(
+            rules,
+            changes({"do": "append", "chain": "input", "rule": {}}, {"do": "delete", "chain": "input", "number": 2}),
+        )
+    assert caught.value.reason == "no rule"
+    assert not rules.chain("input").rules
+    assert rules.generation == RuleSet().generation
+
+
+def test_a_change_that_lacks_something_says_what():
+    with pytest.raises(ConfigurationError, match="change 'append' needs 'rule'"):
+        apply(RuleSet(), [Change(do="append", chain="input")])
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"do": "adorn"}, {"do": "flush", "chian": "input"}, {"do": "append", "chain": "input", "rule": {"tos": 1}}],
+)
+def test_what_is_no_change_is_refused(described):
+    with pytest.raises(msgspec.ValidationError):
+        changes(described)
+
+
+def test_counters_of_a_copy_are_its_own():
+    rules = RuleSet()
+    rules.append("input", WEB)
+    twin = rules.copy()
+    twin.chain("input").rules[0].packets += 1
+    twin.chain("input").bytes += 1
+    assert rules.chain("input").rules[0].packets == rules.chain("input").bytes == 0

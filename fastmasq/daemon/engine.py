@@ -37,7 +37,7 @@ from fastmasq.net.world import World
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.path.world import LINKS
-from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table import entry
@@ -114,7 +114,7 @@ class Engine:
         self.worker: Worker | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
-        self.rules = Rules()
+        self.rules = Rules(settings.compat)
         self.stopping = False
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
@@ -163,6 +163,7 @@ class Engine:
         self.table.make_ready()
         self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
         self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
+        self.rules.attach(self.forwarder, limits.sessions)
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
 
@@ -275,6 +276,9 @@ class Engine:
             for number, link in self.links.items():
                 self.forwarder.set_link(number, world.link_row(link))
             self.forwarder.set_routes(first, rows)
+        self.rules.follow_links(
+            [LinkView(self.names[number], tuple(each.address for each in link.addresses)) for number, link in self.links.items()]
+        )
         for number, attached in fresh.items():
             self._replace(number, attached)
         self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
@@ -413,6 +417,7 @@ class Engine:
     def _every_second(self, seconds: int) -> None:
         self.rates.add(now_ns(), self._counters())
         self.table.make_ready()
+        self.rules.print_log()
         if seconds % LOOK_EVERY == 0:
             self._follow_ports()
             self._check_settings()

@@ -35,6 +35,7 @@ A change that cannot be made is a RuleError here and at the client, with the sam
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -42,9 +43,15 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.observe.packet_log import packet_line
+from fastmasq.path.forward import Forwarder
+from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import Chain, RuleSet
 from fastmasq.policy.changes import Change, apply
+from fastmasq.policy.compile import CompiledChains, LinkView, compile_chains, is_idle
 from fastmasq.policy.evaluate import Packet, evaluate
+
+log = logging.getLogger("fastmasq.rules")
 
 _T = TypeVar("_T")
 
@@ -64,25 +71,95 @@ class _Check(Struct, forbid_unknown_fields=True):
 
 
 class Rules:
-    """Owns the rule set. `checks` are called with a changed set before it comes into force, and may raise to refuse it."""
+    """Owns the rule set, and keeps the path's chains equal to it.
 
-    def __init__(self) -> None:
+    `checks` are called with a changed set before it comes into force, and may raise to refuse it. `countings` are
+    called before counters are read or changed: each adds to them what has been matched since its last call.
+    """
+
+    def __init__(self, compat: str = "modern") -> None:
         self.rule_set = RuleSet()
         self.checks: list[Callable[[RuleSet], None]] = []
+        self.countings: list[Callable[[RuleSet], None]] = []
+        self._compat = compat
+        self._forwarder: Forwarder | None = None
+        self._table: RuleTable | None = None
+        self._links: list[LinkView] = []
+        self._compiled: CompiledChains | None = None  # what the path has, None for nothing
 
     def handlers(self) -> dict[str, Callable[[dict], object]]:
         """Return the control methods."""
         return {"rules": self._list, "rules.change": self._change, "rules.check": self._check}
 
+    # -- with the path ---------------------------------------------------------------------------------------------
+
+    def attach(self, forwarder: Forwarder, sessions: int) -> None:
+        """Put the rules in force in a forwarder, whose session table has so many rows."""
+        self._forwarder = forwarder
+        self._table = RuleTable(sessions)
+        self._put_in_force(self.rule_set)
+
+    def follow_links(self, links: list[LinkView]) -> None:
+        """Have rules ask for these links, by number: their names, and the addresses they have just now."""
+        if links != self._links:
+            self._links = links
+            self._put_in_force(self.rule_set)
+
+    def print_log(self) -> None:
+        """Log a line for each packet that a rule wants logged."""
+        if self._compiled is None:
+            return
+        with self._forwarder.locked():
+            records, suppressed = self._table.drain_log()
+        names = [link.name for link in self._links]
+        for record in records:
+            log.info("%s", packet_line(record, self._compiled, names, self._compat))
+        if suppressed:
+            log.warning("rules: %d more packets were to be logged", suppressed)
+
+    def _put_in_force(self, rule_set: RuleSet) -> None:
+        """Make this the rule set, in the path as well. Raises RuleError for what the path cannot do; then all stays."""
+        if self._forwarder is None:
+            self.rule_set = rule_set
+            return
+        compiled = None if is_idle(rule_set) else compile_chains(rule_set, self._links)
+        self.print_log()
+        with self._forwarder.locked():
+            counts = self._table.collect()
+            if compiled is None:
+                self._forwarder.set_chains(None)
+            else:
+                self._table.load(compiled)
+                self._forwarder.set_chains(self._table)
+        if self._compiled is not None:
+            self._compiled.add(counts, rule_set)
+        self._compiled = compiled
+        self.rule_set = rule_set
+
+    def _count(self) -> None:
+        """Bring the counters of rules and policies up to date."""
+        if self._compiled is not None:
+            with self._forwarder.locked():
+                counts = self._table.collect()
+            self._compiled.add(counts, self.rule_set)
+        for counting in self.countings:
+            counting(self.rule_set)
+
+    # -- for the control socket ------------------------------------------------------------------------------------
+
     def change(self, changes: list[Change]) -> None:
         """Make these changes, all or none. Raises RuleError, or what one of `checks` raises."""
+        self._count()
         changed = apply(self.rule_set, changes)
+        if self._forwarder is not None:
+            compile_chains(changed, self._links)  # raises before any check acts on the changed set
         for check in self.checks:
             check(changed)
-        self.rule_set = changed
+        self._put_in_force(changed)
 
     def _list(self, params: dict) -> dict[str, Any]:
         wanted = _read(params, _List)
+        self._count()
         rules = self.rule_set
         chains = [*rules.chains.values(), rules.accounting] if wanted.chain is None else [rules.chain(wanted.chain)]
         answer = {
@@ -91,7 +168,9 @@ class Rules:
             "chains": [self._describe(chain) for chain in chains],
         }
         if wanted.zero:
-            rules.zero(wanted.chain)
+            zeroed = rules.copy()
+            zeroed.zero(wanted.chain)
+            self._put_in_force(zeroed)
         return answer
 
     def _describe(self, chain: Chain) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport Path
 from fastmasq.ring.ring cimport RxRing, TxBatch
 from fastmasq.table.masq cimport MasqTable
@@ -19,6 +20,7 @@ cdef class Forwarder:
     cdef pthread_mutex_t mutex
     cdef int waiting            # callers of the lock that are not the worker
     cdef readonly MasqTable table
+    cdef readonly RuleTable chains
     cdef readonly list rings, senders
     cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes
     cdef int turn(self, uint64_t now_ns) noexcept nogil

@@ -22,6 +22,7 @@ from fastmasq.path.datagrams cimport (
     is_complete, keep_piece, mark, take_kept,
 )
 from fastmasq.path.egress cimport flush_all, send_packet
+from fastmasq.path.filter cimport admitted, forward_verdict, sent_out
 from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.icmp_error cimport (
     ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, note_path_mtu, parse_quote, rewrite_error,
@@ -31,6 +32,7 @@ from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.reply cimport is_unicast_source, reply_error
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
 from fastmasq.path.route cimport find_route, hop_of_route
+from fastmasq.path.rules cimport ACCEPT, MASQ, RuleTable
 from fastmasq.path.state cimport (
     ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
     HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
@@ -228,6 +230,34 @@ cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed 
     return True
 
 
+# -- rules, when there are any -----------------------------------------------------------------------------------------
+
+cdef inline bint passes_output(Path *p, int link, int hop, const Frame *frame, Parsed *parsed, uint32_t saddr, uint16_t sid,
+                               uint32_t daddr, uint16_t did) noexcept nogil:
+    """Whether a packet may be sent with these endpoints, its new ones; if not, it has been dropped."""
+    return p.chains == NULL or sent_out(p, link, p.hops[hop].link, frame, parsed, saddr, sid, daddr, did, MASQ)
+
+
+cdef inline void send_plain(Path *p, int link, int hop, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Send a packet untranslated, if the output chain lets it."""
+    if p.chains != NULL and not sent_out(p, link, p.hops[hop].link, frame, parsed, parsed.saddr, parsed.sid, parsed.daddr,
+                                         parsed.did, ACCEPT):
+        return
+    decrement_ttl(parsed.ip, 0)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef inline bint is_masqueraded(Path *p, int link, int hop, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Whether the forward chain wants a packet of a session translated; if not, it is dropped or sent as it is (2.6)."""
+    cdef uint8_t decision
+    if p.chains.default_forward:
+        return True
+    decision = forward_verdict(p, link, p.hops[hop].link, frame, parsed)
+    if decision == ACCEPT:
+        send_plain(p, link, hop, frame, parsed)
+    return decision == MASQ
+
+
 # -- a packet of a session -------------------------------------------------------------------------------------------
 
 cdef inline TcpVerdict track_tcp(Session *s, int direction, const Parsed *parsed) noexcept nogil:
@@ -299,7 +329,13 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
         return
     if parsed.guessed and flow.path_mtu:
         mind_path_mtu(frame, parsed, flow.path_mtu)
-    if may_leave(p, link, hop, frame, parsed) and advance(p, row, direction, parsed):
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
+        return
+    if not advance(p, row, direction, parsed):
+        return
+    if passes_output(p, link, hop, frame, parsed, flow.saddr, flow.sid, flow.daddr, flow.did):
         rewrite_flow(parsed, flow)
         send_packet(p, link, &p.hops[hop], frame, parsed)
 
@@ -341,6 +377,10 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
         return
     if returning >= 0 and not advance(p, <uint32_t>(returning >> 1), INBOUND, parsed):
         return
+    if p.chains != NULL:
+        p.chains.slot = NULL        # the receiver may be another the next time
+    if not passes_output(p, link, hop, frame, parsed, external, port, target, t.mappings[receiver].id):
+        return
     rewrite_endpoints(parsed, external, port, target, t.mappings[receiver].id)
     send_packet(p, link, &p.hops[hop], frame, parsed)
 
@@ -348,15 +388,13 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
 # -- a packet without a session --------------------------------------------------------------------------------------
 
 cdef inline void forward_plain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Route a packet as it is, between inside networks."""
+    """Route a packet as it is."""
     cdef int hop = hop_of_route(p, route, parsed.daddr)
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
-    if not may_leave(p, link, hop, frame, parsed):
-        return
-    decrement_ttl(parsed.ip, 0)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
+    if may_leave(p, link, hop, frame, parsed):
+        send_plain(p, link, hop, frame, parsed)
 
 
 cdef inline uint8_t action_for(const Path *p, const Parsed *parsed, uint8_t out_side) noexcept nogil:
@@ -430,6 +468,61 @@ cdef inline bint is_martian_destination(uint32_t daddr) noexcept nogil:
     return daddr >> 24 == 0 or daddr >> 24 == 127 or daddr >= 0xF0000000U
 
 
+cdef void masquerade_new(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Masquerade a packet without a session, if its kind can be."""
+    if parsed.kind == KIND_SESSION:
+        masquerade(p, link, route, parsed.daddr, 0, frame, parsed)
+    elif parsed.kind == KIND_ICMP_ERROR:
+        count_drop(p, NO_SESSION)
+    elif parsed.kind == KIND_ICMP_OTHER:
+        count_drop(p, ICMP_TYPE_REFUSED)
+    else:
+        count_drop(p, PROTOCOL_NOT_MASQUERADED)
+
+
+cdef void forward_by_chain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Do with a packet without a session what the forward chain says (T-3, T-4).
+
+    Only what leaves by the outside link is masqueraded: towards an inside network there is no address to hide behind,
+    and MASQ lets a packet pass as it is.
+    """
+    cdef int hop = hop_of_route(p, route, parsed.daddr)
+    cdef uint8_t decision
+    cdef int out_link
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    out_link = p.hops[hop].link
+    decision = forward_verdict(p, link, out_link, frame, parsed)
+    if decision == MASQ and p.links[out_link].side == OUTSIDE:
+        p.hops[hop].used -= 1       # masquerade counts the packet again
+        if p.links[link].side == INSIDE:
+            masquerade_new(p, link, route, frame, parsed)
+        else:
+            count_drop(p, POLICY_REFUSED)
+    elif decision:
+        send_plain(p, link, hop, frame, parsed)
+
+
+cdef void forward_new(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Do with a packet from inside that belongs to no session what policy says: masquerade, route, refuse or drop."""
+    cdef uint8_t action
+    if p.chains != NULL and not p.chains.default_forward:
+        forward_by_chain(p, link, route, frame, parsed)
+        return
+    action = action_for(p, parsed, p.links[route.link].side)
+    if action == ACTION_ROUTE:
+        forward_plain(p, link, route, frame, parsed)
+    elif action == ACTION_MASQUERADE:
+        masquerade_new(p, link, route, frame, parsed)
+    else:
+        count_drop(p, POLICY_REFUSED)
+        if action == ACTION_REFUSE:
+            reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, ADMINISTRATIVELY_PROHIBITED, 0)
+
+
 cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
     """An ICMP error, from either side: find what it is about, rewrite it outside and inside, send it on.
 
@@ -449,8 +542,8 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     if reason == NO_SESSION and route.kind == ROUTE_LOCAL:
         deliver(p)                  # about the host's own traffic
         return
-    if reason == NO_SESSION and side == INSIDE and action_for(p, parsed, p.links[route.link].side) == ACTION_ROUTE:
-        forward_plain(p, link, route, frame, parsed)
+    if reason == NO_SESSION and side == INSIDE:
+        forward_new(p, link, route, frame, parsed)
         return
     if reason >= 0:
         count_drop(p, reason)
@@ -460,6 +553,8 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
         count_drop(p, -hop - 1)
         return
     if not may_leave(p, link, hop, frame, parsed):
+        return
+    if not passes_output(p, link, hop, frame, parsed, new.saddr, 0, new.daddr, 0):
         return
     note_path_mtu(p.table, parsed, &new)
     rewrite_error(parsed, &quote, &new)
@@ -513,7 +608,6 @@ cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, con
 cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet from inside that belongs to no session: for the host, for another inside network, or a new session."""
     cdef const Route *route = find_route(p, parsed.daddr)
-    cdef uint8_t action
     if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
         deliver(p)
         return
@@ -533,21 +627,8 @@ cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept 
         return
     if parsed.kind == KIND_ICMP_ERROR:
         translate_error(p, link, route, frame, parsed)
-        return
-    action = action_for(p, parsed, p.links[route.link].side)
-    if action == ACTION_ROUTE:
-        forward_plain(p, link, route, frame, parsed)
-    elif action == ACTION_MASQUERADE:
-        if parsed.kind == KIND_SESSION:
-            masquerade(p, link, route, parsed.daddr, 0, frame, parsed)
-        elif parsed.kind == KIND_ICMP_OTHER:
-            count_drop(p, ICMP_TYPE_REFUSED)
-        else:
-            count_drop(p, PROTOCOL_NOT_MASQUERADED)
     else:
-        count_drop(p, POLICY_REFUSED)
-        if action == ACTION_REFUSE:
-            reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, ADMINISTRATIVELY_PROHIBITED, 0)
+        forward_new(p, link, route, frame, parsed)
 
 
 cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -575,6 +656,8 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
+    if not passes_output(p, link, hop, frame, parsed, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id):
+        return
     p.notes[NOTE_STATELESS_INBOUND] += 1
     rewrite_endpoints(parsed, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id)
     send_packet(p, link, &p.hops[hop], frame, parsed)
@@ -593,7 +676,10 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         count_drop(p, MARTIAN_SOURCE)
         return
     if route.kind != ROUTE_LOCAL:
-        count_drop(p, POLICY_REFUSED)
+        if p.chains != NULL and not p.chains.default_forward:
+            forward_by_chain(p, link, route, frame, parsed)
+        else:
+            count_drop(p, POLICY_REFUSED)
         return
     if parsed.kind == KIND_ICMP_ERROR:
         translate_error(p, link, route, frame, parsed)
@@ -601,6 +687,24 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         inbound_by_mapping(p, link, frame, parsed)
     else:
         deliver(p)
+
+
+cdef bint is_for_host(const Path *p, const Frame *frame, const Parsed *parsed) noexcept nogil:
+    """Whether a packet without a session is the host's own: its kernel judges that by the input chain, and counts it (T-5).
+
+    What might be about a session of ours, an ICMP error, is judged here as well.
+    """
+    cdef const Route *route = find_route(p, parsed.daddr)
+    cdef int port_class
+    if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
+        return True
+    if route.kind != ROUTE_LOCAL or parsed.kind == KIND_ICMP_ERROR:
+        return False
+    if parsed.kind != KIND_SESSION or (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
+        return True
+    port_class = class_of(parsed.protocol)
+    return (find_external(p.table, parsed.daddr, port_class, parsed.did) == NONE
+            and (port_class == CLASS_ICMP or not port_is_ours(p, parsed.daddr, port_class, parsed.did)))
 
 
 # -- the batch -------------------------------------------------------------------------------------------------------
@@ -618,13 +722,14 @@ cdef inline void handle(Path *p, int link, Frame *frame, Parsed *parsed) noexcep
 
 cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet that is whole, or stands for the pieces of its datagram, or is routed as it is."""
-    cdef int64_t ref
+    cdef int64_t ref = -1
     if parsed.kind == KIND_SESSION and frame.packet_type == PACKET_HOST:
         ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
-        if ref >= 0:
-            forward_flow(p, link, frame, parsed, <uint32_t>ref)
-            return
-    if p.links[link].side == INSIDE:
+    if p.chains != NULL and not (ref < 0 and is_for_host(p, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
+        return
+    if ref >= 0:
+        forward_flow(p, link, frame, parsed, <uint32_t>ref)
+    elif p.links[link].side == INSIDE:
         miss_inside(p, link, frame, parsed)
     else:
         miss_outside(p, link, frame, parsed)
@@ -846,11 +951,15 @@ cdef void process_held(Path *p) noexcept nogil:
         p.held_count -= 1
         hop.held -= 1
         if hop.state == HOP_VALID:
+            if p.chains != NULL:
+                p.chains.again = True
             p.verdicts[PUNT] -= 1
             parse_frame(&held.frame, &p.links[held.link], parsed)
             if parsed.drop < 0 and parsed.kind == KIND_SESSION:
                 parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
             handle(p, held.link, &held.frame, parsed)
+            if p.chains != NULL:
+                p.chains.again = False
         else:
             p.verdicts[PUNT] -= 1
             give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
@@ -1021,6 +1130,11 @@ cdef class Forwarder:
         rows = np.ascontiguousarray(rules, world.RULE)
         memcpy(self.path.rules, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Rule))
         self.path.rule_count = len(rows)
+
+    def set_chains(self, RuleTable chains):
+        """Put packets to these chains; None: to none, and the rows of `set_rules` decide alone."""
+        self.chains = chains
+        self.path.chains = &chains.chains if chains is not None else NULL
 
     def forget_hops(self):
         """Have every next hop looked up again from the routes; packets that wait for one are dropped by name."""

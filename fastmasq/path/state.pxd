@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 from fastmasq.path.datagrams cimport Datagrams
+from fastmasq.path.rules cimport Chains
 from fastmasq.ring.abi cimport VnetHeader, iovec
 from fastmasq.ring.ring cimport Frame, Ring, Sender
 from fastmasq.table.index cimport Index
@@ -160,6 +161,7 @@ cdef struct Path:
     uint32_t generation
     Rule rules[256]
     int rule_count
+    Chains *chains              # NULL without rules
     bint hairpin
     Datagrams datagrams         # in pieces
     bint sent                   # send_packet has been called: looked at for a datagram's first fragment

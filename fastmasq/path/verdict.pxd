@@ -42,6 +42,13 @@ cdef enum:
     NO_SESSION
     FILTERED
     TCP_RST_OUT_OF_WINDOW
+    # rules; a rejection comes next to its denial
+    INPUT_DENIED
+    INPUT_REJECTED
+    FORWARD_DENIED
+    FORWARD_REJECTED
+    OUTPUT_DENIED
+    OUTPUT_REJECTED
     # ICMP
     ICMP_TYPE_REFUSED
     BAD_ICMP_CHECKSUM

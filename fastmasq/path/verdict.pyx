@@ -10,7 +10,7 @@ from fastmasq.path.verdict cimport (
     PROTOCOL_NOT_MASQUERADED, NO_SESSION, FILTERED, TCP_RST_OUT_OF_WINDOW, ICMP_TYPE_REFUSED, BAD_ICMP_CHECKSUM,
     BAD_QUOTED_HEADER, BAD_MTU_IN_ICMP, NO_EXTERNAL_ADDRESS, HOST_SESSION_LIMIT, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_TABLE_FULL, TABLE_FULL, PORTS_EXHAUSTED, NEIGHBOUR_TABLE_FULL, LINK_DOWN, TX_REFUSED, TX_NO_BUFFER,
-    CANNOT_SEGMENT,
+    CANNOT_SEGMENT, INPUT_DENIED, INPUT_REJECTED, FORWARD_DENIED, FORWARD_REJECTED, OUTPUT_DENIED, OUTPUT_REJECTED,
 )
 
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
@@ -49,6 +49,13 @@ _SENTENCES = {
     NO_SESSION: ("no_session", "the packet belongs to no session, and may not open one"),
     FILTERED: ("filtered", "the mapping exists, but this remote endpoint was never talked to from it"),
     TCP_RST_OUT_OF_WINDOW: ("tcp_rst_out_of_window", "a TCP reset with a sequence number outside the window"),
+    INPUT_DENIED: ("input_denied", "the input chain denies the packet"),
+    INPUT_REJECTED: ("input_rejected", "the input chain rejects the packet; the sender was told, within the rate limit"),
+    FORWARD_DENIED: ("forward_denied", "the forward chain denies the packet"),
+    FORWARD_REJECTED: ("forward_rejected", "the forward chain rejects the packet; the sender was told, within the rate limit"),
+    OUTPUT_DENIED: ("output_denied", "the output chain denies the packet, as it would have been sent"),
+    OUTPUT_REJECTED: ("output_rejected",
+                      "the output chain rejects the packet, as it would have been sent; the sender was told"),
     ICMP_TYPE_REFUSED: ("icmp_type_refused", "the ICMP type is never passed on (redirect, router discovery, unknown)"),
     BAD_ICMP_CHECKSUM: ("bad_icmp_checksum", "the checksum of an ICMP error is wrong (RFC 5508 REQ-3a)"),
     BAD_QUOTED_HEADER: ("bad_quoted_header", "the packet quoted in an ICMP error is cut short or damaged"),

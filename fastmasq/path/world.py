@@ -47,6 +47,43 @@ RULE = np.dtype(
         ("reserved", "u1"),
     ]
 )
+CHAIN_RULE = np.dtype(
+    [
+        ("source", "u4"),
+        ("source_mask", "u4"),
+        ("destination", "u4"),
+        ("destination_mask", "u4"),
+        ("target_row", "u4"),
+        ("mark_and", "u4"),
+        ("mark_add", "u4"),
+        ("ports", "u4"),
+        ("links", "u2"),
+        ("flags", "u2"),
+        ("chain", "u2"),
+        ("source_ports", "u1"),
+        ("destination_ports", "u1"),
+        ("protocol", "u1"),
+        ("target", "u1"),
+        ("tos_and", "u1"),
+        ("tos_xor", "u1"),
+    ]
+)
+PORT_RANGE = np.dtype([("first", "u2"), ("last", "u2")])
+RULE_COUNT = np.dtype([("packets", "u8"), ("octets", "u8")])
+LOG_RECORD = np.dtype(
+    [
+        ("row", "u4"),
+        ("saddr", "u4"),
+        ("daddr", "u4"),
+        ("sport", "u2"),
+        ("dport", "u2"),
+        ("link", "u1"),
+        ("base", "u1"),
+        ("shows", "u1"),
+        ("loop", "u1"),
+        ("ip", "u1", 60),
+    ]
+)
 ACTIONS = {"drop": 0, "masquerade": 1, "route": 2, "refuse": 3}
 
 

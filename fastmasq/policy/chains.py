@@ -103,7 +103,7 @@ class Chain(Struct):
 
     name: str
     policy: str | None = None
-    rules: list[Counted] = []
+    rules: list[Counted] = []  # shared between copies of a set, and never changed but by counting
     packets: int = 0  # that met the policy
     bytes: int = 0
 
@@ -130,7 +130,7 @@ class RuleSet:
         return self.chains[name]
 
     def copy(self) -> RuleSet:
-        """Return an equal set; changing or counting in one leaves the other as it is."""
+        """Return an equal set to change. Rules keep counting in both: what is counted meanwhile is lost to neither."""
         twin = RuleSet()
         twin.chains = {name: _copy(chain) for name, chain in self.chains.items()}
         twin.accounting = _copy(self.accounting)
@@ -186,8 +186,7 @@ class RuleSet:
         """Set the counters of a chain, or of all chains, to zero (-Z). Raises RuleError."""
         for one in self._chosen(chain):
             one.packets = one.bytes = 0
-            for counted in one.rules:
-                counted.packets = counted.bytes = 0
+            one.rules = [Counted(counted.rule) for counted in one.rules]
 
     # -- changes to chains -----------------------------------------------------------------------------------------
 
@@ -263,4 +262,4 @@ class RuleSet:
 
 
 def _copy(chain: Chain) -> Chain:
-    return replace(chain, rules=[replace(counted) for counted in chain.rules])
+    return replace(chain, rules=list(chain.rules))

@@ -148,12 +148,13 @@ def _marked(rule: Rule, mark: int) -> int:
 def _interface_matches(match: Match, packet: Packet) -> bool:
     if match.interface_address not in (0, packet.interface_address):
         return False
-    if not match.interface:
-        return True
-    if match.interface.endswith("+"):
-        same = packet.interface.startswith(match.interface[:-1])
-    else:
-        same = packet.interface == match.interface
+    return not match.interface or fits_interface(match, packet.interface)
+
+
+def fits_interface(match: Match, name: str) -> bool:
+    """Return whether an interface is the one a match names, or one of those it names with a "+" at the end."""
+    wanted = match.interface
+    same = name.startswith(wanted[:-1]) if wanted.endswith("+") else name == wanted
     return same != match.not_interface
 
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from fastmasq.path import world
 from fastmasq.path.forward import Forwarder
-from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.path.rules import RuleTable
+from fastmasq.policy.chains import RuleSet
+from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
@@ -136,6 +138,23 @@ class Harness:
         if external is not None:
             self.table.set_external(address(external), allowed)
         self._drops: dict[str, int] = {}
+
+    def set_rule_set(self, rule_set: RuleSet, *, cache: bool = True) -> None:
+        """Put these chains in force; inside is eth0, outside eth1."""
+        links = [LinkView("eth0", (address("10.0.0.1"),)), LinkView("eth1", (address("200.200.200.200"),))]
+        self.compiled = compile_chains(rule_set, links)
+        self.rule_table = RuleTable(len(self.table.sessions))
+        self.rule_table.set_cache(cache)
+        self.rule_table.load(self.compiled)
+        self.forwarder.set_chains(self.rule_table)
+
+    def rule_counts(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return {(chain, rule number): (packets, octets)} of what has matched since the last call; 0 is the policy."""
+        counts = self.rule_table.collect()
+        return {
+            self.compiled.places[row]: (int(counts["packets"][row]), int(counts["octets"][row]))
+            for row in np.flatnonzero(counts["packets"])
+        }
 
     def set_routes(self, prefixes) -> None:
         self.forwarder.set_routes(*flatten(prefixes))

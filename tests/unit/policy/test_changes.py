@@ -78,10 +78,12 @@ def test_what_is_no_change_is_refused(described):
         changes(described)
 
 
-def test_counters_of_a_copy_are_its_own():
+def test_what_an_old_set_counts_late_is_not_lost_to_the_new_one():
     rules = RuleSet()
     rules.append("input", WEB)
-    twin = rules.copy()
-    twin.chain("input").rules[0].packets += 1
-    twin.chain("input").bytes += 1
-    assert rules.chain("input").rules[0].packets == rules.chain("input").bytes == 0
+    rules.append("input", WEB)
+    changed = apply(rules, changes({"do": "delete", "chain": "input", "number": 1}))
+    zeroed = apply(rules, changes({"do": "zero"}))
+    rules.chain("input").rules[1].packets += 1
+    assert changed.chain("input").rules[0].packets == 1
+    assert zeroed.chain("input").rules[1].packets == 0

@@ -9,7 +9,9 @@ import pytest
 
 from fastmasq.path import world
 from fastmasq.path.forward import Forwarder
-from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.path.rules import RuleTable
+from fastmasq.policy.chains import Match, Rule, RuleSet
+from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.masq import MasqTable
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
@@ -117,6 +119,39 @@ def test_whole_path(benchmark, count):
     path.run(frames)
     sent = benchmark(path.run, frames, rounds)
     assert sent >= count * rounds
+    per_packet(benchmark, sent)
+
+
+def numbered(count: int) -> RuleTable:
+    """Return chains that accept and masquerade all, behind so many rules in each that fit nothing the bench sends."""
+    rule_set = RuleSet()
+    for chain in ("input", "forward", "output"):
+        for number in range(count):
+            rule_set.append(chain, Rule(match=Match(protocol=TCP, source=(number, 0xFFFFFFFF)), target="DENY"))
+    rule_set.set_policy("forward", "MASQ")
+    table = RuleTable(1_000_000)
+    table.load(compile_chains(rule_set, [LinkView("eth0"), LinkView("eth1")]))
+    return table
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_evaluate_chain(benchmark, count):
+    table = numbered(count)
+    probe = {"saddr": INSIDE_NET + 2, "daddr": REMOTE, "protocol": UDP, "sport": 4000, "dport": 9}
+    assert benchmark(lambda: table.rounds(0, ROUNDS, **probe)) == ROUNDS
+    per_packet(benchmark, ROUNDS)
+
+
+@pytest.mark.parametrize("count", [0, 10, 100, 1000])
+def test_whole_path_with_rules(benchmark, count):
+    path = Path()
+    if count:
+        path.forwarder.set_chains(numbered(count))
+    frames = flows(1000)
+    path.run(frames)
+    path.run(frames)
+    sent = benchmark(path.run, frames, 50)
+    assert sent >= 50 * 1000
     per_packet(benchmark, sent)
 
 

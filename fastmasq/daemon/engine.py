@@ -277,7 +277,10 @@ class Engine:
                 self.forwarder.set_link(number, world.link_row(link))
             self.forwarder.set_routes(first, rows)
         self.rules.follow_links(
-            [LinkView(self.names[number], tuple(each.address for each in link.addresses)) for number, link in self.links.items()]
+            [
+                LinkView(self.names[number], tuple(each.address for each in link.addresses))
+                for number, link in self.links.items()
+            ]
         )
         for number, attached in fresh.items():
             self._replace(number, attached)

@@ -1,0 +1,68 @@
+"""Chains of rules in a running fastmasq, changed over its socket, on the traffic of real programs."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+import pytest
+
+from fastmasq.control.client import call
+from fastmasq.lab.topology import SERVER_ADDRESS
+from fastmasq.policy.chains import Match, Rule, RuleError
+from fastmasq.policy.changes import Change
+from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
+
+SERVER = (SERVER_ADDRESS, ECHO_PORT)
+UDP = 17
+
+
+def host(text: str) -> tuple[int, int]:
+    return int(ipaddress.IPv4Address(text)), 0xFFFFFFFF
+
+
+def change(net: Network, *changes: Change) -> None:
+    call(str(net.fastmasq.socket), "rules.change", changes=msgspec.to_builtins(changes))
+
+
+def counted(net: Network, chain: str) -> list[int]:
+    """Return the packets of each rule of a chain."""
+    [answer] = call(str(net.fastmasq.socket), "rules", chain=chain)["chains"]
+    return [each["packets"] for each in answer["rules"]]
+
+
+def test_t1_a_tight_rule_set_lets_one_service_out_and_nothing_else(net: Network) -> None:
+    net.start()
+    net.echo_udp()
+    net.echo_tcp()
+    service = Match(protocol=UDP, source=host(INSIDE_ADDRESS), destination=host(SERVER_ADDRESS))
+    before = net.udp("inside")
+    assert round_trip(before, SERVER, b"?")
+    change(
+        net,
+        Change(do="policy", chain="forward", target="DENY"),
+        Change(do="append", chain="forward", rule=Rule(match=service, target="MASQ")),
+    )
+    for _ in range(3):
+        assert round_trip(before, SERVER, b"?")
+    assert not net.answers("inside", SERVER_ADDRESS)
+    assert not round_trip(net.udp("inside2"), SERVER, b"?", seconds=1)
+    eventually(lambda: net.drops().get("forward_denied", 0) >= 2)
+    assert counted(net, "forward") == [3]
+    change(net, Change(do="delete", chain="forward", number=1))
+    assert not round_trip(before, SERVER, b"?", seconds=1)
+    assert counted(net, "forward") == []
+
+
+def test_a_target_the_path_does_not_have_changes_nothing(net: Network) -> None:
+    net.start()
+    with pytest.raises(RuleError, match="REDIRECT") as caught:
+        change(
+            net,
+            Change(do="policy", chain="forward", target="DENY"),
+            Change(
+                do="append", chain="input", rule=Rule(match=Match(protocol=6), target="REDIRECT", redirect_port=8080)
+            ),
+        )
+    assert caught.value.reason == "no target"
+    assert call(str(net.fastmasq.socket), "rules")["default_forward"] is True

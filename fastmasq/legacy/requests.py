@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from fastmasq.policy.chains import Rule
@@ -59,6 +61,14 @@ class SetDynaddr(Struct, frozen=True):
     """What happens to sessions when the outside address changes: 0 to 7, as in /proc/sys/net/ipv4/ip_dynaddr."""
 
     value: int
+    warnings: tuple[str, ...] = ()
+
+
+class Forwarding(Struct, frozen=True):
+    """Changes of port forwards or redirects: the control method that makes them, and its changes in JSON's types."""
+
+    method: str
+    changes: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = ()
 
 

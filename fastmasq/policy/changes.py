@@ -33,11 +33,12 @@ def apply(rule_set: RuleSet, changes: Iterable[Change]) -> RuleSet:
     """Return what the set becomes; the set itself stays as it is. Raises RuleError or ConfigurationError."""
     result = rule_set.copy()
     for change in changes:
-        _apply_one(result, change)
+        make(result, change)
     return result
 
 
-def _apply_one(rules: RuleSet, change: Change) -> None:
+def make(rules: RuleSet, change: Change) -> None:
+    """Make one change in the set itself. Raises RuleError or ConfigurationError, and has changed nothing then."""
     chain = change.chain
     match change.do:
         case "flush":

@@ -1,0 +1,240 @@
+"""Reads rule files: the scripts of 1999 with their ipfwadm and ipchains lines, without a shell.
+
+A file is taken whole or not at all. Its lines become requests with the places they come from; lines of other programs
+are ignored with a warning. What only a shell can follow (if, for, command substitution in a rule) is refused, since a
+rule set with lines missing is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.legacy import ipchains, ipfwadm
+from fastmasq.legacy.names import Names
+from fastmasq.legacy.requests import Changes, Check, Forwarding, List, ListSessions, SetDynaddr, Text
+from fastmasq.legacy.shell import Command, commands
+from fastmasq.legacy.tokens import plain_dashes
+from fastmasq.policy.chains import RuleError, RuleSet
+from fastmasq.policy.changes import Change, make
+
+Reader = Callable[..., Any]
+
+
+def forwarding(method: str, parse: Callable[[Sequence[str]], Any]) -> Reader:
+    """Return the reader of a program whose requests have a `kind`, "change" with `changes` or else only to print.
+
+    method: the control method that makes the changes.
+    """
+
+    def read(words: Sequence[str], names: Names, **_: Any) -> Forwarding | Text:
+        request = parse(words)
+        if request.kind != "change":
+            return Text("")
+        return Forwarding(method, tuple(msgspec.to_builtins(request.changes)))
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "ipfwadm": ipfwadm.parse,
+    "ipchains": ipchains.parse,
+}
+"""The programs whose lines are read: name -> function of (words, names, tolerant=bool, chains=names of user chains).
+
+It returns one of the requests in requests.py and raises FastmasqError."""
+
+_NOT_READ = ("ipportfw", "ipmasqadm", "ipfwd")
+_STEERING = (
+    *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
+    *("{", "}", "[", "[[", "test", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue"),
+)
+_MODULES = ("modprobe", "insmod", "rmmod", "depmod")
+_SILENT = ("echo", ":", "true", "export", "cd", "umask", "sleep")
+_SETTINGS = "/proc/sys/net/ipv4/"
+_HARMLESS = ("exists", "no rule", "no chain")  # why clearing away or making a chain may fail in a script run again
+_CLEARING = ("flush", "zero", "delete", "delete_equal", "delete_chain", "new_chain")
+
+
+class Item(NamedTuple):
+    """What one line asks for, and where it stands: "FILE:LINE"."""
+
+    place: str
+    request: Any
+
+
+class Script(Struct, frozen=True):
+    """The requests of a file in order, and what was repaired or ignored: lines "FILE:LINE: text"."""
+
+    items: tuple[Item, ...]
+    warnings: tuple[str, ...]
+
+
+def load(path: str | Path, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = ()) -> Script:
+    """Read a rule file; arguments are what $1, ${2} ... in it stand for.
+
+    Raises ConfigurationError whose text has one line for each mistake.
+    """
+    try:
+        text = Path(path).read_text(errors="replace")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; name a file of rules") from None
+    return parse(text, str(path), names, tolerant=tolerant, arguments=arguments)
+
+
+def parse(text: str, name: str, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = ()) -> Script:
+    """Read the text of a rule file; `name` stands for the file in messages. Raises as `load` does."""
+    reading = _Reading(name, names, tolerant)
+    for command in commands(text, arguments):
+        if command.words[:1] == ["exit"]:
+            break
+        reading.take(command)
+    if reading.mistakes:
+        raise ConfigurationError("\n".join(reading.mistakes))
+    return Script(tuple(reading.items), tuple(reading.warnings))
+
+
+class Prepared(Struct, frozen=True):
+    """What rule files come to: changes of chains that have been tried, the other requests in order, and warnings."""
+
+    changes: list[Change]
+    others: list[Any]
+    warnings: list[str]
+
+
+def prepare(
+    paths: Iterable[str | Path],
+    names: Names,
+    rule_set: RuleSet,
+    *,
+    tolerant: bool = True,
+    arguments: Sequence[str] = (),
+) -> Prepared:
+    """Read rule files, one after the other, and try their changes on a copy of `rule_set`.
+
+    Tolerant reading leaves out with a warning, as a shell would go on: clearing away what is not there, and making a
+    chain that is there. Raises ConfigurationError with one line for each mistake of the first file that has any.
+    """
+    trial = rule_set.copy()
+    prepared = Prepared([], [], [])
+    for path in paths:
+        script = load(path, names, tolerant=tolerant, arguments=arguments)
+        prepared.warnings.extend(script.warnings)
+        mistakes = [mistake for item in script.items for mistake in _rehearse(item, trial, prepared, tolerant)]
+        if mistakes:
+            raise ConfigurationError("\n".join(mistakes))
+    return prepared
+
+
+def _rehearse(item: Item, trial: RuleSet, prepared: Prepared, tolerant: bool) -> list[str]:
+    """Make the changes of one line in `trial`; return what is wrong with them."""
+    if not isinstance(item.request, Changes):
+        prepared.others.append(item.request)
+        return []
+    mistakes = []
+    for change in item.request.changes:
+        try:
+            make(trial, change)
+        except RuleError as error:
+            if tolerant and change.do in _CLEARING and error.reason in _HARMLESS:
+                prepared.warnings.append(f"{item.place}: left out: {error}")
+            else:
+                mistakes.append(f"{item.place}: {error}")
+            continue
+        prepared.changes.append(change)
+    return mistakes
+
+
+class _Reading:
+    """One pass over one file: collects requests, warnings and mistakes."""
+
+    def __init__(self, name: str, names: Names, tolerant: bool) -> None:
+        self.name = name
+        self.names = names
+        self.tolerant = tolerant
+        self.items: list[Item] = []
+        self.warnings: list[str] = []
+        self.mistakes: list[str] = []
+        self.chains: set[str] = set()  # user chains made so far
+        self._forwarded: dict[str, str] = {}  # method -> the last place that set something up by it
+        self._was_ours = False  # whether the command before was one of READERS
+
+    def take(self, command: Command) -> None:
+        place = f"{self.name}:{command.line}"
+        first = command.words[0] if command.words else ""
+        program = Path(first).name
+        if command.doubt and (not first or first.startswith("-")):
+            mistake = f"the program depends on {command.doubt}; write it out"
+        elif first.startswith("-"):
+            mistake = f"begins with the option {first}; end the line before it with \\, or name the program"
+        elif program in READERS:
+            mistake = self._doubt(command) or self._read(place, program, command.words[1:])
+        elif program in _STEERING or first.startswith("("):
+            mistake = f"{program!r} needs a shell; run the script with sh, and fastmasq's programs in its PATH"
+        elif program in _NOT_READ:
+            mistake = f"{program} is not supported in rule files; remove the line"
+        else:
+            mistake = self._ignore(place, program, command)
+        self._was_ours = program in READERS
+        if mistake:
+            self.mistakes.append(f"{place}: {mistake}")
+
+    def _doubt(self, command: Command) -> str | None:
+        """Return why only a shell can tell what a command is, or whether it is run at all."""
+        if command.doubt:
+            return f"depends on {command.doubt}; write it out"
+        if command.joint in ("||", "|") or (command.joint == "&&" and not self._was_ours):
+            return f"is run or not by what stands before {command.joint}; write it on a line of its own"
+        return None
+
+    def _read(self, place: str, program: str, words: Sequence[str]) -> str | None:
+        """Read a line of one of our programs; return what is wrong with it."""
+        try:
+            request = READERS[program](words, self.names, tolerant=self.tolerant, chains=self.chains)
+        except FastmasqError as error:
+            return f"{str(error).splitlines()[0]}; correct the line or remove it"
+        self.warnings += [f"{place}: {warning}" for warning in request.warnings]
+        if isinstance(request, List | ListSessions | Check | Text):
+            self.warnings.append(f"{place}: ignored: {program} would only print something")
+            return None
+        if isinstance(request, Changes):
+            self.chains.update(change.chain for change in request.changes if change.do == "new_chain")
+        elif isinstance(request, Forwarding):
+            self._watch_forwards(place, request)
+        self.items.append(Item(place, request))
+        return None
+
+    def _watch_forwards(self, place: str, request: Forwarding) -> None:
+        """Warn of a line that takes away what lines before it have set up: two blocks of a kind, joined (A-14)."""
+        for change in request.changes:
+            if change["action"] == "clear" and request.method in self._forwarded:
+                self.warnings.append(f"{place}: takes away again what was set up by {self._forwarded[request.method]}")
+            elif change["action"] != "clear":
+                self._forwarded[request.method] = place
+
+    def _ignore(self, place: str, program: str, command: Command) -> str | None:
+        """Take a line of another program: settings written by echo are understood, the rest is ignored."""
+        if program == "echo" and command.redirected.startswith(_SETTINGS):
+            return self._setting(place, command.redirected.removeprefix(_SETTINGS), command)
+        if program in _MODULES:
+            self.warnings.append(f"{place}: ignored: {program}; fastmasq needs no modules of the kernel")
+        elif program not in _SILENT:
+            shown = " ".join(plain_dashes(word) for word in command.words[:4])
+            self.warnings.append(f"{place}: ignored: {shown!r}, a line of another program")
+        return None
+
+    def _setting(self, place: str, setting: str, command: Command) -> str | None:
+        if setting == "ip_forward":
+            self.warnings.append(f"{place}: ignored: ip_forward; fastmasq forwards in place of the kernel")
+        elif setting != "ip_dynaddr":
+            self.warnings.append(f"{place}: ignored: {setting}, a setting of the kernel's")
+        elif command.doubt or command.words[1:] not in [[str(value)] for value in range(8)]:
+            return "ip_dynaddr takes one number from 0 to 7"
+        else:
+            self.items.append(Item(place, SetDynaddr(int(command.words[1]))))
+        return None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from fastmasq.cli.options import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from fastmasq.config.schema import Settings
 
 
 @click.command()
@@ -30,7 +35,12 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
         ctx.exit(error.exit_status)
     from fastmasq.daemon.preflight import findings
 
-    for warning in loaded.warnings:
+    try:
+        warnings = [*loaded.warnings, *_read_rules(loaded.settings)]
+    except ConfigurationError as error:
+        click.echo(str(error), err=True)
+        ctx.exit(error.exit_status)
+    for warning in warnings:
         click.echo(f"warning: {warning}")
     found = findings(loaded.settings)
     for finding in found:
@@ -38,3 +48,12 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
     if any(finding.severity == "error" for finding in found):
         ctx.exit(1)
     click.echo(f"{config}: ready to run")
+
+
+def _read_rules(settings: Settings) -> list[str]:
+    """Return the warnings about the rule files. Raises ConfigurationError."""
+    from fastmasq.legacy.names import Names
+    from fastmasq.legacy.script import prepare
+    from fastmasq.policy.chains import RuleSet
+
+    return prepare(settings.rules.files, Names(), RuleSet(), tolerant=not settings.rules.strict).warnings

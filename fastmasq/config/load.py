@@ -98,7 +98,6 @@ class _Reading:
     def _without_unavailable(self, table: dict[str, Any]) -> dict[str, Any]:
         """Refuse the sections whose feature does not exist yet: passing over a forward silently would be worse."""
         unavailable = {
-            "rules": "running files of ipfwadm or ipchains rules",
             "forward": "forwarding of ports",
             "redirect": "redirection of protocols",
             "vpn": "following of VPN protocols",

@@ -22,6 +22,7 @@ from fastmasq.config.values import (
     DEFAULT_SOCKET,
     Bounds,
     Duration,
+    FileNames,
     Floor,
     InterfaceName,
     InterfaceNames,
@@ -66,6 +67,13 @@ class Masquerade(Section, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
 
 
+class Rules(Section, frozen=True, kw_only=True):
+    """Scripts of 1999 with the rules of the chains, run in this order at start."""
+
+    files: FileNames = FileNames()
+    strict: bool = False
+
+
 class Limits(Section, frozen=True, kw_only=True):
     """Sizes chosen at start, and what one inside host may have of them."""
 
@@ -107,6 +115,7 @@ class Settings(Section, frozen=True, kw_only=True):
     compat: Compat = "modern"
     interfaces: Interfaces = Interfaces()
     masquerade: Masquerade = Masquerade()
+    rules: Rules = Rules()
     limits: Limits = Limits()
     rings: Rings = Rings()
     takeover: Takeover = Takeover()

@@ -122,6 +122,22 @@ class InterfaceNames(tuple[str, ...]):
         return cls(names)
 
 
+class FileNames(tuple[str, ...]):
+    """Absolute paths of files, each once; none at all is an empty list."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example ["/etc/rc.d/rc.firewall"]'
+        if not isinstance(written, list):
+            raise ValueError(f"{in_toml(written)} is not a list of files; {example}")
+        for index, name in enumerate(written):
+            if not isinstance(name, str) or not name.startswith("/") or "\0" in name:
+                raise ValueError(f"{in_toml(name)} is not the absolute path of a file; {example}")
+            if name in written[:index]:
+                raise ValueError(f"names {in_toml(name)} twice; name it once")
+        return cls(written)
+
+
 class SocketPath(str):
     """Where a unix socket can be made."""
 

@@ -23,11 +23,14 @@ import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.control.server import Server
-from fastmasq.daemon import listing, ports, resets, world
+from fastmasq.daemon import listing, ports, resets, timeouts, world
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.worker import Worker
-from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
+from fastmasq.legacy.names import Names
+from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
+from fastmasq.legacy.script import prepare
 from fastmasq.net import privileges, sysctl
 from fastmasq.net.guard import Guard, GuardSpec
 from fastmasq.net.links import UNSUPPORTED, Link
@@ -115,6 +118,8 @@ class Engine:
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
         self.rules = Rules(settings.compat)
+        self.dynaddr = settings.masquerade.dynaddr
+        self.timeouts = _timeouts(settings)
         self.stopping = False
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
@@ -127,6 +132,7 @@ class Engine:
     def start(self) -> None:
         """Take over and begin to forward. Raises FastmasqError; `stop` then undoes what was done."""
         privileges.require()
+        requests = self._read_rule_files()
         if len(self.names) > LINKS:
             raise KernelError(f"{len(self.names)} links: at most {LINKS} ([interfaces])")
         self._catch_signals()
@@ -136,6 +142,8 @@ class Engine:
             raise KernelError(complaints[0])
         self.started_ns = now_ns()
         self._build()
+        for request in requests:
+            self._carry_out(request)
         self.server = Server(self.settings.control.socket, self._handlers(), self.selector)
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
@@ -149,10 +157,9 @@ class Engine:
 
     def _build(self) -> None:
         masquerade, limits = self.settings.masquerade, self.settings.limits
-        timeouts = masquerade.timeouts
         self.table = MasqTable(
             limits.sessions,
-            timeouts=Timeouts(timeouts.tcp_established, timeouts.tcp_transitory, timeouts.udp, timeouts.icmp),
+            timeouts=self.timeouts,
             filtering=masquerade.filtering,
             sessions_per_host=limits.sessions_per_host,
             ports_per_host=limits.ports_per_host,
@@ -166,6 +173,25 @@ class Engine:
         self.rules.attach(self.forwarder, limits.sessions)
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
+
+    def _read_rule_files(self) -> list[Any]:
+        """Take in the rules of [rules] files, all or none; return what else they ask for. Raises FastmasqError."""
+        rules = self.settings.rules
+        prepared = prepare(rules.files, Names(), self.rules.rule_set, tolerant=not rules.strict)
+        for warning in prepared.warnings:
+            log.warning("%s", warning)
+        self.rules.change(prepared.changes)
+        return prepared.others
+
+    def _carry_out(self, request: Any) -> None:
+        """Do what a line of a rule file asks for that is no change of chains."""
+        match request:
+            case SetTimeouts():
+                self.change_timeouts({"tcp": request.tcp, "tcp_fin": request.tcp_fin, "udp": request.udp})
+            case SetDynaddr():
+                self.change_dynaddr({"value": request.value})
+            case Forwarding():
+                self._handlers()[request.method]({"changes": list(request.changes)})
 
     def _claim_ports(self) -> None:
         value = ports.reservation(self.settings.masquerade.ports, sysctl.read(RESERVED_PORTS))
@@ -342,10 +368,9 @@ class Engine:
 
     def _leave_external(self, old: int) -> None:
         """The external address has changed: close what used the old one (rules C-60 to C-62)."""
-        dynaddr = self.settings.masquerade.dynaddr
-        if not dynaddr:
+        if not self.dynaddr:
             return
-        only_without_reply = not dynaddr & DYNADDR_RESET
+        only_without_reply = not self.dynaddr & DYNADDR_RESET
         row, closed_total, reset_total = 0, 0, 0
         while row < self.table.fresh:
             with self.forwarder.locked():
@@ -355,7 +380,7 @@ class Engine:
             if closed and not only_without_reply:
                 rows = listing.select(rows, str(ipaddress.IPv4Address(old)), "tcp", None)
                 reset_total += resets.send_resets(rows[rows["flow"][:, 0]["saddr"] == old])
-        if closed_total and dynaddr & DYNADDR_VERBOSE:
+        if closed_total and self.dynaddr & DYNADDR_VERBOSE:
             log.warning(
                 "%d sessions of %s closed, %d inside ends reset", closed_total, ipaddress.IPv4Address(old), reset_total
             )
@@ -482,7 +507,14 @@ class Engine:
     # -- for the control socket ----------------------------------------------------------------------------------------
 
     def _handlers(self) -> dict[str, Callable[[dict], object]]:
-        return {"status": self.status, "sessions": self.sessions, "ping": lambda _: "pong", **self.rules.handlers()}
+        return {
+            "status": self.status,
+            "sessions": self.sessions,
+            "timeouts": self.change_timeouts,
+            "dynaddr": self.change_dynaddr,
+            "ping": lambda _: "pong",
+            **self.rules.handlers(),
+        }
 
     def summary(self) -> str:
         """Return the one line that says what we are doing."""
@@ -516,6 +548,21 @@ class Engine:
             "verdicts": self.forwarder.verdicts(),
             "drops": self._describe_drops(),
         }
+
+    def change_timeouts(self, params: dict) -> dict[str, int]:
+        """Use other timeouts from each session's next packet on; see daemon/timeouts.py."""
+        self.timeouts = timeouts.changed(self.timeouts, params)
+        with self.forwarder.locked():
+            self.table.set_timeouts(self.timeouts)
+        return timeouts.describe(self.timeouts)
+
+    def change_dynaddr(self, params: dict) -> dict[str, int]:
+        """Set what happens when the outside address changes: {"value": 0 to 7}, see [masquerade] dynaddr."""
+        value = params.get("value")
+        if value not in range(8):
+            raise ConfigurationError(f"dynaddr: {value!r} is not a number from 0 to 7")
+        self.dynaddr = value
+        return {"value": value}
 
     def _describe_link(self, number: int) -> dict[str, Any]:
         link, attached = self.links[number], self.attached.get(number)
@@ -564,3 +611,8 @@ class Engine:
             total += len(rows)
             found += [listing.describe(row, self.table, now) for row in rows[: limit - len(found)]]
         return {"total": total, "sessions": found}
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    written = settings.masquerade.timeouts
+    return Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp)

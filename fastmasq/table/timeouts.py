@@ -9,12 +9,16 @@ SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Idle times in nanoseconds. Floors: RFC 5382 REQ-5 (TCP), RFC 4787 REQ-5 (UDP), RFC 5508 REQ-2 (ICMP)."""
+    """Idle times in nanoseconds. Floors: RFC 5382 REQ-5 (TCP), RFC 4787 REQ-5 (UDP), RFC 5508 REQ-2 (ICMP).
+
+    tcp_closing: after a FIN in both directions, what `ipchains -M -S` calls FIN; None is tcp_transitory.
+    """
 
     tcp_established: int = 7440 * SECOND
     tcp_transitory: int = 240 * SECOND
     udp: int = 300 * SECOND
     icmp: int = 60 * SECOND
+    tcp_closing: int | None = None
 
     def by_state(self) -> tuple[int, ...]:
         """Return the timeout of every state, in the order of `State` in entry.pxd; the free row's is 0."""
@@ -25,7 +29,7 @@ class Timeouts:
             self.tcp_established,
             self.tcp_established,  # fin-out: half-closed connections may work for hours (RFC 6146 section 3.5.2.2)
             self.tcp_established,  # fin-in
-            self.tcp_transitory,  # closing
+            self.tcp_transitory if self.tcp_closing is None else self.tcp_closing,
             self.tcp_transitory,  # transitory
             self.tcp_transitory,  # resumed
             self.udp,

@@ -1,8 +1,9 @@
 """The layers of the program as data, and the imports of every file compared with them.
 
-    8  lab   doctor
-    7  cli   legacy
-    6  daemon
+    9  lab   doctor
+    8  cli
+    7  daemon
+    6  legacy
     5  net   config   observe   control
     4  policy   alg   vpn
     3  path
@@ -32,8 +33,9 @@ LAYERS = (
     ("path",),
     ("policy", "alg", "vpn"),
     ("net", "config", "observe", "control"),
+    ("legacy",),
     ("daemon",),
-    ("cli", "legacy"),
+    ("cli",),
     ("lab", "doctor"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -45,6 +47,7 @@ APART = {
     ("legacy", "table"): "old syntaxes end in policy objects",
     ("legacy", "path"): "old syntaxes end in policy objects",
     ("legacy", "ring"): "old syntaxes end in policy objects",
+    ("legacy", "net"): "old syntaxes ask the running forwarder, not the kernel",
 }
 
 CLOCK_READERS = ("daemon", "cli", "control", "lab", "doctor")  # folders that may ask what time it is

@@ -177,6 +177,9 @@ def test_what_is_not_toml(text, line, said):
             "has 108 bytes, a socket's path at most 107; choose a shorter one",
         ),
         (LINKS + "[control]\nsocket = '/run/x.journal'", 5, "is the name of the journal kept beside the socket; "),
+        (LINKS + "[rules]\nfiles = '/x'", 5, '"/x" is not a list of files; write for example ["/etc/rc'),
+        (LINKS + "[rules]\nfiles = ['x']", 5, '"x" is not the absolute path of a file; write'),
+        (LINKS + "[rules]\nfiles = ['/x', '/x']", 5, 'names "/x" twice; name it once'),
         # keys that do not fit each other
         (
             LINKS + "[limits]\nsessions_per_host = 17\nsessions = 16",
@@ -184,11 +187,6 @@ def test_what_is_not_toml(text, line, said):
             "17 is more than limits.sessions = 16; use at most 16",
         ),
         # what does not exist
-        (
-            LINKS + "[rules]\nfiles = ['x']",
-            4,
-            "[rules]: running files of ipfwadm or ipchains rules is not available in this",
-        ),
         (
             LINKS + "[[forward]]\n[[forward]]",
             4,

@@ -26,6 +26,7 @@ COMMANDS = {
     ),
     "status": ("fastmasq.cli.status", "status", "Show links, rates, sessions and dropped packets."),
     "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
+    "rule": ("fastmasq.cli.rule", "rule", "Add a script of 1999 to the rules of the running forwarder."),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),

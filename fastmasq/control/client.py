@@ -69,7 +69,7 @@ def _receive_line(connection: socket.socket, socket_path: str) -> bytes:
 
 def _why_unreachable(socket_path: str, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-        return f"no fastmasq is running at {socket_path}; start `fastmasq run`, or name its socket with --socket"
+        return f"no fastmasq is running at {socket_path}; start `fastmasq run`, or name its socket in FASTMASQ_SOCKET"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{socket_path}: only root may talk to fastmasq; use sudo"
     return f"{socket_path}: {error.strerror or error}; is this the control socket of fastmasq?"

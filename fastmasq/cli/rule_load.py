@@ -1,0 +1,65 @@
+"""`fastmasq rule load`: adds the rules of a script of 1999 to those of the running forwarder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastmasq.cli.options import client_options, find_socket
+
+
+@click.command()
+@client_options
+@click.option("--strict", is_flag=True, help="Repair nothing: take what the programs of 1999 took, refuse the rest.")
+@click.argument("file")
+@click.argument("arguments", nargs=-1)
+def load(socket: str | None, config: str | None, strict: bool, file: str, arguments: tuple[str, ...]) -> None:
+    """Do what the ipfwadm and ipchains commands in FILE say, all of it or nothing.
+
+    ARGUMENTS are what $1, $2, ${4} stand for in the file: let /etc/ppp/ip-up.local say `fastmasq rule load FILE "$@"`.
+    Lines of other programs are ignored with a warning. Mistakes are printed as FILE:LINE: what; suggestion.
+    """
+    import msgspec
+
+    from fastmasq.control.client import call
+    from fastmasq.legacy.names import Names
+    from fastmasq.legacy.script import prepare
+
+    path = find_socket(socket, config)
+    present = _rule_set(call(path, "rules"))
+    prepared = prepare([file], Names(), present, tolerant=not strict, arguments=arguments)
+    for warning in prepared.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    call(path, "rules.change", changes=msgspec.to_builtins(prepared.changes))
+    for request in prepared.others:
+        _carry_out(path, request)
+    click.echo(f"{file}: {len(prepared.changes)} changes made")
+
+
+def _rule_set(answer: dict[str, Any]) -> Any:
+    """Return the rule set that the control method `rules` describes."""
+    import msgspec
+
+    from fastmasq.policy.chains import ACCOUNTING, Chain, RuleSet
+
+    rules = RuleSet()
+    chains = {chain.name: chain for chain in msgspec.convert(answer["chains"], list[Chain])}
+    rules.accounting = chains.pop(ACCOUNTING)
+    rules.chains = chains
+    rules.default_forward = answer["default_forward"]
+    return rules
+
+
+def _carry_out(path: str, request: Any) -> None:
+    """Do what a line asks for that is no change of chains."""
+    from fastmasq.control.client import call
+    from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
+
+    match request:
+        case SetTimeouts():
+            call(path, "timeouts", tcp=request.tcp, tcp_fin=request.tcp_fin, udp=request.udp)
+        case SetDynaddr():
+            call(path, "dynaddr", value=request.value)
+        case Forwarding():
+            call(path, request.method, changes=list(request.changes))

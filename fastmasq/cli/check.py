@@ -36,12 +36,14 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
     from fastmasq.daemon.preflight import findings
 
     try:
-        warnings = [*loaded.warnings, *_read_rules(loaded.settings)]
+        remarks = _read_rules(loaded.settings)
     except ConfigurationError as error:
         click.echo(str(error), err=True)
         ctx.exit(error.exit_status)
-    for warning in warnings:
+    for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
+    for remark in remarks:
+        click.echo(remark)
     found = findings(loaded.settings)
     for finding in found:
         click.echo(f"{finding.severity}: {finding.text}")
@@ -51,9 +53,34 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
 
 
 def _read_rules(settings: Settings) -> list[str]:
-    """Return the warnings about the rule files. Raises ConfigurationError."""
+    """Return what is to be said about the rule files, and about the rules in them. Raises ConfigurationError."""
     from fastmasq.legacy.names import Names
     from fastmasq.legacy.script import prepare
     from fastmasq.policy.chains import RuleSet
+    from fastmasq.policy.changes import apply
+    from fastmasq.policy.lint import Surroundings, lint
 
-    return prepare(settings.rules.files, Names(), RuleSet(), tolerant=not settings.rules.strict).warnings
+    if not settings.rules.files:
+        return []
+    rules = RuleSet()
+    prepared = prepare(settings.rules.files, Names(), rules, tolerant=not settings.rules.strict)
+    links = settings.interfaces
+    around = Surroundings(inside=tuple(links.inside), outside=links.outside, addresses=_addresses())
+    findings = lint(apply(rules, prepared.changes), around)
+    return [
+        *(f"warning: {warning}" for warning in prepared.warnings),
+        *(f"{finding.severity}: rules: {finding}" for finding in findings),
+    ]
+
+
+def _addresses() -> dict[str, tuple[int, ...]]:
+    """Return the IPv4 addresses of this host's links."""
+    import socket
+    from ipaddress import IPv4Address
+
+    import psutil
+
+    return {
+        name: tuple(int(IPv4Address(one.address)) for one in addresses if one.family == socket.AF_INET)
+        for name, addresses in psutil.net_if_addrs().items()
+    }

@@ -26,12 +26,16 @@ COMMANDS = {
     ),
     "status": ("fastmasq.cli.status", "status", "Show links, rates, sessions and dropped packets."),
     "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
-    "rule": ("fastmasq.cli.rule", "rule", "Add a script of 1999 to the rules of the running forwarder."),
+    "rule": ("fastmasq.cli.rule", "rule", "Change the running rules; print the HOWTO's rule sets."),
+    "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),
     "bench": ("fastmasq_bench.command", "bench", "Measure fastmasq beside the kernel's masquerade."),
 }
+
+
+ALIASES = {"rules": "rule"}
 
 
 class LazyGroup(click.Group):
@@ -41,6 +45,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module_name, attribute, _ = COMMANDS[cmd_name]
@@ -57,7 +62,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
+        name = ALIASES.get(args[0], args[0])
         if name not in COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             ctx.fail(f"No such command {name!r}. " + (f"Did you mean {near[0]}?" if near else "See fastmasq --help."))

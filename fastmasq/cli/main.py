@@ -29,6 +29,7 @@ COMMANDS = {
     "rule": ("fastmasq.cli.rule", "rule", "Change the running rules; print the HOWTO's rule sets."),
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),
     "import": ("fastmasq.cli.import_rules", "import_rules", "Carry over what iptables or nft do on a host today."),
+    "proc": ("fastmasq.cli.proc", "proc", "Show the files that /proc had in 1999."),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),

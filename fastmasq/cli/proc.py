@@ -1,0 +1,63 @@
+"""`fastmasq proc`: the files that programs of 1999 read under /proc/net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from fastmasq.cli.options import client_options, find_socket
+
+_NAMES = (
+    *("ip_masquerade", "ip_masq/tcp", "ip_masq/udp", "ip_masq/icmp", "ip_fwchains", "ip_fwnames"),
+    *("ip_input", "ip_forward", "ip_output", "ip_acct"),
+)
+_MOST_SESSIONS = 100_000
+
+
+@click.command()
+@click.argument("name", type=click.Choice(_NAMES), metavar="NAME")
+@client_options
+def proc(name: str, socket: str | None, config: str | None) -> None:
+    """Show a file that /proc/net had in 1999, made from what the running forwarder does.
+
+    \b
+    ip_masquerade                      the masquerade table
+    ip_masq/tcp  /udp  /icmp           the same, one protocol, as 2.2 kernels showed it
+    ip_fwchains, ip_fwnames            rules and chains of 2.2
+    ip_input ip_forward ip_output ip_acct   rules of 2.0, without what ipfwadm has no words for
+    """
+    path = find_socket(socket, config)
+    lines = _sessions(name, path) if name.startswith("ip_mas") else _chains(name, path)
+    for line in lines:
+        click.echo(line)
+
+
+def _sessions(name: str, socket: str) -> Iterable[str]:
+    from fastmasq.config.values import PortRanges
+    from fastmasq.control.client import call
+    from fastmasq.legacy.proc import SESSION_FILES, ip_masq, ip_masquerade
+
+    status = call(socket, "status")
+    ports = PortRanges.read(status["external"]["ports"]).count
+    free = {protocol: max(0, ports - status["sessions"][protocol]) for protocol in ("tcp", "udp", "icmp")}
+    wanted = SESSION_FILES.get(name)
+    sessions = call(socket, "sessions", protocol=wanted, limit=_MOST_SESSIONS)["sessions"]
+    return ip_masq(wanted, sessions, free[wanted]) if wanted else ip_masquerade(sessions, free)
+
+
+def _chains(name: str, socket: str) -> Iterable[str]:
+    import msgspec
+
+    from fastmasq.control.client import call
+    from fastmasq.legacy.proc import CHAIN_FILES, ip_firewall, ip_fwchains, ip_fwnames
+    from fastmasq.policy.chains import ACCOUNTING, Chain
+
+    answer = call(socket, "rules")["chains"]
+    chains = msgspec.convert(answer, list[Chain])
+    if name in CHAIN_FILES:
+        return ip_firewall(next(chain for chain in chains if chain.name == CHAIN_FILES[name]))
+    chains = [chain for chain in chains if chain.name != ACCOUNTING]
+    if name == "ip_fwchains":
+        return ip_fwchains(chains)
+    return ip_fwnames(chains, {chain["name"]: chain["references"] for chain in answer})

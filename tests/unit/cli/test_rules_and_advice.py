@@ -1,0 +1,115 @@
+"""`rule template`, `advise`, `import`, `proc` and the lint in `check`, as commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from fastmasq.policy.templates import NAMES, text_of
+from tests.support.foreign_rules import IPTABLES
+
+
+@pytest.mark.parametrize("group", ["rule", "rules"])
+def test_h5_templates_are_listed_and_printed(run, group):
+    listed = run(group, "templates").stdout
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == list(NAMES)
+    assert run(group, "template", "3.6-ipchains-tight-ppp0").stdout == text_of("3.6-ipchains-tight-ppp0")
+    filled = run(group, "template", "3.8-ipfwd", "--host", "10.1.0.5")
+    assert filled.stdout.splitlines()[0] == "/sbin/ipfwd --masq 10.1.0.5 50 &"
+
+
+def test_an_unknown_template(run):
+    result = run("rule", "template", "3.6-tight")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "did you mean" in result.stderr
+
+
+def test_h21_advise_writes_toml_to_stdout_and_reasons_to_stderr(run):
+    result = run("advise", "--host", "10.0.0.2", "--role", "server", "--vpn", "ipsec", "--outside", "ppp0")
+    table = tomllib.loads(result.stdout)
+    assert table["forward"][0]["listen"] == "ppp0:500"
+    assert "masquerade" in result.stderr
+
+
+def test_h21_advise_writes_the_file_of_rules_that_the_toml_names(run):
+    asked = ("advise", "--host", "222.0.0.2", "--role", "client", "--peer", "199.0.0.1")
+    assert tomllib.loads(run(*asked).stdout)["rules"]["files"]
+    rules = run(*asked, "--format", "rules").stdout
+    assert "ipchains -P forward ACCEPT" in rules and "portfw" not in rules
+    assert "ipfwadm -F -p accept" in run(*asked, "--format", "ipfwadm").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "--host"),
+        (("--host", "10.0.0.2"), "--role"),
+        (("--host", "10.0.0.2", "--role", "client", "--peer", "x"), "'x'"),
+    ],
+)
+def test_advise_without_answers_and_without_a_terminal(run, options, said):
+    result = run("advise", *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_import_writes_toml_rules_and_remarks(run, tmp_path):
+    file = tmp_path / "saved"
+    file.write_text(IPTABLES)
+    result = run("import", "iptables-save", file)
+    assert tomllib.loads(result.stdout)["forward"] == [
+        {"protocol": "tcp", "listen": "eth1:1723", "to": "10.0.0.2:1723"}
+    ]
+    assert "left out" in result.stderr and "line 10:" in result.stderr
+    rules = run("import", "iptables-save", file, "--format", "rules").stdout
+    assert "ipchains -P forward DENY" in rules
+
+
+def test_import_refuses_what_it_cannot_read(run, tmp_path):
+    file = tmp_path / "saved"
+    file.write_text("hello\n")
+    for form in ("iptables-save", "nft"):
+        result = run("import", form, file)
+        assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_c80_proc_shows_the_sessions(run, forwarder):
+    lines = run("proc", "ip_masquerade", "--socket", forwarder.path).stdout.splitlines()
+    assert lines[0].rstrip().endswith(f"(free={36280 - 1},{36280 - 1},{36280 - 1})")
+    assert lines[1].startswith("TCP 0A000002:9C40 C7000001:0050 9C40 ")
+    assert run("proc", "ip_masq/udp", "--socket", forwarder.path).exit_code == 0
+
+
+def test_proc_knows_its_files(run, forwarder):
+    result = run("proc", "cpuinfo", "--socket", forwarder.path)
+    assert result.exit_code == 2
+    assert "ip_fwchains" in result.stderr
+
+
+def test_a10_check_lints_the_rule_files(run, tmp_path, stand_in):
+    stand_in("fastmasq.daemon.preflight", findings=lambda settings: [])
+    script = tmp_path / "rc.firewall"
+    script.write_text(text_of("3.6-ipchains-tight-ppp0"))
+    config = tmp_path / "f.toml"
+    config.write_text(f'[interfaces]\ninside = ["eth0"]\noutside = "ppp0"\n[rules]\nfiles = ["{script}"]\n')
+    result = run("check", "-c", config)
+    assert result.exit_code == 0
+    assert "warning: rules: chain input: ICMP 3/4" in result.stdout
+    assert "[loopback-blocked]" in result.stdout
+
+
+def test_h21_advise_asks_on_a_terminal():
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "fastmasq", "advise", "--vpn", "pptp", "--inside", "eth0", "--outside", "ppp0"]
+    try:
+        asking = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.write(ours, b"10.0.0.2\nserver\nn\n")
+        written = asking.communicate(timeout=120)[0]
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert tomllib.loads(written)["forward"][0]["to"] == "10.0.0.2:1723"

@@ -10,19 +10,17 @@ for a moment. With chains and named sets that stay, none of 25 million packets s
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 
 from fastmasq.errors import KernelError
+from fastmasq.net import nft
 from fastmasq.net.guard import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
 from fastmasq.net.ports import format_ports
 
 _PRIORITY = -500  # ahead of other chains and of flow tables
 _ATTEMPTS = 3  # an interface may vanish between our look and the transaction
-_TIMEOUT_S = 30
+_PURPOSE = 'guard "nftables"'
 
 
 class NftablesGuard(Guard):
@@ -31,13 +29,13 @@ class NftablesGuard(Guard):
     backend = "nftables"
 
     def check(self) -> None:
-        self._run("--check", script=f"add table netdev {NAME}\nadd chain netdev {NAME} probe {_hook('lo')}")
+        nft.run(_PURPOSE, "--check", script=f"add table netdev {NAME}\nadd chain netdev {NAME} probe {_hook('lo')}")
 
     def update(self, spec: GuardSpec) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             links = [(interface.name, role) for interface, role in present(spec)]
             try:
-                self._run(script=_script(spec, links, self._chains()))
+                nft.run(_PURPOSE, script=_script(spec, links, self._chains()))
             except KernelError:
                 if attempt == _ATTEMPTS:
                     raise
@@ -47,9 +45,9 @@ class NftablesGuard(Guard):
 
     def remove(self) -> bool:
         self.guarded = ()
-        if NAME not in self._run("list", "tables", "netdev").split():
+        if NAME not in nft.run(_PURPOSE, "list", "tables", "netdev").split():
             return False
-        self._run("delete", "table", "netdev", NAME)
+        nft.run(_PURPOSE, "delete", "table", "netdev", NAME)
         return True
 
     def describe(self) -> str:
@@ -57,23 +55,9 @@ class NftablesGuard(Guard):
 
     def _chains(self) -> list[str]:
         """Return the names of the chains that our table has now, also those of a predecessor."""
-        listing = self._run("list", "chains", "netdev")
+        listing = nft.run(_PURPOSE, "list", "chains", "netdev")
         table = re.search(rf"^table netdev {NAME} {{\n(.*?)^}}", listing, re.MULTILINE | re.DOTALL)
         return re.findall(r"^\tchain (\S+) {", table[1], re.MULTILINE) if table else []
-
-    def _run(self, *arguments: str, script: str | None = None) -> str:
-        nft = shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-        if nft is None:
-            raise KernelError('guard "nftables": the program nft is not installed; install the package nftables')
-        if script is not None:
-            arguments = (*arguments, "-f", "-")
-        done = subprocess.run(
-            [nft, *arguments], input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-        if done.returncode:
-            reason = next(iter(done.stderr.splitlines()), f"nft ended with status {done.returncode}")
-            raise KernelError(f'guard "nftables": {reason.strip()}')
-        return done.stdout
 
 
 def _script(spec: GuardSpec, links: Sequence[tuple[str, str]], chains: Sequence[str]) -> str:
@@ -113,7 +97,7 @@ def _hook(name: str) -> str:
 
 def _chain_name(interface: str) -> str:
     """Return a name that nftables accepts, a different one for each interface: eth0.10 becomes link_eth0_2e10."""
-    return "link_" + re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):02x}", interface)
+    return f"link_{nft.escaped(interface)}"
 
 
 # Frames for another station, and frames of a VLAN, which the kernel has yet to hand to the VLAN's own interface.

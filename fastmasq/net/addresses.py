@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -25,6 +26,11 @@ class InterfaceAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{ipaddress.IPv4Address(self.address)}/{self.prefix}"
+
+
+def address_request() -> bytes:
+    """Return the body of an RTM_GETADDR dump of the IPv4 addresses of all interfaces."""
+    return _IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0)
 
 
 def address_ifindex(message: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastmasq.net import netlink
-from fastmasq.net.addresses import InterfaceAddress
+from fastmasq.net.addresses import InterfaceAddress, address_ifindex, address_request, read_address
 
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 
@@ -87,6 +87,19 @@ def list_interfaces() -> list[Interface]:
     finally:
         requests.close()
     return [read_interface(message) for message in messages]
+
+
+def interface_addresses() -> dict[str, tuple[int, ...]]:
+    """Return all interfaces of the current network namespace by name, and the addresses that each of them has."""
+    requests = netlink.RequestSocket()
+    try:
+        messages, _ = requests.dump(netlink.RTM_GETADDR, address_request())
+    finally:
+        requests.close()
+    found: dict[int, list[int]] = {}
+    for message in messages:
+        found.setdefault(address_ifindex(message), []).append(read_address(message).address)
+    return {each.name: tuple(found.get(each.ifindex, ())) for each in list_interfaces()}
 
 
 def header_length(hardware: int) -> int:

@@ -16,10 +16,16 @@ from pathlib import Path
 from fastmasq.errors import KernelError
 from fastmasq.net import sysctl
 from fastmasq.net.guard import BACKENDS, Guard, GuardSpec, make_guard, open_guard
+from fastmasq.net.host_chains import asks_nothing
+from fastmasq.net.host_rules import HostRules
 from fastmasq.net.journal import Entry, Journal
+from fastmasq.net.nft_match import Addresses
+from fastmasq.policy.chains import RuleSet
 
 IP_FORWARD = "net.ipv4.ip_forward"
 _ACCEPT_REDIRECTS = "net.ipv4.conf.all.accept_redirects"
+
+_HOST_RULES: Entry = {"host_rules": "nftables"}
 
 _LOCK_NAME = "\0fastmasq"  # abstract names belong to a network namespace, and vanish with the process
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
@@ -29,7 +35,7 @@ class Takeover:
     """What one running forwarder has changed. Only one can exist in a network namespace.
 
     Journal entries are {"sysctl": name, "old": value, "new": value, "dependents": {name: old value}} and
-    {"guard": backend, "memory": what its removal needs to know}.
+    {"guard": backend, "memory": what its removal needs to know} and {"host_rules": backend}.
     """
 
     def __init__(self, journal_path: str | os.PathLike[str]) -> None:
@@ -45,6 +51,7 @@ class Takeover:
             self._lock.close()
             raise
         self.adopted = bool(self._journal.entries)
+        self.host_rules = HostRules()
 
     def set_sysctl(self, name: str, value: str) -> None:
         """Record the value that a setting has, then change it. Raises KernelError."""
@@ -80,9 +87,35 @@ class Takeover:
                 self._journal.remove(entry)
         return guard
 
+    def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
+        """Have the chains input and output judge the host's own packets, in place of what a predecessor may have left.
+
+        Returns one line for each thing that cannot be enforced; without nftables that is everything. Raises KernelError
+        or ConfigurationError; then what was in force stays.
+        """
+        known = _HOST_RULES in self._journal.entries
+        if asks_nothing(rule_set):
+            if known:
+                self.host_rules.remove()
+                self._journal.remove(_HOST_RULES)
+            return []
+        if not known:
+            try:
+                self.host_rules.check()
+            except KernelError as error:
+                return [
+                    f"the chains input and output do not protect the host itself, only what fastmasq handles: {error}"
+                ]
+            self._journal.append(_HOST_RULES)
+        return self.host_rules.update(rule_set, addresses)
+
     def drifted(self) -> list[str]:
-        """Return one sentence for each setting that somebody else has changed while we run."""
-        return [
+        """Return one sentence for each setting that somebody else has changed while we run.
+
+        Rules for the host itself are put back in force at once.
+        """
+        removed = ["somebody removed the nftables table ip fastmasq; it is back"] if self.host_rules.put_back() else []
+        return removed + [
             f"{entry['sysctl']} is {now}, but fastmasq needs {entry['new']}: somebody changed it; set it back"
             for entry in self._journal.entries
             if "sysctl" in entry and (now := sysctl.read(entry["sysctl"])) != entry["new"]
@@ -113,23 +146,23 @@ class Takeover:
 def release(journal_path: str | os.PathLike[str]) -> list[str]:
     """Undo what a fastmasq that died in this network namespace left behind; return a line for each thing put back.
 
-    Without a journal, a guard that is still in force is removed all the same. Raises KernelError if fastmasq still runs
-    here, or if something could not be undone.
+    Without a journal, rules and a guard that are still in force are removed all the same. Raises KernelError if
+    fastmasq still runs here, or if something could not be undone.
     """
     lock = _claim_namespace()
     try:
         done = _undo_all(Journal.load(Path(journal_path)))
-        return done or _remove_guards()
+        return done or _remove_unknown()
     finally:
         lock.close()
 
 
-def _remove_guards() -> list[str]:
-    """Remove guards that no journal knows of, by every backend that works here."""
+def _remove_unknown() -> list[str]:
+    """Remove rules and guards that no journal knows of, by every backend that works here."""
     done = []
-    for backend in BACKENDS:
+    for entry in (_HOST_RULES, *({"guard": backend, "memory": {"qdiscs": []}} for backend in BACKENDS)):
         with contextlib.suppress(KernelError):
-            done += _undo({"guard": backend, "memory": {"qdiscs": []}})
+            done += _undo(entry)
     return done
 
 
@@ -151,6 +184,8 @@ def _undo_all(journal: Journal) -> list[str]:
 
 
 def _undo(entry: Entry) -> list[str]:
+    if "host_rules" in entry:
+        return ["rules for the host itself removed"] if HostRules().remove() else []
     if "guard" in entry:
         removed = make_guard(entry["guard"], entry["memory"]).remove()
         return [f"guard ({entry['guard']}) removed"] if removed else []

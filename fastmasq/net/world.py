@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastmasq.net import links, neighbours, netlink, routes
-from fastmasq.net.addresses import InterfaceAddress, address_ifindex, primary, read_address
+from fastmasq.net.addresses import InterfaceAddress, address_ifindex, address_request, primary, read_address
 from fastmasq.net.alarm import Alarm
 from fastmasq.net.links import Interface, Link
 from fastmasq.net.neighbours import Neighbour, NeighbourTable
@@ -41,7 +41,6 @@ _ALARM_MARGIN_NS = 1_000_000
 _IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, ifindex, flags, changed flags
 _TCMSG = struct.Struct("=BBHiIII")  # family, padding, padding, ifindex, handle, parent, info
 _AF_INET = 2
-_DUMP_ADDRESSES = struct.pack("=BBBBI", _AF_INET, 0, 0, 0, 0)
 _DUMP_ROUTES = struct.pack("=BBBBBBBBI", _AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -221,7 +220,7 @@ class World:
 
     def _dump_addresses(self) -> None:
         self._addresses = {}
-        for message in self._dump(netlink.RTM_GETADDR, _DUMP_ADDRESSES):
+        for message in self._dump(netlink.RTM_GETADDR, address_request()):
             if address_ifindex(message) in self._ours:
                 self._addresses.setdefault(address_ifindex(message), []).append(read_address(message))
         self._addresses_stale = False

@@ -33,13 +33,14 @@ from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
 from fastmasq.legacy.script import prepare
 from fastmasq.net import privileges, sysctl
 from fastmasq.net.guard import Guard, GuardSpec
-from fastmasq.net.links import UNSUPPORTED, Link
+from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
 from fastmasq.net.ports import format_ports
 from fastmasq.net.takeover import Takeover
 from fastmasq.net.world import World
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.path.world import LINKS
+from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
@@ -126,6 +127,7 @@ class Engine:
         self._guarded: tuple | None = None
         self._still_used = np.zeros((3, 65536), bool)  # ports of the host's that sessions have not left yet, by class
         self._drifted: list[str] = []
+        self._not_enforced: list[str] = []
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -148,6 +150,8 @@ class Engine:
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
             log.warning("the last run ended without restoring: its journal is adopted")
+        self.rules.checks.append(self._judge_host)
+        self.rules.countings.append(self.takeover.host_rules.collect)
         self._claim_ports()
         self.takeover.stop_forwarding()
         self._follow_world()
@@ -312,6 +316,7 @@ class Engine:
             self._replace(number, attached)
         self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
         self._follow_external(snapshot.external_address)
+        self._judge_host(self.rules.rule_set)  # a rule may ask for the address of an interface
 
     def _is_outdated(self, number: int, link: Link) -> bool:
         """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
@@ -439,6 +444,14 @@ class Engine:
                 self.worker.wake()
             else:
                 self.world.resolve(link.ifindex, address)
+
+    def _judge_host(self, rule_set: RuleSet) -> None:
+        """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot."""
+        not_enforced = self.takeover.set_host_rules(rule_set, interface_addresses())
+        for line in not_enforced:
+            if line not in self._not_enforced:
+                log.warning("%s", line)
+        self._not_enforced = not_enforced
 
     # -- once in a while ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastmasq.control.client import call
 from fastmasq.lab import hosts, services
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, Overheard, eventually, round_trip
@@ -61,6 +62,11 @@ def talks(net: Network, host: str, remote: tuple[str, int]) -> bool:
     except OSError:
         return False
     return round_trip(connection, None, b"hello")
+
+
+def change_rules(net: Network, *changes: dict[str, object]) -> None:
+    with net.on("gateway"):
+        call(str(net.fastmasq.socket), "rules.change", changes=list(changes))
 
 
 def answers_of_the_host(heard: list[Overheard]) -> list[Overheard]:
@@ -164,3 +170,31 @@ def test_the_hosts_traffic_does_not_notice_changes_of_the_guard(net: Network, gu
             assert round_trip(far, (EXTERNAL_ADDRESS, CLOSED_PORT), b"to the host", 1)
             assert round_trip(near, (SERVER_ADDRESS, ECHO_PORT), b"translated", 1)
     assert answers_of_the_host(heard.packets()) == []
+
+
+def test_t5_input_rules_protect_the_hosts_services(net: Network) -> None:
+    """Its services and its own packets; masqueraded traffic is none of the host's business."""
+    net.echo_udp()
+    net.echo_tcp()
+    net.echo_tcp("gateway", EXTERNAL_ADDRESS, BEFORE_PORT)
+    net.start()
+    change_rules(net, {"do": "policy", "chain": "output", "target": "DENY"})
+    assert not net.answers("gateway", SERVER_ADDRESS, seconds=0.5)
+    assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
+    assert not talks(net, "server", (EXTERNAL_ADDRESS, BEFORE_PORT))
+    change_rules(
+        net,
+        {"do": "policy", "chain": "output", "target": "ACCEPT"},
+        {"do": "append", "chain": "input", "rule": {"match": {"protocol": 6, "syn": True}, "target": "REJECT"}},
+    )
+    assert net.answers("gateway", SERVER_ADDRESS)
+    assert not talks(net, "server", (EXTERNAL_ADDRESS, BEFORE_PORT))
+    assert talks(net, "gateway", (SERVER_ADDRESS, ECHO_PORT)), "-y"
+    with net.on("gateway"):
+        listed = call(str(net.fastmasq.socket), "rules", chain="input")
+    assert listed["chains"][0]["rules"][0]["packets"] >= 1
+    net.run("gateway", "nft", "flush", "ruleset")
+    eventually(lambda: not talks(net, "server", (EXTERNAL_ADDRESS, BEFORE_PORT)), what="the rules, back in force")
+    net.fastmasq.remove()
+    assert "table" not in net.run("gateway", "nft", "list", "ruleset")
+    assert talks(net, "server", (EXTERNAL_ADDRESS, BEFORE_PORT))

@@ -1,0 +1,41 @@
+# Enhanced GRE, version 1 (RFC 2637 section 4.1): PPTP's data packets. No checksum covers the key.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from fastmasq.wire.octets cimport load16, load32, store16
+
+cdef enum:
+    PROTOCOL_GRE = 47
+
+    GRE_MINIMUM = 8             # octets: flags, protocol, key
+    GRE_FLAGS = 0
+    GRE_VERSION = 1             # lower three bits; the upper one says that there is an acknowledgment
+    GRE_PROTOCOL = 2
+    GRE_PAYLOAD_LENGTH = 4      # key, high half: octets behind the header; 0 is a bare acknowledgment
+    GRE_CALL_ID = 6             # key, low half: the number that the receiver of the packet chose
+
+    GRE_SEQUENCE_PRESENT = 0x10         # of octet 0
+    GRE_ACKNOWLEDGMENT_PRESENT = 0x80   # of octet 1
+    GRE_PPP = 0x880B
+
+    PPTP_MASK = 0xEF7FFFFF      # of the first word: everything but the two presence bits is fixed
+    PPTP_VALUE = 0x2001880B     # key present, version 1, PPP
+
+
+cdef inline bint is_pptp(const uint8_t *gre) noexcept nogil:
+    """Whether 8 octets at `gre` begin a PPTP data packet; version 0 and other payloads (rule P-10) do not."""
+    return (load32(gre) & PPTP_MASK) == PPTP_VALUE
+
+
+cdef inline unsigned int gre_header_length(const uint8_t *gre) noexcept nogil:
+    """Return 8, 12 or 16 octets for a header that `is_pptp`."""
+    return (GRE_MINIMUM + (4 if gre[GRE_FLAGS] & GRE_SEQUENCE_PRESENT else 0)
+            + (4 if gre[GRE_VERSION] & GRE_ACKNOWLEDGMENT_PRESENT else 0))
+
+
+cdef inline uint16_t call_id(const uint8_t *gre) noexcept nogil:
+    return load16(gre + GRE_CALL_ID)
+
+
+cdef inline void set_call_id(uint8_t *gre, uint16_t value) noexcept nogil:
+    store16(gre + GRE_CALL_ID, value)

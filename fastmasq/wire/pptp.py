@@ -1,0 +1,112 @@
+"""PPTP control messages (RFC 2637 section 2): lengths, types, and the fields a translator reads or writes.
+
+All integers are big-endian; offsets count octets from the start of the message. A field named Call ID always holds the
+number that the *sender* chose, Peer's Call ID the one that the *receiver* chose (rule P-1), whatever their roles are.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+PORT = 1723  # TCP, of the side that is called
+
+HEADER_LENGTH = 12  # octets
+MAGIC = 0x1A2B3C4D
+CONTROL = 1  # message type; 2 is management, which nobody uses
+CONNECTED = 1  # result of a call that was accepted (sections 2.8 and 2.10)
+
+_HEADER = struct.Struct("!HHIHH")  # length, message type, magic cookie, control type, reserved
+
+
+class Type(IntEnum):
+    """The control message types (section 1.4)."""
+
+    START_REQUEST = 1
+    START_REPLY = 2
+    STOP_REQUEST = 3
+    STOP_REPLY = 4
+    ECHO_REQUEST = 5
+    ECHO_REPLY = 6
+    OUTGOING_CALL_REQUEST = 7
+    OUTGOING_CALL_REPLY = 8
+    INCOMING_CALL_REQUEST = 9
+    INCOMING_CALL_REPLY = 10
+    INCOMING_CALL_CONNECTED = 11
+    CALL_CLEAR_REQUEST = 12
+    CALL_DISCONNECT_NOTIFY = 13
+    WAN_ERROR_NOTIFY = 14
+    SET_LINK_INFO = 15
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+class Layout(NamedTuple):
+    """Octets of a message, and the offsets of its Call ID, Peer's Call ID and result code; None where it has none."""
+
+    length: int
+    call_id: int | None = None
+    peer_call_id: int | None = None
+    result: int | None = None
+
+
+LAYOUTS = {
+    Type.START_REQUEST: Layout(156),
+    Type.START_REPLY: Layout(156, result=14),
+    Type.STOP_REQUEST: Layout(16),
+    Type.STOP_REPLY: Layout(16, result=12),
+    Type.ECHO_REQUEST: Layout(16),
+    Type.ECHO_REPLY: Layout(20, result=16),
+    Type.OUTGOING_CALL_REQUEST: Layout(168, call_id=12),
+    Type.OUTGOING_CALL_REPLY: Layout(32, call_id=12, peer_call_id=14, result=16),
+    Type.INCOMING_CALL_REQUEST: Layout(220, call_id=12),
+    Type.INCOMING_CALL_REPLY: Layout(24, call_id=12, peer_call_id=14, result=16),
+    Type.INCOMING_CALL_CONNECTED: Layout(28, peer_call_id=12),
+    Type.CALL_CLEAR_REQUEST: Layout(16, call_id=12),
+    Type.CALL_DISCONNECT_NOTIFY: Layout(148, call_id=12, result=14),
+    Type.WAN_ERROR_NOTIFY: Layout(40, peer_call_id=12),
+    Type.SET_LINK_INFO: Layout(24, peer_call_id=12),
+}
+FIELDS_END = 17  # no field a translator needs lies behind this offset
+
+
+class Header(NamedTuple):
+    """The first 12 octets of a message; `length` counts the whole message, header included."""
+
+    length: int
+    message_type: int
+    control_type: int
+
+    @classmethod
+    def parse(cls, octets: bytes | bytearray) -> Self | None:
+        """Return the header at the start of `octets`; None if it is not whole or not a header (section 1.4)."""
+        if len(octets) < HEADER_LENGTH:
+            return None
+        length, message_type, magic, control_type, _ = _HEADER.unpack_from(octets)
+        if magic != MAGIC or length < HEADER_LENGTH:
+            return None
+        return cls(length, message_type, control_type)
+
+    def emit(self) -> bytes:
+        return _HEADER.pack(self.length, self.message_type, MAGIC, self.control_type, 0)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Return the layout of a control message of a known type whose length has room for its fields, else None."""
+        layout = LAYOUTS.get(self.control_type) if self.message_type == CONTROL else None
+        return layout if layout is not None and self.length >= min(layout.length, FIELDS_END) else None
+
+    def __str__(self) -> str:
+        known = self.message_type == CONTROL and self.control_type in LAYOUTS
+        name = str(Type(self.control_type)) if known else f"type {self.message_type}/{self.control_type}"
+        return f"PPTP {name}, {self.length} octets"
+
+
+def message(control_type: Type, fields: bytes = b"") -> bytes:
+    """Return a control message of the length its type has: header, `fields` from offset 12 on, then zeros."""
+    length = LAYOUTS[control_type].length
+    if len(fields) > length - HEADER_LENGTH:
+        raise ValueError(f"{len(fields)} octets do not fit a {control_type} of {length}")
+    return (Header(length, CONTROL, control_type).emit() + fields).ljust(length, b"\0")

@@ -1,0 +1,379 @@
+"""ESP masquerade: starts to one remote take turns, so that an unknown SPI from it can be told apart (E-1 to E-33).
+
+An outbound packet with a new SPI *starts* a row. Until the remote's SPI is known the row is outstanding, and others
+that want the same remote wait: their packets are dropped, and the row they wait for is *blocking* from then on. A
+blocking row may send `init_retries` more packets; the next one is dropped, and the row is *squelched*: it has lost its
+turn.
+
+                    unknown SPI from the remote
+    outstanding ------------------------------------> established --lifetime--> gone
+      |   ^  blocking, retries used up     squelch
+      |   +-(others pass)-- squelched ------------> gone
+      +--init lifetime without a packet--> gone
+
+An unknown SPI from a remote is associated with the row that waits for it, or with the host that the evidence points to;
+several hosts get copies until it is settled (`vpn/evidence.py`). One that nothing explains is *guessed*: copies go to
+the hosts whose ISAKMP with the remote is most recent (E-20).
+
+Outbound `spi` and inbound `spi` are different numbers of one row. Time is nanoseconds and an argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+from fastmasq.vpn.deadlines import FOREVER, Deadlines
+from fastmasq.vpn.decision import Decision, dropped
+from fastmasq.vpn.events import Event
+from fastmasq.vpn.evidence import REMEMBERED, Association, Dispute, candidates, note_answer
+from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
+
+
+class EspTable:
+    """All ESP rows and disputed SPIs; reads the ISAKMP table and claims negotiations in it."""
+
+    def __init__(self, settings: IpsecSettings, exchanges: ExchangeTable) -> None:
+        self.settings = settings
+        self.exchanges = exchanges
+        self.rows: dict[int, Association] = {}
+        self.disputes: dict[tuple[int, int, int], Dispute] = {}  # by (remote, masq, spi)
+        self.waiting: dict[tuple[int, int, int], tuple[int, int]] = {}  # (inside, remote, spi): since, last try
+        self._out: dict[tuple[int, int, int], Association] = {}  # (inside, remote, outbound spi)
+        self._in: dict[tuple[int, int, int], Association] = {}  # (remote, masq, inbound spi)
+        self._remote: dict[int, dict[int, Association]] = {}  # by number, oldest first
+        self._pending: dict[int, dict[int, Association]] = {}  # outstanding, by remote and number
+        self._rows_of: Counter[int] = Counter()
+        self._deadlines = Deadlines()
+        self._numbers = itertools.count(1)
+        self._changes: dict[int, Association] = {}
+
+    # -- outbound ------------------------------------------------------------------------------------------------------
+
+    def outbound(self, inside: int, masq: int, remote: int, spi: int, sequence: int, now: int) -> Decision:
+        """Decide about ESP from an inside host; `masq` is the address that the route to the remote has now."""
+        self.expire(now)
+        if spi == 0:
+            return dropped("esp_zero_spi", Event(kind="esp_zero_out", inside=inside, remote=remote))
+        row = self._out.get((inside, remote, spi))
+        if row is None:
+            return self._initial(inside, masq, remote, spi, sequence, now)
+        if row.state == "squelched":
+            return dropped("esp_squelched")
+        events = self._follow_address(row, masq)
+        if row.state == "outstanding":
+            if row.blocking:
+                row.retries += 1
+                if row.retries > self.settings.init_retries:
+                    return self._squelch(row, now)
+            row.sent = [*row.sent[1 - REMEMBERED :], now]
+        row.last_out = now
+        self._renew(row, now)
+        return Decision(to=(row.masq,), row=row if self._is_settled(row, now) else None, events=events)
+
+    def _initial(self, inside: int, masq: int, remote: int, spi: int, sequence: int, now: int) -> Decision:
+        """E-6 to E-11: the first packet of an outbound SA starts a row, completes one, or waits."""
+        half = next((row for row in self.rows_with(inside, remote) if not row.ospi), None)
+        if half is not None:
+            half.ospi, half.last_out = spi, now
+            self._out[inside, remote, spi] = half
+            self._renew(half, now)
+            self._changes[half.number] = half
+            return Decision(to=(half.masq,), row=half, events=self._follow_address(half, masq))
+        negotiated = any(one.inside == inside for one in self.exchanges.negotiations(remote, now))
+        pending = list(self._pending.get(remote, {}).values())
+        if pending and not self._may_overlap(pending, negotiated=negotiated):
+            return self._wait(pending, inside, remote, spi, now)
+        refusal = self.refusal(inside)
+        if refusal:
+            event = Event(kind="esp_table_full", inside=inside, remote=remote, id=spi, why=refusal)
+            return dropped(refusal, event)
+        row = self.add(inside, masq, remote, now)
+        row.ospi, row.last_out, row.first_sequence, row.negotiated = spi, now, sequence, negotiated
+        row.sent = [now]
+        self._out[inside, remote, spi] = row
+        self._pending.setdefault(remote, {})[row.number] = row
+        self._renew(row, now)
+        self.waiting.pop((inside, remote, spi), None)
+        return Decision(to=(masq,), events=(Event(kind="esp_started", inside=inside, remote=remote, id=spi),))
+
+    def _may_overlap(self, pending: list[Association], *, negotiated: bool) -> bool:
+        """Whether another start may be pending at the same time, since negotiations tell whose answers to expect."""
+        settings = self.settings
+        all_seen = negotiated and all(row.negotiated for row in pending)
+        return settings.evidence and all_seen and len(pending) < min(settings.overlap, settings.most_candidates)
+
+    def _wait(self, pending: list[Association], inside: int, remote: int, spi: int, now: int) -> Decision:
+        """E-6: drop the packet, and let those that are waited for know that they block."""
+        for row in pending:
+            row.blocking = True
+            self._changes[row.number] = row
+        since, _ = self.waiting.get((inside, remote, spi), (now, now))
+        if len(self.waiting) < self.settings.associations or (inside, remote, spi) in self.waiting:
+            self.waiting[inside, remote, spi] = (since, now)
+            self._deadlines.set(("wait", inside, remote, spi), now + self.settings.init_lifetime)
+        own = next((row for row in pending if row.inside == inside), None)
+        if own is not None:
+            event = Event(kind="esp_blocked_self", inside=inside, remote=remote, id=spi, new_id=own.ospi)
+        else:
+            event = Event(kind="esp_blocked", inside=inside, remote=remote, other=pending[0].inside, id=spi)
+        return dropped("esp_blocked", event)
+
+    def _squelch(self, row: Association, now: int) -> Decision:
+        """E-5: the turn is over; the row is only there to be recognised."""
+        row.state = "squelched"
+        self._no_longer_pending(row)
+        self._deadlines.set(row.number, now + self.settings.squelch)
+        event = Event(
+            kind="esp_squelched",
+            inside=row.inside,
+            remote=row.remote,
+            id=row.ospi,
+            count=self.settings.init_retries + 1,
+        )
+        return dropped("esp_squelched", event)
+
+    # -- inbound -------------------------------------------------------------------------------------------------------
+
+    def inbound(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
+        """Decide about ESP from outside."""
+        self.expire(now)
+        if spi == 0:
+            return dropped("esp_zero_spi", Event(kind="esp_zero_in", remote=remote))
+        row = self._in.get((remote, masq, spi))
+        if row is not None:
+            events = self._suspect(row, sequence)
+            row.last_in, row.sequence = now, sequence
+            self._renew(row, now)
+            return Decision(to=(row.inside,), row=row, events=events)
+        dispute = self.disputes.get((remote, masq, spi))
+        if dispute is not None:
+            return self._disputed(dispute, sequence, now)
+        return self._unknown(remote, masq, spi, sequence, now)
+
+    def _unknown(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
+        """E-18 to E-21: associate an SPI never seen before, or guess."""
+        pending = [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
+        if self.settings.evidence:
+            rows = self._remote.get(remote, {}).values()
+            established = {row.inside for row in rows if row.state == "established"}
+            hosts = candidates(remote, sequence, pending, established, self.exchanges, now)
+        else:
+            hosts = [row.inside for row in pending[:1]]
+        if not hosts:
+            return self._guess(remote, masq, spi, now)
+        if len(hosts) == 1:
+            return self._associate(hosts[0], remote, masq, spi, sequence, now, "only candidate")
+        refusal = self.refusal(hosts[0])
+        if refusal:
+            return dropped(refusal, Event(kind="esp_table_full", inside=hosts[0], remote=remote, id=spi, why=refusal))
+        dispute = Dispute(remote=remote, masq=masq, spi=spi, since=now, scores=dict.fromkeys(hosts, 0))
+        self.disputes[remote, masq, spi] = dispute
+        decision = self._disputed(dispute, sequence, now)
+        event = Event(kind="esp_disputed", remote=remote, id=spi, count=len(hosts))
+        return Decision(to=decision.to, row=decision.row, events=(event, *decision.events))
+
+    def _disputed(self, dispute: Dispute, sequence: int, now: int) -> Decision:
+        """Send copies to all hosts in question, unless it turns out whose it is."""
+        pending = [row for row in self._pending.get(dispute.remote, {}).values() if row.masq == dispute.masq]
+        owner = note_answer(dispute, pending, self.exchanges, now)
+        if owner is not None:
+            return self._associate(owner, dispute.remote, dispute.masq, dispute.spi, sequence, now, "its answers fit")
+        self._deadlines.set(("dispute", dispute.remote, dispute.masq, dispute.spi), now + self.settings.lifetime)
+        return Decision(to=tuple(dispute.scores))
+
+    def _associate(
+        self, inside: int, remote: int, masq: int, spi: int, sequence: int, now: int, why: str
+    ) -> Decision:  # fmt: skip
+        """Give an inbound SPI to a host: to its pending start, else to a row that its next start will complete."""
+        disputed = self._end_dispute(remote, masq, spi)
+        pending = self._pending.get(remote, {}).values()
+        row = next((row for row in pending if row.inside == inside and row.masq == masq), None)
+        if row is None:
+            refusal = self.refusal(inside)
+            if refusal:
+                return dropped(refusal, Event(kind="esp_table_full", inside=inside, remote=remote, id=spi, why=refusal))
+            row = self.add(inside, masq, remote, now)
+        self.complete(row, spi)
+        row.last_in, row.sequence = now, sequence
+        self._renew(row, now)
+        self.exchanges.claim(inside, remote, now)
+        kind = "esp_settled" if disputed else "esp_associated"
+        event = Event(kind=kind, inside=inside, remote=remote, id=spi, new_id=row.ospi, why=why)
+        return Decision(to=(inside,), row=row, events=(event, *self._eliminate(inside, remote, now)))
+
+    def _eliminate(self, inside: int, remote: int, now: int) -> tuple[Event, ...]:
+        """Take a host that expects nothing more out of other disputes; the last one left there owns the SPI."""
+        expects = any(row.inside == inside for row in self._pending.get(remote, {}).values()) or any(
+            one.inside == inside for one in self.exchanges.negotiations(remote, now)
+        )
+        if expects:
+            return ()
+        events: list[Event] = []
+        for key, dispute in list(self.disputes.items()):
+            if dispute.remote == remote and inside in dispute.scores and key in self.disputes:
+                del dispute.scores[inside]
+                if len(dispute.scores) == 1:
+                    owner = next(iter(dispute.scores))
+                    decision = self._associate(
+                        owner, remote, dispute.masq, dispute.spi, 0, now, "the others have theirs"
+                    )
+                    events += decision.events
+        return tuple(events)
+
+    def _guess(self, remote: int, masq: int, spi: int, now: int) -> Decision:
+        """E-20: a copy to each host whose ISAKMP with the remote is recent; nothing is remembered of it."""
+        hosts = self.exchanges.recent_hosts(remote, masq, now) if self.settings.guess else []
+        if not hosts:
+            return Decision(events=(Event(kind="esp_unknown", remote=remote, id=spi),))
+        kind = "esp_guess_one" if len(hosts) == 1 else "esp_guess_many"
+        return Decision(
+            to=tuple(hosts), events=(Event(kind=kind, remote=remote, inside=hosts[0], id=spi, count=len(hosts)),)
+        )
+
+    def _suspect(self, row: Association, sequence: int) -> tuple[Event, ...]:
+        """Two hosts may have agreed on one SPI with a remote: its numbers start anew while another host waits."""
+        fresh = self.settings.fresh_sequence
+        others = (one for one in self._pending.get(row.remote, {}).values() if one.inside != row.inside)
+        other = next(others, None)
+        if other is None or row.suspected or not sequence <= fresh < row.sequence:
+            return ()
+        row.suspected = True
+        return (Event(kind="esp_same_spi", inside=row.inside, remote=row.remote, other=other.inside, id=row.ispi),)
+
+    # -- time, addresses, and what the path saw ------------------------------------------------------------------------
+
+    def saw(self, number: int, outbound_ns: int, inbound_ns: int, sequence: int = 0) -> None:
+        """Tell when the path last moved packets of a row, and the last inbound sequence number. Before `expire`."""
+        row = self.rows.get(number)
+        if row is None:
+            return
+        row.sequence = sequence or row.sequence
+        if max(outbound_ns, inbound_ns) > max(row.last_out, row.last_in):
+            row.last_out, row.last_in = max(row.last_out, outbound_ns), max(row.last_in, inbound_ns)
+            if row.state != "squelched":
+                self._renew(row, max(row.last_out, row.last_in))
+
+    def expire(self, now: int) -> None:
+        """Remove rows, disputes and waiters whose time is over."""
+        for key in self._deadlines.due(now):
+            if isinstance(key, int):
+                self.remove(self.rows[key])
+            elif key[0] == "dispute":
+                del self.disputes[key[1:]]
+            else:
+                self.waiting.pop(key[1:], None)
+
+    def move(self, old: int, new: int) -> tuple[Event, ...]:
+        """Let all rows of a masquerade address follow it (E-10); disputes end, and begin again if they must."""
+        moved = [row for row in self.rows.values() if row.masq == old]
+        for row in moved:
+            self._follow_address(row, new)
+        for key in [key for key in self.disputes if key[1] == old]:
+            self._end_dispute(*key)
+        return (Event(kind="maddr_changed", old=old, new=new),) if moved else ()
+
+    def take_changes(self) -> list[Association]:
+        """Return the rows that were made, changed or (state "closed") removed since the last time, once each."""
+        changes = list(self._changes.values())
+        self._changes.clear()
+        return changes
+
+    # -- rows, also for preloading -------------------------------------------------------------------------------------
+
+    def rows_with(self, inside: int, remote: int) -> list[Association]:
+        """Return a host's rows with a remote, oldest first."""
+        return [row for row in self._remote.get(remote, {}).values() if row.inside == inside]
+
+    def hosts_of(self, remote: int) -> set[int]:
+        """Return the inside hosts with a row of any kind for a remote (E-32)."""
+        return {row.inside for row in self._remote.get(remote, {}).values()}
+
+    def by_inbound(self, remote: int, masq: int, spi: int) -> Association | None:
+        return self._in.get((remote, masq, spi))
+
+    def by_outbound(self, inside: int, remote: int, spi: int) -> Association | None:
+        return self._out.get((inside, remote, spi))
+
+    def refusal(self, inside: int) -> str:
+        """Return why an inside host cannot have another row; "" if it can."""
+        if len(self.rows) + len(self.disputes) >= self.settings.associations:
+            return "esp_full"
+        return "esp_host_limit" if self._rows_of[inside] >= self.settings.associations_per_host else ""
+
+    def add(self, inside: int, masq: int, remote: int, now: int) -> Association:
+        """Make a row without SPIs; `refusal` must have been asked."""
+        row = Association(number=next(self._numbers), inside=inside, masq=masq, remote=remote, since=now)
+        self.rows[row.number] = row
+        self._rows_of[inside] += 1
+        self._remote.setdefault(remote, {})[row.number] = row
+        self._changes[row.number] = row
+        return row
+
+    def complete(self, row: Association, ispi: int) -> None:
+        """Set a row's inbound SPI, which nobody else may have, and let it be established."""
+        row.ispi, row.state, row.blocking, row.sent = ispi, "established", False, []
+        self._in[row.remote, row.masq, ispi] = row
+        self._end_dispute(row.remote, row.masq, ispi)
+        self._no_longer_pending(row)
+
+    def name_outbound(self, row: Association, ospi: int) -> None:
+        """Set the outbound SPI of a row that has none."""
+        row.ospi = ospi
+        self._out[row.inside, row.remote, ospi] = row
+
+    def keep(self, row: Association, now: int) -> None:
+        """Start a row's time again."""
+        self._renew(row, now)
+
+    def remove(self, row: Association) -> None:
+        """Remove a row and everything that finds it."""
+        row.state = "closed"
+        del self.rows[row.number]
+        self._deadlines.forget(row.number)
+        self._rows_of[row.inside] -= 1
+        if not self._rows_of[row.inside]:
+            del self._rows_of[row.inside]
+        rows = self._remote[row.remote]
+        del rows[row.number]
+        if not rows:
+            del self._remote[row.remote]
+        self._no_longer_pending(row)
+        if row.ospi:
+            del self._out[row.inside, row.remote, row.ospi]
+        if self._in.get((row.remote, row.masq, row.ispi)) is row:
+            del self._in[row.remote, row.masq, row.ispi]
+        self._changes[row.number] = row
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _is_settled(self, row: Association, now: int) -> bool:
+        """Whether the path may go on alone: established, or sending one way for long while nobody waits."""
+        return row.state == "established" or (not row.blocking and now - row.since > self.settings.init_lifetime)
+
+    def _renew(self, row: Association, now: int) -> None:
+        """E-3, E-4, E-17: every packet of a living row starts its time again; a preloaded row has a time of its own."""
+        usual = self.settings.init_lifetime if row.state == "outstanding" else self.settings.lifetime
+        self._deadlines.set(row.number, FOREVER if row.lifetime < 0 else now + (row.lifetime or usual))
+
+    def _end_dispute(self, remote: int, masq: int, spi: int) -> bool:
+        """Forget a dispute; return whether there was one."""
+        self._deadlines.forget(("dispute", remote, masq, spi))
+        return self.disputes.pop((remote, masq, spi), None) is not None
+
+    def _no_longer_pending(self, row: Association) -> None:
+        rows = self._pending.get(row.remote, {})
+        if rows.pop(row.number, None) and not rows:
+            del self._pending[row.remote]
+        self._changes[row.number] = row
+
+    def _follow_address(self, row: Association, masq: int) -> tuple[Event, ...]:
+        """E-10: the row has the address that the route has now, unless its inbound SPI is taken there."""
+        if row.masq == masq or (row.remote, masq, row.ispi) in self._in:
+            return ()
+        if self._in.get((row.remote, row.masq, row.ispi)) is row:
+            del self._in[row.remote, row.masq, row.ispi]
+            self._in[row.remote, masq, row.ispi] = row
+        old, row.masq = row.masq, masq
+        self._changes[row.number] = row
+        return (Event(kind="maddr_changed", old=old, new=masq),)

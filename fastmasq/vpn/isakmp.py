@@ -1,0 +1,329 @@
+"""The table of ISAKMP exchanges: which inside host a pair of cookies belongs to, and who has just negotiated an SA.
+
+Both ends use port 500 and keep it (K-2), so the cookies tell hosts apart: 8 octets of the initiator, 8 of the
+responder, the latter zero until the responder's first answer has been seen. An exchange without it is *outstanding*,
+and while it is, another inside host may not begin one with the same initiator cookie to the same remote (K-8).
+
+What else the header tells is kept for ESP: when each host talked to a remote last (E-20), how fast the remote answers,
+and which quick modes (IKEv2: exchanges that make a child SA) have come far enough for their SPIs to be in use. Such a
+*negotiation* is worth one inbound SPI, and is claimed by it (`vpn/esp.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, OrderedDict
+
+from msgspec import Struct
+
+from fastmasq.units import NS_PER_SECOND
+from fastmasq.vpn.deadlines import Deadlines
+from fastmasq.vpn.decision import Decision, dropped
+from fastmasq.vpn.events import Event
+from fastmasq.wire.tunnels import NO_COOKIE, Isakmp
+
+QUICK_MODE = 32  # RFC 2409 appendix A
+IKE_AUTH, CREATE_CHILD_SA = 35, 36  # RFC 7296 section 3.1
+_MAKES_SA = (QUICK_MODE, IKE_AUTH, CREATE_CHILD_SA)
+_RESPONSE = 0x20  # flag of IKEv2 (RFC 7296 section 3.1)
+
+SHORTEST_LIFETIME = 900 * NS_PER_SECOND  # a shorter IPsec lifetime counts as this (section 4.1 of 1999)
+
+
+class IpsecSettings(Struct, frozen=True, kw_only=True):
+    """Every constant of ISAKMP and ESP; times in nanoseconds. The defaults are those of the 2.0 and 2.2 patches.
+
+    evidence: let negotiations decide where that of 1999 would take what comes first; off, the rules E-1 to E-21 hold
+    to the letter. overlap: how many starts to one remote may then be pending at once, if each was seen negotiating.
+    lead: how many more timely answers one of several hosts must get before an SPI is settled on it.
+    """
+
+    lifetime: int = 1800 * NS_PER_SECOND
+    init_lifetime: int = 120 * NS_PER_SECOND
+    init_retries: int = 5
+    squelch: int = 30 * NS_PER_SECOND
+    guess: bool = True
+    most_candidates: int = 5
+    guess_margin: int = 300 * NS_PER_SECOND
+    parallel: bool = True
+    remote_phase1: bool = True  # K-10: unknown cookies go to the host that talked to the remote last
+    evidence: bool = True
+    negotiation_window: int = 60 * NS_PER_SECOND  # how long a negotiation without traffic counts
+    overlap: int = 4
+    lead: int = 3
+    fresh_sequence: int = 64  # sequence numbers up to here are those of an SA that has just begun
+    exchanges: int = 8192
+    exchanges_per_host: int = 512
+    associations: int = 16384  # ESP rows
+    associations_per_host: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.lifetime < SHORTEST_LIFETIME:
+            from msgspec.structs import force_setattr
+
+            force_setattr(self, "lifetime", SHORTEST_LIFETIME)
+
+
+class Exchange(Struct, kw_only=True, eq=False):
+    """One row: the cookies of an ISAKMP SA and the inside host that has it. `responder` is zero while outstanding."""
+
+    number: int
+    inside: int
+    masq: int
+    remote: int
+    initiator: bytes
+    responder: bytes = NO_COOKIE
+    last: int = 0  # ns, of the last packet either way
+    asked: int = 0  # ns, of the first outbound packet not answered yet; 0 none
+    told: int = 0  # ns, of the last line about its zero cookie; 0 never
+    messages: dict[int, int] = {}  # of conversations that make SAs: directions seen, 1 out, 2 in
+
+    @property
+    def outstanding(self) -> bool:
+        return self.responder == NO_COOKIE
+
+
+class Negotiation(Struct, kw_only=True, eq=False):
+    """An SA that an inside host has agreed on with a remote at `since`; claimed once its inbound SPI is known."""
+
+    inside: int
+    remote: int
+    since: int
+    claimed: bool = False
+
+
+_MOST_MESSAGES = 16  # unfinished exchanges remembered of one row
+_MOST_NEGOTIATIONS = 1024  # of one remote
+_TELL_AGAIN = 60 * NS_PER_SECOND
+
+
+class ExchangeTable:
+    """All ISAKMP exchanges. Times in nanoseconds, addresses as numbers in host order."""
+
+    def __init__(self, settings: IpsecSettings) -> None:
+        self.settings = settings
+        self.exchanges: dict[int, Exchange] = {}
+        self.rtt: dict[int, int] = {}  # by remote: the shortest time to an answer seen, ns
+        self._by_cookie: dict[tuple[int, int, bytes], dict[int, Exchange]] = {}  # (remote, masq, initiator): by number
+        self._by_remote: dict[int, OrderedDict[int, Exchange]] = {}  # by number, last active last
+        self._negotiations: dict[int, list[Negotiation]] = {}  # by remote, oldest first
+        self._rows_of: Counter[int] = Counter()
+        self._deadlines = Deadlines()
+        self._numbers = itertools.count(1)
+
+    # -- packets -------------------------------------------------------------------------------------------------------
+
+    def outbound(self, inside: int, masq: int, remote: int, header: Isakmp, now: int) -> Decision:
+        """Decide about ISAKMP from an inside host."""
+        events: tuple[Event, ...] = ()
+        rows = self._by_cookie.get((remote, masq, header.initiator), {})
+        row = self._own(rows, inside, header.responder)
+        zero = header.initiator == NO_COOKIE
+        if row is None:
+            rival = next((one for one in rows.values() if one.outstanding and one.inside != inside), None)
+            if rival is not None and not zero:
+                event = Event(kind="isakmp_collision", inside=inside, remote=remote, other=rival.inside)
+                return dropped("isakmp_collision", event)
+            row = self._open(inside, masq, remote, header, now)
+            if isinstance(row, str):
+                return dropped(row, Event(kind="isakmp_denied", inside=inside, remote=remote, why=row))
+        if row.outstanding and header.responder != NO_COOKIE:
+            row.responder = header.responder  # the inside host is the responder, or answered what we did not see
+        if zero and (not row.told or now - row.told >= _TELL_AGAIN):
+            row.told = now
+            events = (Event(kind="isakmp_zero_cookie_out", inside=inside, remote=remote),)
+        self._touch(row, header, now, outbound=True)
+        return Decision(to=(masq,), row=row, events=events)
+
+    def inbound(self, remote: int, masq: int, header: Isakmp, now: int, redirect: int | None = None) -> Decision:
+        """Decide about ISAKMP from outside; `redirect` is the inside host that a forward of 500/udp names (K-9)."""
+        if header.initiator == NO_COOKIE:
+            return self._inbound_zero(remote, masq, header, now)
+        rows = self._by_cookie.get((remote, masq, header.initiator), {})
+        row = self._match(rows, header.responder)
+        if row is not None:
+            if row.outstanding and header.responder != NO_COOKIE:
+                row.responder = header.responder
+            self._touch(row, header, now, outbound=False)
+            return Decision(to=(row.inside,), row=row)
+        inside = redirect
+        events: tuple[Event, ...] = ()
+        if inside is None:
+            last = self.last_active(remote, masq, now) if self.settings.remote_phase1 else None
+            if last is None:
+                return Decision(events=(Event(kind="isakmp_unknown", remote=remote),))
+            inside = last.inside
+            events = (Event(kind="isakmp_guessed", inside=inside, remote=remote),)
+        row = self._open(inside, masq, remote, header, now)
+        if isinstance(row, str):
+            return dropped(row, Event(kind="isakmp_denied", inside=inside, remote=remote, why=row))
+        self._touch(row, header, now, outbound=False)
+        return Decision(to=(inside,), row=row, events=events)
+
+    # -- what ESP asks -------------------------------------------------------------------------------------------------
+
+    def last_active(self, remote: int, masq: int, now: int) -> Exchange | None:
+        """Return the exchange of a remote that saw a packet last."""
+        rows = reversed(self._by_remote.get(remote, {}).values())
+        return next((row for row in rows if row.masq == masq and row.last + self.settings.lifetime > now), None)
+
+    def recent_hosts(self, remote: int, masq: int, now: int) -> list[int]:
+        """Return the inside hosts to guess from, most recently active first: at most five, 5 min left each (E-20)."""
+        hosts: list[int] = []
+        for row in reversed(self._by_remote.get(remote, {}).values()):
+            if row.last + self.settings.lifetime - now <= self.settings.guess_margin:
+                break
+            if row.masq == masq and row.initiator != NO_COOKIE and row.inside not in hosts:
+                hosts.append(row.inside)
+                if len(hosts) == self.settings.most_candidates:
+                    break
+        return hosts
+
+    def hosts_of(self, remote: int) -> set[int]:
+        """Return the inside hosts that have an exchange with a remote (E-32)."""
+        return {row.inside for row in self._by_remote.get(remote, {}).values()}
+
+    def negotiations(self, remote: int, now: int) -> list[Negotiation]:
+        """Return the unclaimed negotiations with a remote that still count, oldest first."""
+        listed = self._negotiations.get(remote)
+        if not listed:
+            return []
+        oldest = now - self.settings.negotiation_window
+        live = [one for one in listed if not one.claimed and one.since > oldest]
+        if live:
+            self._negotiations[remote] = live
+        else:
+            del self._negotiations[remote]
+        return list(live)
+
+    def claim(self, inside: int, remote: int, now: int) -> None:
+        """Let a host's oldest negotiation with a remote be the one whose inbound SPI is known now."""
+        for one in self.negotiations(remote, now):
+            if one.inside == inside:
+                one.claimed = True
+                return
+
+    # -- time and addresses --------------------------------------------------------------------------------------------
+
+    def expire(self, now: int) -> None:
+        """Remove the rows whose time is over, and what is remembered of remotes without rows."""
+        for number in self._deadlines.due(now):
+            self._remove(self.exchanges[number])
+
+    def saw(self, number: int, last_ns: int) -> None:
+        """Tell when the path last moved a packet of a row. Call in order of time, before `expire`."""
+        row = self.exchanges.get(number)
+        if row is not None and last_ns > row.last:
+            self._note_activity(row, last_ns)
+
+    def move(self, old: int, new: int) -> None:
+        """Let rows follow a new masquerade address."""
+        for row in [row for row in self.exchanges.values() if row.masq == old]:
+            self._forget_cookie(row)
+            row.masq = new
+            self._by_cookie.setdefault((row.remote, new, row.initiator), {})[row.number] = row
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _own(rows: dict[int, Exchange], inside: int, responder: bytes) -> Exchange | None:
+        """Return a host's row for its own packet; without a responder cookie it may be any with that initiator."""
+        mine = [row for row in rows.values() if row.inside == inside]
+        exact = [row for row in mine if row.responder == responder]
+        loose = mine if responder == NO_COOKIE else [row for row in mine if row.outstanding]
+        return next(iter(exact or loose), None)
+
+    @staticmethod
+    def _match(rows: dict[int, Exchange], responder: bytes) -> Exchange | None:
+        """Return the row that cookies from outside belong to: exact, else outstanding, else the only host's."""
+        exact = [row for row in rows.values() if row.responder == responder]
+        outstanding = [row for row in rows.values() if row.outstanding]
+        if exact or outstanding:
+            return (exact or outstanding)[0]
+        return next(iter(rows.values())) if len({row.inside for row in rows.values()}) == 1 else None
+
+    def _inbound_zero(self, remote: int, masq: int, header: Isakmp, now: int) -> Decision:
+        """K-5: a zero cookie names nobody; the host that talked to the remote last gets it."""
+        row = self.last_active(remote, masq, now)
+        if row is None:
+            return Decision(events=(Event(kind="isakmp_zero_cookie_in", remote=remote),))
+        events: tuple[Event, ...] = ()
+        if not row.told or now - row.told >= _TELL_AGAIN:
+            row.told = now
+            events = (Event(kind="isakmp_zero_cookie_in", remote=remote),)
+        self._touch(row, header, now, outbound=False)
+        return Decision(to=(row.inside,), events=events)
+
+    def _open(self, inside: int, masq: int, remote: int, header: Isakmp, now: int) -> Exchange | str:
+        """Return a new row, or the reason why there is none."""
+        if len(self.exchanges) >= self.settings.exchanges:
+            return "isakmp_full"
+        if self._rows_of[inside] >= self.settings.exchanges_per_host:
+            return "isakmp_host_limit"
+        row = Exchange(
+            number=next(self._numbers), inside=inside, masq=masq, remote=remote, initiator=header.initiator,
+            responder=header.responder, messages={},
+        )  # fmt: skip
+        self.exchanges[row.number] = row
+        self._rows_of[inside] += 1
+        self._by_cookie.setdefault((remote, masq, row.initiator), {})[row.number] = row
+        self._by_remote.setdefault(remote, OrderedDict())[row.number] = row
+        self._note_activity(row, now)
+        return row
+
+    def _touch(self, row: Exchange, header: Isakmp, now: int, *, outbound: bool) -> None:
+        """Note a packet: activity, the time to an answer, and how far exchanges that make SAs have come."""
+        self._note_activity(row, now)
+        if outbound:
+            row.asked = row.asked or now
+        elif row.asked:
+            sample = now - row.asked
+            row.asked = 0
+            self.rtt[row.remote] = min(sample, self.rtt.get(row.remote, sample))
+        if header.exchange in _MAKES_SA and row.initiator != NO_COOKIE:
+            self._note_message(row, _conversation(header, outbound=outbound), now, outbound=outbound)
+
+    def _note_message(self, row: Exchange, conversation: int, now: int, *, outbound: bool) -> None:
+        """Note the direction of a message; once request and answer were seen, both SPIs are agreed on."""
+        before = row.messages.get(conversation, 0)
+        after = before | (1 if outbound else 2)
+        row.messages[conversation] = after
+        if len(row.messages) > _MOST_MESSAGES:
+            del row.messages[next(iter(row.messages))]
+        if after == 3 and before != 3:
+            listed = self._negotiations.setdefault(row.remote, [])
+            listed.append(Negotiation(inside=row.inside, remote=row.remote, since=now))
+            if len(listed) > _MOST_NEGOTIATIONS:
+                del listed[0]
+
+    def _note_activity(self, row: Exchange, now: int) -> None:
+        row.last = now
+        self._by_remote[row.remote].move_to_end(row.number)
+        self._deadlines.set(row.number, now + self.settings.lifetime)
+
+    def _forget_cookie(self, row: Exchange) -> None:
+        rows = self._by_cookie[row.remote, row.masq, row.initiator]
+        del rows[row.number]
+        if not rows:
+            del self._by_cookie[row.remote, row.masq, row.initiator]
+
+    def _remove(self, row: Exchange) -> None:
+        del self.exchanges[row.number]
+        self._deadlines.forget(row.number)
+        self._rows_of[row.inside] -= 1
+        if not self._rows_of[row.inside]:
+            del self._rows_of[row.inside]
+        self._forget_cookie(row)
+        rows = self._by_remote[row.remote]
+        del rows[row.number]
+        if not rows:
+            del self._by_remote[row.remote]
+            self._negotiations.pop(row.remote, None)
+            self.rtt.pop(row.remote, None)
+
+
+def _conversation(header: Isakmp, *, outbound: bool) -> int:
+    """Return what a request and its answer share: the message id, which in IKEv2 each side counts for itself."""
+    if header.version >> 4 < 2:
+        return header.message_id
+    return header.message_id << 1 | (outbound != bool(header.flags & _RESPONSE))

@@ -1,0 +1,122 @@
+"""Preloading SAs (section 4.8): an inside host's IKE daemon tells its SPIs, so that nothing has to be guessed.
+
+Only root on the gateway and the inside host itself may speak for a host; otherwise one host could take another's
+packets. A preloaded row never blocks anybody. Either a change happens whole, or PreloadError says why not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from fastmasq.errors import FastmasqError
+from fastmasq.vpn.esp import EspTable
+from fastmasq.vpn.events import dotted
+from fastmasq.vpn.evidence import Association
+
+LOWEST_SPI = 256  # lower ones are reserved (RFC 4303 section 2.1)
+_SPIS = range(LOWEST_SPI, 1 << 32)
+
+Reason = Literal["EEXIST", "ENOENT", "EPERM", "EINVAL", "ENOSPC"]
+
+
+class PreloadError(FastmasqError):
+    """A change that was refused; `reason` is for programs."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Announcement(Struct, frozen=True, kw_only=True):
+    """An SA pair as its inside host knows it. outbound_spi: 0 if unknown. lifetime: ns, None is the usual IPsec
+    lifetime after the last packet, -1 until it is deleted."""
+
+    inside: int
+    remote: int
+    masq: int
+    inbound_spi: int
+    outbound_spi: int = 0
+    lifetime: int | None = None
+
+
+def add(table: EspTable, sa: Announcement, now: int, caller: int | None, *, replace: bool = False) -> Association:
+    """Put an SA into the table; `caller` is the inside host that asks, None is root. Raises PreloadError.
+
+    An inbound SPI of another host is refused (EEXIST) unless `replace`; the own one is renewed. A pending start of the
+    host with this outbound SPI is completed.
+    """
+    _check(sa, caller)
+    holder = table.by_inbound(sa.remote, sa.masq, sa.inbound_spi)
+    if holder is not None and holder.inside != sa.inside:
+        if not replace or caller is not None:
+            raise PreloadError(
+                "EEXIST", f"SPI {sa.inbound_spi:X} from {dotted(sa.remote)} belongs to {dotted(holder.inside)} already"
+            )
+        table.remove(holder)
+        holder = None
+    row = _row_for(table, sa, holder, now)
+    if sa.outbound_spi and row.ospi != sa.outbound_spi and not row.ospi:
+        table.name_outbound(row, sa.outbound_spi)
+    if row.ispi != sa.inbound_spi:
+        table.complete(row, sa.inbound_spi)
+    row.preloaded = True
+    row.lifetime = 0 if sa.lifetime is None else sa.lifetime
+    table.keep(row, now)
+    table.exchanges.claim(sa.inside, sa.remote, now)
+    return row
+
+
+def delete(table: EspTable, remote: int, masq: int, inbound_spi: int, caller: int | None) -> None:
+    """Remove the SA with this inbound SPI. Raises PreloadError."""
+    row = table.by_inbound(remote, masq, inbound_spi)
+    if row is None or (caller is not None and row.inside != caller):
+        raise PreloadError("ENOENT", f"no SA with SPI {inbound_spi:X} from {dotted(remote)}")
+    table.remove(row)
+
+
+def listed(table: EspTable, caller: int | None) -> list[Association]:
+    """Return the preloaded rows that the caller may see, oldest first."""
+    return [row for row in table.rows.values() if row.preloaded and caller in (None, row.inside)]
+
+
+def flush(table: EspTable, caller: int | None) -> int:
+    """Remove the preloaded rows that the caller may see; return how many."""
+    rows = listed(table, caller)
+    for row in rows:
+        table.remove(row)
+    return len(rows)
+
+
+def _check(sa: Announcement, caller: int | None) -> None:
+    if caller is not None and caller != sa.inside:
+        raise PreloadError(
+            "EPERM", f"{dotted(caller)} may not speak for {dotted(sa.inside)}; only the host itself, or root"
+        )
+    if sa.inbound_spi not in _SPIS or (sa.outbound_spi and sa.outbound_spi not in _SPIS):
+        raise PreloadError("EINVAL", f"SPIs are {LOWEST_SPI} to {_SPIS[-1]}")
+    if sa.lifetime is not None and sa.lifetime < -1:
+        raise PreloadError("EINVAL", "a lifetime cannot be negative")
+
+
+def _row_for(table: EspTable, sa: Announcement, holder: Association | None, now: int) -> Association:
+    """Return the row to fill in: the one with the outbound SPI, else the one with the inbound SPI, else a new one."""
+    row = table.by_outbound(sa.inside, sa.remote, sa.outbound_spi) if sa.outbound_spi else None
+    if row is not None and row.ispi not in (0, sa.inbound_spi):
+        table.remove(row)  # the host says that the pair has changed
+        row = None
+    if row is not None and holder is not None and holder is not row:
+        table.remove(holder)
+    row = row or holder
+    if row is not None and sa.outbound_spi and row.ospi not in (0, sa.outbound_spi):
+        table.remove(row)
+        row = None
+    if row is not None and row.masq == sa.masq:
+        return row
+    if row is not None:
+        table.remove(row)
+    refusal = table.refusal(sa.inside)
+    if refusal:
+        raise PreloadError("ENOSPC", f"no row for another SA of {dotted(sa.inside)}: {refusal}")
+    return table.add(sa.inside, sa.masq, sa.remote, now)

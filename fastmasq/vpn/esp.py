@@ -11,9 +11,12 @@ turn.
       |   +-(others pass)-- squelched ------------> gone
       +--init lifetime without a packet--> gone
 
-An unknown SPI from a remote is associated with the row that waits for it, or with the host that the evidence points to;
-several hosts get copies until it is settled (`vpn/evidence.py`). One that nothing explains is *guessed*: copies go to
-the hosts whose ISAKMP with the remote is most recent (E-20).
+That is so for hosts whose ISAKMP was not seen. Starts that were seen being negotiated take turns faster: each has the
+remote for as long as an answer can take, then the next may go, and nobody is squelched (`vpn/evidence.py`).
+
+An unknown SPI from a remote is associated with the row that waits for it, or with the host that the evidence points
+to; several hosts get copies until it is settled. One that nothing explains is *guessed*: copies go to the hosts whose
+ISAKMP with the remote is most recent (E-20).
 
 Outbound `spi` and inbound `spi` are different numbers of one row. Time is nanoseconds and an argument.
 """
@@ -23,11 +26,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
-from fastmasq.vpn.evidence import REMEMBERED, Association, Dispute, candidates, note_answer
+from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, candidates, expecting, patience
 from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
+
+STILL_WANTED = 3 * NS_PER_SECOND  # after which a waiter that has not come back is not waited for
 
 
 class EspTable:
@@ -62,46 +68,81 @@ class EspTable:
             return dropped("esp_squelched")
         events = self._follow_address(row, masq)
         if row.state == "outstanding":
-            if row.blocking:
-                row.retries += 1
-                if row.retries > self.settings.init_retries:
-                    return self._squelch(row, now)
-            row.sent = [*row.sent[1 - REMEMBERED :], now]
+            events += self._answered_at_once(inside, row.masq, remote, now)
+        if row.state == "outstanding":
+            refused = self._repeat(row, now)
+            if refused is not None:
+                return refused
         row.last_out = now
         self._renew(row, now)
         return Decision(to=(row.masq,), row=row if self._is_settled(row, now) else None, events=events)
 
     def _initial(self, inside: int, masq: int, remote: int, spi: int, sequence: int, now: int) -> Decision:
         """E-6 to E-11: the first packet of an outbound SA starts a row, completes one, or waits."""
+        events = self._answered_at_once(inside, masq, remote, now)
         half = next((row for row in self.rows_with(inside, remote) if not row.ospi), None)
         if half is not None:
             half.ospi, half.last_out = spi, now
             self._out[inside, remote, spi] = half
             self._renew(half, now)
             self._changes[half.number] = half
-            return Decision(to=(half.masq,), row=half, events=self._follow_address(half, masq))
-        negotiated = any(one.inside == inside for one in self.exchanges.negotiations(remote, now))
-        pending = list(self._pending.get(remote, {}).values())
-        if pending and not self._may_overlap(pending, negotiated=negotiated):
-            return self._wait(pending, inside, remote, spi, now)
+            return Decision(to=(half.masq,), row=half, events=events + self._follow_address(half, masq))
+        negotiated = self._is_negotiated(inside, remote, now)
+        in_the_way = self._in_the_way(inside, remote, now, negotiated=negotiated)
+        if in_the_way:
+            return self._wait(in_the_way, inside, remote, spi, now)
         refusal = self.refusal(inside)
         if refusal:
             event = Event(kind="esp_table_full", inside=inside, remote=remote, id=spi, why=refusal)
             return dropped(refusal, event)
         row = self.add(inside, masq, remote, now)
         row.ospi, row.last_out, row.first_sequence, row.negotiated = spi, now, sequence, negotiated
-        row.sent = [now]
+        row.sent, row.turn = [now], now
         self._out[inside, remote, spi] = row
         self._pending.setdefault(remote, {})[row.number] = row
         self._renew(row, now)
         self.waiting.pop((inside, remote, spi), None)
         return Decision(to=(masq,), events=(Event(kind="esp_started", inside=inside, remote=remote, id=spi),))
 
-    def _may_overlap(self, pending: list[Association], *, negotiated: bool) -> bool:
-        """Whether another start may be pending at the same time, since negotiations tell whose answers to expect."""
-        settings = self.settings
-        all_seen = negotiated and all(row.negotiated for row in pending)
-        return settings.evidence and all_seen and len(pending) < min(settings.overlap, settings.most_candidates)
+    def _repeat(self, row: Association, now: int) -> Decision | None:
+        """E-4, E-5: note another packet of a pending start; return a decision if it is not let through."""
+        if not row.negotiated:
+            if row.blocking:
+                row.retries += 1
+                if row.retries > self.settings.init_retries:
+                    return self._squelch(row, now)
+        else:
+            in_the_way = self._in_the_way(row.inside, row.remote, now, negotiated=True)
+            if in_the_way:
+                return self._wait(in_the_way, row.inside, row.remote, row.ospi, now)
+            if now - row.turn > (patience(self.exchanges, row.remote) or 0):
+                if row.blocking and self._others_wait(row, now):
+                    return self._wait([], row.inside, row.remote, row.ospi, now)
+                row.turn, row.blocking = now, False
+        self.waiting.pop((row.inside, row.remote, row.ospi), None)
+        row.sent = [*row.sent[1 - REMEMBERED :], now]
+        return None
+
+    def _is_negotiated(self, inside: int, remote: int, now: int) -> bool:
+        """Whether a start of a host can be told by its time: it has negotiated, and the remote's answers were timed."""
+        if not self.settings.evidence or patience(self.exchanges, remote) is None:
+            return False
+        return any(one.inside == inside for one in self.exchanges.negotiations(remote, now))
+
+    def _in_the_way(self, inside: int, remote: int, now: int, *, negotiated: bool) -> list[Association]:
+        """Return the pending starts to a remote that a packet of a start has to wait for."""
+        pending = list(self._pending.get(remote, {}).values())
+        if not negotiated or not all(row.negotiated for row in pending):
+            return [row for row in pending if row.inside != inside or not row.negotiated] if negotiated else pending
+        longest = patience(self.exchanges, remote) or 0
+        return [row for row in pending if row.inside != inside and now - row.turn <= longest]
+
+    def _others_wait(self, row: Association, now: int) -> bool:
+        """Whether somebody has asked for the remote during a row's turn, and not long ago."""
+        return any(
+            remote == row.remote and inside != row.inside and last >= row.turn and now - last <= STILL_WANTED
+            for (inside, remote, _), (_, last) in self.waiting.items()
+        )
 
     def _wait(self, pending: list[Association], inside: int, remote: int, spi: int, now: int) -> Decision:
         """E-6: drop the packet, and let those that are waited for know that they block."""
@@ -113,6 +154,8 @@ class EspTable:
             self.waiting[inside, remote, spi] = (since, now)
             self._deadlines.set(("wait", inside, remote, spi), now + self.settings.init_lifetime)
         own = next((row for row in pending if row.inside == inside), None)
+        if not pending:
+            return dropped("esp_blocked")
         if own is not None:
             event = Event(kind="esp_blocked_self", inside=inside, remote=remote, id=spi, new_id=own.ospi)
         else:
@@ -155,9 +198,7 @@ class EspTable:
         """E-18 to E-21: associate an SPI never seen before, or guess."""
         pending = [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
         if self.settings.evidence:
-            rows = self._remote.get(remote, {}).values()
-            established = {row.inside for row in rows if row.state == "established"}
-            hosts = candidates(remote, sequence, pending, established, self.exchanges, now)
+            hosts = candidates(remote, sequence, pending, self.exchanges, now)
         else:
             hosts = [row.inside for row in pending[:1]]
         if not hosts:
@@ -167,20 +208,40 @@ class EspTable:
         refusal = self.refusal(hosts[0])
         if refusal:
             return dropped(refusal, Event(kind="esp_table_full", inside=hosts[0], remote=remote, id=spi, why=refusal))
-        dispute = Dispute(remote=remote, masq=masq, spi=spi, since=now, scores=dict.fromkeys(hosts, 0))
+        dispute = Dispute(remote=remote, masq=masq, spi=spi, since=now, hosts=hosts)
         self.disputes[remote, masq, spi] = dispute
         decision = self._disputed(dispute, sequence, now)
         event = Event(kind="esp_disputed", remote=remote, id=spi, count=len(hosts))
         return Decision(to=decision.to, row=decision.row, events=(event, *decision.events))
 
     def _disputed(self, dispute: Dispute, sequence: int, now: int) -> Decision:
-        """Send copies to all hosts in question, unless it turns out whose it is."""
-        pending = [row for row in self._pending.get(dispute.remote, {}).values() if row.masq == dispute.masq]
-        owner = note_answer(dispute, pending, self.exchanges, now)
-        if owner is not None:
-            return self._associate(owner, dispute.remote, dispute.masq, dispute.spi, sequence, now, "its answers fit")
-        self._deadlines.set(("dispute", dispute.remote, dispute.masq, dispute.spi), now + self.settings.lifetime)
-        return Decision(to=tuple(dispute.scores))
+        """Send copies to the hosts that still expect something, unless it is the answer to a start of one of them."""
+        remote, masq, spi = dispute.remote, dispute.masq, dispute.spi
+        pending = [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
+        before = dispute.hosts
+        for row in pending:
+            if (
+                dispute.last
+                and row.inside in before
+                and expecting(row, self.exchanges, now)
+                and row.last_out > dispute.last
+            ):
+                return self._associate(row.inside, remote, masq, spi, sequence, now, "answered in time")
+        expects = {row.inside for row in pending} | {one.inside for one in self.exchanges.negotiations(remote, now)}
+        dispute.hosts = [host for host in before if host in expects] or before
+        if len(dispute.hosts) == 1:
+            return self._associate(dispute.hosts[0], remote, masq, spi, sequence, now, "the others have theirs")
+        dispute.last = now
+        self._deadlines.set(("dispute", remote, masq, spi), now + self.settings.lifetime)
+        return Decision(to=tuple(dispute.hosts))
+
+    def _answered_at_once(self, inside: int, masq: int, remote: int, now: int) -> tuple[Event, ...]:
+        """Settle a disputed SPI on a host whose start sends something right after it got a packet with it."""
+        for dispute in list(self.disputes.values()):
+            just_now = now - dispute.last <= AT_ONCE
+            if just_now and inside in dispute.hosts and (dispute.remote, dispute.masq) == (remote, masq):
+                return self._associate(inside, remote, masq, dispute.spi, 0, now, "it answered at once").events
+        return ()
 
     def _associate(
         self, inside: int, remote: int, masq: int, spi: int, sequence: int, now: int, why: str
@@ -200,26 +261,7 @@ class EspTable:
         self.exchanges.claim(inside, remote, now)
         kind = "esp_settled" if disputed else "esp_associated"
         event = Event(kind=kind, inside=inside, remote=remote, id=spi, new_id=row.ospi, why=why)
-        return Decision(to=(inside,), row=row, events=(event, *self._eliminate(inside, remote, now)))
-
-    def _eliminate(self, inside: int, remote: int, now: int) -> tuple[Event, ...]:
-        """Take a host that expects nothing more out of other disputes; the last one left there owns the SPI."""
-        expects = any(row.inside == inside for row in self._pending.get(remote, {}).values()) or any(
-            one.inside == inside for one in self.exchanges.negotiations(remote, now)
-        )
-        if expects:
-            return ()
-        events: list[Event] = []
-        for key, dispute in list(self.disputes.items()):
-            if dispute.remote == remote and inside in dispute.scores and key in self.disputes:
-                del dispute.scores[inside]
-                if len(dispute.scores) == 1:
-                    owner = next(iter(dispute.scores))
-                    decision = self._associate(
-                        owner, remote, dispute.masq, dispute.spi, 0, now, "the others have theirs"
-                    )
-                    events += decision.events
-        return tuple(events)
+        return Decision(to=(inside,), row=row, events=(event,))
 
     def _guess(self, remote: int, masq: int, spi: int, now: int) -> Decision:
         """E-20: a copy to each host whose ISAKMP with the remote is recent; nothing is remembered of it."""

@@ -33,9 +33,8 @@ SHORTEST_LIFETIME = 900 * NS_PER_SECOND  # a shorter IPsec lifetime counts as th
 class IpsecSettings(Struct, frozen=True, kw_only=True):
     """Every constant of ISAKMP and ESP; times in nanoseconds. The defaults are those of the 2.0 and 2.2 patches.
 
-    evidence: let negotiations decide where that of 1999 would take what comes first; off, the rules E-1 to E-21 hold
-    to the letter. overlap: how many starts to one remote may then be pending at once, if each was seen negotiating.
-    lead: how many more timely answers one of several hosts must get before an SPI is settled on it.
+    evidence: let what ISAKMP shows decide where 1999 took what came first, and let starts to one remote take turns as
+    long as a round trip; off, or where no ISAKMP was seen, the rules E-1 to E-21 hold to the letter.
     """
 
     lifetime: int = 1800 * NS_PER_SECOND
@@ -49,8 +48,6 @@ class IpsecSettings(Struct, frozen=True, kw_only=True):
     remote_phase1: bool = True  # K-10: unknown cookies go to the host that talked to the remote last
     evidence: bool = True
     negotiation_window: int = 60 * NS_PER_SECOND  # how long a negotiation without traffic counts
-    overlap: int = 4
-    lead: int = 3
     fresh_sequence: int = 64  # sequence numbers up to here are those of an SA that has just begun
     exchanges: int = 8192
     exchanges_per_host: int = 512
@@ -74,8 +71,8 @@ class Exchange(Struct, kw_only=True, eq=False):
     initiator: bytes
     responder: bytes = NO_COOKIE
     last: int = 0  # ns, of the last packet either way
-    asked: int = 0  # ns, of the first outbound packet not answered yet; 0 none
-    told: int = 0  # ns, of the last line about its zero cookie; 0 never
+    asked: int | None = None  # ns, of the first outbound packet not answered yet
+    told: int | None = None  # ns, of the last line about its zero cookie
     messages: dict[int, int] = {}  # of conversations that make SAs: directions seen, 1 out, 2 in
 
     @property
@@ -129,7 +126,7 @@ class ExchangeTable:
                 return dropped(row, Event(kind="isakmp_denied", inside=inside, remote=remote, why=row))
         if row.outstanding and header.responder != NO_COOKIE:
             row.responder = header.responder  # the inside host is the responder, or answered what we did not see
-        if zero and (not row.told or now - row.told >= _TELL_AGAIN):
+        if zero and (row.told is None or now - row.told >= _TELL_AGAIN):
             row.told = now
             events = (Event(kind="isakmp_zero_cookie_out", inside=inside, remote=remote),)
         self._touch(row, header, now, outbound=True)
@@ -248,7 +245,7 @@ class ExchangeTable:
         if row is None:
             return Decision(events=(Event(kind="isakmp_zero_cookie_in", remote=remote),))
         events: tuple[Event, ...] = ()
-        if not row.told or now - row.told >= _TELL_AGAIN:
+        if row.told is None or now - row.told >= _TELL_AGAIN:
             row.told = now
             events = (Event(kind="isakmp_zero_cookie_in", remote=remote),)
         self._touch(row, header, now, outbound=False)
@@ -275,10 +272,10 @@ class ExchangeTable:
         """Note a packet: activity, the time to an answer, and how far exchanges that make SAs have come."""
         self._note_activity(row, now)
         if outbound:
-            row.asked = row.asked or now
-        elif row.asked:
+            row.asked = now if row.asked is None else row.asked
+        elif row.asked is not None:
             sample = now - row.asked
-            row.asked = 0
+            row.asked = None
             self.rtt[row.remote] = min(sample, self.rtt.get(row.remote, sample))
         if header.exchange in _MAKES_SA and row.initiator != NO_COOKIE:
             self._note_message(row, _conversation(header, outbound=outbound), now, outbound=outbound)

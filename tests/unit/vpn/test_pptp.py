@@ -376,7 +376,7 @@ def test_a_connection_that_is_not_in_the_table_passes(calls: CallTable) -> None:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), biggest=st.sampled_from([1, 3, 14, 200, 500]))
 def test_p42_any_cutting_order_and_repetition(seed: int, biggest: int) -> None:
-    """A sender that cuts, repeats and overlaps at random: an octet leaves the same each time, and the whole is right."""
+    """A sender that cuts, repeats and overlaps at random: octets leave the same each time, and the whole is right."""
     chance = random.Random(seed)
     calls = CallTable()
     connection = occupied(calls)
@@ -434,7 +434,7 @@ def test_garbage_breaks_nothing(segments: list[tuple[str, int, bytes]]) -> None:
     for direction, ahead, payload in segments:
         sequence = (connection.next[direction] + ahead) % (1 << 32)
         followed = connection.follower.follow(direction, sequence, payload, 0)
-        assert all(0 <= at and at + len(octets) <= len(payload) for at, octets in followed.edits)
+        assert all(at >= 0 and at + len(octets) <= len(payload) for at, octets in followed.edits)
         assert len(followed.applied(payload)) == len(payload)
         for event in followed.events:
             assert event.text and event.level

@@ -1,0 +1,1 @@
+"""How well inbound SPIs find their hosts, and how long starts wait: the ESP trackers under simulated traffic."""

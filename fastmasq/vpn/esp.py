@@ -34,6 +34,7 @@ from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, can
 from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
 
 STILL_WANTED = 3 * NS_PER_SECOND  # after which a waiter that has not come back is not waited for
+MOST_WAITERS = 1024  # remembered; others wait all the same
 
 
 class EspTable:
@@ -150,7 +151,7 @@ class EspTable:
             row.blocking = True
             self._changes[row.number] = row
         since, _ = self.waiting.get((inside, remote, spi), (now, now))
-        if len(self.waiting) < self.settings.associations or (inside, remote, spi) in self.waiting:
+        if len(self.waiting) < MOST_WAITERS or (inside, remote, spi) in self.waiting:
             self.waiting[inside, remote, spi] = (since, now)
             self._deadlines.set(("wait", inside, remote, spi), now + self.settings.init_lifetime)
         own = next((row for row in pending if row.inside == inside), None)
@@ -205,9 +206,8 @@ class EspTable:
             return self._guess(remote, masq, spi, now)
         if len(hosts) == 1:
             return self._associate(hosts[0], remote, masq, spi, sequence, now, "only candidate")
-        refusal = self.refusal(hosts[0])
-        if refusal:
-            return dropped(refusal, Event(kind="esp_table_full", inside=hosts[0], remote=remote, id=spi, why=refusal))
+        if sum(key[0] == remote for key in self.disputes) >= self.settings.disputes or self.refusal(hosts[0]):
+            return self._guess(remote, masq, spi, now)
         dispute = Dispute(remote=remote, masq=masq, spi=spi, since=now, hosts=hosts)
         self.disputes[remote, masq, spi] = dispute
         decision = self._disputed(dispute, sequence, now)

@@ -53,6 +53,7 @@ class IpsecSettings(Struct, frozen=True, kw_only=True):
     exchanges_per_host: int = 512
     associations: int = 16384  # ESP rows
     associations_per_host: int = 1024
+    disputes: int = 32  # of one remote; further unknown SPIs are guessed, and not remembered
 
     def __post_init__(self) -> None:
         if self.lifetime < SHORTEST_LIFETIME:

@@ -427,6 +427,13 @@ def test_disputes_and_waiters_end() -> None:
     assert not both.esp.disputes and not both.esp.waiting and not both.esp.rows
 
 
+def test_random_spis_of_a_forger_do_not_fill_the_table() -> None:
+    both, now = rekeyed_and_waiting(disputes=4)
+    for number in range(100):
+        both.esp_inbound(R, M, 0x9000 + number, 1, now)
+    assert len(both.esp.disputes) == 4 and len(both.esp.rows) == 2
+
+
 def test_quick_mode_is_what_counts() -> None:
     """A phase 1 alone makes no SA."""
     both = ipsec()

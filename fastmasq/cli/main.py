@@ -30,6 +30,8 @@ COMMANDS = {
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),
     "import": ("fastmasq.cli.import_rules", "import_rules", "Carry over what iptables or nft do on a host today."),
     "proc": ("fastmasq.cli.proc", "proc", "Show the files that /proc had in 1999."),
+    "forward": ("fastmasq.cli.forward", "forward", "Lead ports of the outside to inside hosts."),
+    "redirect": ("fastmasq.cli.redirect", "redirect", "Lead protocols without ports, such as GRE, to inside hosts."),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),

@@ -63,6 +63,6 @@ def span(seconds: float) -> str:
 
 
 def endpoint(text: str) -> tuple[str, str]:
-    """Return address and port (or ICMP identifier) of "10.0.0.2:40000"."""
-    address, _, port = text.rpartition(":")
+    """Return address and port (or ICMP identifier) of "10.0.0.2:40000"; the port is empty where there is none."""
+    address, _, port = text.partition(":")
     return address, port

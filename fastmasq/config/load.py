@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fastmasq.config.lines import Place, find_lines
+from fastmasq.config.lists import read_forwards, read_redirects
 from fastmasq.config.schema import SHARE, Compat, Settings, defaults, derive
 from fastmasq.config.values import Bounds, Duration, Floor, in_toml
 from fastmasq.errors import ConfigurationError
@@ -89,8 +90,13 @@ class _Reading:
         """Return the settings; worthless when there are mistakes."""
         compat = table.get("compat")
         base = defaults(compat) if compat in get_args(Compat) else defaults()
-        written = self._overlay(base, self._without_unavailable(table), ())
+        lists = {"forward": read_forwards, "redirect": read_redirects}
+        sections = {key: value for key, value in self._without_unavailable(table).items() if key not in lists}
+        written = self._overlay(base, sections, ())
         settings = derive(written, self.written)
+        for key in lists.keys() & table.keys():
+            found = lists[key](table[key], lambda place, text: self.mistakes.append((place, text)))
+            settings = replace(settings, **{key: found})
         self._require_interfaces(table)
         self._check_relations(settings)
         return settings
@@ -98,8 +104,6 @@ class _Reading:
     def _without_unavailable(self, table: dict[str, Any]) -> dict[str, Any]:
         """Refuse the sections whose feature does not exist yet: passing over a forward silently would be worse."""
         unavailable = {
-            "forward": "forwarding of ports",
-            "redirect": "redirection of protocols",
             "vpn": "following of VPN protocols",
         }
         for key in unavailable.keys() & table.keys():

@@ -30,6 +30,8 @@ from fastmasq.config.values import (
     Rate,
     SocketPath,
 )
+from fastmasq.policy.portfw import PortForward
+from fastmasq.policy.redirect import Redirect
 
 Compat = Literal["modern", "2.0", "2.2"]
 
@@ -110,7 +112,7 @@ class Control(Section, frozen=True, kw_only=True):
 
 
 class Settings(Section, frozen=True, kw_only=True):
-    """Everything that can be set, one field for each section."""
+    """Everything that can be set, one field for each section; [[forward]] and [[redirect]] are read by `lists`."""
 
     compat: Compat = "modern"
     interfaces: Interfaces = Interfaces()
@@ -120,6 +122,8 @@ class Settings(Section, frozen=True, kw_only=True):
     rings: Rings = Rings()
     takeover: Takeover = Takeover()
     control: Control = Control()
+    forward: tuple[PortForward, ...] = ()
+    redirect: tuple[Redirect, ...] = ()
 
     @property
     def sequential_ports(self) -> bool:

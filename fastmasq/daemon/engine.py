@@ -24,6 +24,7 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, resets, timeouts, world
+from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.worker import Worker
@@ -175,6 +176,8 @@ class Engine:
         self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
         self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
         self.rules.attach(self.forwarder, limits.sessions)
+        self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
+        self.forwards.load(self.settings.forward, self.settings.redirect)
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
 
@@ -314,6 +317,7 @@ class Engine:
         )
         for number, attached in fresh.items():
             self._replace(number, attached)
+        self.forwards.resolve(world.addresses_by_name(snapshot))
         self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
         self._follow_external(snapshot.external_address)
         self._judge_host(self.rules.rule_set)  # a rule may ask for the address of an interface
@@ -364,12 +368,26 @@ class Engine:
                 log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
             elif self.thread is not None:
                 log.warning("external address is now %s", ipaddress.IPv4Address(address))
+        self.forwards.withdraw()
         with self.forwarder.locked():
-            stale = self.table.set_external(address, self.allowed)
+            stale = self.table.set_external(address, self._for_mappings(address))
+        self.forwards.place(self.allowed)
         if address is not None:
             for old in stale:
-                self._leave_external(old)
+                if old not in self.forwards.listening():
+                    self._leave_external(old)
         self.external = address
+
+    def _for_mappings(self, address: int | None) -> np.ndarray:
+        """Return the ports that outbound mappings may use on an address: never those of its forwards."""
+        return self.allowed & ~self.forwards.ports(address)
+
+    def _follow_policy(self) -> None:
+        """Forwards or redirects have changed."""
+        self._follow_guard()
+        self._follow_external(self.external)
+        if self.thread is not None:
+            self.worker.wake()
 
     def _leave_external(self, old: int) -> None:
         """The external address has changed: close what used the old one (rules C-60 to C-62)."""
@@ -393,18 +411,22 @@ class Engine:
     def _follow_guard(self) -> None:
         """Put the guard in force as the world is now, if that differs from what it was told last."""
         snapshot = self.world.snapshot()
+        external = [snapshot.external_address] if snapshot.external_address is not None else []
+        guarded_ports = self.guarded_ports | self.forwards.ports()
         spec = GuardSpec(
             inside=self.settings.interfaces.inside,
             outside=[self.settings.interfaces.outside],
             local_addresses=world.local_addresses(snapshot.routes),
-            external_addresses=[snapshot.external_address] if snapshot.external_address is not None else [],
-            tcp_ports=self.guarded_ports[0],
-            udp_ports=self.guarded_ports[1],
+            external_addresses=sorted({*external, *self.forwards.listening()}),
+            tcp_ports=guarded_ports[0],
+            udp_ports=guarded_ports[1],
+            protocols=self.forwards.protocols(),
         )
         state = (
             tuple(spec.local_addresses),
             tuple(spec.external_addresses),
-            self.guarded_ports.tobytes(),
+            guarded_ports.tobytes(),
+            tuple(spec.protocols),
             tuple(link.ifindex for link in self.links.values()),
         )
         if state == self._guarded:
@@ -459,6 +481,7 @@ class Engine:
         self.rates.add(now_ns(), self._counters())
         self.table.make_ready()
         self.rules.print_log()
+        self.forwards.retry()
         if seconds % LOOK_EVERY == 0:
             self._follow_ports()
             self._check_settings()
@@ -471,7 +494,7 @@ class Engine:
         if not np.array_equal(allowed, self.allowed):
             self.allowed = allowed
             with self.forwarder.locked():
-                self.table.set_external(self.external, allowed)
+                self.table.set_external(self.external, self._for_mappings(self.external))
         still_used = self._still_mapped(self.guarded_ports & ~allowed)
         for port_class, port in np.argwhere(still_used & ~self._still_used):
             protocol = entry.CLASSES[port_class]
@@ -527,6 +550,7 @@ class Engine:
             "dynaddr": self.change_dynaddr,
             "ping": lambda _: "pong",
             **self.rules.handlers(),
+            **self.forwards.handlers(),
         }
 
     def summary(self) -> str:

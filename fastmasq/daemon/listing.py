@@ -45,21 +45,31 @@ def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str 
 def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
     """Return one session as `fastmasq sessions` shows it."""
     out, back = row["flow"]
-    protocol = entry.CLASSES[row["port_class"]]
+    protocol = _protocol_name(row)
+    has_ports = protocol in ("tcp", "udp")
+    has_ids = row["port_class"] != entry.CLASS_NONE
     inside_address, inside_id = int(out["key0"]) >> 32, int(out["key1"]) >> 32 & 0xFFFF
     remote_address, remote_id = int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFF
     expires_ns = int(row["expires"]) * TICK_NS - now_ns
     return {
         "protocol": protocol,
         "state": entry.STATES[row["state"]],
-        "inside": _endpoint(inside_address, inside_id),
-        "external": _endpoint(int(out["saddr"]), int(out["sid"])),
-        "remote": _endpoint(remote_address, None if protocol == "icmp" else remote_id),
+        "inside": _endpoint(inside_address, inside_id if has_ids else None),
+        "external": _endpoint(int(out["saddr"]), int(out["sid"]) if has_ids else None),
+        "remote": _endpoint(remote_address, remote_id if has_ports else None),
         "expires_s": round(max(0, expires_ns) / 1e9, 1),
         "idle_s": round(max(0, table.timeout_ns(int(row["state"])) - expires_ns) / 1e9, 1),
         "packets_out": int(out["packets"]),
         "packets_in": int(back["packets"]),
     }
+
+
+def _protocol_name(row: np.void) -> str:
+    """Return tcp, udp or icmp; of a protocol without ports its usual name, or its number."""
+    if row["port_class"] != entry.CLASS_NONE:
+        return entry.CLASSES[row["port_class"]]
+    number = int(row["flow"][entry.OUTBOUND]["key1"]) >> 56
+    return {47: "gre", 50: "esp"}.get(number, str(number))
 
 
 def _endpoint(address: int, port: int | None) -> str:

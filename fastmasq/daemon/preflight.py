@@ -18,6 +18,7 @@ from fastmasq.net.guard import make_guard
 from fastmasq.net.links import Link
 from fastmasq.net.ports import format_ports
 from fastmasq.net.world import World
+from fastmasq.policy.portfw import OUTSIDE, read_address
 from fastmasq.ring.packet_socket import MODES, open_tap
 from fastmasq.units import format_count
 
@@ -45,6 +46,7 @@ def findings(settings: Settings) -> list[Finding]:
         found += [Finding("error", complaint) for complaint in complaints]
         links = world.snapshot().links
         found += _links(links)
+        found += _forwards(settings, links)
         if not complaints:
             found += _rings(settings, links)
     finally:
@@ -121,6 +123,17 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"no {name} port is left for masquerading: the host uses all of [masquerade] ports")
         elif count < FEW_PORTS and not ranges:
             yield Finding("warning", f"only {count} {name} ports are left beside the host's own")
+
+
+def _forwards(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
+    """Look for forwards that listen on what is not there."""
+    names = {link.name for link in links}
+    addresses = {str(address).partition("/")[0] for link in links for address in link.addresses}
+    for forward in settings.forward:
+        if read_address(forward.listen) is None and forward.listen not in {*names, OUTSIDE}:
+            yield Finding("error", f"forward {forward}: {forward.listen} is no link of [interfaces]")
+        elif read_address(forward.listen) is not None and forward.listen not in addresses:
+            yield Finding("warning", f"forward {forward}: the host has no address {forward.listen} now")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 import numpy as np
 
 from fastmasq.net.links import Link
 from fastmasq.net.routes import Route
+from fastmasq.net.world import Snapshot
 from fastmasq.path import world
+from fastmasq.policy.portfw import OUTSIDE
 
 _LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never appears on a wire
 
@@ -46,3 +49,16 @@ def local_addresses(routes: tuple[Route, ...]) -> list[int]:
         if route.kind in ("local", "broadcast") and route.last - route.first < _LARGEST_LOCAL_RANGE
         for address in range(route.first, route.last + 1)
     ]
+
+
+def addresses_by_name(snapshot: Snapshot) -> dict[str, int]:
+    """Return what forwards may listen on just now: links by name, each by its own address, and our addresses."""
+    found = {str(IPv4Address(address)): address for address in local_addresses(snapshot.routes)}
+    if snapshot.external_address is not None:
+        found[OUTSIDE] = snapshot.external_address
+    for link in snapshot.links:
+        if link.addresses:
+            found[link.name] = link.addresses[0].address
+        if link.role == "outside" and snapshot.external_address is not None:
+            found[link.name] = snapshot.external_address
+    return found

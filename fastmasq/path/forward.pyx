@@ -36,12 +36,13 @@ from fastmasq.path.rules cimport ACCEPT, MASQ, RuleTable
 from fastmasq.path.state cimport (
     ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
     HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
-    KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
+    KIND_PROTOCOL_OTHER, KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
+    REDIRECTS, Redirect,
     ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
 )
 from fastmasq.path.verdict cimport (
-    DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_OVERLAP,
-    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
+    AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, ENDPOINT_CLASH, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE,
+    FRAGMENT_ORPHAN, FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
     NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
     NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
@@ -52,15 +53,18 @@ from fastmasq.ring.ring cimport (
     BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
 )
 from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN,
-    SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN, NONE, NO_HOP, OUTBOUND,
+    OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_UNANSWERED, UDP_ACTIVE,
+    UDP_UNANSWERED, make_key0, make_key1,
 )
+from fastmasq.table.forwards cimport Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
-    MasqTable, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
+    MasqTable, REFUSED_CLASH, REFUSED_HALF_OPEN,
+    REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
     REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
-    expire_sessions, external_of, find_external, find_flow, find_internal, host_hash, key_hash, mapping_address,
-    next_random, open_session, refresh_session, retime_session,
+    expire_sessions, external_of, find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address,
+    next_random, note_half_open, open_forwarded, open_plain, open_session, refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -72,7 +76,7 @@ from fastmasq.wire.icmp cimport (
 )
 from fastmasq.wire.ipv4 cimport (
     DONT_FRAGMENT, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_SOURCE, IPV4_TTL, MORE_FRAGMENTS,
-    OFFSET_MASK, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    OFFSET_MASK, PROTOCOL_AH, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
 from fastmasq.wire.octets cimport load16, load32, store32
 from fastmasq.wire.tcp cimport (
@@ -102,7 +106,7 @@ cdef enum:
 if DROP_REASON_COUNT > DROP_REASONS or VERDICT_COUNT != VERDICTS or NOTE_COUNT != NOTES_ROOM:
     raise ImportError("path/state.pxd has no room for all counters of path/verdict.pxd")
 if (world.LINK.itemsize != sizeof(Link) or world.ROUTE.itemsize != sizeof(Route) or world.HOP.itemsize != sizeof(Hop)
-        or world.RULE.itemsize != sizeof(Rule)):
+        or world.RULE.itemsize != sizeof(Rule) or world.REDIRECT.itemsize != sizeof(Redirect)):
     raise ImportError("path/state.pxd and path/world.py disagree about the layout of a row")
 
 
@@ -126,6 +130,8 @@ cdef inline int reason_of(int64_t refusal) noexcept nogil:
         return HOST_RATE_LIMIT
     if refusal == REFUSED_HOST_TABLE_FULL:
         return HOST_TABLE_FULL
+    if refusal == REFUSED_CLASH:
+        return ENDPOINT_CLASH
     return NO_EXTERNAL_ADDRESS
 
 
@@ -278,6 +284,7 @@ cdef inline bint advance(Path *p, uint32_t row, int direction, const Parsed *par
     """Move the session on by one packet and restart its timer where that is due; False: out of window, to be dropped."""
     cdef Session *s = &p.table.sessions[row]
     cdef TcpVerdict tcp
+    cdef int before = s.state
     if parsed.protocol == PROTOCOL_TCP:
         tcp = track_tcp(s, direction, parsed)
         if tcp == TCP_OUT_OF_WINDOW:
@@ -286,7 +293,13 @@ cdef inline bint advance(Path *p, uint32_t row, int direction, const Parsed *par
         if tcp == TCP_REFRESH:
             refresh_session(p.table, s, p.tick)
         elif tcp == TCP_CHANGED:
+            note_half_open(p.table, s.mapping, before, s.state)
             retime_session(p.table, row, p.tick)
+    elif before == UDP_UNANSWERED:
+        if direction == OUTBOUND:
+            s.state = UDP_ACTIVE
+            note_half_open(p.table, s.mapping, before, UDP_ACTIVE)
+        refresh_session(p.table, s, p.tick)     # what nobody answers, such as log messages, keeps to one target
     elif direction == OUTBOUND:
         refresh_session(p.table, s, p.tick)     # inbound packets hold nothing open (RFC 4787 REQ-6)
     else:
@@ -361,27 +374,47 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
     cdef uint64_t key1 = make_key1(parsed.protocol, OUTSIDE, port, parsed.did)
     cdef int64_t returning
     cdef uint32_t target
+    cdef uint16_t target_port
+    cdef const Target *forwarded
     cdef int hop
     if receiver == NONE:
         count_drop(p, NO_SESSION)
         return
+    returning = find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1))
     target = t.mappings[receiver].address
+    target_port = t.mappings[receiver].id
+    if t.mappings[receiver].in_use != MAPPING_OPEN:
+        if returning >= 0:
+            target = t.sessions[returning >> 1].flow[INBOUND].daddr
+            target_port = t.sessions[returning >> 1].flow[INBOUND].did
+        elif t.mappings[receiver].in_use == MAPPING_FORWARD:
+            forwarded = forward_target(t, receiver, external, port)
+            target, target_port = forwarded.address, forwarded.port
+        else:
+            count_drop(p, NO_SESSION)
+            return
     hop = hop_of_route(p, find_route(p, target), target)
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    returning = find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1))
     if row != NONE and not advance(p, row, OUTBOUND, parsed):
         return
+    if returning < 0 and t.mappings[receiver].in_use == MAPPING_FORWARD and first_inbound_state(parsed) >= 0:
+        returning = open_forwarded(t, parsed.protocol, receiver, external, port, SESSION_HAIRPIN,
+                                   <uint8_t>first_inbound_state(parsed), p.tick, p.now_ms)
+        if returning < 0 and returning != REFUSED_HALF_OPEN:
+            count_drop(p, reason_of(returning))
+            return
+        returning = returning << 1 if returning >= 0 else returning
     if returning >= 0 and not advance(p, <uint32_t>(returning >> 1), INBOUND, parsed):
         return
     if p.chains != NULL:
         p.chains.slot = NULL        # the receiver may be another the next time
-    if not passes_output(p, link, hop, frame, parsed, external, port, target, t.mappings[receiver].id):
+    if not passes_output(p, link, hop, frame, parsed, external, port, target, target_port):
         return
-    rewrite_endpoints(parsed, external, port, target, t.mappings[receiver].id)
+    rewrite_endpoints(parsed, external, port, target, target_port)
     send_packet(p, link, &p.hops[hop], frame, parsed)
 
 
@@ -426,6 +459,39 @@ cdef inline int first_state(const Parsed *parsed) noexcept nogil:
     return TCP_RESUMED
 
 
+cdef inline int first_inbound_state(const Parsed *parsed) noexcept nogil:
+    """Return the State of a session that this packet to a forward may open, or -1 when it may open none."""
+    cdef uint8_t flags
+    if parsed.protocol == PROTOCOL_UDP:
+        return UDP_UNANSWERED
+    flags = parsed.transport[TCP_FLAGS]
+    return -1 if flags & RST or (flags & SYN and flags & ACK) else TCP_UNANSWERED
+
+
+cdef void pass_stateless(Path *p, int link, int hop, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, Frame *frame,
+                         Parsed *parsed) noexcept nogil:
+    """Translate and send a packet that leaves no trace, if the output chain lets it."""
+    if p.chains != NULL:
+        p.chains.slot = NULL        # another packet of its flow may go to another host
+    if not passes_output(p, link, hop, frame, parsed, saddr, sid, daddr, did):
+        return
+    p.notes[NOTE_STATELESS_INBOUND] += 1
+    rewrite_endpoints(parsed, saddr, sid, daddr, did)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void answer_stateless(Path *p, int link, int hop, bint turns_round, Frame *frame, Parsed *parsed) noexcept nogil:
+    """The answer of a forward's target to a packet that passed without a session."""
+    cdef Table *t = p.table
+    cdef int port_class = class_of(parsed.protocol)
+    cdef uint32_t mapping = find_internal(t, port_class, parsed.saddr, parsed.sid,
+                                          <uint32_t>endpoint_hash(t, port_class, parsed.saddr, parsed.sid))
+    if turns_round:
+        turn_round(p, link, frame, parsed, NONE, mapping)
+        return
+    pass_stateless(p, link, hop, mapping_address(t, mapping), <uint16_t>mapping, parsed.daddr, parsed.did, frame, parsed)
+
+
 cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to, uint8_t flags, Frame *frame,
                      Parsed *parsed) noexcept nogil:
     """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none.
@@ -446,6 +512,9 @@ cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to,
         return
     row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, flags,
                        <uint8_t>state, p.tick, p.now_ms)
+    if row == REFUSED_HALF_OPEN:
+        answer_stateless(p, link, hop, flags & SESSION_HAIRPIN, frame, parsed)
+        return
     if row < 0:
         refuse_session(p, link, frame, parsed, row)
         return
@@ -477,7 +546,7 @@ cdef void masquerade_new(Path *p, int link, const Route *route, Frame *frame, Pa
     elif parsed.kind == KIND_ICMP_OTHER:
         count_drop(p, ICMP_TYPE_REFUSED)
     else:
-        count_drop(p, PROTOCOL_NOT_MASQUERADED)
+        masquerade_plain(p, link, route, frame, parsed)
 
 
 cdef void forward_by_chain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -594,8 +663,18 @@ cdef void to_local_address(Path *p, int link, const Route *route, Frame *frame, 
         if sender != NONE and expects(t, receiver, sender, parsed):
             turn_round(p, link, frame, parsed, NONE, sender)
             return
-    target = t.mappings[receiver].address
+    target = hairpin_target(t, receiver, parsed)
+    if target == 0:
+        count_drop(p, NO_SESSION)
+        return
     masquerade(p, link, find_route(p, target), target, SESSION_HAIRPIN, frame, parsed)
+
+
+cdef inline uint32_t hairpin_target(const Table *t, uint32_t receiver, const Parsed *parsed) noexcept nogil:
+    """Return an inside host that a packet to this external endpoint may turn round to, 0 without one."""
+    if t.mappings[receiver].in_use == MAPPING_FORWARD:
+        return forward_target(t, receiver, parsed.saddr, parsed.sid).address
+    return t.mappings[receiver].address
 
 
 cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, const Parsed *parsed) noexcept nogil:
@@ -603,6 +682,73 @@ cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, con
     cdef uint64_t key0 = make_key0(mapping_address(t, sender), parsed.daddr)
     cdef uint64_t key1 = make_key1(parsed.protocol, OUTSIDE, <uint16_t>sender, <uint16_t>receiver)
     return find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1)) >= 0
+
+
+# -- protocols without ports -----------------------------------------------------------------------------------------
+
+cdef inline int64_t find_plain(const Path *p, int link, Parsed *parsed) noexcept nogil:
+    """Return the flow of a packet of a protocol without ports, or -1. Trackers that know more of a protocol go first."""
+    parsed.sid = 0
+    parsed.did = 0
+    parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
+    parsed.key1 = make_key1(parsed.protocol, p.links[link].side, 0, 0)
+    return find_flow(p.table, parsed.key0, parsed.key1, <uint32_t>key_hash(p.table, parsed.key0, parsed.key1))
+
+
+cdef inline const Redirect *find_redirect(const Path *p, uint8_t protocol, uint32_t remote) noexcept nogil:
+    """Return the first redirect that takes a protocol from a remote address, or NULL."""
+    cdef int i
+    for i in range(p.redirect_count):
+        if p.redirects[i].protocol == protocol and p.redirects[i].source_first <= remote <= p.redirects[i].source_last:
+            return &p.redirects[i]
+    return NULL
+
+
+cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t inside, uint32_t remote, uint32_t external,
+                          Frame *frame, Parsed *parsed) noexcept nogil:
+    """Open the session of a redirect's host with a remote one, and send the packet on."""
+    cdef int64_t row
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    row = open_plain(p.table, parsed.protocol, inside, remote, external, p.tick, p.now_ms)
+    if row < 0:
+        count_drop(p, reason_of(row))
+        return
+    p.hops[hop].used -= 1           # forward_flow counts the packet again
+    p.table.sessions[row].generation = p.generation
+    p.table.sessions[row].flow[direction].hop = <uint16_t>hop
+    forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | direction)
+
+
+cdef void redirect_inbound(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A protocol without ports that no session and no tracker claims: for a redirect's host, or for our own."""
+    cdef const Redirect *redirect = find_redirect(p, parsed.protocol, parsed.saddr)
+    cdef int hop
+    if redirect == NULL:
+        deliver(p)
+        return
+    hop = hop_of_route(p, find_route(p, redirect.host), redirect.host)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    open_redirected(p, link, hop, INBOUND, redirect.host, parsed.saddr, parsed.daddr, frame, parsed)
+
+
+cdef void masquerade_plain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A protocol without ports from inside: only the host that a redirect gives it to may begin."""
+    cdef const Redirect *redirect = find_redirect(p, parsed.protocol, parsed.daddr)
+    cdef int hop
+    if redirect == NULL or redirect.host != parsed.saddr:
+        count_drop(p, AH_NOT_MASQUERADED if parsed.protocol == PROTOCOL_AH else PROTOCOL_NOT_MASQUERADED)
+        return
+    if p.table.current < 0:
+        count_drop(p, NO_EXTERNAL_ADDRESS)
+        return
+    hop = hop_of_route(p, route, parsed.daddr)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    open_redirected(p, link, hop, OUTBOUND, parsed.saddr, parsed.daddr, p.table.external[p.table.current], frame, parsed)
 
 
 cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -631,6 +777,34 @@ cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept 
         forward_new(p, link, route, frame, parsed)
 
 
+cdef void inbound_by_forward(Path *p, int link, uint32_t mapping, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet to a port forward from a remote without a session: open one with the target whose turn it is.
+
+    What may open none passes all the same: a reset, and anything while the forward has its share of half-open sessions.
+    """
+    cdef const Target *target = forward_target(p.table, mapping, parsed.saddr, parsed.sid)
+    cdef int hop = hop_of_route(p, find_route(p, target.address), target.address)
+    cdef int state = first_inbound_state(parsed)
+    cdef int64_t row = REFUSED_HALF_OPEN
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    if state >= 0:
+        row = open_forwarded(p.table, parsed.protocol, mapping, parsed.saddr, parsed.sid, 0, <uint8_t>state, p.tick, p.now_ms)
+    if row == REFUSED_HALF_OPEN:
+        pass_stateless(p, link, hop, parsed.saddr, parsed.sid, target.address, target.port, frame, parsed)
+        return
+    if row < 0:
+        count_drop(p, reason_of(row))
+        return
+    p.hops[hop].used -= 1           # forward_flow counts the packet again
+    p.table.sessions[row].generation = p.generation
+    p.table.sessions[row].flow[INBOUND].hop = <uint16_t>hop
+    forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | INBOUND)
+
+
 cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet to an external endpoint from a remote without a session: filter, then translate without keeping state."""
     cdef int port_class = class_of(parsed.protocol)
@@ -642,6 +816,12 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
             count_drop(p, NO_SESSION)
         else:
             deliver(p)
+        return
+    if p.table.mappings[mapping].in_use == MAPPING_FORWARD:
+        inbound_by_forward(p, link, mapping, frame, parsed)
+        return
+    if p.table.mappings[mapping].in_use == MAPPING_ORPHAN:
+        count_drop(p, NO_SESSION)
         return
     if not admits(p.table, mapping, parsed.saddr):
         if port_class == CLASS_ICMP:
@@ -656,11 +836,7 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    if not passes_output(p, link, hop, frame, parsed, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id):
-        return
-    p.notes[NOTE_STATELESS_INBOUND] += 1
-    rewrite_endpoints(parsed, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
+    pass_stateless(p, link, hop, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id, frame, parsed)
 
 
 cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -685,11 +861,13 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         translate_error(p, link, route, frame, parsed)
     elif parsed.kind == KIND_SESSION and not (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
         inbound_by_mapping(p, link, frame, parsed)
+    elif parsed.kind == KIND_PROTOCOL_OTHER:
+        redirect_inbound(p, link, frame, parsed)
     else:
         deliver(p)
 
 
-cdef bint is_for_host(const Path *p, const Frame *frame, const Parsed *parsed) noexcept nogil:
+cdef bint is_for_host(const Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
     """Whether a packet without a session is the host's own: its kernel judges that by the input chain, and counts it (T-5).
 
     What might be about a session of ours, an ICMP error, is judged here as well.
@@ -700,6 +878,8 @@ cdef bint is_for_host(const Path *p, const Frame *frame, const Parsed *parsed) n
         return True
     if route.kind != ROUTE_LOCAL or parsed.kind == KIND_ICMP_ERROR:
         return False
+    if parsed.kind == KIND_PROTOCOL_OTHER and p.links[link].side == OUTSIDE:
+        return find_redirect(p, parsed.protocol, parsed.saddr) == NULL
     if parsed.kind != KIND_SESSION or (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
         return True
     port_class = class_of(parsed.protocol)
@@ -725,7 +905,9 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
     cdef int64_t ref = -1
     if parsed.kind == KIND_SESSION and frame.packet_type == PACKET_HOST:
         ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
-    if p.chains != NULL and not (ref < 0 and is_for_host(p, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
+    elif parsed.kind == KIND_PROTOCOL_OTHER and frame.packet_type == PACKET_HOST:
+        ref = find_plain(p, link, parsed)
+    if p.chains != NULL and not (ref < 0 and is_for_host(p, link, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
         return
     if ref >= 0:
         forward_flow(p, link, frame, parsed, <uint32_t>ref)
@@ -1135,6 +1317,14 @@ cdef class Forwarder:
         """Put packets to these chains; None: to none, and the rows of `set_rules` decide alone."""
         self.chains = chains
         self.path.chains = &chains.chains if chains is not None else NULL
+
+    def set_redirects(self, redirects):
+        """Use these world.REDIRECT rows, at most REDIRECTS, in order; sessions that are open stay."""
+        if len(redirects) > REDIRECTS:
+            raise ValueError(f"{len(redirects)} redirects: at most {REDIRECTS}")
+        rows = np.ascontiguousarray(redirects, world.REDIRECT)
+        memcpy(self.path.redirects, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Redirect))
+        self.path.redirect_count = len(rows)
 
     def forget_hops(self):
         """Have every next hop looked up again from the routes; packets that wait for one are dropped by name."""

@@ -90,8 +90,11 @@ cdef inline int parse_quote(const Parsed *parsed, Quote *quote) noexcept nogil:
     elif quote.protocol == PROTOCOL_ICMP and is_reply(quote.transport[0]):
         quote.sid = query_of(quote.transport[0])
         quote.did = load16(quote.transport + ICMP_IDENTIFIER)
-    else:
+    elif quote.protocol == PROTOCOL_ICMP:
         return NO_SESSION
+    else:                           # without ports
+        quote.sid = 0
+        quote.did = 0
     # only the sender of the quoted packet may be told of it
     return -1 if parsed.daddr == quote.saddr else NO_SESSION
 
@@ -145,7 +148,7 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     cdef Table *t = p.table
     cdef int port_class = class_of(quote.protocol)
     cdef uint32_t mapping
-    if t.current < 0 or (quote.protocol == PROTOCOL_ICMP and is_query(quote.transport[0])):
+    if t.current < 0 or port_class < 0 or (quote.protocol == PROTOCOL_ICMP and is_query(quote.transport[0])):
         return NO_SESSION
     mapping = find_internal(t, port_class, quote.daddr, quote.did,
                             <uint32_t>endpoint_hash(t, port_class, quote.daddr, quote.did))
@@ -198,6 +201,8 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     cdef uint32_t total = 0
     cdef uint8_t *field = NULL
     cdef uint16_t before, after
+    if class_of(quote.protocol) < 0:
+        return 0
     if quote.protocol == PROTOCOL_ICMP:
         # one identifier; the quoted checksum is always there, within the first 8 octets
         store16(at + ICMP_IDENTIFIER, new.quoted_sid if is_query(at[0]) else new.quoted_did)

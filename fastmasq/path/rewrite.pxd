@@ -7,7 +7,7 @@ from fastmasq.table.entry cimport Flow
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full_at, update_partial, update_udp_at
 from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_IDENTIFIER, is_query
 from fastmasq.wire.ipv4 cimport (
-    IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_SOURCE, IPV4_TTL, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_SOURCE, IPV4_TTL, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
 from fastmasq.wire.octets cimport load16, store16, store32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM
@@ -35,7 +35,7 @@ cdef inline void rewrite_transport(Parsed *parsed, uint16_t sid, uint16_t did, u
             update_full_at(at, transport_delta)
         else:
             update_udp_at(at, transport_delta)
-    else:
+    elif parsed.protocol == PROTOCOL_ICMP:
         store16(at + ICMP_IDENTIFIER, sid if is_query(at[0]) else did)
         update_full_at(at + ICMP_CHECKSUM, transport_delta)
 

@@ -18,6 +18,7 @@ cdef enum:
     HELD_PER_HOP = 64
     HOLD_MS = 3000
     RULES = 256
+    REDIRECTS = 64
     BUCKETS = 1024              # error buckets by source address
 
     DROP_REASONS = 96           # room for the counters; forward.pyx checks that it suffices
@@ -91,6 +92,13 @@ cdef struct Rule:
     uint8_t action
     uint8_t reserved
 
+cdef struct Redirect:
+    uint32_t host               # inside host that gets the protocol
+    uint32_t source_first       # of the remote addresses it gets it from
+    uint32_t source_last
+    uint8_t protocol
+    uint8_t reserved[3]
+
 cdef struct Bucket:
     uint32_t tokens             # in thousandths
     uint32_t stamp_ms
@@ -162,6 +170,8 @@ cdef struct Path:
     Rule rules[256]
     int rule_count
     Chains *chains              # NULL without rules
+    Redirect redirects[64]
+    int redirect_count
     bint hairpin
     Datagrams datagrams         # in pieces
     bint sent                   # send_packet has been called: looked at for a datagram's first fragment

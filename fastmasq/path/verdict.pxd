@@ -39,8 +39,10 @@ cdef enum:
     # policy
     POLICY_REFUSED
     PROTOCOL_NOT_MASQUERADED
+    AH_NOT_MASQUERADED
     NO_SESSION
     FILTERED
+    ENDPOINT_CLASH
     TCP_RST_OUT_OF_WINDOW
     # rules; a rejection comes next to its denial
     INPUT_DENIED

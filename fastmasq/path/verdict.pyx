@@ -11,6 +11,7 @@ from fastmasq.path.verdict cimport (
     BAD_QUOTED_HEADER, BAD_MTU_IN_ICMP, NO_EXTERNAL_ADDRESS, HOST_SESSION_LIMIT, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_TABLE_FULL, TABLE_FULL, PORTS_EXHAUSTED, NEIGHBOUR_TABLE_FULL, LINK_DOWN, TX_REFUSED, TX_NO_BUFFER,
     CANNOT_SEGMENT, INPUT_DENIED, INPUT_REJECTED, FORWARD_DENIED, FORWARD_REJECTED, OUTPUT_DENIED, OUTPUT_REJECTED,
+    ENDPOINT_CLASH, AH_NOT_MASQUERADED,
 )
 
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
@@ -46,6 +47,7 @@ _SENTENCES = {
     NEIGHBOUR_FAILED: ("neighbour_failed", "the next hop does not answer on its link; the sender was told"),
     POLICY_REFUSED: ("policy_refused", "policy does not let this packet through"),
     PROTOCOL_NOT_MASQUERADED: ("protocol_not_masqueraded", "the protocol cannot be masqueraded; it must not leak either"),
+    AH_NOT_MASQUERADED: ("ah_not_masqueraded", "IPsec AH signs the addresses, so no translator can carry it; use ESP"),
     NO_SESSION: ("no_session", "the packet belongs to no session, and may not open one"),
     FILTERED: ("filtered", "the mapping exists, but this remote endpoint was never talked to from it"),
     TCP_RST_OUT_OF_WINDOW: ("tcp_rst_out_of_window", "a TCP reset with a sequence number outside the window"),
@@ -71,6 +73,8 @@ _SENTENCES = {
     LINK_DOWN: ("link_down", "the link to send on is down or missing"),
     TX_REFUSED: ("tx_refused", "the kernel refused to send the packet"),
     TX_NO_BUFFER: ("tx_no_buffer", "the sending queue was full"),
+    ENDPOINT_CLASH: ("endpoint_clash",
+                     "the inside host of a forward or redirect already has a session with this remote endpoint by another way"),
     CANNOT_SEGMENT: ("cannot_segment", "a large send could not be cut into segments for a link without offloads"),
 }
 

@@ -84,6 +84,9 @@ LOG_RECORD = np.dtype(
         ("ip", "u1", 60),
     ]
 )
+REDIRECT = np.dtype(
+    [("host", "u4"), ("source_first", "u4"), ("source_last", "u4"), ("protocol", "u1"), ("reserved", "u1", 3)]
+)
 ACTIONS = {"drop": 0, "masquerade": 1, "route": 2, "refuse": 3}
 
 

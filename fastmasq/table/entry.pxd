@@ -18,6 +18,7 @@ cdef enum:
     CLASS_UDP = 1
     CLASS_ICMP = 2
     CLASS_COUNT = 3
+    CLASS_NONE = 3              # of sessions that have no ports, and so no mapping
 
     NONE = 0xFFFFFFFFU          # no row
     NO_HOP = 0xFFFF             # next hop not looked up yet
@@ -36,7 +37,10 @@ cdef enum:
     TCP_RESUMED = 8             # picked up in mid-stream, nothing heard from outside yet
     UDP_ACTIVE = 9
     ICMP_ACTIVE = 10
-    STATE_COUNT = 11
+    TCP_UNANSWERED = 11         # opened from outside through a forward: the inside has not answered yet
+    UDP_UNANSWERED = 12
+    PLAIN_ACTIVE = 13           # a protocol without ports
+    STATE_COUNT = 14
 
 cdef enum:
     SESSION_HAIRPIN = 0x01      # the remote is an external endpoint of ours: packets turn round to the inside
@@ -79,7 +83,7 @@ cdef struct Session:
     uint32_t expires            # tick at which the session is dead if nothing refreshes it
     uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
     uint32_t timer_prev
-    uint32_t mapping
+    uint32_t mapping            # or NONE
     uint32_t generation         # of the world for which the hops were looked up
     uint8_t state
     uint8_t flags
@@ -91,11 +95,13 @@ cdef enum:
     MAPPING_FREE = 0
     MAPPING_OPEN = 1
     MAPPING_HELD_DOWN = 2       # closed not long ago: its port is for the same host, or for nobody
+    MAPPING_FORWARD = 3         # the external endpoint of a port forward: never goes by itself
+    MAPPING_ORPHAN = 4          # nobody's any more: its sessions live on, new ones are not opened by it
 
 cdef struct Mapping:
     # internal endpoint <-> external endpoint; the row number is the external endpoint
-    uint32_t address
-    uint32_t host               # row of the inside host. Held down: neighbours in the queue, next port << 16 | previous
+    uint32_t address            # of a forward: none, its targets are in the table of forwards
+    uint32_t host               # row of the inside host; of a forward: its row. Held down: next port << 16 | previous in the queue
     uint32_t sessions           # sessions that hold the mapping open. Held down: tick at which it is free
     uint16_t id
     uint16_t in_use             # MAPPING_FREE and so on

@@ -47,8 +47,16 @@ HOST = np.dtype(
     ]
 )
 
+TARGET = np.dtype(
+    [("address", "u4"), ("weight", "u4"), ("left", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")]
+)
+FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4")])
+
+FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
+
 OUTBOUND, INBOUND = 0, 1
 CLASSES = ("tcp", "udp", "icmp")
+CLASS_NONE = 3  # of sessions of protocols without ports
 STATES = (
     "free",
     "syn-sent",
@@ -61,5 +69,8 @@ STATES = (
     "resumed",
     "active",
     "active",
+    "unanswered",
+    "unanswered",
+    "active",
 )
-"""Names of the states for people, in the order of `State` in entry.pxd; UDP and ICMP have one each."""
+"""Names of the states for people, in the order of `State` in entry.pxd."""

@@ -21,10 +21,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_FREE,
-    MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, STATE_COUNT, STATE_FREE, Session,
+    CLASS_COUNT, CLASS_ICMP, CLASS_NONE, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_FORWARD,
+    MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, PLAIN_ACTIVE, SESSION_REPLIED,
+    STATE_COUNT, STATE_FREE, Session,
     UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
 )
+from fastmasq.table.forwards cimport Forward, ForwardSet, Target, is_crowded, is_half_open, is_target, pass_turn
 from fastmasq.table.index cimport Index, index_insert, index_remove
 from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke
 from fastmasq.table.ports cimport (
@@ -36,7 +38,7 @@ from fastmasq.wire.checksum cimport delta16, delta32, fold
 from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 
 cdef enum:
-    EXTERNALS = 4               # external addresses at once: the present one and those whose sessions are ending
+    EXTERNALS = 4               # external addresses at once: the present one, those of forwards, and those that are ending
     PORTS = 65536
     HOLD_DOWN_TICKS = 120000 // TICK_MS + 1  # RFC 6888 REQ-8, never less
 
@@ -53,6 +55,8 @@ cdef enum Refusal:              # why no session was opened; negative, since row
     REFUSED_HOST_RATE = -5
     REFUSED_HOST_TABLE_FULL = -6
     REFUSED_NO_EXTERNAL = -7
+    REFUSED_HALF_OPEN = -8      # a forward has its share: the packet may pass without a session
+    REFUSED_CLASH = -9          # the two endpoints already have a session by another way
 
 
 cdef struct Limits:
@@ -73,11 +77,12 @@ cdef struct Table:
     uint32_t fresh              # rows [fresh, capacity) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     uint32_t active
-    uint32_t active_by_class[3]
+    uint32_t active_by_class[4]    # with CLASS_NONE
     Index index
     Mapping *mappings           # [EXTERNALS][CLASS_COUNT][PORTS]
     Index mapping_index
-    uint32_t mappings_in_use
+    uint32_t mappings_in_use    # dynamic ones
+    ForwardSet forwards
     PermitSet permits
     Host *hosts
     uint32_t host_capacity
@@ -91,7 +96,7 @@ cdef struct Table:
     uint32_t external[4]        # addresses; 0 is an unused row
     int current                 # row of the external address for new mappings, or -1
     Wheel wheel
-    uint32_t timeout[11]        # [STATE_COUNT], ticks
+    uint32_t timeout[14]        # [STATE_COUNT], ticks
     Filtering filtering
     Limits limits
     uint32_t now                # the last tick that expire_sessions was told
@@ -171,7 +176,7 @@ cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_cl
     if external < 0:
         return NONE
     row = mapping_row(external, port_class, port)
-    return row if t.mappings[row].in_use == MAPPING_OPEN else NONE
+    return row if t.mappings[row].in_use != MAPPING_FREE and t.mappings[row].in_use != MAPPING_HELD_DOWN else NONE
 
 
 cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
@@ -180,7 +185,7 @@ cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t addr
 
 cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t address, uint16_t id,
                                    uint32_t hash) noexcept nogil:
-    """Return the mapping of an internal endpoint on the current external address, or NONE."""
+    """Return the mapping of an internal endpoint: on the current external address, or a forward's; or NONE."""
     cdef uint32_t at = hash & t.mapping_index.mask
     cdef uint32_t pool = <uint32_t>(t.current * CLASS_COUNT + port_class)
     cdef uint32_t row
@@ -189,10 +194,34 @@ cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t addr
         if row == 0:
             return NONE
         row -= 1
-        if (t.mapping_index.entries[at].hash == hash and t.mappings[row].address == address
-                and t.mappings[row].id == id and row >> 16 == pool):
-            return row
+        if t.mapping_index.entries[at].hash == hash:
+            if t.mappings[row].in_use == MAPPING_FORWARD:
+                if (row >> 16) % CLASS_COUNT == <uint32_t>port_class and is_target(
+                        &t.forwards, t.mappings[row].host, address, id):
+                    return row
+            elif t.mappings[row].address == address and t.mappings[row].id == id and row >> 16 == pool:
+                return row
         at = (at + 1) & t.mapping_index.mask
+
+
+cdef inline const Target *forward_target(const Table *t, uint32_t mapping, uint32_t remote, uint16_t port) noexcept nogil:
+    """Return the target of a forward for a remote endpoint without a session: whose turn it is, when a session can be had.
+
+    Without one it must be the same for all packets of the remote endpoint: then the endpoint decides.
+    """
+    cdef uint32_t row = t.mappings[mapping].host
+    cdef uint32_t at = t.forwards.rows[row].turn
+    cdef uint32_t best = at
+    cdef uint64_t score, least = 0xFFFFFFFFFFFFFFFFULL
+    cdef uint32_t _i
+    if is_crowded(&t.forwards, row):
+        for _i in range(t.forwards.rows[row].targets):
+            score = siphash(&t.secret, (<uint64_t>remote << 32) | (0x4657U << 16) | port,
+                            (<uint64_t>t.forwards.targets[at].port << 32) | t.forwards.targets[at].address)
+            if score <= least:
+                least, best = score, at
+            at = t.forwards.targets[at].next
+    return &t.forwards.targets[best]
 
 
 cdef inline uint32_t mapping_address(const Table *t, uint32_t row) noexcept nogil:
@@ -400,19 +429,29 @@ cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uin
     return row
 
 
-cdef inline void give_back_mapping(Table *t, uint32_t row) noexcept nogil:
+cdef inline void forget_owner(Table *t, uint32_t row) noexcept nogil:
+    """Take a dynamic mapping from its inside endpoint."""
     cdef Mapping *mapping = &t.mappings[row]
-    cdef int pool = row >> 16
-    cdef int port_class = pool % CLASS_COUNT
-    cdef uint16_t port = <uint16_t>row
+    cdef int port_class = (row >> 16) % CLASS_COUNT
     index_remove(&t.mapping_index, <uint32_t>endpoint_hash(t, port_class, mapping.address, mapping.id), row)
     t.hosts[mapping.host].ports[port_class] -= 1
     t.mappings_in_use -= 1
-    if t.sequential:
-        mapping.in_use = MAPPING_FREE
-        free_port(t, pool, port)
-    else:
-        hold_down(t, pool, port)
+
+
+cdef inline void give_back_mapping(Table *t, uint32_t row) noexcept nogil:
+    """Free a mapping that has no sessions left, unless it is a forward's."""
+    cdef Mapping *mapping = &t.mappings[row]
+    cdef int pool = row >> 16
+    cdef uint16_t port = <uint16_t>row
+    if mapping.in_use == MAPPING_FORWARD:
+        return
+    if mapping.in_use == MAPPING_OPEN:
+        forget_owner(t, row)
+        if not t.sequential:
+            hold_down(t, pool, port)
+            return
+    mapping.in_use = MAPPING_FREE
+    free_port(t, pool, port)
 
 
 # -- sessions --------------------------------------------------------------------------------------------------------
@@ -448,6 +487,61 @@ cdef inline uint32_t take_row(Table *t) noexcept nogil:
     return row
 
 
+cdef inline uint32_t place_session(Table *t, uint8_t protocol, uint32_t mapping, uint32_t external, uint32_t host,
+                                   uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, uint8_t flags, uint8_t state,
+                                   uint32_t tick) noexcept nogil:
+    """Take a row for the session of the inside endpoint (saddr, sid) with the remote one (daddr, did), and return it.
+
+    external is the address of the mapping; without ports there is no mapping, and the ids are 0.
+    """
+    cdef int port_class = class_of(protocol) if mapping != NONE else CLASS_NONE
+    cdef uint16_t port = <uint16_t>mapping if mapping != NONE else 0
+    cdef uint32_t row = take_row(t)
+    cdef Session *s = &t.sessions[row]
+    memset(s, 0, sizeof(Session))
+    s.mapping = mapping
+    s.state = state
+    s.flags = flags
+    s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
+    s.port_class = port_class
+    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, daddr, did)
+    set_flow(&s.flow[INBOUND], protocol, OUTSIDE | KEY_REPLY if protocol == PROTOCOL_ICMP else OUTSIDE,
+             daddr, did, external, port, daddr, did, saddr, sid)
+    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
+    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
+    if mapping != NONE:
+        if t.filtering == ADDRESS_DEPENDENT:
+            permit_grant(&t.permits, permit_fingerprint(t, mapping, daddr))
+        t.mappings[mapping].sessions += 1
+    t.hosts[host].sessions += 1
+    t.active += 1
+    t.active_by_class[port_class] += 1
+    t.opened += 1
+    s.expires = tick + t.timeout[state]
+    wheel_link(&t.wheel, t.sessions, row, s.expires)
+    return row
+
+
+cdef inline bint has_flow(const Table *t, uint8_t protocol, uint8_t side, uint32_t saddr, uint16_t sid, uint32_t daddr,
+                          uint16_t did) noexcept nogil:
+    cdef uint64_t key0 = make_key0(saddr, daddr)
+    cdef uint64_t key1 = make_key1(protocol, side, sid, did)
+    return find_flow(t, key0, key1, <uint32_t>key_hash(t, key0, key1)) >= 0
+
+
+cdef inline int64_t may_use_forward(Table *t, uint32_t mapping, uint8_t protocol, uint32_t daddr, uint16_t did,
+                                    uint8_t state) noexcept nogil:
+    """Return 0 or the Refusal for a session that a target of a forward opens itself."""
+    cdef uint32_t forward = t.mappings[mapping].host
+    if has_flow(t, protocol, OUTSIDE, daddr, did, mapping_address(t, mapping), <uint16_t>mapping):
+        return REFUSED_CLASH            # another target has that remote endpoint
+    if is_half_open(state):
+        if is_crowded(&t.forwards, forward):
+            return REFUSED_HALF_OPEN
+        t.forwards.rows[forward].half_open += 1
+    return 0
+
+
 cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did,
                                  uint8_t flags, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside endpoint (saddr, sid) towards (daddr, did); return its row or a Refusal.
@@ -459,9 +553,8 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
     cdef uint32_t host = find_host(t, saddr, hash)
     cdef bint new_host = host == NONE
     cdef int64_t mapping
-    cdef uint32_t endpoint, row, external
-    cdef uint16_t port
-    cdef Session *s
+    cdef int64_t refusal = 0
+    cdef uint32_t endpoint
     if t.current < 0:
         return REFUSED_NO_EXTERNAL
     if t.active >= t.capacity:
@@ -478,53 +571,105 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
     mapping = find_internal(t, port_class, saddr, sid, endpoint)
     if mapping == NONE:
         mapping = take_mapping(t, port_class, saddr, sid, endpoint, host)
-        if mapping < 0:
-            if new_host:
-                give_back_host(t, host)
-            return mapping
-    external = mapping_address(t, <uint32_t>mapping)
-    port = <uint16_t>mapping
-    row = take_row(t)
-    s = &t.sessions[row]
-    memset(s, 0, sizeof(Session))
-    s.mapping = <uint32_t>mapping
-    s.state = state
-    s.flags = flags
-    s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
-    s.port_class = port_class
-    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, daddr, did)
-    set_flow(&s.flow[INBOUND], protocol, OUTSIDE | KEY_REPLY if protocol == PROTOCOL_ICMP else OUTSIDE,
-             daddr, did, external, port, daddr, did, saddr, sid)
-    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
-    index_insert(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
-    if t.filtering == ADDRESS_DEPENDENT:
-        permit_grant(&t.permits, permit_fingerprint(t, s.mapping, daddr))
-    t.mappings[mapping].sessions += 1
-    t.hosts[host].sessions += 1
-    t.active += 1
-    t.active_by_class[port_class] += 1
-    t.opened += 1
-    s.expires = tick + t.timeout[state]
-    wheel_link(&t.wheel, t.sessions, row, s.expires)
+        refusal = mapping if mapping < 0 else 0
+    elif t.mappings[mapping].in_use == MAPPING_FORWARD:
+        refusal = may_use_forward(t, <uint32_t>mapping, protocol, daddr, did, state)
+    if refusal < 0:
+        if new_host:
+            give_back_host(t, host)
+        return refusal
+    return place_session(t, protocol, <uint32_t>mapping, mapping_address(t, <uint32_t>mapping), host, saddr, sid, daddr, did,
+                         flags, state, tick)
+
+
+cdef inline int64_t open_forwarded(Table *t, uint8_t protocol, uint32_t mapping, uint32_t remote, uint16_t port,
+                                   uint8_t flags, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """Open the session of a remote endpoint with the target whose turn it is; return its row or a Refusal.
+
+    mapping is a forward's. The rate and the ports of the inside host are not touched: strangers would use them up.
+    """
+    cdef uint32_t forward = t.mappings[mapping].host
+    cdef const Target *target = &t.forwards.targets[t.forwards.rows[forward].turn]
+    cdef uint32_t hash = host_hash(t, target.address)
+    cdef uint32_t host = find_host(t, target.address, hash)
+    cdef uint32_t row
+    if t.active >= t.capacity:
+        return REFUSED_TABLE_FULL
+    if is_crowded(&t.forwards, forward):
+        return REFUSED_HALF_OPEN
+    if has_flow(t, protocol, INSIDE, target.address, target.port, remote, port):
+        return REFUSED_CLASH            # the target talks to that remote endpoint through another mapping
+    if host == NONE:
+        host = take_host(t, target.address, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
+        return REFUSED_HOST_SESSIONS
+    row = place_session(t, protocol, mapping, mapping_address(t, mapping), host, target.address, target.port, remote, port,
+                        flags | SESSION_REPLIED, state, tick)
+    t.forwards.rows[forward].half_open += is_half_open(state)
+    pass_turn(&t.forwards, forward)
     return row
+
+
+cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
+                               uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """Open the session of an inside host with a remote one in a protocol without ports; return its row or a Refusal.
+
+    Only addresses are translated, so one inside host has a remote one to itself. inside is a host that policy names:
+    its share is not touched.
+    """
+    cdef uint32_t hash = host_hash(t, inside)
+    cdef uint32_t host = find_host(t, inside, hash)
+    if t.active >= t.capacity:
+        return REFUSED_TABLE_FULL
+    if has_flow(t, protocol, OUTSIDE, remote, 0, external, 0) or has_flow(t, protocol, INSIDE, inside, 0, remote, 0):
+        return REFUSED_CLASH
+    if host == NONE:
+        host = take_host(t, inside, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    return place_session(t, protocol, NONE, external, host, inside, 0, remote, 0, 0, PLAIN_ACTIVE, tick)
+
+
+cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:
+    """Keep a forward's count of half-open sessions when one of them changes from state `before` to `after`."""
+    cdef Forward *forward
+    if is_half_open(before) == is_half_open(after) or t.mappings[mapping].in_use != MAPPING_FORWARD:
+        return
+    forward = &t.forwards.rows[t.mappings[mapping].host]
+    if is_half_open(after):
+        forward.half_open += 1
+    elif forward.half_open:             # sessions of the time before the forward was taken away and put back are not counted
+        forward.half_open -= 1
+
+
+cdef inline uint32_t host_of_session(const Table *t, const Session *s) noexcept nogil:
+    """Return the row of the inside host that a session counts for."""
+    cdef uint32_t address = <uint32_t>(s.flow[OUTBOUND].key0 >> 32)
+    if s.mapping != NONE and t.mappings[s.mapping].in_use == MAPPING_OPEN:
+        return t.mappings[s.mapping].host
+    return find_host(t, address, host_hash(t, address))
 
 
 cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     """Forget a session; its mapping and its host row go with their last one."""
     cdef Session *s = &t.sessions[row]
     cdef uint32_t mapping = s.mapping
-    cdef uint32_t host = t.mappings[mapping].host
+    cdef uint32_t host = host_of_session(t, s)
     wheel_unlink(&t.wheel, t.sessions, row)
     index_remove(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
     index_remove(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
-    if t.filtering == ADDRESS_DEPENDENT:
-        permit_revoke(&t.permits, permit_fingerprint(t, mapping, <uint32_t>s.flow[OUTBOUND].key0))
     t.active_by_class[s.port_class] -= 1
     t.active -= 1
     t.closed += 1
-    t.mappings[mapping].sessions -= 1
-    if t.mappings[mapping].sessions == 0:
-        give_back_mapping(t, mapping)
+    if mapping != NONE:
+        if t.filtering == ADDRESS_DEPENDENT:
+            permit_revoke(&t.permits, permit_fingerprint(t, mapping, <uint32_t>s.flow[OUTBOUND].key0))
+        note_half_open(t, mapping, s.state, STATE_FREE)
+        t.mappings[mapping].sessions -= 1
+        if t.mappings[mapping].sessions == 0:
+            give_back_mapping(t, mapping)
     t.hosts[host].sessions -= 1
     if t.hosts[host].sessions == 0:
         give_back_host(t, host)

@@ -12,9 +12,11 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, MAPPING_OPEN, Mapping, NONE, SESSION_REPLIED,
+    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, MAPPING_FREE, MAPPING_HELD_DOWN,
+    Mapping, NONE, SESSION_REPLIED,
     STATE_COUNT, STATE_FREE, Session, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
 )
+from fastmasq.table.forwards cimport TARGETS
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.permits cimport Permit
 from fastmasq.table.ports cimport POOL_WORDS
@@ -32,7 +34,7 @@ REFUSALS = {
     REFUSED_TABLE_FULL: "table_full", REFUSED_PORTS_EXHAUSTED: "ports_exhausted",
     REFUSED_HOST_SESSIONS: "host_session_limit", REFUSED_HOST_PORTS: "host_port_limit",
     REFUSED_HOST_RATE: "host_rate_limit", REFUSED_HOST_TABLE_FULL: "host_table_full",
-    REFUSED_NO_EXTERNAL: "no_external_address",
+    REFUSED_NO_EXTERNAL: "no_external_address", REFUSED_HALF_OPEN: "half_open", REFUSED_CLASH: "endpoint_clash",
 }
 FILTERINGS = {
     "endpoint-independent": ENDPOINT_INDEPENDENT, "address-dependent": ADDRESS_DEPENDENT,
@@ -95,7 +97,7 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         cdef uint32_t entries = _power_of_two(4 * capacity)
         rows = EXTERNALS * CLASS_COUNT * PORTS
-        mapping_entries = _power_of_two(2 * min(capacity, rows))
+        mapping_entries = max(_power_of_two(2 * min(capacity, rows)), 4 * TARGETS)
         try:
             self.sessions = np.zeros(capacity, entry.SESSION)
             self.mappings = np.zeros(rows, entry.MAPPING)
@@ -189,6 +191,15 @@ cdef class MasqTable:
         return [t.external[row] for row in range(EXTERNALS)
                 if t.external[row] and row != t.current and self._holds_mappings(row)]
 
+    def hold_external(self, address, allowed):
+        """Have a row for an address besides the current one, for forwards that listen on it; `allowed` as above."""
+        cdef Table *t = &self.table
+        if external_of(t, address) < 0:
+            row = self._unused_external()
+            self._forget_holds(row)
+            t.external[row] = address
+        self._allow(external_of(t, address), allowed)
+
     def _unused_external(self):
         cdef Table *t = &self.table
         for row in range(EXTERNALS):
@@ -198,7 +209,8 @@ cdef class MasqTable:
 
     def _holds_mappings(self, row):
         span = CLASS_COUNT * PORTS
-        return bool((self.mappings["in_use"][row * span:(row + 1) * span] == MAPPING_OPEN).any())
+        in_use = self.mappings["in_use"][row * span:(row + 1) * span]
+        return bool(((in_use != MAPPING_FREE) & (in_use != MAPPING_HELD_DOWN)).any())
 
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
@@ -226,6 +238,7 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         cdef int external = external_of(t, address)
+        cdef uint32_t old = address
         cdef uint32_t row = first
         cdef uint32_t stop = min(t.fresh, first + <uint64_t>count)
         cdef bint spare = only_without_reply
@@ -234,7 +247,7 @@ cdef class MasqTable:
             return 0, t.fresh
         with nogil:
             while row < stop:
-                if t.sessions[row].state != STATE_FREE and (t.sessions[row].mapping >> 16) // CLASS_COUNT == <uint32_t>external:
+                if t.sessions[row].state != STATE_FREE and t.sessions[row].flow[OUTBOUND].saddr == old:
                     if not (spare and t.sessions[row].flags & SESSION_REPLIED):
                         close_session(t, row)
                         closed += 1

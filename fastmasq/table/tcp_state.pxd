@@ -9,11 +9,13 @@
 #        +-------------> RESUMED ------------------------>+   +-- FIN out --> FIN_OUT -- FIN in --+
 #                                                             |                                   v
 #                                                             +-- FIN in ---> FIN_IN -- FIN out -> FIN_BOTH
+#   (no session) -- any in, to a forward --> UNANSWERED -- out SYN --> SYN_RECEIVED, -- any other out --> ESTABLISHED
 #   SYN in TRANSITORY or FIN_BOTH: SYN_SENT again (RFC 6191, RFC 7857 section 2.3).
 #
 # Timeouts: ESTABLISHED, FIN_OUT and FIN_IN live for tcp_established (a half-closed connection may be busy for hours),
-# all others for tcp_transitory. Segments refresh their session in both directions, with these exceptions: in FIN_BOTH
-# nothing refreshes; in SYN_SENT, SYN_RECEIVED and RESUMED only the inside does, so that strangers hold nothing open.
+# all others for tcp_transitory, but UNANSWERED for a minute at most. Segments refresh their session in both directions,
+# with these exceptions: in FIN_BOTH nothing refreshes; in SYN_SENT, SYN_RECEIVED, RESUMED and UNANSWERED only the inside does,
+# so that strangers hold nothing open. For the same reason a stranger's SYN, sent again, and resets leave SYN_RECEIVED and UNANSWERED as they are.
 #
 # Departures: RESUMED is not in RFC 6146; it keeps a gateway's restart from cutting idle connections. A reset inside the
 # window that is not exact is passed, but changes no state: the end host will challenge it (RFC 5961 section 3.2).
@@ -23,7 +25,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from fastmasq.table.entry cimport (
     INBOUND, OUTBOUND, SESSION_ACKED_IN, SESSION_ACKED_OUT, SESSION_HAIRPIN, SESSION_REPLIED, SESSION_SEEN_IN,
     SESSION_SEEN_OUT, SESSION_UNSCALED_IN, SESSION_UNSCALED_OUT, Session, TCP_ESTABLISHED, TCP_FIN_BOTH, TCP_FIN_IN, TCP_FIN_OUT,
-    TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TRANSITORY, TcpEnd, UNKNOWN_SCALE,
+    TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TRANSITORY, TCP_UNANSWERED, TcpEnd, UNKNOWN_SCALE,
 )
 from fastmasq.wire.tcp cimport ACK, FIN, MAXIMUM_SCALE, RST, SYN
 
@@ -116,7 +118,8 @@ cdef inline TcpVerdict tcp_reset(Session *s, int direction, const Segment *segme
         return TCP_OUT_OF_WINDOW
     if (s.flags & sender_seen and segment.seq == sender.end) or (
             s.flags & receiver_acked and segment.seq == receiver.ack):
-        if s.state == TCP_TRANSITORY or s.state == TCP_FIN_BOTH:
+        if (s.state == TCP_TRANSITORY or s.state == TCP_FIN_BOTH or s.state == TCP_SYN_RECEIVED
+                or s.state == TCP_UNANSWERED):
             return TCP_PASS
         s.state = TCP_TRANSITORY
         return TCP_CHANGED
@@ -132,6 +135,12 @@ cdef inline TcpVerdict tcp_synchronise(Session *s, int direction, const Segment 
         s.flags &= SESSION_HAIRPIN
         s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
         tcp_track(s, direction, segment)
+        return TCP_CHANGED
+    if s.state == TCP_UNANSWERED or (s.state == TCP_SYN_RECEIVED and not segment.flags & ACK):
+        tcp_track(s, direction, segment)
+        if direction == INBOUND:
+            return TCP_PASS         # sent again, by whom no proof has been seen that the answer reaches it
+        s.state = TCP_SYN_RECEIVED
         return TCP_CHANGED
     if s.state == TCP_SYN_SENT or s.state == TCP_SYN_RECEIVED or s.state == TCP_RESUMED:
         tcp_track(s, direction, segment)
@@ -170,6 +179,11 @@ cdef inline TcpVerdict tcp_segment(Session *s, int direction, const Segment *seg
         return TCP_PASS
     if state == TCP_TRANSITORY:
         s.state = TCP_ESTABLISHED
+        return TCP_CHANGED
+    if state == TCP_UNANSWERED:
+        if direction == INBOUND:
+            return TCP_PASS
+        s.state = TCP_FIN_OUT if fin else TCP_ESTABLISHED
         return TCP_CHANGED
     # SYN_SENT, SYN_RECEIVED, RESUMED: the inside refreshes, the outside establishes
     if direction == OUTBOUND:

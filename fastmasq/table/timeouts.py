@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SECOND = 1_000_000_000
+UNANSWERED = 60 * SECOND
 
 
 @dataclass(frozen=True)
@@ -34,4 +35,7 @@ class Timeouts:
             self.tcp_transitory,  # resumed
             self.udp,
             self.icmp,
+            min(self.tcp_transitory, UNANSWERED),  # opened from outside: a client has given up by then
+            self.udp,
+            self.udp,  # protocols without ports
         )

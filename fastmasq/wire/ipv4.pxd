@@ -23,6 +23,7 @@ cdef enum:
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
+    PROTOCOL_AH = 51
 
     OPTION_END = 0
     OPTION_NOP = 1

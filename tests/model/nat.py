@@ -57,6 +57,7 @@ from tests.support.packets import dotted, to_address
 
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)
 HOLD_DOWN = 120 * SECOND  # a port given back is not for another host (RFC 6888 REQ-8)
+AH = 51  # signs the addresses
 LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
 
 LIMITED_BROADCAST = 0xFFFFFFFF
@@ -187,7 +188,7 @@ class Model:
         """Give a packet that leaves on `link` its external source; open a session or move it on."""
         assert not packet.is_fragment, "the specification knows fragments only where they are not translated"
         if packet.protocol not in (TCP, UDP, ICMP):
-            raise Refused("protocol_not_masqueraded")
+            raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
         if packet.is_error:
             rewriter = self.outbound_error(packet)
             self.check_way(packet, link)

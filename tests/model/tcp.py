@@ -4,7 +4,8 @@ States and their lives. A session opened by a SYN from inside is "syn-sent"; by 
 in statelessly) "syn-received"; by anything else (the gateway was restarted in mid-stream) "resumed". What the outside
 answers makes it "established": after a SYN only a SYN does, otherwise anything believable. The first FIN makes it
 "fin-out" or "fin-in", the second "closing", a believable reset "transitory". From "closing" and "transitory" a SYN from
-inside starts over; in "transitory" any other segment brings "established" back.
+inside starts over; in "transitory" any other segment brings "established" back. "syn-received" waits for a sign that
+the outside has heard the answer: its SYN once more is none, and a reset only lets the session die in its time.
 
 "established", "fin-out" and "fin-in" live for the established timeout, the others for the transitory one. Segments
 restart the timer in both directions, except: nothing does in "closing"; strangers do not before "established"; a SYN in
@@ -103,6 +104,8 @@ def synchronised(connection: Connection, direction: str, segment: Segment) -> St
     state = connection.state
     if state in (TRANSITORY, CLOSING) and direction == OUT:
         return Step(opened(segment), refreshed=True)
+    if state == SYN_RECEIVED and direction == IN and not segment.flags & ACK:
+        return Step(with_noted(connection, direction, segment), refreshed=False)  # the first SYN again proves nothing
     if state in OPENING:
         connection = with_noted(connection, direction, segment)
         return Step(replace(connection, state=ESTABLISHED if direction == IN else state), refreshed=True)
@@ -116,7 +119,7 @@ def reset(connection: Connection, direction: str, segment: Segment) -> Step:
             raise Refused("tcp_rst_out_of_window")
         return Step(replace(connection, state=TRANSITORY), refreshed=True)
     if segment.seq in (sender.end, receiver.ack):
-        if state in (TRANSITORY, CLOSING):
+        if state in (TRANSITORY, CLOSING, SYN_RECEIVED):
             return Step(connection, refreshed=False)
         return Step(replace(connection, state=TRANSITORY), refreshed=True)
     if receiver.ack is not None and not ahead(segment.seq, receiver.ack) >= 0 >= ahead(segment.seq, receiver.edge):

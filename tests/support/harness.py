@@ -208,7 +208,7 @@ class Harness:
             out, back = row["flow"]
             result.append(
                 {
-                    "protocol": entry.CLASSES[row["port_class"]],
+                    "protocol": (*entry.CLASSES, "other")[row["port_class"]],
                     "state": entry.STATES[row["state"]],
                     "inside": (int(out["key0"] >> np.uint64(32)), int(out["key1"] >> np.uint64(32)) & 0xFFFF),
                     "external": (int(out["saddr"]), int(out["sid"])),

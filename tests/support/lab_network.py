@@ -220,6 +220,10 @@ class Network:
         """Have a TCP port send back what it receives, from now to the end of the test."""
         self._serve(self.listen(host, address, port), _echo_streams)
 
+    def greet_tcp(self, greeting: bytes, host: str, port: int) -> None:
+        """Have a TCP port send a greeting on every connection and close it, from now to the end of the test."""
+        self._serve(self.listen(host, port=port), lambda server, is_over: _greet(server, is_over, greeting))
+
     def sniff(self, host: str, interface: str) -> Sniffer:
         with self.on(host):
             raw = self.keep(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
@@ -338,6 +342,12 @@ def _echo_datagrams(server: socket.socket, is_over: Callable[[], bool]) -> None:
         with contextlib.suppress(OSError):
             payload, sender = server.recvfrom(65536)
             server.sendto(payload, sender)
+
+
+def _greet(server: socket.socket, is_over: Callable[[], bool], greeting: bytes) -> None:
+    while not is_over():
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+            connection.sendall(greeting)
 
 
 def _echo_streams(server: socket.socket, is_over: Callable[[], bool]) -> None:

@@ -10,6 +10,8 @@ from fastmasq.config.load import load, parse
 from fastmasq.errors import ConfigurationError
 
 LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'  # lines 1 to 3
+FORWARD = "[[forward]]\nprotocol = 'tcp'\nlisten = 'eth1:80'\nto = '10.0.0.2:80'\n"
+REDIRECT = "[[redirect]]\nprotocol = 47\nto = '10.0.0.2'\n"
 
 
 def mistakes_in(text: str) -> list[str]:
@@ -186,13 +188,16 @@ def test_what_is_not_toml(text, line, said):
             5,
             "17 is more than limits.sessions = 16; use at most 16",
         ),
+        # sections that may stand several times
+        (LINKS + "[forward]\nprotocol = 'tcp'", 4, "forward: is a list of sections; write [[forward]] above each"),
+        (LINKS + "[[redirect]]\nprotocol = 47", 4, 'redirect.to: missing; write for example to = "10.0.0.2"'),
+        (LINKS + FORWARD + "lisen = 'x'", 8, "forward.lisen: unknown key; did you mean listen?"),
+        (LINKS + FORWARD + "preferences = [1.5]", 8, "forward.preferences: [1.5] cannot stand here; write for example"),
+        (LINKS + FORWARD + FORWARD, 8, "forwarded already by tcp eth1:80; delete that first, or"),
+        (LINKS + FORWARD.replace(":80'", ":0'"), 4, "ports run from 1 to 65535"),
+        (LINKS + REDIRECT + REDIRECT, 7, "protocol 47: stands twice; one host can have it"),
+        (LINKS + REDIRECT.replace("47", "6"), 4, "protocol 6: TCP has ports; use a port forward"),
         # what does not exist
-        (
-            LINKS + "[[forward]]\n[[forward]]",
-            4,
-            "[[forward]]: forwarding of ports is not available in this version; remove",
-        ),
-        (LINKS + "[[redirect]]", 4, "[[redirect]]: redirection of protocols is not available in this version; remove"),
         (LINKS + "[vpn]\npptp = true", 4, "[vpn]: following of VPN protocols is not available in this version; remove"),
     ],
 )
@@ -205,7 +210,7 @@ def test_each_mistake_has_its_line_and_a_remedy(text, line, said):
 
 def test_all_mistakes_are_reported_in_the_order_of_the_file():
     mistakes = mistakes_in(
-        'compat = "3.0"\n[control]\nsocket = 1\nx = 1\n[[forward]]\n[rings]\nmode = "v4"\nframes = 1\n'
+        'compat = "3.0"\n[control]\nsocket = 1\nx = 1\n[vpn]\n[rings]\nmode = "v4"\nframes = 1\n'
         '[masquerade.timeouts]\nudp = ""\n'
     )
     assert [int(mistake.split(":")[1]) for mistake in mistakes] == [1, 1, 1, 3, 4, 5, 7, 8, 10]

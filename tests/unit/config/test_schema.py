@@ -78,7 +78,7 @@ def places(table, place=()):
 
 
 def uncommented() -> str:
-    return re.sub(r"^#(?=\w)", "", SAMPLE.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=[\w\[])", "", SAMPLE.read_text(), flags=re.MULTILINE)
 
 
 def test_the_sample_has_every_key():
@@ -89,7 +89,9 @@ def test_the_sample_shows_the_defaults():
     settings, warnings = load(SAMPLE).settings, load(SAMPLE).warnings
     assert warnings == ()
     assert settings == replace(defaults(), interfaces=settings.interfaces)
-    assert parse(uncommented(), "sample").settings == settings
+    shown = parse(uncommented(), "sample").settings
+    assert replace(shown, forward=(), redirect=()) == settings
+    assert [str(one) for one in (*shown.forward, *shown.redirect)] == ["tcp eth1:8080", "protocol 47"]
     assert parse(uncommented(), "sample").warnings == ()
 
 

@@ -384,7 +384,8 @@ def test_nothing_is_forwarded_from_outside_to_anybody_else(destination: str) -> 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 41, 47, 50, 51, 89, 103, 132, 255])
 def test_C30_other_protocols_do_not_leak(protocol: int) -> None:
-    assert dropped(opened(), INSIDE, ipv4(HOST, SERVER, protocol, bytes(40))) == "protocol_not_masqueraded"
+    reason = "ah_not_masqueraded" if protocol == 51 else "protocol_not_masqueraded"
+    assert dropped(opened(), INSIDE, ipv4(HOST, SERVER, protocol, bytes(40))) == reason
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 41, 47, 50, 51, 89, 255])

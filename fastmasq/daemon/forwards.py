@@ -1,0 +1,206 @@
+"""Keeps port forwards and redirects of the running forwarder as policy says, whatever addresses its links have.
+
+The list is policy; what of it is in force depends on the addresses of the moment, and on the ports that sessions still
+hold. `follow` compares the two and makes only the difference, so equal forwards and live sessions are left alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.path.forward import Forwarder
+from fastmasq.policy import portfw, redirect
+from fastmasq.policy.portfw import Endpoint, Placed, PortForward
+from fastmasq.policy.redirect import Redirect
+from fastmasq.table.entry import FORWARD_ROWS
+from fastmasq.table.forward_table import ForwardTable
+from fastmasq.table.masq import MasqTable
+
+log = logging.getLogger("fastmasq.forwards")
+
+AT_ONCE = 64  # endpoints changed while packets wait
+
+
+class Forwards:
+    """The forwards and redirects of one engine.
+
+    react is called after a change of policy: it has the guard and the table follow (see `Engine`).
+    """
+
+    def __init__(self, table: MasqTable, forwarder: Forwarder, react: Callable[[], None]) -> None:
+        self.table = table
+        self.forwarder = forwarder
+        self.react = react
+        self.rows = ForwardTable(table)
+        self.forwards: tuple[PortForward, ...] = ()
+        self.redirects: tuple[Redirect, ...] = ()
+        self.addresses: dict[str, int] = {}
+        self.wanted: dict[Endpoint, Placed] = {}
+        self.placed: dict[Endpoint, Placed] = {}
+        self.waiting: set[Endpoint] = set()
+
+    def load(self, forwards: Iterable[PortForward], redirects: Iterable[Redirect]) -> None:
+        """Take these to begin with; they have been checked."""
+        self.forwards = tuple(forwards)
+        self.redirects = tuple(redirects)
+        self.forwarder.set_redirects(redirect.compile_redirects(self.redirects))
+
+    # -- in step with addresses ------------------------------------------------------------------------------------
+
+    def resolve(self, addresses: Mapping[str, int]) -> None:
+        """Find out which endpoints are wanted: `addresses` has those of the host and its links by their spelling."""
+        self.addresses = dict(addresses)
+        self.wanted = {}
+        for endpoint, targets, forward in portfw.endpoints(self.forwards, addresses):
+            if endpoint in self.wanted:
+                log.warning("%s: another forward has this port of the same address; it goes first", forward)
+            self.wanted.setdefault(endpoint, targets)
+
+    def ports(self, address: int | None = None) -> np.ndarray:
+        """Return bool[3][65536] by class: the ports wanted on an address, or on any."""
+        ports = np.zeros((3, 65536), bool)
+        for listen, port_class, port in self.wanted:
+            if address in (None, listen):
+                ports[port_class, port] = True
+        return ports
+
+    def listening(self) -> set[int]:
+        """Return the addresses that forwards listen on."""
+        return {address for address, _, _ in self.wanted}
+
+    def protocols(self) -> list[int]:
+        """Return the protocols that are redirected."""
+        return sorted({one.protocol for one in self.redirects})
+
+    def withdraw(self) -> None:
+        """Take away what is no longer wanted; its sessions live on."""
+        self._each([endpoint for endpoint in self.placed if endpoint not in self.wanted], self._remove)
+        self.waiting &= self.wanted.keys()
+
+    def place(self, allowed: np.ndarray) -> None:
+        """Put in force what is wanted; `allowed` are the ports that masquerading may use. Raises CapacityError."""
+        for address in self.listening():
+            with self.forwarder.locked():
+                self.table.hold_external(address, allowed & ~self.ports(address))
+        changed = [endpoint for endpoint, targets in self.wanted.items() if self.placed.get(endpoint) != targets]
+        self._each(changed, self._place)
+
+    def retry(self) -> None:
+        """Look whether sessions that held the ports of forwards have ended."""
+        waited = list(self.waiting)
+        self._each(waited, self._place)
+        for endpoint in waited:
+            if endpoint not in self.waiting:
+                log.info("the forward of %s is in force now", _write(endpoint))
+
+    def _each(self, endpoints: list[Endpoint], action: Callable[[Endpoint], None]) -> None:
+        """Do something for every endpoint with the path standing still, but let it go on after every few."""
+        for at in range(0, len(endpoints), AT_ONCE):
+            with self.forwarder.locked():
+                for endpoint in endpoints[at : at + AT_ONCE]:
+                    action(endpoint)
+
+    def _place(self, endpoint: Endpoint) -> None:
+        if self.rows.place(*endpoint, self.wanted[endpoint]):
+            self.placed[endpoint] = self.wanted[endpoint]
+            self.waiting.discard(endpoint)
+        else:
+            self.waiting.add(endpoint)
+
+    def _remove(self, endpoint: Endpoint) -> None:
+        self.rows.remove(*endpoint)
+        del self.placed[endpoint]
+
+    # -- for the control socket --------------------------------------------------------------------------------------
+
+    def handlers(self) -> dict[str, Callable[[dict], object]]:
+        return {
+            "forwards": lambda _: self.list_forwards(),
+            "forwards.change": self.change_forwards,
+            "redirects": lambda _: [msgspec.to_builtins(one) for one in self.redirects],
+            "redirects.change": self.change_redirects,
+        }
+
+    def list_forwards(self) -> list[dict[str, Any]]:
+        """Return every forward with its state, and its targets beginning with the one whose turn it is."""
+        return [self._describe(forward) for forward in self.forwards]
+
+    def change_forwards(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Make all of the changes (portfw.Change) or none; return what is worth knowing. Raises ConfigurationError."""
+        forwards = portfw.apply(self.forwards, _changes(params, portfw.Change))
+        self._check_endpoints(forwards)
+        before, self.forwards = self.forwards, forwards
+        try:
+            self._follow()
+        except FastmasqError:
+            self.forwards = before
+            self._follow()
+            raise
+        waiting = [
+            f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
+        ]
+        absent = [
+            f"{forward}: no such address now; it is in force as soon as there is"
+            for forward in forwards
+            if forward.listen not in self.addresses
+        ]
+        return {"forwards": len(forwards), "warnings": [*sorted(waiting), *absent]}
+
+    def change_redirects(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Make all of the changes (redirect.Change) or none. Raises ConfigurationError."""
+        self.redirects = redirect.apply(self.redirects, _changes(params, redirect.Change))
+        rows = redirect.compile_redirects(self.redirects)
+        with self.forwarder.locked():
+            self.forwarder.set_redirects(rows)
+        self._follow()
+        return {"redirects": len(self.redirects)}
+
+    def _follow(self) -> None:
+        self.resolve(self.addresses)
+        self.react()
+
+    def _check_endpoints(self, forwards: tuple[PortForward, ...]) -> None:
+        """Raise ConfigurationError when two forwards come to the same endpoint, or there are too many."""
+        owner: dict[Endpoint, PortForward] = {}
+        for endpoint, _, forward in portfw.endpoints(forwards, self.addresses):
+            if owner.setdefault(endpoint, forward) is not forward:
+                raise ConfigurationError(
+                    f"{forward}: the same address and port as {owner[endpoint]}; delete one of them"
+                )
+        if len(owner) > FORWARD_ROWS:
+            raise ConfigurationError(f"{len(owner)} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
+
+    def _describe(self, forward: PortForward) -> dict[str, Any]:
+        address = self.addresses.get(forward.listen)
+        found = {**msgspec.to_builtins(forward), "address": None, "state": "no address"}
+        if address is None:
+            return found
+        endpoint = (address, portfw.PROTOCOLS.index(forward.protocol), forward.first)
+        waits = any((*endpoint[:2], port) in self.waiting for port in range(forward.first, forward.last + 1))
+        with self.forwarder.locked():
+            targets = self.rows.targets(*endpoint)
+        if targets:
+            found["targets"] = [
+                {"address": str(ipaddress.IPv4Address(host)), "port": port, "preference": weight, "left": left}
+                for host, port, weight, left in targets
+            ]
+        return {**found, "address": str(ipaddress.IPv4Address(address)), "state": "waiting" if waits else "in force"}
+
+
+def _changes(params: dict[str, Any], kind: type) -> list:
+    try:
+        return msgspec.convert(params.get("changes"), list[kind])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"changes: {error}") from None
+
+
+def _write(endpoint: Endpoint) -> str:
+    address, port_class, port = endpoint
+    return f"{portfw.PROTOCOLS[port_class]} {ipaddress.IPv4Address(address)}:{port}"

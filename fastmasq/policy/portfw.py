@@ -1,0 +1,242 @@
+"""Port forwards as data: who listens where, for which inside endpoints, and what changes do to a list of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fastmasq.errors import ConfigurationError
+
+PREFERENCE = 10  # of a target that has none of its own, as with ipmasqadm
+LARGEST_PREFERENCE = 1_000_000
+ANY = "0.0.0.0"
+OUTSIDE = "outside"  # instead of a link's name: whatever link is the outside one
+PROTOCOLS = ("tcp", "udp")
+
+_LISTEN = re.compile(r"(?P<listen>[^\s:/]+):(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?", re.ASCII)
+_TARGET = re.compile(r"(?P<address>[\d.]+):(?P<port>\d{1,5})", re.ASCII)
+
+Endpoint = tuple[int, int, int]  # address, place in PROTOCOLS, port
+Placed = tuple[tuple[int, int, int], ...]  # address, port and weight of each target
+
+
+class Target(Struct, frozen=True):
+    """An inside endpoint that gets `preference` new sessions in a row, before it is the next one's turn."""
+
+    address: str
+    port: int
+    preference: int = PREFERENCE
+
+
+class PortForward(Struct, frozen=True, kw_only=True):
+    """Ports `first` to `last` of an address, or of a link whatever address it has, lead to the targets.
+
+    A target's port is that for `first`; those of the other ports follow it.
+    """
+
+    protocol: Literal["tcp", "udp"]
+    listen: str
+    first: int
+    last: int
+    targets: tuple[Target, ...]
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {write_ports(self.listen, self.first, self.last)}"
+
+
+class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of a list of forwards.
+
+    "add" refuses ports that are forwarded already (PF-10), "set" takes their place (ipportfw -A). "delete" wants
+    protocol, listen and the ports of one forward. "clear" takes all away, or all that listen on `listen`. "prefer" adds
+    the one target of `forward`, or changes its preference (ipmasqadm portfw -a); "withdraw" takes away targets, with
+    0.0.0.0 and port 0 as "any" (ipmasqadm portfw -d).
+    """
+
+    action: Literal["add", "set", "delete", "clear", "prefer", "withdraw"]
+    forward: PortForward | None = None
+    listen: str = ""
+
+
+class Unknown(ConfigurationError):
+    """There is no such forward."""
+
+
+def apply(forwards: Sequence[PortForward], changes: Iterable[Change]) -> tuple[PortForward, ...]:
+    """Return the forwards after all changes. Raises ConfigurationError when one of them cannot be made."""
+    result = tuple(forwards)
+    for change in changes:
+        if change.action == "clear":
+            result = tuple(one for one in result if change.listen not in ("", one.listen))
+            continue
+        if change.forward is None:
+            raise ConfigurationError(f"forward {change.action}: which one? name protocol, listen and ports")
+        result = _ACTIONS[change.action](result, change.forward)
+    return result
+
+
+def _add(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+    check(new)
+    for present in forwards:
+        if _overlap(present, new):
+            raise ConfigurationError(
+                f"{new}: forwarded already by {present}; delete that first, or choose another port"
+            )
+    return (*forwards, new)
+
+
+def _set(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+    same = [present for present in forwards if _same_ports(present, new)]
+    return _add(tuple(present for present in forwards if present not in same), new)
+
+
+def _delete(forwards: tuple[PortForward, ...], gone: PortForward) -> tuple[PortForward, ...]:
+    left = tuple(present for present in forwards if not _same_ports(present, gone))
+    if len(left) == len(forwards):
+        near = next((present for present in forwards if _overlap(present, gone)), None)
+        hint = f"; there is {near}" if near else "; see `fastmasq forward list`"
+        raise Unknown(f"{gone}: no such forward{hint}")
+    return left
+
+
+def _prefer(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+    for number, present in enumerate(forwards):
+        if _same_ports(present, new):
+            target = new.targets[0]
+            others = [one for one in present.targets if (one.address, one.port) != (target.address, target.port)]
+            if len(others) < len(present.targets):  # only edited
+                targets = tuple(target if one not in others else one for one in present.targets)
+            else:
+                targets = (target, *others)  # the head of the list: its turn comes at once
+            changed = replace(present, targets=targets)
+            check(changed)
+            return (*forwards[:number], changed, *forwards[number + 1 :])
+    return _add(forwards, new)
+
+
+def _withdraw(forwards: tuple[PortForward, ...], gone: PortForward) -> tuple[PortForward, ...]:
+    left = []
+    wanted = gone.targets[0] if gone.targets else Target(ANY, 0)
+    for present in forwards:
+        meant = (present.protocol, present.first, present.last) == (gone.protocol, gone.first, gone.last)
+        if not meant or gone.listen not in (ANY, present.listen):
+            left.append(present)
+            continue
+        kept = tuple(one for one in present.targets if not _is_meant(one, wanted))
+        if kept:
+            left.append(replace(present, targets=kept))
+    if tuple(left) == tuple(forwards):
+        raise Unknown(f"{gone}: no such forward; see `fastmasq forward list`")
+    return tuple(left)
+
+
+_ACTIONS = {"add": _add, "set": _set, "delete": _delete, "prefer": _prefer, "withdraw": _withdraw}
+
+
+def _is_meant(target: Target, wanted: Target) -> bool:
+    return wanted.address in (ANY, target.address) and wanted.port in (0, target.port)
+
+
+def _same_ports(a: PortForward, b: PortForward) -> bool:
+    return (a.protocol, a.listen, a.first, a.last) == (b.protocol, b.listen, b.first, b.last)
+
+
+def _overlap(a: PortForward, b: PortForward) -> bool:
+    return (a.protocol, a.listen) == (b.protocol, b.listen) and a.first <= b.last and b.first <= a.last
+
+
+def check(forward: PortForward) -> None:
+    """Raise ConfigurationError for a forward that cannot be."""
+    if not 1 <= forward.first <= forward.last <= 65535:
+        raise ConfigurationError(
+            f"{forward}: ports run from 1 to 65535, the smaller first; write for example eth1:6000-6010"
+        )
+    if forward.listen == ANY:
+        raise ConfigurationError(f"{forward}: name one address, or the link whose address it is, for example eth1")
+    if not forward.targets:
+        raise ConfigurationError(f"{forward}: leads nowhere; name an inside endpoint, for example 10.0.0.2:80")
+    span = forward.last - forward.first
+    for target in forward.targets:
+        if not 1 <= target.port <= 65535 - span:
+            raise ConfigurationError(f"{forward}: no room for {span + 1} ports from {target.address}:{target.port} on")
+        if not 0 <= target.preference <= LARGEST_PREFERENCE:
+            raise ConfigurationError(f"{forward}: preference {target.preference} is not 0 to {LARGEST_PREFERENCE}")
+        address = read_address(target.address)
+        if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
+            raise ConfigurationError(f"{forward}: {target.address} cannot be the address of an inside host")
+    endpoints = [(target.address, target.port) for target in forward.targets]
+    if len(set(endpoints)) < len(endpoints):
+        raise ConfigurationError(f"{forward}: names a target twice; name it once, with the sum of the preferences")
+
+
+def endpoints(
+    forwards: Iterable[PortForward], addresses: Mapping[str, int]
+) -> Iterator[tuple[Endpoint, Placed, PortForward]]:
+    """Yield every external endpoint with its targets; `addresses` has those of the host and of its links, by spelling.
+
+    What listens on an address that the host has not got just now is left out. Two forwards may come to the same
+    endpoint by a link and by its address: both are yielded.
+    """
+    for forward in forwards:
+        address = addresses.get(forward.listen)
+        if address is None:
+            continue
+        protocol = PROTOCOLS.index(forward.protocol)
+        targets = [(int(IPv4Address(one.address)), one.port, one.preference) for one in forward.targets]
+        for step, port in enumerate(range(forward.first, forward.last + 1)):
+            yield (address, protocol, port), tuple((host, to + step, weight) for host, to, weight in targets), forward
+
+
+# -- how they are written --------------------------------------------------------------------------------------------
+
+
+def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[int] = ()) -> PortForward:
+    """Return the forward written so: "tcp", "eth1:8080" or "200.200.200.200:6000-6010", ["10.0.0.2:80"].
+
+    Raises ConfigurationError with what is wrong and a suggestion.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigurationError(f"protocol {protocol!r}: only tcp and udp have ports; others are redirected")
+    where = _LISTEN.fullmatch(listen)
+    if not where:
+        raise ConfigurationError(f"{listen!r} is not address:port or link:port; write for example eth1:8080")
+    if where["listen"][0].isdigit() and "." in where["listen"] and read_address(where["listen"]) is None:
+        raise ConfigurationError(f"{listen!r}: {where['listen']} is not an IPv4 address; write for example eth1:8080")
+    if preferences and len(preferences) != len(to):
+        raise ConfigurationError(f"{len(preferences)} preferences for {len(to)} targets; give one for each, or none")
+    weights = preferences or [PREFERENCE] * len(to)
+    first, last = int(where["first"]), int(where["last"] or where["first"])
+    forward = PortForward(
+        protocol=protocol,
+        listen=where["listen"],
+        first=first,
+        last=last,
+        targets=tuple(_read_target(text, weight) for text, weight in zip(to, weights, strict=True)),
+    )
+    if any(weight < 1 for weight in weights):
+        raise ConfigurationError(f"{forward}: a preference is the number of sessions in a row, 1 or more")
+    check(forward)
+    return forward
+
+
+def _read_target(text: str, preference: int) -> Target:
+    match = _TARGET.fullmatch(text)
+    if not match or read_address(match["address"]) is None:
+        raise ConfigurationError(f"{text!r} is not the endpoint of an inside host; write for example 10.0.0.2:80")
+    return Target(match["address"], int(match["port"]), preference)
+
+
+def read_address(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        return None
+
+
+def write_ports(listen: str, first: int, last: int) -> str:
+    return f"{listen}:{first}" if first == last else f"{listen}:{first}-{last}"

@@ -1,0 +1,176 @@
+"""ForwardTable: puts port forwards into a MasqTable and takes them out again, without touching the sessions they have.
+
+Called by the daemon, and by tests, under the path's lock. Addresses and ports are host-order integers.
+"""
+
+import numpy as np
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from fastmasq.table.entry cimport (
+    CLASS_COUNT, MAPPING_FORWARD, MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, MAPPING_ORPHAN, Mapping,
+)
+from fastmasq.table.forwards cimport FORWARDS, Forward, TARGETS, Target
+from fastmasq.table.index cimport index_insert, index_remove
+from fastmasq.table.masq cimport (
+    MasqTable, Table, end_hold, endpoint_hash, external_of, forget_owner, give_back_mapping, mapping_row,
+)
+from fastmasq.table.ports cimport port_is_free, port_take
+
+from fastmasq.errors import CapacityError
+from fastmasq.table import entry
+
+if (entry.FORWARD.itemsize != sizeof(Forward) or entry.TARGET.itemsize != sizeof(Target)
+        or entry.FORWARD_ROWS != FORWARDS):
+    raise ImportError("table/forwards.pxd and table/entry.py disagree about the layout of a row")
+
+
+class _Rows:
+    """Row numbers of an array: those given back, and those never used."""
+
+    def __init__(self, count):
+        self.count = count
+        self.fresh = 0
+        self.returned = []
+
+    def free(self):
+        return self.count - self.fresh + len(self.returned)
+
+    def take(self):
+        if self.returned:
+            return self.returned.pop()
+        self.fresh += 1
+        return self.fresh - 1
+
+
+cdef class ForwardTable:
+    """The forwards of a MasqTable.
+
+    half_open_limit: sessions of one forward's port of which only one end has been heard (see forwards.pxd).
+    """
+    cdef MasqTable table
+    cdef object _forwards, _targets, _free_forwards, _free_targets
+
+    def __init__(self, MasqTable table, uint32_t half_open_limit=1024):
+        self.table = table
+        self._forwards = np.zeros(FORWARDS, entry.FORWARD)
+        self._targets = np.zeros(TARGETS, entry.TARGET)
+        self._free_forwards, self._free_targets = _Rows(FORWARDS), _Rows(TARGETS)
+        table.table.forwards.rows = <Forward *><size_t>self._forwards.ctypes.data
+        table.table.forwards.targets = <Target *><size_t>self._targets.ctypes.data
+        table.table.forwards.half_open_limit = half_open_limit
+
+    def place(self, uint32_t address, int port_class, uint16_t port, targets):
+        """Forward an external endpoint to `targets`, (address, port, weight) each; return whether that is in force.
+
+        It is not while another inside endpoint has that external endpoint: call again when its sessions have ended.
+        A forward that is there already is changed: targets keep what is left of their turn if their weight stays, and
+        the turn goes to the first new one. Raises CapacityError when there are too many; then nothing has changed.
+        """
+        cdef Table *t = &self.table.table
+        cdef uint32_t row = self._row(address, port_class, port)
+        cdef Mapping *mapping = &t.mappings[row]
+        before = {}
+        if mapping.in_use == MAPPING_OPEN and (mapping.address, mapping.id) not in [target[:2] for target in targets]:
+            return False
+        self._check_room(len(targets), row)
+        if mapping.in_use == MAPPING_OPEN:
+            forget_owner(t, row)
+        elif mapping.in_use == MAPPING_FORWARD:
+            before = {target[:2]: target[2:] for target in self.targets(address, port_class, port)}
+            self._clear(row)
+        elif mapping.in_use == MAPPING_HELD_DOWN:
+            end_hold(t, row >> 16, port)
+        elif mapping.in_use == MAPPING_FREE and port_is_free(&t.pools[row >> 16], port):
+            port_take(&t.pools[row >> 16], port)
+        mapping.address, mapping.id = 0, 0
+        if mapping.in_use != MAPPING_FORWARD:
+            mapping.host = self._free_forwards.take()
+            self._forwards[mapping.host] = (0, 0, 0)
+        mapping.in_use = MAPPING_FORWARD
+        self._fill(row, targets, before)
+        return True
+
+    def remove(self, uint32_t address, int port_class, uint16_t port):
+        """Open no further sessions on an external endpoint; those that there are live on."""
+        cdef Table *t = &self.table.table
+        cdef uint32_t row = self._row(address, port_class, port)
+        cdef Mapping *mapping = &t.mappings[row]
+        if mapping.in_use != MAPPING_FORWARD:
+            return
+        self._clear(row)
+        self._free_forwards.returned.append(mapping.host)
+        mapping.in_use = MAPPING_ORPHAN
+        if mapping.sessions == 0:
+            give_back_mapping(t, row)
+
+    def targets(self, uint32_t address, int port_class, uint16_t port):
+        """Return (address, port, weight, left) of every target, beginning with the one whose turn it is."""
+        cdef uint32_t row = self._row(address, port_class, port)
+        if self.table.table.mappings[row].in_use != MAPPING_FORWARD:
+            return []
+        forward = self._forwards[self.table.table.mappings[row].host]
+        found, at = [], forward["turn"]
+        for _ in range(forward["targets"]):
+            target = self._targets[at]
+            found.append(tuple(int(target[name]) for name in ("address", "port", "weight", "left")))
+            at = target["next"]
+        return found
+
+    def half_open(self, uint32_t address, int port_class, uint16_t port):
+        """Return how many sessions of a forward are half-open."""
+        return int(self._forwards[self.table.table.mappings[self._row(address, port_class, port)].host]["half_open"])
+
+    def pass_on(self, uint32_t address, int port_class, uint16_t port):
+        """Give the turn to the next target now (ipmasqadm mfw -S)."""
+        cdef uint32_t row = self._row(address, port_class, port)
+        forward = self._forwards[self.table.table.mappings[row].host:][:1]
+        target = self._targets[forward["turn"]]
+        self._targets["left"][forward["turn"]] = target["weight"]
+        forward["turn"] = target["next"]
+
+    def _row(self, uint32_t address, int port_class, uint16_t port):
+        cdef int external = external_of(&self.table.table, address)
+        if external < 0:
+            raise ValueError(f"address {address:#x} is not held: call set_external or hold_external first")
+        return mapping_row(external, port_class, port)
+
+    def _check_room(self, wanted, uint32_t row):
+        present = 0
+        if self.table.table.mappings[row].in_use == MAPPING_FORWARD:
+            present = int(self._forwards[self.table.table.mappings[row].host]["targets"])
+        elif not self._free_forwards.free():
+            raise CapacityError(f"more than {FORWARDS} ports are forwarded: use smaller ranges")
+        if wanted > present + self._free_targets.free():
+            raise CapacityError(f"port forwards have more than {TARGETS} targets: use fewer")
+
+    def _clear(self, uint32_t row):
+        """Take the targets of a forward away."""
+        cdef Table *t = &self.table.table
+        cdef int port_class = (row >> 16) % CLASS_COUNT
+        forward = self._forwards[t.mappings[row].host:][:1]
+        at = int(forward["turn"][0])
+        for _ in range(int(forward["targets"][0])):
+            target = self._targets[at]
+            index_remove(&t.mapping_index,
+                         <uint32_t>endpoint_hash(t, port_class, target["address"], target["port"]), row)
+            self._free_targets.returned.append(at)
+            at = int(target["next"])
+        forward["targets"] = 0
+
+    def _fill(self, uint32_t row, targets, before):
+        """Make the ring of targets; `before` has (weight, left) by endpoint, beginning with the turn's."""
+        cdef Table *t = &self.table.table
+        cdef int port_class = (row >> 16) % CLASS_COUNT
+        rows = [self._free_targets.take() for _ in targets]
+        for number, (at, (address, port, weight)) in enumerate(zip(rows, targets)):
+            old_weight, left = before.get((address, port), (None, weight))
+            self._targets[at] = (address, weight, left if weight == old_weight else weight,
+                                 rows[(number + 1) % len(rows)], port, 0)
+            index_insert(&t.mapping_index, <uint32_t>endpoint_hash(t, port_class, address, port), row)
+        endpoints = [target[:2] for target in targets]
+        fresh = [endpoint for endpoint in endpoints if endpoint not in before]
+        stayed = [endpoint for endpoint in before if endpoint in endpoints]
+        forward = self._forwards[t.mappings[row].host:][:1]
+        forward["targets"] = len(rows)
+        forward["turn"] = rows[endpoints.index((fresh or stayed)[0])]

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.legacy import ipchains, ipfwadm
+from fastmasq.legacy import ipchains, ipfwadm, ipfwd, ipmasqadm, ipportfw
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Changes, Check, Forwarding, List, ListSessions, SetDynaddr, Text
 from fastmasq.legacy.shell import Command, commands
@@ -44,12 +44,14 @@ def forwarding(method: str, parse: Callable[[Sequence[str]], Any]) -> Reader:
 READERS: dict[str, Reader] = {
     "ipfwadm": ipfwadm.parse,
     "ipchains": ipchains.parse,
+    "ipportfw": forwarding("forwards.change", ipportfw.parse),
+    "ipmasqadm": forwarding("forwards.change", ipmasqadm.parse),
+    "ipfwd": forwarding("redirects.change", ipfwd.parse),
 }
 """The programs whose lines are read: name -> function of (words, names, tolerant=bool, chains=names of user chains).
 
 It returns one of the requests in requests.py and raises FastmasqError."""
 
-_NOT_READ = ("ipportfw", "ipmasqadm", "ipfwd")
 _STEERING = (
     *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
     *("{", "}", "[", "[[", "test", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue"),
@@ -176,8 +178,6 @@ class _Reading:
             mistake = self._doubt(command) or self._read(place, program, command.words[1:])
         elif program in _STEERING or first.startswith("("):
             mistake = f"{program!r} needs a shell; run the script with sh, and fastmasq's programs in its PATH"
-        elif program in _NOT_READ:
-            mistake = f"{program} is not supported in rule files; remove the line"
         else:
             mistake = self._ignore(place, program, command)
         self._was_ours = program in READERS

@@ -101,7 +101,7 @@ cdef enum:
 cdef struct Mapping:
     # internal endpoint <-> external endpoint; the row number is the external endpoint
     uint32_t address            # of a forward: none, its targets are in the table of forwards
-    uint32_t host               # row of the inside host; of a forward: its row. Held down: next port << 16 | previous in the queue
+    uint32_t host               # row of the inside host, or of the forward. Held down: next port << 16 | previous in the queue
     uint32_t sessions           # sessions that hold the mapping open. Held down: tick at which it is free
     uint16_t id
     uint16_t in_use             # MAPPING_FREE and so on

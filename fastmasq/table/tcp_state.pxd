@@ -15,7 +15,8 @@
 # Timeouts: ESTABLISHED, FIN_OUT and FIN_IN live for tcp_established (a half-closed connection may be busy for hours),
 # all others for tcp_transitory, but UNANSWERED for a minute at most. Segments refresh their session in both directions,
 # with these exceptions: in FIN_BOTH nothing refreshes; in SYN_SENT, SYN_RECEIVED, RESUMED and UNANSWERED only the inside does,
-# so that strangers hold nothing open. For the same reason a stranger's SYN, sent again, and resets leave SYN_RECEIVED and UNANSWERED as they are.
+# so that strangers hold nothing open. For the same reason a stranger's SYN, sent again, and resets leave SYN_RECEIVED and
+# UNANSWERED as they are.
 #
 # Departures: RESUMED is not in RFC 6146; it keeps a gateway's restart from cutting idle connections. A reset inside the
 # window that is not exact is passed, but changes no state: the end host will challenge it (RFC 5961 section 3.2).

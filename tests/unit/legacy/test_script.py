@@ -200,10 +200,6 @@ def read_forward(words: list[str]) -> Wanted:
     return Wanted("change", ({"action": "clear" if words[0] == "-C" else "set"},))
 
 
-def test_programs_that_are_not_read_yet_are_named():
-    assert mistakes_of("/sbin/ipportfw -C") == ["f:1: ipportfw is not supported in rule files; remove the line"]
-
-
 def test_a_program_of_forwards_is_read_once_it_is_registered(monkeypatch):
     text = "/sbin/ipportfw -A x\nipportfw -L\n"
     monkeypatch.setitem(READERS, "ipportfw", forwarding("forwards.change", read_forward))

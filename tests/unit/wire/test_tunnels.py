@@ -37,7 +37,8 @@ def test_p10_other_gre_is_not_pptp(first: str) -> None:
 @given(st.integers(0, 0xFFFF), st.booleans(), st.booleans(), st.integers(0, 0xFFFF))
 def test_gre_against_scapy(call_id: int, has_sequence: bool, has_acknowledgment: bool, other: int) -> None:
     packet = GRE_PPTP(
-        call_id=call_id, seqnum_present=has_sequence, acknum_present=has_acknowledgment, sequence_number=5, ack_number=6,
+        call_id=call_id, seqnum_present=has_sequence, acknum_present=has_acknowledgment, sequence_number=5,
+        ack_number=6,
     )  # fmt: skip
     header = bytearray(bytes(packet))
     read = tunnels.read_gre(header)

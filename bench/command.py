@@ -53,7 +53,9 @@ def bench(
     \b
     A FIGURE is one of
       packets-1 packets-1000 packets-50000 packets-large lossless answered
-      sessions overload idle memory rtt rtt-apart rtt-loaded
+      packets-rules-10 packets-rules-100 packets-rules-1000
+      sessions sessions-rules-10 sessions-rules-100 sessions-rules-1000
+      overload idle memory rtt rtt-apart rtt-loaded
       tcp-up tcp-down tcp-8
       tcp-up-plain tcp-down-plain tcp-8-plain (plain: offloads off)
     """

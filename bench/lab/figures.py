@@ -52,6 +52,14 @@ SESSIONS = Figure("sessions", "new UDP sessions", "sessions/s", goal=Goal(1.0))
 OVERLOAD = Figure(
     "overload", "at twice the saturating load", "of its best", goal=Goal(0.9, relative=False), has_baseline=False
 )
+PACKETS_RULES = {
+    count: Figure(f"packets_rules_{count}", f"60-byte UDP, 1000 flows, {count} rules", "packets/s")
+    for count in (10, 100, 1000)
+}
+SESSIONS_RULES = {
+    count: Figure(f"sessions_rules_{count}", f"new UDP sessions, {count} rules", "sessions/s")
+    for count in (10, 100, 1000)
+}
 TCP_UP = Figure("tcp_up", "bulk TCP up", "bit/s", goal=Goal(0.8))
 TCP_DOWN = Figure("tcp_down", "bulk TCP down", "bit/s", goal=Goal(0.8))
 TCP_8 = Figure("tcp_8", "bulk TCP up, 8 streams", "bit/s", goal=Goal(0.8))

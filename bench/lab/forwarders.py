@@ -37,6 +37,8 @@ class Forwarder(ABC):
     name: str
     steerings: tuple[str, ...] = ("off",)
     "The receive packet steering to try on the gateway's interfaces; see steering_mask."
+    rules = 0
+    "How many rules of the forward chain a packet passes before it is masqueraded; counts from the next start on."
 
     @abstractmethod
     def start(self) -> None:
@@ -50,6 +52,17 @@ class Forwarder(ABC):
         """Forget all sessions."""
         self.stop()
         self.start()
+
+    @contextmanager
+    def ruled(self, rules: int) -> Iterator[None]:
+        """Start anew with so many rules."""
+        self.stop()
+        self.rules = rules
+        try:
+            self.start()
+            yield
+        finally:
+            self.rules = 0
 
     @abstractmethod
     def memory(self) -> int:
@@ -81,6 +94,7 @@ class Kernel(Forwarder):
 
     def start(self) -> None:
         self.empty()
+        self._masquerade = KernelMasquerade(self._network.lab, _absent_hosts(self.rules))
         self._masquerade.install()
 
     def stop(self) -> None:
@@ -105,8 +119,15 @@ class FastmasqForwarder(Forwarder):
     def __init__(self, network: Network) -> None:
         self._network = network
         self._program = Fastmasq(network.lab, _CONFIGURATION)
+        self._rule_file = network.lab.directory / "rc.firewall"
 
     def start(self) -> None:
+        configuration = _CONFIGURATION
+        if self.rules:
+            lines = [f"ipchains -A forward -s {address} -j DENY\n" for address in _absent_hosts(self.rules)]
+            self._rule_file.write_text("".join([*lines, "ipchains -A forward -i eth1 -j MASQ\n"]))
+            configuration += f'[rules]\nfiles = ["{self._rule_file}"]\n'
+        self._program = Fastmasq(self._network.lab, configuration)
         self._program.install()
 
     def stop(self) -> None:
@@ -133,6 +154,11 @@ class FastmasqForwarder(Forwarder):
 
 
 FORWARDERS = {kind.name: kind for kind in (Kernel, FastmasqForwarder)}
+
+
+def _absent_hosts(count: int) -> list[str]:
+    """Return addresses that no load has: rules about them are all looked at, and none matches."""
+    return [f"172.16.{number >> 8}.{number & 255}" for number in range(count)]
 
 
 def steering_mask(steering: str) -> int:

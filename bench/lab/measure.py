@@ -132,6 +132,13 @@ def _sessions(bench: Bench) -> tuple[Sample]:
         return (_sample(best_delivery(partial(bench.offer_sessions, traffic), bench.lengths.best_steps)),)
 
 
+def _with_rules(bench: Bench, rules: int, measure: Callable[[Bench], tuple[Sample, ...]]) -> tuple[Sample, ...]:
+    """Measure behind so many rules of the forward chain that do not match."""
+    with bench.forwarder.ruled(rules):
+        bench.wait_until_ready()
+        return measure(bench)
+
+
 def _overload(bench: Bench) -> tuple[Sample]:
     """Offer twice the best rate, or as near to it as this machine comes with one source or with two."""
     with Traffic(bench.network, THOUSAND) as traffic:
@@ -241,6 +248,18 @@ MEASUREMENTS = (
     Measurement("lossless", (figures.LOSSLESS,), _lossless),
     Measurement("answered", (figures.ANSWERED,), _answered),
     Measurement("sessions", (figures.SESSIONS,), _sessions),
+    *(
+        Measurement(
+            f"packets-rules-{count}",
+            (figure,),
+            partial(_with_rules, rules=count, measure=partial(_packets, flows=THOUSAND)),
+        )
+        for count, figure in figures.PACKETS_RULES.items()
+    ),
+    *(
+        Measurement(f"sessions-rules-{count}", (figure,), partial(_with_rules, rules=count, measure=_sessions))
+        for count, figure in figures.SESSIONS_RULES.items()
+    ),
     Measurement("overload", (figures.OVERLOAD,), _overload),
     Measurement("tcp-up", (figures.TCP_UP,), _bulk_tcp),
     Measurement("tcp-down", (figures.TCP_DOWN,), partial(_bulk_tcp, arguments=("-R",))),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import Lab
 
 TABLE = "fastmasq_lab_baseline"
 
-_RULES = f"""
-table ip {TABLE} {{
+_RULES = """
+table ip {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat
         oifname "eth1" masquerade
+    }}
+    chain forward {{
+        type filter hook forward priority filter
+        {filter}
     }}
 }}
 """
@@ -22,8 +28,11 @@ class KernelMasquerade:
 
     name = "kernel"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, dropped: Iterable[str] = ()) -> None:
+        """dropped: source addresses that rules of the forward chain drop, one rule each."""
         self._namespace = lab.namespace("gateway")
+        rules = "\n        ".join(f"ip saddr {address} drop" for address in dropped)
+        self._rules = _RULES.format(table=TABLE, filter=rules)
 
     def __enter__(self) -> KernelMasquerade:
         self.install()
@@ -34,7 +43,7 @@ class KernelMasquerade:
 
     def install(self) -> None:
         """Start masquerading. Raises KernelError if nftables refuses."""
-        hosts.checked(hosts.command_in(self._namespace, ["nft", "-f", "-"]), _RULES)
+        hosts.checked(hosts.command_in(self._namespace, ["nft", "-f", "-"]), self._rules)
         hosts.set_sysctls(self._namespace, ipv4__ip_forward=1)
 
     def remove(self) -> None:

@@ -173,14 +173,16 @@ def test_the_hosts_traffic_does_not_notice_changes_of_the_guard(net: Network, gu
 
 
 def test_t5_input_rules_protect_the_hosts_services(net: Network) -> None:
-    """Its services and its own packets; masqueraded traffic is none of the host's business."""
+    """Its services and its own packets; what is masqueraded meets the same chains, in the path (T-1)."""
     net.echo_udp()
     net.echo_tcp()
     net.echo_tcp("gateway", EXTERNAL_ADDRESS, BEFORE_PORT)
     net.start()
+    assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
     change_rules(net, {"do": "policy", "chain": "output", "target": "DENY"})
     assert not net.answers("gateway", SERVER_ADDRESS, seconds=0.5)
-    assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
+    assert not talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
+    assert net.drops().keys() == {"output_denied"}
     assert not talks(net, "server", (EXTERNAL_ADDRESS, BEFORE_PORT))
     change_rules(
         net,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +35,8 @@ def run(
     """Forward packets until stopped; stay in the foreground.
 
     The links are named by a configuration or, for a quick start, by --inside and --outside. Says one line when it
-    forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before.
+    forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before. SIGHUP has it read its
+    configuration again, as `fastmasq reload` does; without one it ends, too.
     """
     from fastmasq.observe import log
 
@@ -44,7 +46,8 @@ def run(
 
     for warning in loaded.warnings:
         logging.getLogger("fastmasq.config").warning("%s", warning)
-    run_forever(loaded.settings, click.echo)
+    has_file = not inside and not outside
+    run_forever(loaded.settings, click.echo, partial(_read, config, (), None, ring, socket) if has_file else None)
 
 
 def _read(

@@ -7,6 +7,7 @@ and once a second to time. What it changes in the path it changes under the path
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -15,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +24,12 @@ import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.control.server import Server
-from fastmasq.daemon import listing, ports, resets, timeouts, world
+from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
-from fastmasq.legacy.names import Names
-from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
-from fastmasq.legacy.script import prepare
 from fastmasq.net import privileges, sysctl
 from fastmasq.net.guard import Guard, GuardSpec
 from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
@@ -47,7 +45,9 @@ from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
-from fastmasq.table.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from fastmasq.config.load import Loaded
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -61,12 +61,15 @@ RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
 DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
 
 
-def run_forever(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Forward until SIGTERM, SIGINT or SIGHUP; `announce` is called with one line once it does.
+def run_forever(
+    settings: Settings, announce: Callable[[str], None], read_again: Callable[[], Loaded] | None = None
+) -> None:
+    """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
 
-    Raises FastmasqError when it cannot start; then nothing on the host has changed.
+    SIGHUP reloads what `read_again` returns; without that it ends us, too. Raises FastmasqError when it cannot start;
+    then nothing on the host has changed.
     """
-    engine = Engine(settings)
+    engine = Engine(settings, read_again)
     try:
         engine.start()
         announce(engine.summary())
@@ -105,8 +108,9 @@ class AttachedLink:
 class Engine:
     """Everything that one running fastmasq consists of."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, read_again: Callable[[], Loaded] | None = None) -> None:
         self.settings = settings
+        self.read_again = read_again
         self.names = tuple(str(name) for name in (*settings.interfaces.inside, settings.interfaces.outside))
         self.attached: dict[int, AttachedLink] = {}
         self.links: dict[int, Link] = {}
@@ -120,9 +124,8 @@ class Engine:
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
         self.rules = Rules(settings.compat)
-        self.dynaddr = settings.masquerade.dynaddr
-        self.timeouts = _timeouts(settings)
         self.stopping = False
+        self.hung_up = False
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
         self._guarded: tuple | None = None
@@ -135,7 +138,7 @@ class Engine:
     def start(self) -> None:
         """Take over and begin to forward. Raises FastmasqError; `stop` then undoes what was done."""
         privileges.require()
-        requests = self._read_rule_files()
+        self._declare()
         if len(self.names) > LINKS:
             raise KernelError(f"{len(self.names)} links: at most {LINKS} ([interfaces])")
         self._catch_signals()
@@ -145,8 +148,6 @@ class Engine:
             raise KernelError(complaints[0])
         self.started_ns = now_ns()
         self._build()
-        for request in requests:
-            self._carry_out(request)
         self.server = Server(self.settings.control.socket, self._handlers(), self.selector)
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
@@ -177,34 +178,28 @@ class Engine:
         self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
-        self.forwards.load(self.settings.forward, self.settings.redirect)
+        self.forwards.load(self.declared.forwards, self.declared.redirects)
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
 
-    def _read_rule_files(self) -> list[Any]:
-        """Take in the rules of [rules] files, all or none; return what else they ask for. Raises FastmasqError."""
-        rules = self.settings.rules
-        prepared = prepare(rules.files, Names(), self.rules.rule_set, tolerant=not rules.strict)
-        for warning in prepared.warnings:
+    def _declare(self) -> None:
+        """Take in what the settings and their rule files ask for. Raises FastmasqError."""
+        self.declared = reload.declare(self.settings)
+        for warning in self.declared.warnings:
             log.warning("%s", warning)
-        self.rules.change(prepared.changes)
-        return prepared.others
-
-    def _carry_out(self, request: Any) -> None:
-        """Do what a line of a rule file asks for that is no change of chains."""
-        match request:
-            case SetTimeouts():
-                self.change_timeouts({"tcp": request.tcp, "tcp_fin": request.tcp_fin, "udp": request.udp})
-            case SetDynaddr():
-                self.change_dynaddr({"value": request.value})
-            case Forwarding():
-                self._handlers()[request.method]({"changes": list(request.changes)})
+        self.rules.replace(self.declared.rules)
+        self.timeouts, self.dynaddr = self.declared.timeouts, self.declared.dynaddr
 
     def _claim_ports(self) -> None:
-        value = ports.reservation(self.settings.masquerade.ports, sysctl.read(RESERVED_PORTS))
-        if value is not None:
-            self.takeover.set_sysctl(RESERVED_PORTS, value)
+        self._reserve_ports(self.settings)
         self.allowed = self.guarded_ports = ports.allowed_ports(self.settings.masquerade.ports)
+
+    def _reserve_ports(self, settings: Settings) -> None:
+        """Keep the host's programs off our ports, and only off those."""
+        given = self.takeover.original(RESERVED_PORTS)
+        value = ports.reservation(settings.masquerade.ports, given)
+        if value is not None or sysctl.read(RESERVED_PORTS) != given:
+            self.takeover.set_sysctl(RESERVED_PORTS, given if value is None else value)
 
     def _work(self) -> None:
         """Run the worker before other programs; niceness alone does not count against those of other sessions."""
@@ -223,7 +218,8 @@ class Engine:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup: the terminal may go, we stay
-            self._old_handlers[number] = signal.signal(number, lambda *_: setattr(self, "stopping", True))
+            wish = "hung_up" if number == signal.SIGHUP and self.read_again else "stopping"
+            self._old_handlers[number] = signal.signal(number, lambda *_, wish=wish: setattr(self, wish, True))
         self.selector.register(read_end, selectors.EVENT_READ, lambda _: os.read(read_end, 64))
 
     def _watch(self) -> None:
@@ -238,6 +234,10 @@ class Engine:
             wait_ns = max(0, next_second - now_ns())
             for key, events in self.selector.select(wait_ns / NS):
                 self._attempt(key.data, events)
+            if self.hung_up:
+                self.hung_up = False
+                with contextlib.suppress(FastmasqError):  # it is in the log
+                    self._reload(to_enforce=False)
             if now_ns() >= next_second:
                 next_second = now_ns() + NS
                 seconds += 1
@@ -488,28 +488,44 @@ class Engine:
         if seconds % PROBE_EVERY == 0:
             self._probe_hops()
 
+    def use_ports_of(self, settings: Settings) -> None:
+        """Use the external ports that these settings name; sessions on others keep theirs. Raises KernelError."""
+        try:
+            self._reserve_ports(settings)
+            self._allow_ports(ports.allowed_ports(settings.masquerade.ports))
+        except FastmasqError:
+            self._reserve_ports(self.settings)
+            self._allow_ports(ports.allowed_ports(self.settings.masquerade.ports))
+            raise
+
     def _follow_ports(self) -> None:
         """Give up ports that a program of the host has bound meanwhile, and take back those it has left."""
-        allowed = ports.allowed_ports(self.settings.masquerade.ports)
+        for port_class, port in np.argwhere(self._allow_ports(ports.allowed_ports(self.settings.masquerade.ports))):
+            protocol = entry.CLASSES[port_class]
+            log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
+
+    def _allow_ports(self, allowed: np.ndarray) -> np.ndarray:
+        """Let masquerading use these ports; return those, by class, that it has just lost but sessions still use."""
         if not np.array_equal(allowed, self.allowed):
             self.allowed = allowed
             with self.forwarder.locked():
                 self.table.set_external(self.external, self._for_mappings(self.external))
         still_used = self._still_mapped(self.guarded_ports & ~allowed)
-        for port_class, port in np.argwhere(still_used & ~self._still_used):
-            protocol = entry.CLASSES[port_class]
-            log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
+        lost = still_used & ~self._still_used
         self._still_used = still_used
         self.guarded_ports = allowed | still_used
         self._follow_guard()
+        return lost
 
     def _still_mapped(self, lost: np.ndarray) -> np.ndarray:
         """Return which of the ports that are no longer allowed have sessions still: the host would reset them."""
         mapped = np.zeros_like(lost)
         if self.external is not None:
-            with self.forwarder.locked():
-                for port_class, port in np.argwhere(lost):
-                    mapped[port_class, port] = self.table.is_mapped(self.external, port_class, port)
+            found = np.argwhere(lost)
+            for at in range(0, len(found), listing.CHUNK):
+                with self.forwarder.locked():
+                    for port_class, port in found[at : at + listing.CHUNK]:
+                        mapped[port_class, port] = self.table.is_mapped(self.external, port_class, port)
         return mapped
 
     def _check_settings(self) -> None:
@@ -548,6 +564,7 @@ class Engine:
             "sessions": self.sessions,
             "timeouts": self.change_timeouts,
             "dynaddr": self.change_dynaddr,
+            "reload": self.reload,
             "ping": lambda _: "pong",
             **self.rules.handlers(),
             **self.forwards.handlers(),
@@ -601,6 +618,25 @@ class Engine:
         self.dynaddr = value
         return {"value": value}
 
+    def reload(self, params: dict) -> dict[str, Any]:
+        """Read the configuration again and make the difference, see daemon/reload.py. Raises FastmasqError."""
+        return self._reload(to_enforce=params.get("enforce") is True)
+
+    def _reload(self, *, to_enforce: bool) -> dict[str, Any]:
+        if self.read_again is None:
+            raise KernelError("started without a configuration, so there is nothing to reload; use `run -c FILE`")
+        try:
+            result = reload.reload(self, self.read_again(), to_enforce=to_enforce)
+        except FastmasqError as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)
+            self._guarded = None
+            raise
+        for warning in result["warnings"]:
+            log.warning("%s", warning)
+        log.info("%s", reload.report(result))
+        return result
+
     def _describe_link(self, number: int) -> dict[str, Any]:
         link, attached = self.links[number], self.attached.get(number)
         traffic = self.forwarder.traffic(number)
@@ -648,8 +684,3 @@ class Engine:
             total += len(rows)
             found += [listing.describe(row, self.table, now) for row in rows[: limit - len(found)]]
         return {"total": total, "sessions": found}
-
-
-def _timeouts(settings: Settings) -> Timeouts:
-    written = settings.masquerade.timeouts
-    return Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp)

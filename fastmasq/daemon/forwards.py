@@ -135,14 +135,7 @@ class Forwards:
     def change_forwards(self, params: dict[str, Any]) -> dict[str, Any]:
         """Make all of the changes (portfw.Change) or none; return what is worth knowing. Raises ConfigurationError."""
         forwards = portfw.apply(self.forwards, _changes(params, portfw.Change))
-        self._check_endpoints(forwards)
-        before, self.forwards = self.forwards, forwards
-        try:
-            self._follow()
-        except FastmasqError:
-            self.forwards = before
-            self._follow()
-            raise
+        self.replace(forwards, self.redirects)
         waiting = [
             f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
         ]
@@ -155,14 +148,26 @@ class Forwards:
 
     def change_redirects(self, params: dict[str, Any]) -> dict[str, Any]:
         """Make all of the changes (redirect.Change) or none. Raises ConfigurationError."""
-        self.redirects = redirect.apply(self.redirects, _changes(params, redirect.Change))
-        rows = redirect.compile_redirects(self.redirects)
-        with self.forwarder.locked():
-            self.forwarder.set_redirects(rows)
-        self._follow()
+        self.replace(self.forwards, redirect.apply(self.redirects, _changes(params, redirect.Change)))
         return {"redirects": len(self.redirects)}
 
-    def _follow(self) -> None:
+    def replace(self, forwards: tuple[PortForward, ...], redirects: tuple[Redirect, ...]) -> None:
+        """Have these from now on, all or none; those that are equal are not touched. Raises FastmasqError."""
+        before = (self.forwards, self.redirects)
+        if (forwards, redirects) == before:
+            return
+        self._check_endpoints(forwards)
+        try:
+            self._follow(forwards, redirects)
+        except FastmasqError:
+            self._follow(*before)
+            raise
+
+    def _follow(self, forwards: tuple[PortForward, ...], redirects: tuple[Redirect, ...]) -> None:
+        self.forwards, self.redirects = forwards, redirects
+        rows = redirect.compile_redirects(redirects)
+        with self.forwarder.locked():
+            self.forwarder.set_redirects(rows)
         self.resolve(self.addresses)
         self.react()
 

@@ -150,7 +150,23 @@ class Rules:
     def change(self, changes: list[Change]) -> None:
         """Make these changes, all or none. Raises RuleError, or what one of `checks` raises."""
         self._count()
-        changed = apply(self.rule_set, changes)
+        self._accept(apply(self.rule_set, changes))
+
+    def replace(self, wanted: RuleSet) -> None:
+        """Put another set in this one's place; rules that are in both keep their counters. Raises as `change` does."""
+        self._count()
+        self._accept(wanted.succeeding(self.rule_set))
+
+    def judge(self) -> RuleTable | None:
+        """Return a table of its own with the chains in force, to question without counting; None without rules."""
+        if self._compiled is None:
+            return None
+        table = RuleTable(1)
+        table.load(self._compiled)
+        return table
+
+    def _accept(self, changed: RuleSet) -> None:
+        """Put a changed set in force unless the path or one of `checks` refuses it."""
         if self._forwarder is not None:
             compile_chains(changed, self._links)  # raises before any check acts on the changed set
         for check in self.checks:

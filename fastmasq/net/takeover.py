@@ -58,6 +58,11 @@ class Takeover:
         self._record(name, value, {})
         sysctl.write(name, value)
 
+    def original(self, name: str) -> str:
+        """Return the value that a setting had before we, or a predecessor, changed it."""
+        known = next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
+        return sysctl.read(name) if known is None else known["old"]
+
     def stop_forwarding(self) -> None:
         """Set ip_forward to 0. Raises KernelError.
 

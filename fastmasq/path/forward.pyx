@@ -1313,6 +1313,10 @@ cdef class Forwarder:
         memcpy(self.path.rules, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Rule))
         self.path.rule_count = len(rows)
 
+    def set_hairpin(self, bint on):
+        """Let inside hosts reach external endpoints of ours, or not; sessions that do so already go on."""
+        self.path.hairpin = on
+
     def set_chains(self, RuleTable chains):
         """Put packets to these chains; None: to none, and the rows of `set_rules` decide alone."""
         self.chains = chains

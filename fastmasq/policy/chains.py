@@ -138,6 +138,23 @@ class RuleSet:
         twin.generation = self.generation
         return twin
 
+    def equals(self, other: RuleSet) -> bool:
+        """Whether both have the same chains with the same rules; counters and generations do not matter."""
+        return self._skeleton() == other._skeleton()
+
+    def succeeding(self, old: RuleSet) -> RuleSet:
+        """Return a set equal to this one that takes the place of `old`: rules that are in both go on counting.
+
+        So do policies. Where a rule stands several times in a chain, they are the same ones in order.
+        """
+        twin = self.copy()
+        twin.generation = old.generation + 1
+        for chain in (*twin.chains.values(), twin.accounting):
+            before = old.accounting if chain is twin.accounting else old.chains.get(chain.name)
+            if before is not None:
+                _take_counters(chain, before)
+        return twin
+
     def references(self, name: str) -> int:
         """Return how many rules jump to a chain."""
         return sum(counted.rule.target == name for counted in self._all_rules())
@@ -225,6 +242,10 @@ class RuleSet:
 
     # -- within ----------------------------------------------------------------------------------------------------
 
+    def _skeleton(self) -> tuple:
+        chains = [(chain.name, chain.policy, _rules(chain)) for chain in self.chains.values()]
+        return self.default_forward, chains, _rules(self.accounting)
+
     def _all_rules(self) -> Iterator[Counted]:
         for chain in self.chains.values():
             yield from chain.rules
@@ -259,6 +280,20 @@ class RuleSet:
         if chain == FORWARD:
             self.default_forward = False
         self.generation += 1
+
+
+def _rules(chain: Chain) -> list[Rule]:
+    return [counted.rule for counted in chain.rules]
+
+
+def _take_counters(chain: Chain, before: Chain) -> None:
+    """Put the rules of a chain's predecessor in the places of their equals."""
+    present: dict[Rule, list[Counted]] = {}
+    for counted in reversed(before.rules):
+        present.setdefault(counted.rule, []).append(counted)
+    chain.rules = [present[one.rule].pop() if present.get(one.rule) else one for one in chain.rules]
+    if chain.policy == before.policy:
+        chain.packets, chain.bytes = before.packets, before.bytes
 
 
 def _copy(chain: Chain) -> Chain:

@@ -55,6 +55,8 @@ FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4")])
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 
 OUTBOUND, INBOUND = 0, 1
+SESSION_HAIRPIN = 0x01
+MAPPING_FORWARD, MAPPING_ORPHAN = 3, 4
 CLASSES = ("tcp", "udp", "icmp")
 CLASS_NONE = 3  # of sessions of protocols without ports
 STATES = (

@@ -18,7 +18,7 @@ from fastmasq.table.entry cimport (
 )
 from fastmasq.table.forwards cimport TARGETS
 from fastmasq.table.index cimport IndexEntry
-from fastmasq.table.permits cimport Permit
+from fastmasq.table.permits cimport Permit, permit_grant
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.siphash cimport siphash
 from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, wheel_link, wheel_unlink
@@ -134,10 +134,7 @@ cdef class MasqTable:
         t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
-        t.limits.sessions_per_host = capacity if sessions_per_host is None else sessions_per_host
-        t.limits.ports_per_host = ports_per_host
-        t.limits.rate_per_host = rate_per_host
-        t.limits.burst_per_host = min(2 * rate_per_host, 0xFFFFFFFF // 1000)
+        self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host)
         t.sequential = sequential
         key = secret or secrets.token_bytes(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
@@ -169,6 +166,32 @@ cdef class MasqTable:
             self.table.timeout[state] = max(1, -(-nanoseconds // TICK_NS)) + 1
         with nogil:
             look_sooner(&self.table)
+
+    def set_limits(self, sessions_per_host, ports_per_host, rate_per_host):
+        """Let one inside host have so much from now on; what it has above that it keeps. A rate of 0 is none."""
+        cdef Table *t = &self.table
+        t.limits.sessions_per_host = sessions_per_host
+        t.limits.ports_per_host = ports_per_host
+        t.limits.rate_per_host = rate_per_host
+        t.limits.burst_per_host = min(2 * rate_per_host, 0xFFFFFFFF // 1000)
+
+    def set_filtering(self, filtering):
+        """Filter so from the next packet on, as if all open sessions had been opened under it; one of FILTERINGS."""
+        cdef Table *t = &self.table
+        cdef Session *s
+        cdef uint32_t row
+        if FILTERINGS[filtering] == t.filtering:
+            return
+        if t.filtering == ADDRESS_DEPENDENT:
+            self._permits[:] = 0
+        t.filtering = FILTERINGS[filtering]
+        if t.filtering != ADDRESS_DEPENDENT:
+            return
+        with nogil:
+            for row in range(t.fresh):
+                s = &t.sessions[row]
+                if s.state != STATE_FREE and s.mapping != NONE:
+                    permit_grant(&t.permits, permit_fingerprint(t, s.mapping, <uint32_t>s.flow[OUTBOUND].key0))
 
     # -- external addresses and ports ---------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def started(stand_in):
     """The settings that the forwarder was started with."""
     started = []
 
-    def run_forever(settings, announce):
+    def run_forever(settings, announce, read_again=None):
         started.append(settings)
         announce("forwarding between eth0 and eth1")
 
@@ -123,7 +123,7 @@ def test_run_without_anything(run, started, monkeypatch):
 
 
 def test_run_ends_with_the_reason_when_it_cannot_start(run, stand_in):
-    def run_forever(settings, announce):
+    def run_forever(settings, announce, read_again=None):
         raise KernelError("eth0: missing; plug it in")
 
     stand_in("fastmasq.daemon.engine", run_forever=run_forever)

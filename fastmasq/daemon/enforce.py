@@ -1,0 +1,175 @@
+"""Closes the sessions that the policy in force would not let open: `fastmasq reload --enforce`.
+
+Each session is judged as its first packet would be: by the chains, on the links that routes lead over now; by hairpin;
+by the forward or the redirect that its endpoint belongs to. Filtering and limits close nothing: they are about packets
+and hosts, not about single sessions. A session whose links are missing just now is left alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastmasq.clock import now_ns
+from fastmasq.daemon import listing, resets, world
+from fastmasq.daemon.forwards import Forwards
+from fastmasq.path.rules import BASES, SHOWS, RuleTable
+from fastmasq.path.world import NO_LINK
+from fastmasq.policy.redirect import Redirect
+from fastmasq.table import entry
+
+if TYPE_CHECKING:
+    from fastmasq.daemon.engine import Engine
+
+_INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
+_ICMP, _TCP, _UDP = 1, 6, 17
+
+
+class Closed(NamedTuple):
+    """A line for each session that was closed, and how many inside ends have been told."""
+
+    lines: list[str]
+    reset: int
+
+
+class _Ends(NamedTuple):
+    """What a packet shows: addresses, and ports or type and code."""
+
+    saddr: int
+    daddr: int
+    sport: int = 0
+    dport: int = 0
+
+
+@dataclass
+class Judge:
+    """The policy in force, to be asked about sessions.
+
+    chains: as the path has them, None without rules. outside: the number of the outside link. first, links: routes, by
+    first address and number of the link they lead over. in_use: state of each mapping row.
+    """
+
+    chains: RuleTable | None
+    default_forward: bool
+    hairpin: bool
+    outside: int
+    first: np.ndarray
+    links: np.ndarray
+    forwards: Forwards
+    in_use: np.ndarray
+
+    def why_not(self, row: np.void) -> str | None:
+        """Return why a session would not be opened today; None when it would."""
+        out = row["flow"][entry.OUTBOUND]
+        key0, key1 = int(out["key0"]), int(out["key1"])
+        protocol, ends = key1 >> 56, _Ends(key0 >> 32, key0 & 0xFFFFFFFF, key1 >> 32 & 0xFFFF, key1 & 0xFFFF)
+        external = _Ends(int(out["saddr"]), ends.daddr, int(out["sid"]), ends.dport)
+        turns_round = bool(row["flags"] & entry.SESSION_HAIRPIN)
+        if turns_round and not self.hairpin:
+            return "hairpin is off"
+        in_use = self.in_use[row["mapping"]] if row["port_class"] != entry.CLASS_NONE else None
+        if in_use in (entry.MAPPING_FORWARD, entry.MAPPING_ORPHAN):
+            endpoint = (external.saddr, int(row["port_class"]), external.sport)
+            targets = self.forwards.wanted.get(endpoint, ())
+            if (ends.saddr, ends.sport) not in [target[:2] for target in targets]:
+                return "no forward leads there"
+            return None if turns_round else self._why_not_inbound(protocol, ends, external)
+        if in_use is None and not (ends.sport or ends.dport):
+            if not any(_leads(one, protocol, ends) for one in self.forwards.redirects):
+                return "no redirect leads there"
+            return self._why_not_inbound(protocol, ends, external)
+        return self._why_not_outbound(protocol, ends, external, turns_round)
+
+    def _why_not_outbound(self, protocol: int, ends: _Ends, external: _Ends, turns_round: bool) -> str | None:
+        inside, outside = self._link(ends.saddr), self._link(ends.daddr)
+        found = self._refused(_INPUT, protocol, ends, inside)
+        if found or turns_round:
+            return found
+        if not self.default_forward:
+            found = self._refused(_FORWARD, protocol, ends, outside, "MASQ")
+        return found or self._refused(_OUTPUT, protocol, external, outside)
+
+    def _why_not_inbound(self, protocol: int, ends: _Ends, external: _Ends) -> str | None:
+        arriving = _Ends(ends.daddr, external.saddr, ends.dport, external.sport)
+        leaving = _Ends(ends.daddr, ends.saddr, ends.dport, ends.sport)
+        return self._refused(_INPUT, protocol, arriving, self.outside) or self._refused(
+            _OUTPUT, protocol, leaving, self._link(ends.saddr)
+        )
+
+    def _refused(self, base: int, protocol: int, ends: _Ends, link: int, wanted: str = "ACCEPT") -> str | None:
+        """Ask a chain about the packet that begins a session; return what it says if that is not what is wanted."""
+        if self.chains is None or link == NO_LINK:
+            return None
+        if protocol == _ICMP:
+            ends = ends._replace(sport=ends.dport, dport=0)  # the type of the query, and its code
+        shows = SHOWS["ports"] if protocol in (_ICMP, _TCP, _UDP) else 0
+        verdict = self.chains.evaluate(
+            base,
+            **ends._asdict(),
+            protocol=protocol,
+            shows=shows | (SHOWS["syn"] if protocol == _TCP else 0) | (SHOWS["out"] if base == _OUTPUT else 0),
+            link=link,
+        )[0]
+        return None if verdict == wanted else f"the chain {BASES[base]} says {verdict}"
+
+    def _link(self, address: int) -> int:
+        return int(self.links[np.searchsorted(self.first, address, side="right") - 1])
+
+
+def _leads(one: Redirect, protocol: int, ends: _Ends) -> bool:
+    return (
+        one.protocol == protocol
+        and int(ipaddress.IPv4Address(one.host)) == ends.saddr
+        and ipaddress.IPv4Address(ends.daddr) in ipaddress.IPv4Network(one.source)
+    )
+
+
+def close_forbidden(engine: Engine) -> Closed:
+    """Close every session that the engine's policy would not let open, a part of the table at a time."""
+    judge = _judge(engine)
+    lines, reset, now = [], 0, now_ns()
+    for first in range(0, engine.table.fresh, listing.CHUNK):
+        with engine.forwarder.locked():
+            rows = engine.table.sessions[first : first + listing.CHUNK].copy()
+        reasons = {number: judge.why_not(rows[number]) for number in np.flatnonzero(rows["state"])}
+        doomed = [number for number, reason in reasons.items() if reason]
+        closed = _close(engine, first, rows, doomed)
+        for number in closed:
+            shown = listing.describe(rows[number], engine.table, now)
+            lines.append(f"{shown['protocol']} {shown['inside']} -> {shown['remote']}: {reasons[number]}")
+        reset += resets.send_resets(row for row in rows[closed] if row["port_class"] == _TCP_CLASS)
+    return Closed(lines, reset)
+
+
+_TCP_CLASS = entry.CLASSES.index("tcp")
+
+
+def _close(engine: Engine, first: int, rows: np.ndarray, doomed: Sequence[int]) -> list[int]:
+    """Close rows that still hold the sessions they held when they were copied; return which."""
+    closed = []
+    with engine.forwarder.locked():
+        for number in doomed:
+            present = engine.table.sessions[first + number]
+            if present["state"] and (present["flow"]["key0"] == rows[number]["flow"]["key0"]).all():
+                engine.table.close(first + number)
+                closed.append(int(number))
+    return closed
+
+
+def _judge(engine: Engine) -> Judge:
+    link_of_ifindex = {link.ifindex: number for number, link in engine.links.items() if link.ifindex}
+    first, routes = world.route_rows(engine.world.snapshot().routes, link_of_ifindex)
+    return Judge(
+        chains=engine.rules.judge(),
+        default_forward=engine.rules.rule_set.default_forward,
+        hairpin=engine.settings.masquerade.hairpin,
+        outside=len(engine.names) - 1,
+        first=first,
+        links=routes["link"],
+        forwards=engine.forwards,
+        in_use=engine.table.mappings["in_use"],
+    )

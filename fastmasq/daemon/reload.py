@@ -1,0 +1,221 @@
+"""Reload: what a changed configuration asks for, compared with what it asked for before, and only the difference made.
+
+Both sides are what files say: the settings, and what the rule files come to. What has been changed at run time, by
+`fastmasq forward` or `ipchains`, is left alone unless the files now say something else about just that; a rule set that
+the files change takes the place of the running one as a whole. Sessions live on.
+
+Control method, with parameters and result:
+
+    reload {"enforce": true}                  optional; close the sessions that policy would no longer let open
+     -> {"changed": ["masquerade.timeouts.udp", "rules", "forward tcp eth1:8080"], "warnings": ["f.toml:7: ..."],
+         "closed": 12, "reset": 3, "sessions": ["tcp 10.0.0.2:1234 -> 199.0.0.1:80: the chain forward says DENY", ...]}
+        at most MOST_SHOWN sessions are named; reset says how many inside ends have been told.
+
+What is wrong with a file, or cannot be changed while fastmasq runs, is an error, and nothing has changed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from fastmasq.config.schema import Settings
+from fastmasq.daemon import enforce, timeouts
+from fastmasq.errors import ConfigurationError
+from fastmasq.legacy.names import Names
+from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
+from fastmasq.legacy.script import prepare
+from fastmasq.policy import changes, portfw, redirect
+from fastmasq.policy.chains import RuleSet
+from fastmasq.policy.portfw import PortForward
+from fastmasq.policy.redirect import Redirect
+from fastmasq.table.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from fastmasq.config.load import Loaded
+    from fastmasq.daemon.engine import Engine
+
+MOST_SHOWN = 20
+_FIXED = ("compat", "interfaces", "limits.sessions", "rings", "takeover", "control")  # what all else is built on
+_BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
+
+
+@dataclass(frozen=True)
+class Declared:
+    """All that a configuration and its rule files ask for; requests are those of the rule files beyond their rules."""
+
+    settings: Settings
+    rules: RuleSet
+    timeouts: Timeouts
+    dynaddr: int
+    forwards: tuple[PortForward, ...]
+    redirects: tuple[Redirect, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def declare(settings: Settings) -> Declared:
+    """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake."""
+    prepared = prepare(settings.rules.files, Names(), RuleSet(), tolerant=not settings.rules.strict)
+    masquerade = settings.masquerade
+    written = masquerade.timeouts
+    declared = Declared(
+        settings,
+        rules=changes.apply(RuleSet(), prepared.changes),
+        timeouts=Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp),
+        dynaddr=masquerade.dynaddr,
+        forwards=settings.forward,
+        redirects=settings.redirect,
+        warnings=tuple(prepared.warnings),
+    )
+    for request in prepared.others:
+        declared = _with_request(declared, request)
+    return declared
+
+
+def _with_request(declared: Declared, request: Any) -> Declared:
+    """Return what it comes to with what one more line of a rule file asks for, that is no change of chains."""
+    match request:
+        case SetTimeouts():
+            asked = {"tcp": request.tcp, "tcp_fin": request.tcp_fin, "udp": request.udp}
+            return replace(declared, timeouts=timeouts.changed(declared.timeouts, asked))
+        case SetDynaddr():
+            return replace(declared, dynaddr=request.value)
+        case Forwarding(method="forwards.change"):
+            wanted = msgspec.convert(list(request.changes), list[portfw.Change])
+            return replace(declared, forwards=portfw.apply(declared.forwards, wanted))
+        case Forwarding():
+            wanted = msgspec.convert(list(request.changes), list[redirect.Change])
+            return replace(declared, redirects=redirect.apply(declared.redirects, wanted))
+    return declared
+
+
+# -- the difference --------------------------------------------------------------------------------------------------
+
+
+def changed_keys(old: Struct, new: Struct, place: str = "") -> Iterator[str]:
+    """Yield the dotted names of the keys in which two settings differ."""
+    for key in old.__struct_fields__:
+        before, after = getattr(old, key), getattr(new, key)
+        if isinstance(before, Struct):
+            yield from changed_keys(before, after, f"{place}{key}.")
+        elif before != after:
+            yield place + key
+
+
+def difference(old: Declared, new: Declared) -> list[str]:
+    """Return the names of all that differs. Raises ConfigurationError for what cannot change while fastmasq runs."""
+    keys = list(changed_keys(old.settings, new.settings))
+    fixed = [key for key in keys if any(f"{key}.".startswith(f"{name}.") for name in _FIXED)]
+    if fixed:
+        raise ConfigurationError(
+            f"{', '.join(fixed)}: cannot change while fastmasq runs, so nothing was changed; restart it"
+        )
+    found = [key for key in keys if key.partition(".")[0] not in _BY_OUTCOME]
+    if not new.rules.equals(old.rules):
+        found.append("rules")
+    in_file = any(key.startswith(("masquerade.timeouts", "masquerade.dynaddr")) for key in keys)
+    if (old.timeouts, old.dynaddr) != (new.timeouts, new.dynaddr) and not in_file:
+        found.append("timeouts or dynaddr in rule files")
+    found += [f"forward {one}" for one in _differing(old.forwards, new.forwards)]
+    found += [f"redirect {one}" for one in _differing(old.redirects, new.redirects)]
+    return found
+
+
+def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[portfw.Change]:
+    """Return what makes of the running forwards what the new files want, without touching those made at run time."""
+    wanted = _by_identity(new.forwards)
+    gone = [
+        one for key, one in _by_identity(old.forwards).items() if key not in wanted and key in _by_identity(running)
+    ]
+    changed = [one for one in new.forwards if one not in old.forwards]
+    return [
+        *(portfw.Change(action="delete", forward=one) for one in gone),
+        *(portfw.Change(action="set", forward=one) for one in changed),
+    ]
+
+
+def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) -> list[redirect.Change]:
+    """Return the same for redirects."""
+    wanted = _by_identity(new.redirects)
+    gone = [
+        one for key, one in _by_identity(old.redirects).items() if key not in wanted and key in _by_identity(running)
+    ]
+    changed = [one for one in new.redirects if one not in old.redirects]
+    return [
+        *(redirect.Change(action="delete", redirect=one) for one in gone),
+        *(redirect.Change(action="set", redirect=one) for one in changed),
+    ]
+
+
+def _differing(old: Iterable[Any], new: Iterable[Any]) -> list[str]:
+    before, after = _by_identity(old), _by_identity(new)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
+
+
+def _by_identity(policies: Iterable[Any]) -> dict[str, Any]:
+    """Return forwards or redirects by what tells them apart: their spelling, which names all but where they lead."""
+    return {str(one): one for one in policies}
+
+
+# -- making it -------------------------------------------------------------------------------------------------------
+
+
+def reload(engine: Engine, loaded: Loaded, *, to_enforce: bool) -> dict[str, Any]:
+    """Bring the running engine to newly loaded settings; return the result of the control method.
+
+    Raises FastmasqError, and everything is as it was then.
+    """
+    old, new = engine.declared, declare(loaded.settings)
+    changed = difference(old, new)
+    _apply(engine, old, new)
+    result = {"changed": changed, "warnings": [*loaded.warnings, *new.warnings]}
+    if not to_enforce:
+        return {**result, "closed": 0, "reset": 0, "sessions": []}
+    closed = enforce.close_forbidden(engine)
+    return {**result, "closed": len(closed.lines), "reset": closed.reset, "sessions": closed.lines[:MOST_SHOWN]}
+
+
+def report(result: dict[str, Any]) -> str:
+    """Return the one line for the log."""
+    line = f"reloaded: {', '.join(result['changed']) or 'nothing changed'}"
+    if result["closed"]:
+        line += f"; {result['closed']} sessions closed, {result['reset']} inside ends reset"
+    return line
+
+
+def _apply(engine: Engine, old: Declared, new: Declared) -> None:
+    """Make the difference: first what may be refused, each with its way back, then what cannot fail."""
+    with ExitStack() as undo:
+        if not new.rules.equals(old.rules):
+            before = engine.rules.rule_set
+            engine.rules.replace(new.rules)
+            undo.callback(engine.rules.replace, before)
+        forwards, redirects = engine.forwards.forwards, engine.forwards.redirects
+        engine.forwards.replace(
+            portfw.apply(forwards, forward_changes(forwards, old, new)),
+            redirect.apply(redirects, redirect_changes(redirects, old, new)),
+        )
+        undo.callback(engine.forwards.replace, forwards, redirects)
+        if new.settings.masquerade.ports != old.settings.masquerade.ports:
+            engine.use_ports_of(new.settings)
+        undo.pop_all()
+    engine.settings, engine.declared = new.settings, new
+    if new.dynaddr != old.dynaddr:
+        engine.dynaddr = new.dynaddr
+    _apply_to_table(engine, old, new)
+
+
+def _apply_to_table(engine: Engine, old: Declared, new: Declared) -> None:
+    masquerade, limits = new.settings.masquerade, new.settings.limits
+    times = {key: value for key, value in vars(new.timeouts).items() if value != getattr(old.timeouts, key)}
+    engine.timeouts = replace(engine.timeouts, **times)
+    with engine.forwarder.locked():
+        engine.table.set_timeouts(engine.timeouts)
+        engine.table.set_filtering(masquerade.filtering)
+        engine.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
+        engine.forwarder.set_hairpin(masquerade.hairpin)

@@ -1,4 +1,4 @@
-"""Reload: only what differs changes, sessions live on, a bad file changes nothing, `--enforce` closes what may not be."""
+"""Reload: only what differs changes, sessions live on, a bad file changes nothing, `--enforce` closes what it must."""
 
 from __future__ import annotations
 

@@ -315,3 +315,16 @@ def test_closing_an_address_that_never_was() -> None:
     row = opened(table, UDP, 4000)
     assert table.close_external(NEW_EXTERNAL)[0] == 0
     assert is_open(table, row)
+
+
+def test_changed_filtering_treats_open_sessions_as_if_opened_under_it() -> None:
+    table = make_table(filtering="endpoint-independent")
+    row = opened(table, UDP, 4000, remote=REMOTE)
+    table.set_filtering("address-dependent")
+    assert table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)
+    assert not table.admits(EXTERNAL, CLASS[UDP], 4000, OTHER_REMOTE)
+    table.set_filtering("address-and-port-dependent")
+    assert not table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)
+    table.set_filtering("address-dependent")
+    table.close(row)
+    assert not table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)

@@ -1,0 +1,80 @@
+"""What a reload finds to change: names of what differs, keys that cannot change, and changes made at run time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastmasq.config.load import parse
+from fastmasq.daemon.reload import Declared, declare, difference, forward_changes, redirect_changes
+from fastmasq.errors import ConfigurationError
+from fastmasq.policy import portfw, redirect
+
+LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
+FORWARD = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:{}"\n'
+REDIRECT = '[[redirect]]\nprotocol = {}\nto = "10.0.0.{}"\n'
+
+
+def declared(text: str = "", links: str = LINKS) -> Declared:
+    return declare(parse(text + links, "f.toml").settings)
+
+
+def test_equal_files_differ_in_nothing() -> None:
+    assert difference(declared(), declared("[masquerade]\nhairpin = true\n")) == []
+
+
+def test_what_differs_is_named() -> None:
+    new = declared('[masquerade]\nfiltering = "endpoint-independent"\n[masquerade.timeouts]\nudp = "3m"\n')
+    assert difference(declared(), new) == ["masquerade.filtering", "masquerade.timeouts.udp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "links", "keys"),
+    [
+        ('compat = "2.2"\n', LINKS, "compat"),
+        ("[rings]\nframes = 128\n[masquerade]\nhairpin = false\n", LINKS, "rings.frames"),
+        ("[limits]\nsessions = 5000\n", LINKS, "limits.sessions"),
+        ('[takeover]\nguard = "tc"\n', LINKS, "takeover.guard"),
+        ('[control]\nsocket = "/run/other.sock"\n', LINKS, "control.socket"),
+        ("", LINKS.replace("eth1", "ppp0"), "interfaces.outside"),
+    ],
+)
+def test_keys_that_cannot_change_are_named_alone(text: str, links: str, keys: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        difference(declared(), declared(text, links))
+    assert str(refused.value).startswith(f"{keys}: cannot change while fastmasq runs")
+
+
+def test_rule_files_are_compared_by_what_they_come_to(tmp_path: Path) -> None:
+    file = tmp_path / "rc.firewall"
+    text = f'[rules]\nfiles = ["{file}"]\n'
+    file.write_text("ipchains -P forward DENY\nipchains -A forward -s 10.0.0.0/8 -j MASQ\nipchains -M -S 0 0 60\n")
+    before = declared(text)
+    file.write_text("# only told apart by people\n" + file.read_text())
+    assert difference(before, declared(text)) == []
+    file.write_text(file.read_text().replace("10.0.0.0/8", "10.0.0.0/24"))
+    assert difference(before, declared(text)) == ["rules"]
+    file.write_text(file.read_text().replace("10.0.0.0/24", "10.0.0.0/8").replace("0 0 60", "0 0 90"))
+    assert difference(before, declared(text)) == ["timeouts or dynaddr in rule files"]
+
+
+def test_want08_forwards_made_at_run_time_are_left_alone() -> None:
+    old = declared(FORWARD.format(80, 80) + FORWARD.format(81, 80) + FORWARD.format(82, 80))
+    new = declared(FORWARD.format(80, 80) + FORWARD.format(81, 8080))
+    by_hand = portfw.read("udp", "eth1:5000", ["10.0.0.3:5000"])
+    made = portfw.apply((*old.forwards, by_hand), forward_changes((*old.forwards, by_hand), old, new))
+    assert set(made) == {*new.forwards, by_hand}
+    assert difference(old, new) == ["forward tcp eth1:81", "forward tcp eth1:82"]
+
+
+def test_a_forward_deleted_at_run_time_is_not_missed() -> None:
+    old, new = declared(FORWARD.format(80, 80)), declared()
+    assert forward_changes((), old, new) == []
+
+
+def test_redirects_likewise() -> None:
+    old, new = declared(REDIRECT.format(47, 2) + REDIRECT.format(50, 2)), declared(REDIRECT.format(47, 3))
+    made = redirect.apply(old.redirects, redirect_changes(old.redirects, old, new))
+    assert made == new.redirects
+    assert difference(old, new) == ["redirect protocol 47", "redirect protocol 50"]

@@ -27,7 +27,7 @@ COMMANDS = {
     "status": ("fastmasq.cli.status", "status", "Show links, rates, sessions and dropped packets."),
     "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
     "reload": ("fastmasq.cli.reload", "reload", "Read the configuration again; change what differs, keep sessions."),
-    "rule": ("fastmasq.cli.rule", "rule", "Change the running rules; print the HOWTO's rule sets."),
+    "rule": ("fastmasq.cli.rule", "rule", "Show, question and change the rules; print the HOWTO's sets."),
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),
     "import": ("fastmasq.cli.import_rules", "import_rules", "Carry over what iptables or nft do on a host today."),
     "proc": ("fastmasq.cli.proc", "proc", "Show the files that /proc had in 1999."),

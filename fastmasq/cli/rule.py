@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
+from fastmasq.cli.rule_list import list_rules
 from fastmasq.cli.rule_load import load
 from fastmasq.cli.rule_template import template, templates
+from fastmasq.cli.rule_trace import trace
 
 
 @click.group()
 def rule() -> None:
-    """Change the rules of the running forwarder, or print rule sets of the VPN Masquerade HOWTO."""
+    """List, question and change the rules of the running forwarder, or print rule sets of the VPN Masquerade HOWTO."""
 
 
-for command in (load, template, templates):
+for command in (list_rules, trace, load, template, templates):
     rule.add_command(command)

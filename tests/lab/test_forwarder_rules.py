@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fastmasq.control.client import call
-from fastmasq.lab.topology import SERVER_ADDRESS
+from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from fastmasq.policy.chains import Match, Rule, RuleError
 from fastmasq.policy.changes import Change
 from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
@@ -66,3 +66,26 @@ def test_a_target_the_path_does_not_have_changes_nothing(net: Network) -> None:
         )
     assert caught.value.reason == "no target"
     assert call(str(net.fastmasq.socket), "rules")["default_forward"] is True
+
+
+def test_the_trace_tells_what_the_packet_then_meets(net: Network) -> None:
+    net.start()
+    net.echo_udp()
+    service = Match(protocol=UDP, source=host(INSIDE_ADDRESS), destination=host(SERVER_ADDRESS))
+    change(
+        net,
+        Change(do="policy", chain="forward", target="DENY"),
+        Change(do="append", chain="forward", rule=Rule(match=service, target="MASQ")),
+    )
+    ends = f"--from {INSIDE_ADDRESS}:6000 --to {SERVER_ADDRESS}:{ECHO_PORT} --in eth0 --out eth1".split()
+    allowed = net.fastmasq.run_command("rule", "trace", "--protocol", "udp", *ends)
+    assert "  forward rule 1: MASQ" in allowed.splitlines()
+    assert f"output on eth1: udp {EXTERNAL_ADDRESS}:6000 -> {SERVER_ADDRESS}:{ECHO_PORT}" in allowed.splitlines()
+    denied = net.fastmasq.run_command("rule", "trace", *ends)
+    assert denied.splitlines()[-2:] == ["  forward policy: DENY", "  -> DENY"]
+    assert counted(net, "forward") == [0]  # traces count nothing
+    assert round_trip(net.udp("inside", port=6000), SERVER, b"?")
+    listed = net.fastmasq.run_command("rule", "list", "--chain", "forward").splitlines()
+    assert listed[0].startswith("chain forward: policy DENY")
+    assert listed[2].split()[:6] == ["1", "MASQ", "udp", INSIDE_ADDRESS, SERVER_ADDRESS, "any"]
+    assert listed[2].split()[6] == "1"

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from fastmasq.cli.main import fastmasq
 from fastmasq.control.server import Server
+from fastmasq.daemon.rules import Rules
 
 STATUS = {
     "version": "0.1.0",
@@ -115,10 +116,15 @@ class Forwarder:
         self.status = STATUS
         self.sessions = SESSIONS
         self.total = len(SESSIONS)
+        self.rules = Rules()
         self._selector = selectors.DefaultSelector()
-        self._server = Server(
-            self.path, {"status": self._status, "sessions": self._sessions, "ping": lambda params: None}, self._selector
-        )
+        handlers = {
+            "status": self._status,
+            "sessions": self._sessions,
+            "ping": lambda params: None,
+            **self.rules.handlers(),
+        }
+        self._server = Server(self.path, handlers, self._selector)
         self._ending = False
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()

@@ -114,8 +114,8 @@ def _ports(
 ) -> bool:
     if not wide or (wide == (ANY_PORT,) and not wide_not):
         return True
-    if not narrow:
-        return False
+    if not narrow or narrow == (ANY_PORT,):
+        return False  # even turned round, all ports are asked of no fragment
     if wide_not and not narrow_not:
         return not any(first <= w_last and w_first <= last for first, last in narrow for w_first, w_last in wide)
     if narrow_not and not wide_not:

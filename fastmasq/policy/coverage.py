@@ -112,7 +112,7 @@ def _network(wide: tuple[int, int], wide_not: bool, narrow: tuple[int, int], nar
 def _ports(
     wide: tuple[tuple[int, int], ...], wide_not: bool, narrow: tuple[tuple[int, int], ...], narrow_not: bool
 ) -> bool:
-    if not wide or (wide == (ANY_PORT,) and not wide_not):
+    if not wide or (wide == (ANY_PORT,) and not wide_not) or (wide, wide_not) == (narrow, narrow_not):
         return True
     if not narrow or narrow == (ANY_PORT,):
         return False  # even turned round, all ports are asked of no fragment

@@ -492,6 +492,15 @@ cdef void answer_stateless(Path *p, int link, int hop, bint turns_round, Frame *
     pass_stateless(p, link, hop, mapping_address(t, mapping), <uint16_t>mapping, parsed.daddr, parsed.did, frame, parsed)
 
 
+cdef inline void forward_opened(Path *p, int link, int hop, int64_t row, int direction, Frame *frame,
+                                Parsed *parsed) noexcept nogil:
+    """Send on the packet that has opened a session; its next hop has been looked up and has let it pass already."""
+    p.hops[hop].used -= 1           # forward_flow counts the packet again
+    p.table.sessions[row].generation = p.generation
+    p.table.sessions[row].flow[direction].hop = <uint16_t>hop
+    forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | direction)
+
+
 cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to, uint8_t flags, Frame *frame,
                      Parsed *parsed) noexcept nogil:
     """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none.
@@ -518,10 +527,7 @@ cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to,
     if row < 0:
         refuse_session(p, link, frame, parsed, row)
         return
-    p.hops[hop].used -= 1           # forward_flow counts the packet again
-    p.table.sessions[row].generation = p.generation
-    p.table.sessions[row].flow[OUTBOUND].hop = <uint16_t>hop
-    forward_flow(p, link, frame, parsed, <uint32_t>row << 1)
+    forward_opened(p, link, hop, row, OUTBOUND, frame, parsed)
 
 
 cdef inline bint source_belongs(const Path *p, int link, uint32_t saddr) noexcept nogil:
@@ -714,10 +720,7 @@ cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t in
     if row < 0:
         count_drop(p, reason_of(row))
         return
-    p.hops[hop].used -= 1           # forward_flow counts the packet again
-    p.table.sessions[row].generation = p.generation
-    p.table.sessions[row].flow[direction].hop = <uint16_t>hop
-    forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | direction)
+    forward_opened(p, link, hop, row, direction, frame, parsed)
 
 
 cdef void redirect_inbound(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -799,10 +802,7 @@ cdef void inbound_by_forward(Path *p, int link, uint32_t mapping, Frame *frame, 
     if row < 0:
         count_drop(p, reason_of(row))
         return
-    p.hops[hop].used -= 1           # forward_flow counts the packet again
-    p.table.sessions[row].generation = p.generation
-    p.table.sessions[row].flow[INBOUND].hop = <uint16_t>hop
-    forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | INBOUND)
+    forward_opened(p, link, hop, row, INBOUND, frame, parsed)
 
 
 cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:

@@ -11,7 +11,7 @@
 # travels alone, and stays wrong.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy, memset
 
 from fastmasq.path.state cimport GATHERS, GATHER_SEGMENTS, Gather, Hop, Parsed, Path
 from fastmasq.path.verdict cimport NOTE_GATHERED
@@ -117,12 +117,11 @@ cdef inline void make_large(Gather *g, VnetHeader *vnet) noexcept nogil:
 
 cdef inline void make_single(const Gather *g, VnetHeader *vnet) noexcept nogil:
     """Describe a segment that stayed alone: as it came."""
-    vnet.flags = VNET_NEEDS_CSUM if g.partial else 0
-    vnet.gso_type = GSO_NONE
-    vnet.hdr_len = 0
-    vnet.gso_size = 0
-    vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM) if g.partial else 0
-    vnet.csum_offset = TCP_CHECKSUM if g.partial else 0
+    memset(vnet, 0, VNET_LENGTH)
+    if g.partial:
+        vnet.flags = VNET_NEEDS_CSUM
+        vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM)
+        vnet.csum_offset = TCP_CHECKSUM
 
 
 cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
@@ -132,7 +131,7 @@ cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
     cdef uint32_t length = g.hop.header_length + g.headers
     cdef int i
     if g.hop.header_length:
-        copy_link_header(start, g.hop)
+        memcpy(start, g.hop.header, 14)
     if g.segments > 1:
         make_large(g, <VnetHeader *>(start - VNET_LENGTH))
         p.notes[NOTE_GATHERED] += g.segments
@@ -202,9 +201,3 @@ cdef inline void send_all_gathered(Path *p) noexcept nogil:
         for i in range(GATHERS):
             if p.gathers[i].segments:
                 send_gathered(p, &p.gathers[i])
-
-
-cdef inline void copy_link_header(uint8_t *start, const Hop *hop) noexcept nogil:
-    cdef int i
-    for i in range(14):
-        start[i] = hop.header[i]

@@ -5,17 +5,15 @@ They find it by FASTMASQ_SOCKET, else in the usual place, and end with the texts
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from fastmasq.config.values import DEFAULT_SOCKET
-from fastmasq.control.client import call
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.legacy import ipfwd, ipmasqadm, ipportfw
+from fastmasq.legacy.command import ask
 
 Ask = Callable[..., Any]
 
@@ -73,11 +71,6 @@ def _change(ask: Ask, method: str, changes: Sequence[Any], refused: str) -> None
 
 
 def _main(run: Callable[[Sequence[str], Ask], Iterable[str]]) -> None:
-    socket_path = os.environ.get("FASTMASQ_SOCKET") or DEFAULT_SOCKET
-
-    def ask(method: str, **params: Any) -> Any:
-        return call(socket_path, method, **params)
-
     try:
         for line in run(sys.argv[1:], ask):
             print(line)

@@ -10,6 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.legacy import proc
+from fastmasq.legacy.names import TCP, UDP
 from fastmasq.policy.portfw import (
     ANY,
     LARGEST_PREFERENCE,
@@ -37,8 +39,6 @@ autofw -D ...                                   delete such an entry
 autofw -F                                       flush the table
 """
 _ROW = "{:<4} {:<20} {:<20} {:>8} {:>8} {:>5} {:>5}"
-_PROC_HEADER = "Prot LAddr    LPort > RAddr    RPort PrCnt  Pref"
-_PROC_WIDTH = 63
 _ABSENT = {  # module: why
     "mfw": "forwarding by mark is not available in this version",
     "user": "entries cannot be made by hand in this version",
@@ -249,14 +249,19 @@ def listing(forwards: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[st
 
 
 def proc_portfw(forwards: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of /proc/net/ip_masq/portfw."""
-    yield _PROC_HEADER.ljust(_PROC_WIDTH)
-    for protocol, listen, port, target, step in _entries(forwards):
-        local, remote = (int(IPv4Address(one)) for one in (read_address(listen) or ANY, target["address"]))
-        left, preference = target.get("left", target["preference"]), target["preference"]
-        ends = f"{local:08X} {port:>5} > {remote:08X} {target['port'] + step:>5}"
-        row = f"{protocol.upper():<4} {ends} {left:>5} {preference:>5}"
-        yield row.ljust(_PROC_WIDTH)
+    """Return the lines of /proc/net/ip_masq/portfw for what the control method `forwards` returns."""
+    return proc.portfw(
+        proc.PortForwardRow(
+            protocol={"tcp": TCP, "udp": UDP}[protocol],
+            address=int(IPv4Address(read_address(listen) or ANY)),
+            port=port,
+            to_address=int(IPv4Address(target["address"])),
+            to_port=target["port"] + step,
+            remaining=target.get("left", target["preference"]),
+            preference=target["preference"],
+        )
+        for protocol, listen, port, target, step in _entries(forwards)
+    )
 
 
 def _entries(forwards: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str, int, dict[str, Any], int]]:

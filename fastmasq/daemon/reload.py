@@ -128,11 +128,7 @@ def difference(old: Declared, new: Declared) -> list[str]:
 
 def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[portfw.Change]:
     """Return what makes of the running forwards what the new files want, without touching those made at run time."""
-    wanted = _by_identity(new.forwards)
-    gone = [
-        one for key, one in _by_identity(old.forwards).items() if key not in wanted and key in _by_identity(running)
-    ]
-    changed = [one for one in new.forwards if one not in old.forwards]
+    gone, changed = _gone_and_changed(running, old.forwards, new.forwards)
     return [
         *(portfw.Change(action="delete", forward=one) for one in gone),
         *(portfw.Change(action="set", forward=one) for one in changed),
@@ -141,15 +137,18 @@ def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared
 
 def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) -> list[redirect.Change]:
     """Return the same for redirects."""
-    wanted = _by_identity(new.redirects)
-    gone = [
-        one for key, one in _by_identity(old.redirects).items() if key not in wanted and key in _by_identity(running)
-    ]
-    changed = [one for one in new.redirects if one not in old.redirects]
+    gone, changed = _gone_and_changed(running, old.redirects, new.redirects)
     return [
         *(redirect.Change(action="delete", redirect=one) for one in gone),
         *(redirect.Change(action="set", redirect=one) for one in changed),
     ]
+
+
+def _gone_and_changed(running: Iterable[Any], old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return what the new files leave out and is running still, and what they bring or say otherwise."""
+    wanted, present = _by_identity(new), _by_identity(running)
+    gone = [one for key, one in _by_identity(old).items() if key not in wanted and key in present]
+    return gone, [one for one in new if one not in old]
 
 
 def _differing(old: Iterable[Any], new: Iterable[Any]) -> list[str]:

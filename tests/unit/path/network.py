@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+
 from tests.support.harness import Harness, Out
-from tests.support.packets import ICMP, TCP, UDP, ping, tcp, udp
+from tests.support.packets import ICMP, TCP, UDP, internet_checksum, ones_sum, ping, pseudo_header, tcp, udp
 
 INSIDE, OUTSIDE = "inside", "outside"
 HOST, OTHER_HOST, SERVER, ROUTER = "10.0.0.2", "10.0.0.3", "199.0.0.1", "199.0.0.254"
 GATEWAY_IN, GATEWAY_OUT = "10.0.0.1", "200.200.200.200"
 HERE, THERE, EXTERNAL = (HOST, 4000), (SERVER, 80), (GATEWAY_OUT, 4000)
 PROTOCOLS = (TCP, UDP, ICMP)
+GSO_TCPV4, NEEDS_CHECKSUM = 1, 1  # linux/virtio_net.h
 
 
 def query(protocol: int, source=HERE, remote=THERE, payload: bytes = b"question", **ip) -> bytes:
@@ -78,3 +81,27 @@ def opened(protocol: int = UDP, **settings) -> Harness:
     passes(harness, OUTSIDE, answer(protocol, destination=(GATEWAY_OUT, source_port)))
     harness.drops()
     return harness
+
+
+# -- offloads --------------------------------------------------------------------------------------------------------
+
+
+def partial(packet: bytes) -> bytes:
+    """Return the packet with the sum of the pseudo-header as its transport checksum."""
+    protocol, start = packet[9], (packet[0] & 15) * 4
+    at = start + (16 if protocol == TCP else 6)
+    source, destination = struct.unpack(">II", packet[12:20])
+    total = ones_sum(pseudo_header(source, destination, protocol, len(packet) - start))
+    return packet[:at] + struct.pack(">H", total) + packet[at + 2 :]
+
+
+def completed(packet: bytes) -> bytes:
+    """Finish a partial checksum as a device does."""
+    start = (packet[0] & 15) * 4
+    at = start + (16 if packet[9] == TCP else 6)
+    return packet[:at] + struct.pack(">H", internet_checksum(packet[start:]) or 0xFFFF) + packet[at + 2 :]
+
+
+def large(kind: int, size: int, headers: int = 54, offset: int = 16, start: int = 34) -> bytes:
+    """Return the virtio header of a large send."""
+    return struct.pack("=BBHHHH", NEEDS_CHECKSUM, kind, headers, size, start, offset)

@@ -13,16 +13,20 @@ from tests.support.packets import TCP, UDP, decode, problems, tcp, udp
 from tests.unit.path.network import (
     EXTERNAL,
     GATEWAY_OUT,
+    GSO_TCPV4,
     HERE,
     HOST,
     INSIDE,
     OTHER_HOST,
     OUTSIDE,
     THERE,
+    completed,
+    large,
     opened,
+    partial,
     passes,
 )
-from tests.unit.path.test_sizes import GSO_TCPV4, body, completed, large, partial
+from tests.unit.path.test_sizes import body
 
 SIZE = 1000
 

@@ -39,6 +39,7 @@ from tests.unit.path.network import (
     THERE,
     answer,
     opened,
+    partial,
     passes,
     query,
 )
@@ -217,14 +218,6 @@ def test_ttl_and_identification_over_all_values(protocol: int) -> None:
 # --- partial checksums ---------------------------------------------------------------------------------------------
 
 
-def partial(packet: bytes, protocol: int) -> bytes:
-    """Return the packet as a sender with offloads leaves it: the field holds the sum of the pseudo-header."""
-    at = 20 + (16 if protocol == TCP else 6)
-    source, destination = struct.unpack(">II", packet[12:20])
-    total = ones_sum(pseudo_header(source, destination, protocol, len(packet) - 20))
-    return packet[:at] + struct.pack(">H", total) + packet[at + 2 :]
-
-
 def vnet(protocol: int, start: int = 34) -> bytes:
     return struct.pack("=BBHHHH", 1, 0, 0, 0, start, 16 if protocol == TCP else 6)
 
@@ -234,11 +227,11 @@ def vnet(protocol: int, start: int = 34) -> bytes:
 def test_a_partial_checksum_follows_the_addresses_and_leaves_the_ports(protocol: int, keep: bool) -> None:
     harness = Harness(ports=range(1, 65536) if keep else [OTHER_PORT])
     external = EXTERNAL if keep else (GATEWAY_OUT, OTHER_PORT)
-    [out] = harness.send(INSIDE, partial(query(protocol), protocol), vnet=vnet(protocol))
-    assert out.packet == partial(query(protocol, external, ttl=63), protocol)
+    [out] = harness.send(INSIDE, partial(query(protocol)), vnet=vnet(protocol))
+    assert out.packet == partial(query(protocol, external, ttl=63))
     assert out.vnet == vnet(protocol)
-    [back] = harness.send(OUTSIDE, partial(answer(protocol, destination=external), protocol), vnet=vnet(protocol))
-    assert back.packet == partial(answer(protocol, destination=HERE, ttl=63), protocol)
+    [back] = harness.send(OUTSIDE, partial(answer(protocol, destination=external)), vnet=vnet(protocol))
+    assert back.packet == partial(answer(protocol, destination=HERE, ttl=63))
     assert back.vnet == vnet(protocol)
 
 
@@ -246,16 +239,16 @@ def test_a_partial_checksum_follows_the_addresses_and_leaves_the_ports(protocol:
 def test_a_partial_checksum_is_completed_for_a_link_without_offloads(protocol: int) -> None:
     harness = Harness(ports=[OTHER_PORT], outside_vnet=False, inside_vnet=False)
     external = (GATEWAY_OUT, OTHER_PORT)
-    [out] = harness.send(INSIDE, partial(query(protocol), protocol), vnet=vnet(protocol))
+    [out] = harness.send(INSIDE, partial(query(protocol)), vnet=vnet(protocol))
     assert (out.packet, out.vnet) == (query(protocol, external, ttl=63), None)
-    [back] = harness.send(OUTSIDE, partial(answer(protocol, destination=external), protocol), vnet=vnet(protocol))
+    [back] = harness.send(OUTSIDE, partial(answer(protocol, destination=external)), vnet=vnet(protocol))
     assert (back.packet, back.vnet) == (answer(protocol, destination=HERE, ttl=63), None)
 
 
 def test_a_completed_udp_checksum_of_zero_is_written_as_ones() -> None:
     payload = word_for(0xFFFF, lambda data: udp((GATEWAY_OUT, OTHER_PORT), THERE, data))
     harness = Harness(ports=[OTHER_PORT], outside_vnet=False)
-    [out] = harness.send(INSIDE, partial(udp(HERE, THERE, payload), UDP), vnet=vnet(UDP))
+    [out] = harness.send(INSIDE, partial(udp(HERE, THERE, payload)), vnet=vnet(UDP))
     assert out.packet == udp((GATEWAY_OUT, OTHER_PORT), THERE, payload, ttl=63)
     assert out.packet[26:28] == b"\xff\xff"
 
@@ -267,9 +260,9 @@ def test_a_ring_without_virtio_headers_says_only_that_the_checksum_is_partial(
 ) -> None:
     """Then start and field are found from the packet itself (csum_start 0 is what such a ring reports)."""
     harness = Harness(outside_vnet=outside_vnet)
-    [out] = harness.send(INSIDE, partial(query(protocol), protocol), vnet=b"\x01" + bytes(9))
+    [out] = harness.send(INSIDE, partial(query(protocol)), vnet=b"\x01" + bytes(9))
     if outside_vnet:
-        assert (out.packet, out.vnet) == (partial(query(protocol, EXTERNAL, ttl=63), protocol), vnet(protocol))
+        assert (out.packet, out.vnet) == (partial(query(protocol, EXTERNAL, ttl=63)), vnet(protocol))
     else:
         assert (out.packet, out.vnet) == (query(protocol, EXTERNAL, ttl=63), None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import struct
 
 import pytest
 
@@ -14,12 +13,9 @@ from tests.support.packets import (
     UDP,
     decode,
     icmp_error,
-    internet_checksum,
     ipv4,
-    ones_sum,
     ping,
     problems,
-    pseudo_header,
     reassemble,
     tcp,
     udp,
@@ -28,6 +24,7 @@ from tests.unit.path.network import (
     EXTERNAL,
     GATEWAY_IN,
     GATEWAY_OUT,
+    GSO_TCPV4,
     HERE,
     HOST,
     INSIDE,
@@ -35,14 +32,16 @@ from tests.unit.path.network import (
     OUTSIDE,
     SERVER,
     THERE,
+    completed,
     dropped,
+    large,
     opened,
+    partial,
     passes,
     refused,
 )
 
-GSO_TCPV4, GSO_UDP, GSO_UDP_L4, GSO_ECN = 1, 3, 5, 0x80
-NEEDS_CHECKSUM = 1
+GSO_UDP, GSO_UDP_L4, GSO_ECN = 3, 5, 0x80
 MTU_OUT = 1400
 RECORD_ROUTE, TIMESTAMP, ROUTER_ALERT, SECURITY = "0707040000000001", "44080501000000ff", "94040000", "8203ff"
 
@@ -55,27 +54,6 @@ def body(length: int, seed: int = 1) -> bytes:
 
 def narrow(mtu: int = MTU_OUT, **settings) -> Harness:
     return Harness(mtu={"inside": 65535, "outside": mtu}, **settings)
-
-
-def partial(packet: bytes) -> bytes:
-    """Return the packet with the sum of the pseudo-header as its transport checksum."""
-    protocol, start = packet[9], (packet[0] & 15) * 4
-    at = start + (16 if protocol == TCP else 6)
-    source, destination = struct.unpack(">II", packet[12:20])
-    total = ones_sum(pseudo_header(source, destination, protocol, len(packet) - start))
-    return packet[:at] + struct.pack(">H", total) + packet[at + 2 :]
-
-
-def completed(packet: bytes) -> bytes:
-    """Finish a partial checksum as a device does."""
-    start = (packet[0] & 15) * 4
-    at = start + (16 if packet[9] == TCP else 6)
-    return packet[:at] + struct.pack(">H", internet_checksum(packet[start:]) or 0xFFFF) + packet[at + 2 :]
-
-
-def large(kind: int, size: int, headers: int = 54, offset: int = 16, start: int = 34) -> bytes:
-    """Return the virtio header of a large send."""
-    return struct.pack("=BBHHHH", NEEDS_CHECKSUM, kind, headers, size, start, offset)
 
 
 def is_too_big(answer: bytes, about: bytes, mtu: int) -> None:

@@ -243,11 +243,13 @@ class Model:
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
 
-        A port held down (RFC 6888 REQ-8) is free for its last owner, and for anybody when nothing else is left.
+        A port held down (RFC 6888 REQ-8) is free for its last owner; when nothing else is left, the one held longest is
+        free for anybody, any of them if several were closed at the same time.
         Raises Refused when there is none, WrongPort when the observed one is not among those that may be given.
         """
         allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
-        held = {id: owner for (kind, id), (owner, _) in self.held_down.items() if kind == protocol and id in allowed}
+        ends = {id: end for (kind, id), (_, end) in self.held_down.items() if kind == protocol and id in allowed}
+        held = {id: self.held_down[protocol, id][0] for id in ends}
         free = {id for id in allowed if (protocol, id) not in self.by_external and id not in held}
         if wanted in free or held.get(wanted) == host:
             candidates = {wanted}
@@ -255,7 +257,8 @@ class Model:
             candidates = free if protocol == ICMP else like(free, wanted)
         if not candidates:
             low_too = protocol == ICMP or wanted < LOW_PORTS
-            candidates = set([id for id in held if id >= LOW_PORTS or low_too][:1])
+            left = {id: end for id, end in ends.items() if id >= LOW_PORTS or low_too}
+            candidates = {id for id, end in left.items() if end == min(left.values())}
         if not candidates:
             raise Refused("ports_exhausted", (3, 1, 0))
         if self.observed is None:

@@ -91,7 +91,7 @@ class _Reading:
         compat = table.get("compat")
         base = defaults(compat) if compat in get_args(Compat) else defaults()
         lists = {"forward": read_forwards, "redirect": read_redirects}
-        sections = {key: value for key, value in self._without_unavailable(table).items() if key not in lists}
+        sections = {key: value for key, value in table.items() if key not in lists}
         written = self._overlay(base, sections, ())
         settings = derive(written, self.written)
         for key in lists.keys() & table.keys():
@@ -100,18 +100,6 @@ class _Reading:
         self._require_interfaces(table)
         self._check_relations(settings)
         return settings
-
-    def _without_unavailable(self, table: dict[str, Any]) -> dict[str, Any]:
-        """Refuse the sections whose feature does not exist yet: passing over a forward silently would be worse."""
-        unavailable = {
-            "vpn": "following of VPN protocols",
-        }
-        for key in unavailable.keys() & table.keys():
-            section = f"[[{key}]]" if isinstance(table[key], list) else f"[{key}]"
-            self.mistakes.append(
-                ((key,), f"{section}: {unavailable[key]} is not available in this version; remove the section")
-            )
-        return {key: value for key, value in table.items() if key not in unavailable}
 
     def _overlay(self, base: Struct, table: dict[str, Any], place: tuple[str, ...]) -> Any:
         """Return `base` with what `table` says; what is wrong there becomes a mistake and keeps its default."""

@@ -76,6 +76,20 @@ class Rules(Section, frozen=True, kw_only=True):
     strict: bool = False
 
 
+class Vpn(Section, frozen=True, kw_only=True):
+    """Which VPN protocols are followed, and the constants of 1999's patches (original rules P-26, E-1 to E-33)."""
+
+    pptp: bool = True
+    pptp_loose_source: bool = False
+    ipsec: bool = True
+    ipsec_lifetime: Annotated[Duration, Bounds("15m", "7d")] = Duration.read("30m")
+    ipsec_init_lifetime: Annotated[Duration, Bounds("5s", "15m")] = Duration.read("2m")
+    ipsec_init_retries: Annotated[int, Bounds(1, 100)] = 5
+    ipsec_squelch: Annotated[Duration, Bounds("1s", "15m")] = Duration.read("30s")
+    ipsec_guess: bool = True
+    ipsec_parallel: bool = True
+
+
 class Limits(Section, frozen=True, kw_only=True):
     """Sizes chosen at start, and what one inside host may have of them."""
 
@@ -118,6 +132,7 @@ class Settings(Section, frozen=True, kw_only=True):
     interfaces: Interfaces = Interfaces()
     masquerade: Masquerade = Masquerade()
     rules: Rules = Rules()
+    vpn: Vpn = Vpn()
     limits: Limits = Limits()
     rings: Rings = Rings()
     takeover: Takeover = Takeover()
@@ -152,9 +167,12 @@ _MASQUERADE: dict[str, Masquerade] = {
 }
 
 
+_VPN: dict[str, Vpn] = {"modern": Vpn(), "2.0": Vpn(), "2.2": Vpn(ipsec_parallel=False)}
+
+
 def defaults(compat: Compat = "modern") -> Settings:
     """Return the settings of a file that says nothing but `compat`: without interfaces."""
-    return derive(Settings(compat=compat, masquerade=_MASQUERADE[compat]), written=())
+    return derive(Settings(compat=compat, masquerade=_MASQUERADE[compat], vpn=_VPN[compat]), written=())
 
 
 def derive(settings: Settings, written: Collection[tuple[str, ...]]) -> Settings:

@@ -13,12 +13,14 @@ import logging
 import os
 import selectors
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 import fastmasq
 from fastmasq.clock import now_ns
@@ -28,6 +30,7 @@ from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
+from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
 from fastmasq.net import privileges, sysctl
@@ -45,6 +48,7 @@ from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
+from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:
     from fastmasq.config.load import Loaded
@@ -58,6 +62,7 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 WORKER_NICENESS = -10  # packets before programs; more than -10 starves programs on the same processor
 AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among sessions, see sched(7)
 RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+UDP_CLASS = entry.CLASSES.index("udp")
 DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
 
 
@@ -121,6 +126,7 @@ class Engine:
         self.world: World | None = None
         self.thread: threading.Thread | None = None
         self.worker: Worker | None = None
+        self.vpn: Vpn | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
         self.rules = Rules(settings.compat)
@@ -179,8 +185,20 @@ class Engine:
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
         self.forwards.load(self.declared.forwards, self.declared.redirects)
+        self.vpn = self._make_vpn()
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
+
+    def _make_vpn(self) -> Vpn | None:
+        """Return the trackers that the settings ask for, None if none. A host with an IKE daemon keeps IPsec itself."""
+        wanted = self.settings.vpn
+        if wanted.ipsec and ports.is_bound(socket.IPPROTO_UDP, IKE_PORT):
+            log.warning("a program of this host has UDP port 500, so IPsec of inside hosts is not followed")
+            wanted = replace(wanted, ipsec=False)
+        if not (wanted.pptp or wanted.ipsec):
+            return None
+        settings = replace(self.settings, vpn=wanted)
+        return Vpn(settings, self.table, self.forwarder, self.forwards, lambda: self.external)
 
     def _declare(self) -> None:
         """Take in what the settings and their rule files ask for. Raises FastmasqError."""
@@ -224,7 +242,7 @@ class Engine:
 
     def _watch(self) -> None:
         self.selector.register(self.world.fileno(), selectors.EVENT_READ, lambda _: self._read_world())
-        self.selector.register(self.worker.notify, selectors.EVENT_READ, lambda _: self._resolve_hops())
+        self.selector.register(self.worker.notify, selectors.EVENT_READ, lambda _: self._answer_path())
 
     def serve(self) -> None:
         """React to events until stopped."""
@@ -373,6 +391,8 @@ class Engine:
             stale = self.table.set_external(address, self._for_mappings(address))
         self.forwards.place(self.allowed)
         if address is not None:
+            if self.vpn is not None and self.external is not None and self.external != address:
+                self.vpn.move(self.external, address)
             for old in stale:
                 if old not in self.forwards.listening():
                     self._leave_external(old)
@@ -380,7 +400,13 @@ class Engine:
 
     def _for_mappings(self, address: int | None) -> np.ndarray:
         """Return the ports that outbound mappings may use on an address: never those of its forwards."""
-        return self.allowed & ~self.forwards.ports(address)
+        mappable = self.allowed & ~self.forwards.ports(address)
+        if self._follows_ipsec():
+            mappable[UDP_CLASS, IKE_PORT] = False
+        return mappable
+
+    def _follows_ipsec(self) -> bool:
+        return self.vpn is not None and self.vpn.settings.ipsec
 
     def _follow_policy(self) -> None:
         """Forwards or redirects have changed."""
@@ -413,6 +439,8 @@ class Engine:
         snapshot = self.world.snapshot()
         external = [snapshot.external_address] if snapshot.external_address is not None else []
         guarded_ports = self.guarded_ports | self.forwards.ports()
+        if self._follows_ipsec():
+            guarded_ports[UDP_CLASS, IKE_PORT] = True
         spec = GuardSpec(
             inside=self.settings.interfaces.inside,
             outside=[self.settings.interfaces.outside],
@@ -420,7 +448,7 @@ class Engine:
             external_addresses=sorted({*external, *self.forwards.listening()}),
             tcp_ports=guarded_ports[0],
             udp_ports=guarded_ports[1],
-            protocols=self.forwards.protocols(),
+            protocols=sorted({*self.forwards.protocols(), *(self.vpn.protocols() if self.vpn else ())}),
         )
         state = (
             tuple(spec.local_addresses),
@@ -450,9 +478,15 @@ class Engine:
         if changed and self.thread is not None:
             self.worker.wake()
 
+    def _answer_path(self) -> None:
+        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for."""
+        os.eventfd_read(self.worker.notify)
+        if self.vpn is not None and self.vpn.answer_waiting(now_ns()):
+            os.eventfd_write(self.worker.notify, 1)
+        self._resolve_hops()
+
     def _resolve_hops(self) -> None:
         """Find the link address of next hops that packets wait for: known to the kernel, or asked for now."""
-        os.eventfd_read(self.worker.notify)
         with self.forwarder.locked():
             wanted = self.forwarder.wanted_hops()
         for number, address in wanted:
@@ -482,6 +516,8 @@ class Engine:
         self.table.make_ready()
         self.rules.print_log()
         self.forwards.retry()
+        if self.vpn is not None:
+            self.vpn.every_second(now_ns())
         if seconds % LOOK_EVERY == 0:
             self._follow_ports()
             self._check_settings()
@@ -568,6 +604,7 @@ class Engine:
             "ping": lambda _: "pong",
             **self.rules.handlers(),
             **self.forwards.handlers(),
+            **(self.vpn.handlers() if self.vpn is not None else {}),
         }
 
     def summary(self) -> str:

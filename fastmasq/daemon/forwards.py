@@ -79,6 +79,19 @@ class Forwards:
         """Return the protocols that are redirected."""
         return sorted({one.protocol for one in self.redirects})
 
+    def redirected(self, protocol: int, remote: int) -> int | None:
+        """Return the inside host that gets a protocol from a remote address by a redirect."""
+        remote_address = ipaddress.IPv4Address(remote)
+        for one in self.redirects:
+            if one.protocol == protocol and remote_address in ipaddress.IPv4Network(one.source):
+                return int(ipaddress.IPv4Address(one.host))
+        return None
+
+    def target_of(self, address: int, protocol: str, port: int) -> int | None:
+        """Return the first inside host that a forward of a port leads to."""
+        targets = self.wanted.get((address, portfw.PROTOCOLS.index(protocol), port))
+        return targets[0][0] if targets else None
+
     def withdraw(self) -> None:
         """Take away what is no longer wanted; its sessions live on."""
         self._each([endpoint for endpoint in self.placed if endpoint not in self.wanted], self._remove)

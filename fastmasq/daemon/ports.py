@@ -34,6 +34,11 @@ def allowed_ports(ranges: PortRanges) -> np.ndarray:
     return allowed
 
 
+def is_bound(protocol: int, port: int) -> bool:
+    """Whether a program of the host has bound a port (protocol: IPPROTO_TCP or IPPROTO_UDP)."""
+    return bool(host_ports(protocol, ours=np.ones(65536, bool))[port])
+
+
 def reservation(ranges: PortRanges, present: str) -> str | None:
     """Return the value ip_local_reserved_ports must have so that the host stays off our ports; None to leave it.
 

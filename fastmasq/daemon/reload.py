@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fastmasq.daemon.engine import Engine
 
 MOST_SHOWN = 20
-_FIXED = ("compat", "interfaces", "limits.sessions", "rings", "takeover", "control")  # what all else is built on
+_FIXED = ("compat", "interfaces", "vpn", "limits.sessions", "rings", "takeover", "control")  # what all else is built on
 _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 

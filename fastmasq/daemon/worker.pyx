@@ -97,7 +97,7 @@ cdef inline void pause() noexcept nogil:
 
 
 cdef class Worker:
-    """Runs a Forwarder until told to stop. `notify` is an eventfd that becomes readable when a next hop is wanted."""
+    """Runs a Forwarder until told to stop. `notify` is an eventfd that becomes readable when packets wait for the daemon."""
 
     cdef Forwarder forwarder
     cdef uint64_t busy_poll_ns
@@ -180,9 +180,10 @@ cdef class Worker:
         return SHORTEST_LOOK_NS if self.busy_poll_ns > SHORTEST_LOOK_NS else self.busy_poll_ns
 
     cdef void tell(self) noexcept nogil:
-        """Ask the daemon for next hops that packets wait for."""
+        """Ask the daemon for what packets wait for: next hops, and the word of a tracker."""
         cdef uint64_t one = 1
-        if self.forwarder.path.hops_wanted:
+        if self.forwarder.path.hops_wanted or self.forwarder.path.punts.is_news:
+            self.forwarder.path.punts.is_news = False
             write(self.notify, &one, sizeof(one))
 
     cdef bint look(self, uint64_t until) noexcept nogil:

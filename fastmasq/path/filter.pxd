@@ -13,7 +13,7 @@ from fastmasq.path.rules cimport (
     ACCEPT, CHAIN_ACCOUNTING, CHAIN_FORWARD, CHAIN_INPUT, CHAIN_OUTPUT, CachedVerdict, Chains, MASQ, MATCHED, NOWHERE, Probe,
     REJECT, ROUTED_FLOWS, SHOWS_ACK, SHOWS_FRAGMENT, SHOWS_LEAVING, SHOWS_PORTS, SHOWS_SYN, evaluate_chain, intern_path,
 )
-from fastmasq.path.state cimport KIND_SESSION, Parsed, Path, count_drop
+from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, count_drop
 from fastmasq.path.verdict cimport (
     FORWARD_DENIED, FORWARD_REJECTED, INPUT_DENIED, INPUT_REJECTED, OUTPUT_DENIED, OUTPUT_REJECTED,
 )
@@ -62,7 +62,7 @@ cdef inline bint speaks_for_its_flow(const Parsed *parsed) noexcept nogil:
     """Whether rules can tell this packet from no other of the same flow that says True."""
     if parsed.protocol == PROTOCOL_TCP:
         return (parsed.transport[TCP_FLAGS] & (ACK | RST)) == ACK
-    return parsed.protocol == PROTOCOL_UDP or parsed.transport[ICMP_CODE] == 0
+    return parsed.kind == KIND_TUNNEL or parsed.protocol == PROTOCOL_UDP or parsed.transport[ICMP_CODE] == 0
 
 
 cdef inline uint64_t verdict_generation(const Path *p) noexcept nogil:
@@ -75,10 +75,14 @@ cdef inline void find_verdict(Path *p, int link, const Frame *frame, const Parse
     cdef CachedVerdict *slot
     c.slot = NULL
     c.settled = NULL
-    if parsed.kind != KIND_SESSION or frame.packet_type != PACKET_HOST or not c.is_cacheable or not speaks_for_its_flow(parsed):
+    if frame.packet_type != PACKET_HOST or not c.is_cacheable or not (
+            parsed.kind == KIND_SESSION or (parsed.kind == KIND_TUNNEL and ref >= 0)) or not speaks_for_its_flow(parsed):
         return
     c.has_flow = ref >= 0
-    slot = &c.flows[ref] if ref >= 0 else &c.routed[parsed.hash & (ROUTED_FLOWS - 1)]
+    if ref >= 0 and parsed.kind == KIND_SESSION:
+        slot = &c.flows[ref]
+    else:
+        slot = &c.routed[parsed.hash & (ROUTED_FLOWS - 1)]
     c.slot = slot
     if (slot.generation == verdict_generation(p) and slot.key0 == parsed.key0 and slot.key1 == parsed.key1
             and slot.link == <uint32_t>link):

@@ -22,7 +22,8 @@ cdef class Forwarder:
     cdef readonly MasqTable table
     cdef readonly RuleTable chains
     cdef readonly list rings, senders
-    cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes
+    cdef readonly object tunnels    # world.TUNNEL rows, or None while no tracker is asked
+    cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _unfollowed
     cdef int turn(self, uint64_t now_ns) noexcept nogil
     cdef bint pending(self) noexcept nogil
     cdef void lock(self) noexcept nogil

@@ -25,10 +25,14 @@ from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.filter cimport admitted, forward_verdict, sent_out
 from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.icmp_error cimport (
-    ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, note_path_mtu, parse_quote, rewrite_error,
-    turn_error_round,
+    ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, find_quoted_tunnel, note_path_mtu,
+    parse_quote, rewrite_error, turn_error_round,
 )
 from fastmasq.path.parse cimport parse_frame
+from fastmasq.path.punts cimport (
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, has_room,
+    keep_punt, punt_memory,
+)
 from fastmasq.path.reply cimport is_unicast_source, reply_error
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
 from fastmasq.path.route cimport find_route, hop_of_route
@@ -36,16 +40,19 @@ from fastmasq.path.rules cimport ACCEPT, MASQ, RuleTable
 from fastmasq.path.state cimport (
     ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
     HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
-    KIND_PROTOCOL_OTHER, KIND_SESSION, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
+    KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
     REDIRECTS, Redirect,
     ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
+)
+from fastmasq.path.tunnels cimport (
+    ANY_CALL_ID, QUOTED, TUNNELS, TUNNEL_INDEX, Tunnel, Way, find_way, forget_way, index_way, tunnel_key1,
 )
 from fastmasq.path.verdict cimport (
     AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, ENDPOINT_CLASH, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE,
     FRAGMENT_ORPHAN, FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
     NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
-    NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT,
+    NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT, PUNTS_FULL,
     TABLE_FULL, TCP_RST_OUT_OF_WINDOW, TTL_EXCEEDED, VERDICT_COUNT,
 )
 from fastmasq.ring.abi cimport GSO_NONE, PACKET_HOST
@@ -69,7 +76,9 @@ from fastmasq.table.masq cimport (
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.table.wheel cimport TICK_MS
-from fastmasq.wire.checksum cimport delta32
+from fastmasq.wire.checksum cimport delta16, delta32, update_full_at
+from fastmasq.wire.esp cimport PROTOCOL_ESP, sequence as esp_sequence, spi
+from fastmasq.wire.gre cimport GRE_MINIMUM, PROTOCOL_GRE, call_id as gre_call_id, is_pptp, set_call_id
 from fastmasq.wire.icmp cimport (
     ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED as CODE_FRAGMENTATION_NEEDED,
     HOST_UNREACHABLE, NET_UNREACHABLE, TIME_EXCEEDED, is_query,
@@ -78,9 +87,11 @@ from fastmasq.wire.ipv4 cimport (
     DONT_FRAGMENT, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_SOURCE, IPV4_TTL, MORE_FRAGMENTS,
     OFFSET_MASK, PROTOCOL_AH, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
+from fastmasq.wire.isakmp cimport ISAKMP_PORT
 from fastmasq.wire.octets cimport load16, load32, store32
 from fastmasq.wire.tcp cimport (
-    ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW, header_length as tcp_header_length, window_scale,
+    ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW,
+    header_length as tcp_header_length, window_scale,
 )
 
 from fastmasq.path import world
@@ -101,13 +112,19 @@ cdef extern from * nogil:
 
 cdef enum:
     EXPIRE_BUDGET = 256         # sessions looked at between two batches
+    PPTP_PORT = 1723            # of the server's end of a control connection (RFC 2637 section 3)
     TURN_BATCHES = 8            # of one link before the next has its turn: answers in a bunch wake their hosts less often
 
 if DROP_REASON_COUNT > DROP_REASONS or VERDICT_COUNT != VERDICTS or NOTE_COUNT != NOTES_ROOM:
     raise ImportError("path/state.pxd has no room for all counters of path/verdict.pxd")
 if (world.LINK.itemsize != sizeof(Link) or world.ROUTE.itemsize != sizeof(Route) or world.HOP.itemsize != sizeof(Hop)
-        or world.RULE.itemsize != sizeof(Rule) or world.REDIRECT.itemsize != sizeof(Redirect)):
+        or world.RULE.itemsize != sizeof(Rule) or world.REDIRECT.itemsize != sizeof(Redirect)
+        or world.TUNNEL.itemsize != sizeof(Tunnel)):
     raise ImportError("path/state.pxd and path/world.py disagree about the layout of a row")
+
+
+PUNT_KINDS = {PUNT_CONTROL: "control", PUNT_TUNNEL: "tunnel", PUNT_ISAKMP: "isakmp", PUNT_QUOTE: "quote"}
+"""What `Forwarder.next_punt` calls the kinds of packets that wait for a tracker."""
 
 
 # -- ways out --------------------------------------------------------------------------------------------------------
@@ -264,6 +281,173 @@ cdef inline bint is_masqueraded(Path *p, int link, int hop, Frame *frame, Parsed
     return decision == MASQ
 
 
+# -- what trackers decide ----------------------------------------------------------------------------------------------
+
+cdef bint is_answered(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t kind, int64_t ref) noexcept nogil:
+    """Whether a tracker wants the packet in hand to go on. If it has not been asked it is now, and the packet waits."""
+    if p.answer.kind == ANSWER_NONE:
+        if has_room(&p.punts, parsed.saddr, frame.length):
+            keep_punt(&p.punts, frame, link, parsed.saddr, kind, ref)
+            p.verdicts[PUNT] += 1
+        else:
+            count_drop(p, PUNTS_FULL)
+        return False
+    if p.answer.kind == ANSWER_DROP:
+        count_drop(p, p.answer.reason)
+        return False
+    return True
+
+
+cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Parsed *parsed) noexcept nogil:
+    """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
+    if parsed.did != PPTP_PORT and parsed.sid != PPTP_PORT and flow.did != PPTP_PORT and flow.sid != PPTP_PORT:
+        return False
+    if parsed.fragment or p.unfollowed[row >> 6] >> (row & 63) & 1:
+        return False
+    return (parsed.length > parsed.header_length + tcp_header_length(parsed.transport)
+            or parsed.transport[TCP_FLAGS] & (SYN | FIN | RST))
+
+
+cdef inline bint is_followed_isakmp(const Path *p, const Parsed *parsed) noexcept nogil:
+    """Whether a packet is UDP from port 500 to port 500 (K-1), too short for ISAKMP or not: no session may have the pair."""
+    return (p.follows_ipsec and parsed.kind == KIND_SESSION and parsed.protocol == PROTOCOL_UDP
+            and parsed.sid == ISAKMP_PORT and parsed.did == ISAKMP_PORT)
+
+
+cdef inline bint is_tunnel(const Path *p, Parsed *parsed) noexcept nogil:
+    """Whether a packet without ports belongs to a kind of tunnel that a tracker follows; notes that and its id."""
+    if parsed.length < <uint32_t>parsed.header_length + GRE_MINIMUM:
+        return False
+    if parsed.protocol == PROTOCOL_ESP and p.follows_ipsec:
+        parsed.tunnel_id = spi(parsed.transport)
+    elif parsed.protocol == PROTOCOL_GRE and p.follows_pptp and is_pptp(parsed.transport):
+        parsed.tunnel_id = gre_call_id(parsed.transport)
+    else:
+        return False
+    parsed.kind = KIND_TUNNEL
+    return True
+
+
+cdef inline int64_t find_way_of(const Path *p, int link, Parsed *parsed) noexcept nogil:
+    """Return row << 1 | direction of a tunnel's packet, or -1; a Call ID of its own goes before a way that takes any."""
+    cdef uint8_t side = p.links[link].side
+    cdef int64_t found
+    parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
+    parsed.key1 = tunnel_key1(parsed.protocol, side, parsed.tunnel_id)
+    parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
+    found = find_way(&p.tunnels, &p.table.secret, parsed.key0, parsed.key1, False)
+    if found < 0 and parsed.protocol == PROTOCOL_GRE:
+        found = find_way(&p.tunnels, &p.table.secret, parsed.key0, tunnel_key1(PROTOCOL_GRE, side, ANY_CALL_ID), False)
+    return found
+
+
+cdef inline void write_addresses(Parsed *parsed, uint32_t saddr, uint32_t daddr) noexcept nogil:
+    """Give a packet that no checksum of its own ties to its addresses new ones; TTL decremented."""
+    decrement_ttl(parsed.ip, delta32(parsed.saddr, saddr) + delta32(parsed.daddr, daddr))
+    store32(parsed.ip + IPV4_SOURCE, saddr)
+    store32(parsed.ip + IPV4_DESTINATION, daddr)
+
+
+cdef inline void forward_tunnel(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t ref) noexcept nogil:
+    """Translate and send a packet of the tunnel's way `ref` (row << 1 | direction)."""
+    cdef int direction = ref & 1
+    cdef Way *way = &p.tunnels.rows[ref >> 1].way[direction]
+    cdef int hop = way.hop
+    if hop == NO_HOP or way.generation != p.generation:
+        hop = hop_of_route(p, find_route(p, way.daddr), way.daddr)
+        if hop < 0:
+            no_hop(p, link, frame, parsed, hop)
+            return
+        way.hop = <uint16_t>hop
+        way.generation = p.generation
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
+        return
+    if not passes_output(p, link, hop, frame, parsed, way.saddr, 0, way.daddr, 0):
+        return
+    way.packets += 1
+    way.last_ms = p.now_ms
+    if parsed.protocol == PROTOCOL_ESP:
+        way.sequence = esp_sequence(parsed.transport)
+    elif way.renumbered:
+        set_call_id(parsed.transport, way.call_id)
+    write_addresses(parsed, way.saddr, way.daddr)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef void send_answered(Path *p, int link, const Route *route, uint32_t forward_to, uint32_t saddr, uint32_t daddr,
+                        uint8_t kind, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Send a tunnel's or ISAKMP's packet as its tracker has decided, who names the address that is 0 here.
+
+    forward_to is the destination that route leads to, or 0 if the tracker names that.
+    """
+    cdef int hop = 0
+    if forward_to == 0 and p.answer.kind == ANSWER_SEND:
+        route, forward_to = find_route(p, p.answer.address), p.answer.address
+    if forward_to:
+        hop = hop_of_route(p, route, forward_to)
+        if hop < 0:
+            no_hop(p, link, frame, parsed, hop)
+            return
+        if not may_leave(p, link, hop, frame, parsed):
+            return
+    elif not ttl_left(p, link, frame, parsed):
+        return
+    if not is_answered(p, link, frame, parsed, kind, -1):
+        return
+    saddr = saddr if saddr else p.answer.address
+    daddr = daddr if daddr else p.answer.address
+    if p.chains != NULL:
+        p.chains.slot = NULL        # the next packet of its flow may be for another host
+    if not passes_output(p, link, hop, frame, parsed, saddr, parsed.sid, daddr, parsed.did):
+        return
+    if parsed.kind == KIND_SESSION:
+        rewrite_endpoints(parsed, saddr, parsed.sid, daddr, parsed.did)
+    else:
+        if p.answer.renumbered:
+            set_call_id(parsed.transport, p.answer.call_id)
+        write_addresses(parsed, saddr, daddr)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
+cdef inline bint is_asked_about(const Path *p, const Parsed *parsed) noexcept nogil:
+    """Whether a packet that no row explains goes to a tracker."""
+    return parsed.kind == KIND_TUNNEL or is_followed_isakmp(p, parsed)
+
+
+cdef void masquerade_followed(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A tunnel's or ISAKMP's packet from inside: the tracker says which address it leaves with."""
+    if p.table.current < 0:
+        refuse_session(p, link, frame, parsed, REFUSED_NO_EXTERNAL)
+        return
+    send_answered(p, link, route, parsed.daddr, 0, parsed.daddr, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP,
+                  frame, parsed)
+
+
+cdef void inbound_followed(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """The same from outside to an address of ours: the tracker says which inside host it is for."""
+    send_answered(p, link, NULL, 0, parsed.saddr, 0, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP, frame,
+                  parsed)
+
+
+cdef bint find_quoted_exchange(Path *p, int link, const Frame *frame, const Parsed *parsed, const Quote *quote,
+                               ErrorRewrite *new) noexcept nogil:
+    """Fill in `new` for an error about ISAKMP, whose cookies only the tracker knows; False: it waits, or was dropped."""
+    if not is_answered(p, link, frame, parsed, PUNT_QUOTE, -1):
+        return False
+    if p.links[link].side == OUTSIDE:
+        new.saddr, new.daddr = parsed.saddr, p.answer.address
+        new.quoted_saddr, new.quoted_daddr = p.answer.address, quote.daddr
+    else:
+        new.saddr, new.daddr = p.answer.address, parsed.daddr
+        new.quoted_saddr, new.quoted_daddr = quote.saddr, p.answer.address
+    new.quoted_sid, new.quoted_did = quote.sid, quote.did
+    new.renumbered = False
+    new.ref = -1
+    return True
+
+
 # -- a packet of a session -------------------------------------------------------------------------------------------
 
 cdef inline TcpVerdict track_tcp(Session *s, int direction, const Parsed *parsed) noexcept nogil:
@@ -345,6 +529,9 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
     if not may_leave(p, link, hop, frame, parsed):
         return
     if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
+        return
+    if (p.follows_pptp and parsed.protocol == PROTOCOL_TCP and is_control(p, row, flow, parsed)
+            and not is_answered(p, link, frame, parsed, PUNT_CONTROL, ref)):
         return
     if not advance(p, row, direction, parsed):
         return
@@ -545,7 +732,9 @@ cdef inline bint is_martian_destination(uint32_t daddr) noexcept nogil:
 
 cdef void masquerade_new(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
     """Masquerade a packet without a session, if its kind can be."""
-    if parsed.kind == KIND_SESSION:
+    if is_asked_about(p, parsed):
+        masquerade_followed(p, link, route, frame, parsed)
+    elif parsed.kind == KIND_SESSION:
         masquerade(p, link, route, parsed.daddr, 0, frame, parsed)
     elif parsed.kind == KIND_ICMP_ERROR:
         count_drop(p, NO_SESSION)
@@ -610,6 +799,13 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     cdef int hop
     if reason < 0:
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
+        if reason == QUOTE_UNKNOWN:
+            reason = find_quoted_tunnel(p, <uint8_t>side, parsed, &quote, &new)
+        if (reason == QUOTE_UNKNOWN and p.follows_ipsec and quote.protocol == PROTOCOL_UDP and quote.sid == ISAKMP_PORT
+                and quote.did == ISAKMP_PORT):
+            if not find_quoted_exchange(p, link, frame, parsed, &quote, &new):
+                return
+            reason = -1
         if reason == QUOTE_UNKNOWN:
             reason = find_quoted_mapping(p, parsed, &quote, &new) if side == INSIDE else NO_SESSION
         if reason < 0 and side == INSIDE and route.kind == ROUTE_LOCAL:
@@ -859,6 +1055,8 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         return
     if parsed.kind == KIND_ICMP_ERROR:
         translate_error(p, link, route, frame, parsed)
+    elif is_asked_about(p, parsed):
+        inbound_followed(p, link, frame, parsed)
     elif parsed.kind == KIND_SESSION and not (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
         inbound_by_mapping(p, link, frame, parsed)
     elif parsed.kind == KIND_PROTOCOL_OTHER:
@@ -877,6 +1075,8 @@ cdef bint is_for_host(const Path *p, int link, const Frame *frame, const Parsed 
     if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
         return True
     if route.kind != ROUTE_LOCAL or parsed.kind == KIND_ICMP_ERROR:
+        return False
+    if p.links[link].side == OUTSIDE and is_asked_about(p, parsed):
         return False
     if parsed.kind == KIND_PROTOCOL_OTHER and p.links[link].side == OUTSIDE:
         return find_redirect(p, parsed.protocol, parsed.saddr) == NULL
@@ -906,10 +1106,12 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
     if parsed.kind == KIND_SESSION and frame.packet_type == PACKET_HOST:
         ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
     elif parsed.kind == KIND_PROTOCOL_OTHER and frame.packet_type == PACKET_HOST:
-        ref = find_plain(p, link, parsed)
+        ref = find_way_of(p, link, parsed) if is_tunnel(p, parsed) else find_plain(p, link, parsed)
     if p.chains != NULL and not (ref < 0 and is_for_host(p, link, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
         return
-    if ref >= 0:
+    if ref >= 0 and parsed.kind == KIND_TUNNEL:
+        forward_tunnel(p, link, frame, parsed, <uint32_t>ref)
+    elif ref >= 0:
         forward_flow(p, link, frame, parsed, <uint32_t>ref)
     elif p.links[link].side == INSIDE:
         miss_inside(p, link, frame, parsed)
@@ -988,9 +1190,7 @@ cdef void forward_later(Path *p, int link, Frame *frame, Parsed *parsed, const D
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
     elif may_leave(p, link, hop, frame, parsed):
-        decrement_ttl(parsed.ip, delta32(parsed.saddr, datagram.saddr) + delta32(parsed.daddr, datagram.daddr))
-        store32(parsed.ip + IPV4_SOURCE, datagram.saddr)
-        store32(parsed.ip + IPV4_DESTINATION, datagram.daddr)
+        write_addresses(parsed, datagram.saddr, datagram.daddr)
         send_packet(p, link, &p.hops[hop], frame, parsed)
 
 
@@ -1146,6 +1346,33 @@ cdef void process_held(Path *p) noexcept nogil:
             p.verdicts[PUNT] -= 1
             give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
     flush_all(p)
+
+
+cdef void handle_again(Path *p, int link, Frame *frame) noexcept nogil:
+    """Handle a packet that a tracker has decided about (p.answer), and send it while its memory is still its own."""
+    cdef Parsed *parsed = &p.parsed[0]
+    if p.chains != NULL:
+        p.chains.again = p.chains.asked_tracker = True
+    parse_frame(frame, &p.links[link], parsed)
+    if parsed.drop < 0 and parsed.kind == KIND_SESSION:
+        parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
+    handle(p, link, frame, parsed)
+    flush_all(p)
+    if p.chains != NULL:
+        p.chains.again = p.chains.asked_tracker = False
+
+
+cdef void edit_segment(Parsed *parsed, uint32_t offset, uint8_t octet) noexcept nogil:
+    """Write one octet of a TCP segment's payload, and what that does to its checksum unless that is still to be summed up."""
+    cdef uint32_t header = tcp_header_length(parsed.transport)
+    cdef uint8_t *at = parsed.transport + header + offset
+    cdef uint16_t before = at[0] if offset & 1 else <uint16_t>at[0] << 8
+    cdef uint16_t after = octet if offset & 1 else <uint16_t>octet << 8
+    if parsed.header_length + header + offset >= parsed.length:
+        return
+    at[0] = octet
+    if not parsed.partial:
+        update_full_at(parsed.transport + TCP_CHECKSUM, delta16(before, after))
 
 
 cdef int process(Path *p, uint64_t now_ns) noexcept nogil:
@@ -1329,6 +1556,107 @@ cdef class Forwarder:
         rows = np.ascontiguousarray(redirects, world.REDIRECT)
         memcpy(self.path.redirects, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Redirect))
         self.path.redirect_count = len(rows)
+
+    # -- what trackers tell the path, and are asked by it ----------------------------------------------------------
+
+    def follow(self, *, bint pptp, bint ipsec):
+        """Ask trackers from now on about what these protocols send: see `next_punt`. Before any packet has come."""
+        cdef Path *p = &self.path
+        self.tunnels = np.zeros(TUNNELS, world.TUNNEL)
+        self._tunnel_index = np.zeros(TUNNEL_INDEX, "u8")
+        self._punts = np.zeros((PUNTS + 1, HEADROOM + BIG_FRAME), "u1")
+        self._unfollowed = np.zeros((p.table.capacity >> 6) + 1, "u8")
+        p.tunnels.rows = <Tunnel *><size_t>self.tunnels.ctypes.data
+        p.tunnels.index.entries = <IndexEntry *><size_t>self._tunnel_index.ctypes.data
+        p.tunnels.index.mask = TUNNEL_INDEX - 1
+        p.punts.memory = <uint8_t *><size_t>self._punts.ctypes.data
+        p.unfollowed = <uint64_t *><size_t>self._unfollowed.ctypes.data
+        p.follows_pptp = pptp
+        p.follows_ipsec = ipsec
+
+    def set_way(self, uint32_t row, int direction, uint8_t protocol, arrives, leaves, call_id=None):
+        """Let the path move one way of a tunnel; its counters go on.
+
+        arrives: (source, destination, Call ID or SPI; None takes any Call ID); leaves: (source, destination).
+        call_id is written into GRE if given.
+        """
+        cdef Way *way
+        if row >= TUNNELS or direction not in (OUTBOUND, INBOUND):
+            raise ValueError(f"way {direction} of row {row}: there are {TUNNELS} rows of two")
+        self.remove_way(row, direction)
+        way = &self.path.tunnels.rows[row].way[direction]
+        way.original_id = ANY_CALL_ID if arrives[2] is None else arrives[2]
+        way.renumbered = call_id is not None and call_id != arrives[2]
+        way.call_id = call_id if way.renumbered else 0
+        way.key0 = make_key0(arrives[0], arrives[1])
+        way.key1 = tunnel_key1(protocol, OUTSIDE if direction == INBOUND else INSIDE, way.original_id)
+        way.saddr, way.daddr = leaves
+        way.quoted0 = make_key0(way.saddr, way.daddr)
+        way.quoted1 = tunnel_key1(protocol, QUOTED | (INSIDE if direction == INBOUND else OUTSIDE),
+                                  way.call_id if way.renumbered else way.original_id)
+        way.hop = NO_HOP
+        way.in_use = 1
+        index_way(&self.path.tunnels, &self.path.table.secret, row, direction)
+
+    def remove_way(self, uint32_t row, int direction):
+        """Stop moving one way of a tunnel, if the path does."""
+        forget_way(&self.path.tunnels, &self.path.table.secret, row, direction)
+
+    def leave_unread(self, uint32_t row, bint on):
+        """Pass the segments of a session on port 1723 on without asking, or ask again."""
+        if on:
+            self._unfollowed[row >> 6] |= np.uint64(1 << (row & 63))
+        else:
+            self._unfollowed[row >> 6] &= ~np.uint64(1 << (row & 63))
+
+    def next_punt(self):
+        """Return the packet that has waited longest for an answer, or None.
+
+        It is (kind, side, ref, packet): kind is one of PUNT_KINDS, side 0 inside, 1 outside, where it came from; ref the
+        flow (row << 1 | direction) of a control segment; packet the octets from the IPv4 header on.
+        """
+        cdef Punt *punt = &self.path.punts.waiting[self.path.punts.first]
+        cdef Parsed *parsed = &self.path.parsed[0]
+        if self.path.punts.count == 0:
+            return None
+        parse_frame(&punt.frame, &self.path.links[punt.link], parsed)
+        return PUNT_KINDS[punt.kind], self.path.links[punt.link].side, punt.ref, parsed.ip[:parsed.length]
+
+    def answer_punt(self, addresses, int reason, call_id=None, edits=()):
+        """Decide about the packet that `next_punt` has returned.
+
+        addresses: what a tunnel's or ISAKMP's packet gets for its own address, outbound as source, inbound as destination,
+        a copy for each; (0,) for a control segment. Without any it is dropped for `reason`, a code of verdict.DROP_CODE.
+        call_id is written into GRE; edits are (offset in TCP payload, octets) to write.
+        """
+        cdef Path *p = &self.path
+        cdef int slot = p.punts.first
+        cdef Punt *punt = &p.punts.waiting[slot]
+        cdef Frame frame = punt.frame
+        cdef size_t number
+        if p.punts.count == 0:
+            raise ValueError("no packet waits for an answer")
+        p.punts.first = (slot + 1) & (PUNTS - 1)
+        p.punts.count -= 1
+        p.verdicts[PUNT] -= 1
+        parse_frame(&frame, &p.links[punt.link], &p.parsed[0])
+        for offset, octets in edits:
+            for number, octet in enumerate(octets):
+                edit_segment(&p.parsed[0], offset + number, octet)
+        p.answer.renumbered = call_id is not None
+        p.answer.call_id = call_id if call_id is not None else 0
+        p.answer.reason = reason
+        p.answer.kind = ANSWER_SEND if addresses else ANSWER_DROP
+        for number, address in enumerate(addresses or (0,)):
+            p.answer.address = address
+            frame = punt.frame
+            if number + 1 < len(addresses):
+                frame.data = punt_memory(&p.punts, PUNTS)
+                memcpy(frame.data, punt.frame.data, frame.length)
+            handle_again(p, punt.link, &frame)
+        p.answer.kind = ANSWER_NONE
+
+    # -- next hops ---------------------------------------------------------------------------------------------------
 
     def forget_hops(self):
         """Have every next hop looked up again from the routes; packets that wait for one are dropped by name."""

@@ -9,6 +9,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.state cimport Link, Parsed, Path
+from fastmasq.path.tunnels cimport Way, find_quoted_way
 from fastmasq.path.verdict cimport BAD_ICMP_CHECKSUM, BAD_MTU_IN_ICMP, BAD_QUOTED_HEADER, NO_SESSION
 from fastmasq.table.entry cimport (
     Flow, INBOUND, INSIDE, KEY_REPLY, NONE, OUTBOUND, OUTSIDE, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, make_key0, make_key1,
@@ -17,6 +18,8 @@ from fastmasq.table.masq cimport (
     Table, class_of, endpoint_hash, find_external, find_flow, find_internal, key_hash, mapping_address,
 )
 from fastmasq.wire.checksum cimport delta16, delta32, fold, sum_octets, update_full, update_full_at
+from fastmasq.wire.esp cimport PROTOCOL_ESP, spi
+from fastmasq.wire.gre cimport GRE_CALL_ID, PROTOCOL_GRE, call_id, is_pptp
 from fastmasq.wire.icmp cimport (
     DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED, ICMP_CHECKSUM, ICMP_IDENTIFIER, ICMP_LENGTH, ICMP_MTU, is_query,
     is_reply, query_of,
@@ -53,6 +56,8 @@ cdef struct ErrorRewrite:
     uint32_t quoted_daddr
     uint16_t quoted_sid
     uint16_t quoted_did
+    uint16_t quoted_call_id     # to write if renumbered
+    bint renumbered
     long long ref               # of the flow that the answer to the quoted packet would match, or -1
 
 
@@ -137,6 +142,7 @@ cdef inline int find_quoted_session(Path *p, uint8_t side, const Parsed *parsed,
     new.quoted_daddr = flow.saddr
     new.quoted_did = flow.sid
     new.daddr = flow.daddr
+    new.renumbered = False
     new.ref = ref
     new.saddr = flow.saddr if flow.saddr != quote.daddr else parsed.saddr
     return -1
@@ -160,6 +166,33 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     new.quoted_sid = quote.sid
     new.quoted_daddr = new.saddr
     new.quoted_did = <uint16_t>mapping
+    new.renumbered = False
+    new.ref = -1
+    return -1
+
+
+cdef inline int find_quoted_tunnel(Path *p, uint8_t side, const Parsed *parsed, const Quote *quote,
+                                   ErrorRewrite *new) noexcept nogil:
+    """Fill in `new` from the tunnel of a quoted GRE or ESP packet, which is found as it left (C-48)."""
+    cdef const Way *way
+    cdef uint32_t id
+    cdef long long found
+    if quote.protocol == PROTOCOL_ESP:
+        id = spi(quote.transport)
+    elif quote.protocol == PROTOCOL_GRE and is_pptp(quote.transport):
+        id = call_id(quote.transport)
+    else:
+        return QUOTE_UNKNOWN
+    found = find_quoted_way(&p.tunnels, &p.table.secret, quote.protocol, side, quote.saddr, quote.daddr, id)
+    if found < 0:
+        return QUOTE_UNKNOWN
+    way = &p.tunnels.rows[found >> 1].way[found & 1]
+    new.quoted_saddr = <uint32_t>(way.key0 >> 32)
+    new.quoted_daddr = <uint32_t>way.key0
+    new.quoted_call_id = <uint16_t>way.original_id
+    new.renumbered = way.renumbered
+    new.daddr = new.quoted_saddr
+    new.saddr = parsed.saddr if found & 1 == OUTBOUND else new.quoted_daddr
     new.ref = -1
     return -1
 
@@ -202,7 +235,11 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     cdef uint8_t *field = NULL
     cdef uint16_t before, after
     if class_of(quote.protocol) < 0:
-        return 0
+        if not new.renumbered:
+            return 0
+        before = load16(at + GRE_CALL_ID)
+        store16(at + GRE_CALL_ID, new.quoted_call_id)
+        return delta16(before, new.quoted_call_id)
     if quote.protocol == PROTOCOL_ICMP:
         # one identifier; the quoted checksum is always there, within the first 8 octets
         store16(at + ICMP_IDENTIFIER, new.quoted_sid if is_query(at[0]) else new.quoted_did)

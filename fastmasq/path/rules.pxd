@@ -154,7 +154,8 @@ cdef struct Chains:
     int matched_count           # MATCHED + 1: too many
     int admitted                # how many of them until it was let in
     bint logged
-    bint again                  # it was let in before, and waited for its next hop: not to be counted twice
+    bint again                  # it was let in before, and waited: not to be counted twice
+    bint asked_tracker          # and it got past the forward chain as well
     bint is_cacheable
     bint has_flow               # it belongs to a session
     uint8_t forwarded           # verdict of the forward chain on it; 0 before
@@ -277,7 +278,7 @@ cdef inline void note_match(Chains *c, int base, uint32_t row, uint32_t now_ms) 
     c.probe.mark = (c.probe.mark & rule.mark_and) + rule.mark_add
     c.probe.tos_and &= rule.tos_and
     c.probe.tos_xor = (c.probe.tos_xor & rule.tos_and) ^ rule.tos_xor
-    if c.again and base == CHAIN_INPUT:
+    if c.again and (base == CHAIN_INPUT or (base == CHAIN_FORWARD and c.asked_tracker)):
         return
     c.counts[row].packets += 1
     c.counts[row].octets += c.probe.octets

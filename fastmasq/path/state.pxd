@@ -4,7 +4,9 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 from fastmasq.path.datagrams cimport Datagrams
+from fastmasq.path.punts cimport Answer, PuntQueue
 from fastmasq.path.rules cimport Chains
+from fastmasq.path.tunnels cimport Tunnels
 from fastmasq.ring.abi cimport VnetHeader, iovec
 from fastmasq.ring.ring cimport Frame, Ring, Sender
 from fastmasq.table.index cimport Index
@@ -53,6 +55,7 @@ cdef enum:                 # of a parsed packet
     KIND_ICMP_OTHER = 2
     KIND_PROTOCOL_OTHER = 3
     KIND_FRAGMENT = 4           # a later one: without a transport header
+    KIND_TUNNEL = 5             # GRE of PPTP or ESP, while a tracker follows it
 
 
 cdef struct Link:
@@ -116,6 +119,7 @@ cdef struct Parsed:
     uint16_t sid
     uint16_t did
     uint16_t identification     # that a fragment is to leave with, if renumbered
+    uint32_t tunnel_id          # of KIND_TUNNEL: Call ID or SPI
     uint8_t header_length
     uint8_t protocol
     uint8_t kind
@@ -179,6 +183,13 @@ cdef struct Path:
     Held held[256]
     uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
     int held_count
+    # what trackers follow
+    bint follows_pptp
+    bint follows_ipsec
+    Tunnels tunnels
+    PuntQueue punts
+    Answer answer               # of the tracker, to the packet in hand
+    uint64_t *unfollowed        # bit set by session row: control connections that are passed on unread
     # errors we send
     bint limit_errors
     uint32_t error_rate         # a second and link

@@ -87,6 +87,27 @@ LOG_RECORD = np.dtype(
 REDIRECT = np.dtype(
     [("host", "u4"), ("source_first", "u4"), ("source_last", "u4"), ("protocol", "u1"), ("reserved", "u1", 3)]
 )
+WAY = np.dtype(
+    [
+        ("key0", "u8"),
+        ("key1", "u8"),
+        ("quoted0", "u8"),
+        ("quoted1", "u8"),
+        ("packets", "u8"),
+        ("saddr", "u4"),
+        ("daddr", "u4"),
+        ("last_ms", "u4"),
+        ("sequence", "u4"),
+        ("original_id", "u4"),
+        ("generation", "u4"),
+        ("hop", "u2"),
+        ("call_id", "u2"),
+        ("renumbered", "u1"),
+        ("in_use", "u1"),
+        ("reserved", "u1", 2),
+    ]
+)
+TUNNEL = np.dtype([("way", WAY, 2)])
 ACTIONS = {"drop": 0, "masquerade": 1, "route": 2, "refuse": 3}
 
 

@@ -179,8 +179,10 @@ class EspTable:
 
     # -- inbound -------------------------------------------------------------------------------------------------------
 
-    def inbound(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
-        """Decide about ESP from outside."""
+    def inbound(
+        self, remote: int, masq: int, spi: int, sequence: int, now: int, redirect: int | None = None
+    ) -> Decision:  # fmt: skip
+        """Decide about ESP from outside; `redirect` is the inside host that a redirect of protocol 50 names."""
         self.expire(now)
         if spi == 0:
             return dropped("esp_zero_spi", Event(kind="esp_zero_in", remote=remote))
@@ -193,7 +195,11 @@ class EspTable:
         dispute = self.disputes.get((remote, masq, spi))
         if dispute is not None:
             return self._disputed(dispute, sequence, now)
-        return self._unknown(remote, masq, spi, sequence, now)
+        decision = self._unknown(remote, masq, spi, sequence, now)
+        is_open = decision.row is None and not decision.drop
+        if redirect is not None and is_open and set(decision.to) <= {redirect}:
+            return self._associate(redirect, remote, masq, spi, sequence, now, "redirect")
+        return decision
 
     def _unknown(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
         """E-18 to E-21: associate an SPI never seen before, or guess."""

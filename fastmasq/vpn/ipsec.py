@@ -46,10 +46,12 @@ class Ipsec:
                 return _parallel(inside, remote, other, "ESP")
         return self.esp.outbound(inside, masq, remote, spi, sequence, now)
 
-    def esp_inbound(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
+    def esp_inbound(
+        self, remote: int, masq: int, spi: int, sequence: int, now: int, redirect: int | None = None
+    ) -> Decision:  # fmt: skip
         """Decide about an ESP packet to an address of ours whose SPI the path does not know."""
         self.expire(now)
-        return self.esp.inbound(remote, masq, spi, sequence, now)
+        return self.esp.inbound(remote, masq, spi, sequence, now, redirect)
 
     def expire(self, now: int) -> None:
         """Remove what is over. Rows that the path moves must have been told with `saw` before."""

@@ -165,6 +165,12 @@ class ExchangeTable:
         rows = reversed(self._by_remote.get(remote, {}).values())
         return next((row for row in rows if row.masq == masq and row.last + self.settings.lifetime > now), None)
 
+    def host_of(self, remote: int, masq: int, initiator: bytes | None, now: int) -> int | None:
+        """Return the inside host that a packet to a remote came from, by its cookie or who talked last (C-48)."""
+        rows = self._by_cookie.get((remote, masq, initiator or b""), {})
+        row = next(iter(rows.values()), None) or self.last_active(remote, masq, now)
+        return row.inside if row else None
+
     def recent_hosts(self, remote: int, masq: int, now: int) -> list[int]:
         """Return the inside hosts to guess from, most recently active first: at most five, 5 min left each (E-20)."""
         hosts: list[int] = []

@@ -134,6 +134,11 @@ class ControlFollower:
         stream.expected = (sequence + len(payload)) % _SEQUENCES
         return Followed(edits=edits + tuple(reader.edits), events=tuple(reader.events))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no segment of the connection has to be seen any more: sync is lost, and nothing was ever changed."""
+        return self.lost and not any(stream.edits for stream in self._streams.values())
+
     def end(self, now: int, *, by_peer: bool = True) -> tuple[Event, ...]:
         """Tell that the connection is over: `by_peer` with FIN or RST, otherwise its session was lost (P-47)."""
         self.lost = True

@@ -162,7 +162,7 @@ def test_a_second_address_changes_nothing(running: Network) -> None:
     connection = net.connect("inside", SERVER)
     net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
     assert round_trip(connection, None, b"after")
-    eventually(lambda: net.answers("server", NEW_ADDRESS, 0.2), FOLLOWED_S, "it is the host's own, once the guard knows")
+    eventually(lambda: net.answers("server", NEW_ADDRESS, 0.2), FOLLOWED_S, "the host's own, once the guard knows")
     near, far = net.pair()
     assert far.getpeername()[0] == EXTERNAL_ADDRESS
     near.close()

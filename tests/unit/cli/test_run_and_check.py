@@ -182,14 +182,14 @@ def test_check_fails_where_something_is_lacking(run, found, file):
 
 
 def test_check_prints_every_mistake_as_editors_read_them(run, found, file):
-    path = file("[interface]\n[vpn]\n")
+    path = file("[interface]\n[vpn]\npptp = 1\n")
     result = run("check", "-c", path)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
         f"{path}:1: interface: unknown key; did you mean interfaces?",
         f'{path}:1: interfaces.inside: missing; write inside = ["eth0"] under [interfaces]',
         f'{path}:1: interfaces.outside: missing; write outside = "eth1" under [interfaces]',
-        f"{path}:2: [vpn]: following of VPN protocols is not available in this version; remove the section",
+        f"{path}:3: vpn.pptp: 1 is not true or false; write for example true",
     ]
 
 

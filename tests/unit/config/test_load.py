@@ -198,7 +198,7 @@ def test_what_is_not_toml(text, line, said):
         (LINKS + REDIRECT + REDIRECT, 7, "protocol 47: stands twice; one host can have it"),
         (LINKS + REDIRECT.replace("47", "6"), 4, "protocol 6: TCP has ports; use a port forward"),
         # what does not exist
-        (LINKS + "[vpn]\npptp = true", 4, "[vpn]: following of VPN protocols is not available in this version; remove"),
+        (LINKS + "[vpn]\nipsec_lifetime = \"5m\"", 5, "vpn.ipsec_lifetime: \"5m\" is out of bounds; use 15m to 7d"),
     ],
 )
 def test_each_mistake_has_its_line_and_a_remedy(text, line, said):
@@ -210,10 +210,10 @@ def test_each_mistake_has_its_line_and_a_remedy(text, line, said):
 
 def test_all_mistakes_are_reported_in_the_order_of_the_file():
     mistakes = mistakes_in(
-        'compat = "3.0"\n[control]\nsocket = 1\nx = 1\n[vpn]\n[rings]\nmode = "v4"\nframes = 1\n'
+        'compat = "3.0"\n[control]\nsocket = 1\nx = 1\n[vpn]\npptp = 1\n[rings]\nmode = "v4"\nframes = 1\n'
         '[masquerade.timeouts]\nudp = ""\n'
     )
-    assert [int(mistake.split(":")[1]) for mistake in mistakes] == [1, 1, 1, 3, 4, 5, 7, 8, 10]
+    assert [int(mistake.split(":")[1]) for mistake in mistakes] == [1, 1, 1, 3, 4, 6, 8, 9, 11]
 
 
 def test_a_wrong_key_is_not_blamed_twice():

@@ -130,6 +130,5 @@ def test_it_lets_go_of_a_link_that_is_gone_and_takes_the_next_of_its_name(gatewa
     gateway.host.ip("link add eth1 type veth peer name far")
     gateway.host.ip("link set eth1 up")
     gateway.host.ip("link set far up")
-    engine._read_world()
-    assert engine.status({})["links"][1]["state"] == "up"
+    eventually(lambda: engine._read_world() or engine.status({})["links"][1]["state"] == "up", 2, "up")
     assert engine.attached[1].ifindex == engine.links[1].ifindex

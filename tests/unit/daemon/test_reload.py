@@ -32,7 +32,7 @@ def test_what_differs_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "links", "keys"),
     [
-        ('compat = "2.2"\n', LINKS, "compat"),
+        ('compat = "2.0"\n', LINKS, "compat"),
         ("[rings]\nframes = 128\n[masquerade]\nhairpin = false\n", LINKS, "rings.frames"),
         ("[limits]\nsessions = 5000\n", LINKS, "limits.sessions"),
         ('[takeover]\nguard = "tc"\n', LINKS, "takeover.guard"),

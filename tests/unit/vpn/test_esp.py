@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastmasq.vpn.decision import DROPS
+from fastmasq.path.verdict import DROP_CODE
 from fastmasq.vpn.ipsec import Ipsec
 from tests.unit.vpn.network import (
     I1,
@@ -164,7 +164,7 @@ def test_e10_rows_follow_the_address() -> None:
 
 def test_e11_refusals_have_names() -> None:
     full = ipsec(associations=0).esp_outbound(A, M, R, 0x1000, 1, 0)
-    assert full.drop == "esp_full" and full.drop in DROPS
+    assert full.drop == "esp_full" and full.drop in DROP_CODE
     assert lines(full)[0].startswith("Couldn't create masq table entry.")
     both = ipsec(associations_per_host=1)
     established(both, A, 0x1000, 0x5000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmasq.vpn.decision import DROPS
+from fastmasq.path.verdict import DROP_CODE
 from fastmasq.vpn.isakmp import SHORTEST_LIFETIME, IpsecSettings
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp, read_isakmp
 from tests.unit.vpn.network import (
@@ -163,7 +163,7 @@ def test_refusals_have_names() -> None:
     both = ipsec(exchanges_per_host=1)
     both.isakmp_outbound(A, M, R, header(I1), 0)
     refused = both.isakmp_outbound(A, M, R, header(I2), 0)
-    assert refused.drop == "isakmp_host_limit" and refused.drop in DROPS
+    assert refused.drop == "isakmp_host_limit" and refused.drop in DROP_CODE
     assert both.isakmp_outbound(B, M, R, header(I2), 0).to == (M,)
 
 
@@ -244,7 +244,7 @@ def test_any_headers_in_any_order(sequence: list[tuple[bool, int, int, bytes, in
         else:
             decision = both.isakmp_inbound(remote, M, read, now)
             assert all((host, remote) in spoke for host in decision.to)
-        assert not decision.drop or decision.drop in DROPS
+        assert not decision.drop or decision.drop in DROP_CODE
         assert all(event.text for event in decision.events)
         assert len(both.exchanges.exchanges) <= 6
     both.expire(now + 31 * MINUTE)

@@ -1,0 +1,105 @@
+"""The path's rows for tunnels: which tracker's row has which, and when packets went over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmasq.path.forward import Forwarder
+from fastmasq.path.world import TUNNEL
+
+OUTBOUND, INBOUND = 0, 1
+NS_PER_MS = 1_000_000
+_WRAP_MS = 1 << 32
+
+Key = tuple[str, int]  # kind of tracker, number of its row
+
+
+class Way(NamedTuple):
+    """One direction of a tunnel; addresses and ids in host order. id None: any Call ID. call_id: to write, if given."""
+
+    arrives: tuple[int, int, int | None]
+    leaves: tuple[int, int]
+    call_id: int | None = None
+
+
+class Moved(NamedTuple):
+    """A tunnel that packets went over: when the last went each way, in ns, 0 for never, and its last ESP number in."""
+
+    key: Key
+    outbound_ns: int
+    inbound_ns: int
+    sequence: int
+
+
+class TunnelRows:
+    """Puts tunnels into the path and takes them out. The path must have been told to `follow`."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self.forwarder = forwarder
+        self.rows = forwarder.tunnels
+        self._free = list(range(len(self.rows) - 1, -1, -1))
+        self._row_of: dict[Key, int] = {}
+        self._key_of: dict[int, Key] = {}
+        self._ways: dict[int, tuple[Way | None, Way | None]] = {}
+        self._seen = np.zeros((len(self.rows), 2), "u8")
+
+    def place(self, key: Key, protocol: int, outbound: Way | None, inbound: Way | None) -> None:
+        """Let the path move these ways of a tunnel, and no others; counters of a tunnel that has a row go on."""
+        row = self._row_of.get(key)
+        if row is None:
+            row = self._row_of[key] = self._free.pop()
+            self._key_of[row] = key
+            self._ways[row] = (None, None)
+        wanted = (outbound, inbound)
+        for direction, (before, way) in enumerate(zip(self._ways[row], wanted, strict=True)):
+            if way == before:
+                continue
+            with self.forwarder.locked():
+                self.forwarder.remove_way(row, direction)
+                if way is not None:
+                    self.forwarder.set_way(row, direction, protocol, way.arrives, way.leaves, way.call_id)
+        self._ways[row] = wanted
+
+    def remove(self, key: Key) -> None:
+        """Take a tunnel out of the path, if it is in."""
+        row = self._row_of.pop(key, None)
+        if row is None:
+            return
+        with self.forwarder.locked():
+            self.forwarder.remove_way(row, OUTBOUND)
+            self.forwarder.remove_way(row, INBOUND)
+            self.rows[row] = np.zeros((), TUNNEL)
+        self._seen[row] = 0
+        del self._key_of[row], self._ways[row]
+        self._free.append(row)
+
+    def packets(self, key: Key) -> tuple[int, int]:
+        """Return how many packets the path itself has moved, outbound and inbound."""
+        row = self._row_of.get(key)
+        if row is None:
+            return 0, 0
+        outbound, inbound = self.rows["way"]["packets"][row]
+        return int(outbound), int(inbound)
+
+    def moved(self, now_ns: int) -> Iterator[Moved]:
+        """Yield the tunnels that packets went over since the last call."""
+        with self.forwarder.locked():
+            packets = self.rows["way"]["packets"].copy()
+            last_ms = self.rows["way"]["last_ms"].copy()
+            sequence = self.rows["way"]["sequence"][:, INBOUND].copy()
+        changed = np.flatnonzero((packets != self._seen).any(axis=1))
+        self._seen = packets
+        for row in changed:
+            times = [
+                _time_of(int(last_ms[row, way]), now_ns) if packets[row, way] else 0 for way in (OUTBOUND, INBOUND)
+            ]
+            yield Moved(self._key_of[int(row)], times[OUTBOUND], times[INBOUND], int(sequence[row]))
+
+
+def _time_of(last_ms: int, now_ns: int) -> int:
+    """Return a time of the path, whose milliseconds wrap, in nanoseconds; it may be a moment after `now_ns`."""
+    age = (now_ns // NS_PER_MS - last_ms) % _WRAP_MS
+    return now_ns if age > _WRAP_MS // 2 else now_ns - age * NS_PER_MS

@@ -1,0 +1,317 @@
+"""Drives the VPN trackers: gives them the packets that wait for their word, and the path what they have settled.
+
+    path --punt--> _control, _tunnel, _isakmp, _quote --> tracker --Decision--> path: sent, copied or dropped
+    trackers: rows made, changed, gone --> TunnelRows --> the path moves their packets alone
+    once a second: what the path moved --> trackers; control connections that have ended; rows whose time is over
+
+Everything here happens in the main thread. A tracker's word is asked for by few packets: those of control connections
+and of ISAKMP, and of tunnels until they are settled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from fastmasq.clock import now_ns
+from fastmasq.config.schema import Settings
+from fastmasq.daemon import vpn_listing
+from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.tunnel_rows import OUTBOUND, TunnelRows, Way
+from fastmasq.path.forward import Forwarder
+from fastmasq.path.verdict import DROP_CODE
+from fastmasq.table.entry import STATES
+from fastmasq.table.masq import MasqTable
+from fastmasq.vpn.calls import Call, CallSettings, CallTable
+from fastmasq.vpn.decision import Decision, dropped
+from fastmasq.vpn.events import Event
+from fastmasq.vpn.evidence import Association
+from fastmasq.vpn.ipsec import Ipsec
+from fastmasq.vpn.isakmp import IpsecSettings
+from fastmasq.vpn.pptp import ControlFollower
+from fastmasq.wire.tunnels import IKE_PORT, NO_COOKIE, read_esp, read_gre, read_isakmp
+
+log = logging.getLogger("fastmasq.vpn")
+
+AT_ONCE = 64  # packets decided before other events have their turn
+LINES_PER_SECOND = 20  # of the log
+GRE, ESP = 47, 50
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+_FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
+_OVER = ("closing", "transitory")
+_ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
+_SYN = 0x02
+_NO_ROW = {GRE: "gre_no_row", ESP: "esp_no_row"}
+
+
+class Connection(Struct, kw_only=True, eq=False):
+    """A PPTP control connection: its session's row and key, and the follower of its stream."""
+
+    row: int
+    key: tuple[int, int]
+    number: int
+    follower: ControlFollower
+    since: int
+    state: str = ""
+    unread: bool = False
+
+
+def ipsec_settings(settings: Settings) -> IpsecSettings:
+    """Return the trackers' settings: 1999's rules to the letter with `compat`, else with all the evidence."""
+    vpn = settings.vpn
+    return IpsecSettings(
+        lifetime=vpn.ipsec_lifetime,
+        init_lifetime=vpn.ipsec_init_lifetime,
+        init_retries=vpn.ipsec_init_retries,
+        squelch=vpn.ipsec_squelch,
+        guess=vpn.ipsec_guess,
+        parallel=vpn.ipsec_parallel,
+        evidence=settings.compat == "modern",
+    )
+
+
+class Vpn:
+    """The trackers of one engine. `address` returns the address that masqueraded packets leave with now, or None."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        table: MasqTable,
+        forwarder: Forwarder,
+        forwards: Forwards,
+        address: Callable[[], int | None],
+    ) -> None:
+        self.settings = settings.vpn
+        self.table = table
+        self.forwarder = forwarder
+        self.forwards = forwards
+        self.address = address
+        self.calls = CallTable(CallSettings(loose_source=settings.vpn.pptp_loose_source))
+        self.ipsec = Ipsec(ipsec_settings(settings))
+        self.connections: dict[int, Connection] = {}  # by row of the session
+        self._numbers = 0
+        self._lines = 0  # said in this second
+        forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
+        self.rows = TunnelRows(forwarder)
+
+    def protocols(self) -> list[int]:
+        """Return the IP protocols that are ours, and not the host's."""
+        return [GRE] * self.settings.pptp + [ESP] * self.settings.ipsec
+
+    def handlers(self) -> dict[str, Callable[[dict], object]]:
+        """Return the control methods."""
+        return {"vpn": lambda params: vpn_listing.describe(self, now_ns(), params)}
+
+    # -- packets that wait -----------------------------------------------------------------------------------------
+
+    def answer_waiting(self, now: int) -> bool:
+        """Decide about the packets that wait, at most AT_ONCE of them; return whether more do. Time in nanoseconds."""
+        for _ in range(AT_ONCE):
+            with self.forwarder.locked():
+                punt = self.forwarder.next_punt()
+            if punt is None:
+                return False
+            self._answer(*punt, now)
+        return True
+
+    def _answer(self, kind: str, side: int, ref: int, packet: bytes, now: int) -> None:
+        """Decide about the packet that waits first, put into the path what that has settled, and send it."""
+        edits: tuple[tuple[int, bytes], ...] = ()
+        try:
+            if kind == "control":
+                decision, edits = self._control(ref, packet, now)
+            elif kind == "tunnel":
+                decision = self._tunnel(side, packet, now)
+            elif kind == "isakmp":
+                decision = self._isakmp(side, packet, now)
+            else:
+                decision = self._quote(side, packet, now)
+            self._follow_rows()
+        except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
+            log.exception("a tracker failed on %s", packet[:80].hex())
+            decision = dropped("tracker_failed")
+        self._say(decision.events)
+        with self.forwarder.locked():
+            self.forwarder.answer_punt(decision.to, DROP_CODE.get(decision.drop, 0), decision.id, edits)
+
+    def _tunnel(self, side: int, packet: bytes, now: int) -> Decision:
+        """Decide about GRE or ESP that no row of the path explains."""
+        source, destination, protocol, payload = _read(packet)
+        if protocol == GRE:
+            call_id = read_gre(payload).call_id
+            if side == OUTBOUND:
+                return self.calls.outbound(source, self.address(), destination, call_id, now)
+            redirect = self.forwards.redirected(GRE, source)
+            decision = self.calls.inbound(source, destination, call_id, now, redirect)
+        else:
+            esp = read_esp(payload)
+            if side == OUTBOUND:
+                return self.ipsec.esp_outbound(source, self.address(), destination, *esp, now)
+            redirect = self.forwards.redirected(ESP, source)
+            decision = self.ipsec.esp_inbound(source, destination, *esp, now, redirect)
+        return _or_drop(decision, _NO_ROW[protocol])
+
+    def _isakmp(self, side: int, packet: bytes, now: int) -> Decision:
+        """Decide about UDP from port 500 to port 500; what is too short for ISAKMP follows the last that was not."""
+        source, destination, _, payload = _read(packet)
+        header = read_isakmp(payload[_UDP_LENGTH:])
+        if side == OUTBOUND:
+            if header is None:
+                return Decision(to=(self.address(),))
+            return self.ipsec.isakmp_outbound(source, self.address(), destination, header, now)
+        if header is None:
+            return self._to(self.ipsec.exchanges.host_of(source, destination, None, now))
+        redirect = self.forwards.target_of(destination, "udp", IKE_PORT)
+        return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
+
+    def _quote(self, side: int, packet: bytes, now: int) -> Decision:
+        """Decide about an ICMP error that quotes ISAKMP: whose packet it was (C-48)."""
+        quoted = packet[(packet[0] & 15) * 4 + _ICMP_LENGTH :]
+        source, destination, _, payload = _read(quoted)
+        if side == OUTBOUND:  # from an inside host, about what came in
+            talks = destination in self.ipsec.exchanges.hosts_of(source)
+            return self._to(self.address() if talks else None)
+        cookie = payload[_UDP_LENGTH : _UDP_LENGTH + _COOKIE_LENGTH]
+        initiator = cookie if len(cookie) == _COOKIE_LENGTH and cookie != NO_COOKIE else None
+        return self._to(self.ipsec.exchanges.host_of(destination, source, initiator, now))
+
+    @staticmethod
+    def _to(address: int | None) -> Decision:
+        return dropped("isakmp_no_row") if address is None else Decision(to=(address,))
+
+    # -- PPTP control connections --------------------------------------------------------------------------------------
+
+    def _control(self, ref: int, packet: bytes, now: int) -> tuple[Decision, tuple[tuple[int, bytes], ...]]:
+        """Read a segment of a control connection; return what becomes of it and of its payload."""
+        row, direction = ref >> 1, "outbound" if ref & 1 == OUTBOUND else "inbound"
+        _, _, _, segment = _read(packet)
+        is_syn = bool(segment[13] & _SYN)
+        connection = self._connection(row, now, anew=is_syn)
+        sequence = int.from_bytes(segment[4:8], "big")
+        payload = segment[(segment[12] >> 4) * 4 :]
+        if is_syn:
+            connection.follower.begin(direction, sequence)
+            sequence = (sequence + 1) % (1 << 32)
+        followed = connection.follower.follow(direction, sequence, payload, now)
+        if connection.follower.is_done and not connection.unread:
+            connection.unread = True
+            with self.forwarder.locked():
+                self.forwarder.leave_unread(row, True)
+        if followed.drop:
+            return dropped(followed.drop, *followed.events), ()
+        return Decision(to=(0,), events=followed.events), followed.edits
+
+    def _connection(self, row: int, now: int, *, anew: bool) -> Connection:
+        """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's."""
+        session = self.table.sessions[row]
+        outbound = session["flow"][OUTBOUND]
+        key = (int(outbound["key0"]), int(outbound["key1"]))
+        present = self.connections.get(row)
+        if present is not None:
+            if present.key == key and not (anew and STATES[session["state"]] in _FINISHED):
+                return present
+            self._say(self._end(present, now))
+        self._numbers += 1
+        inside, remote = key[0] >> 32, key[0] & 0xFFFFFFFF
+        self._say(self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote))
+        follower = ControlFollower(self.calls, self._numbers)
+        self.connections[row] = Connection(row=row, key=key, number=self._numbers, follower=follower, since=now)
+        return self.connections[row]
+
+    def _end(self, connection: Connection, now: int) -> tuple[Event, ...]:
+        """Forget a control connection: closed by its ends, if that was seen, or lost."""
+        del self.connections[connection.row]
+        if connection.unread:
+            with self.forwarder.locked():
+                self.forwarder.leave_unread(connection.row, False)
+        return connection.follower.end(now, by_peer=connection.state in _FINISHED)
+
+    def _watch_connections(self, now: int) -> None:
+        """Notice which control connections are over: what closes them is judged by their sessions, not by us."""
+        for connection in list(self.connections.values()):
+            session = self.table.sessions[connection.row]
+            outbound = session["flow"][OUTBOUND]
+            state = STATES[session["state"]]
+            if state == "free" or connection.key != (int(outbound["key0"]), int(outbound["key1"])):
+                self._say(self._end(connection, now))
+                continue
+            if state in _OVER and connection.state not in _OVER:
+                self._say(connection.follower.end(now))
+            connection.state = state
+
+    # -- once in a while -------------------------------------------------------------------------------------------
+
+    def every_second(self, now: int) -> None:
+        """Tell the trackers what the path has moved, and let end what is over."""
+        if self._lines > LINES_PER_SECOND:
+            log.warning("%d more lines about VPNs were suppressed", self._lines - LINES_PER_SECOND)
+        self._lines = 0
+        for (kind, number), outbound_ns, inbound_ns, sequence in self.rows.moved(now):
+            if kind == "gre":
+                self.calls.saw(number, outbound_ns, inbound_ns)
+            else:
+                self.ipsec.esp.saw(number, outbound_ns, inbound_ns, sequence)
+        self._watch_connections(now)
+        self._say(self.calls.expire(now))
+        self.ipsec.expire(now)
+        self._follow_rows()
+
+    def move(self, old: int, new: int) -> None:
+        """Let everything follow a new external address (P-28, E-10)."""
+        self._say(self.calls.move(old, new))
+        self._say(self.ipsec.move(old, new))
+        self._follow_rows()
+
+    def changed(self) -> None:
+        """Put into the path what has been changed in the trackers by other means: preloading."""
+        self._follow_rows()
+
+    # -- within ----------------------------------------------------------------------------------------------------
+
+    def _follow_rows(self) -> None:
+        """Have the path move what the trackers have settled, and nothing else."""
+        for call in self.calls.take_changes():
+            self._place_call(call)
+        for association in self.ipsec.esp.take_changes():
+            self._place_association(association)
+
+    def _place_call(self, call: Call) -> None:
+        key = ("gre", call.number)
+        if call.state == "closed":
+            self.rows.remove(key)
+            return
+        inbound = Way((call.remote, call.masq, call.external_id), (call.remote, call.inside), call.local_id)
+        outbound = None
+        if call.remote_id is not None or call.state == "passthrough":
+            outbound = Way((call.inside, call.remote, call.remote_id), (call.masq, call.remote))
+        self.rows.place(key, GRE, outbound, inbound)
+
+    def _place_association(self, row: Association) -> None:
+        key = ("esp", row.number)
+        if row.state != "established":
+            self.rows.remove(key)
+            return
+        outbound = Way((row.inside, row.remote, row.ospi), (row.masq, row.remote)) if row.ospi else None
+        self.rows.place(key, ESP, outbound, Way((row.remote, row.masq, row.ispi), (row.remote, row.inside)))
+
+    def _say(self, events: Iterable[Event]) -> None:
+        """Log what trackers have to say, at most LINES_PER_SECOND of it a second."""
+        for event in events:
+            level = _LEVELS[event.level]
+            if log.isEnabledFor(level):
+                self._lines += 1
+                if self._lines <= LINES_PER_SECOND:
+                    log.log(level, "%s", event.text)
+
+
+def _read(packet: bytes) -> tuple[int, int, int, bytes]:
+    """Return source, destination, protocol and payload of an IPv4 packet whose header has been checked."""
+    source, destination = int.from_bytes(packet[12:16], "big"), int.from_bytes(packet[16:20], "big")
+    return source, destination, packet[9], packet[(packet[0] & 15) * 4 :]
+
+
+def _or_drop(decision: Decision, reason: str) -> Decision:
+    """Return a decision that is never to leave a packet to the host: what no inside host claims is dropped by name."""
+    return dropped(reason, *decision.events) if decision.local else decision

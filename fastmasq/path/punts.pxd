@@ -1,0 +1,78 @@
+# Packets that a tracker has to decide about: they wait here, in order, until the daemon has read and answered them.
+#
+# A packet is handled twice. The first time it gets as far as the place where the tracker's word is wanted, and is kept; with
+# the answer it is handled once more from the start, by all the same rules and checks, and gets past that place.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
+
+cdef enum:
+    PUNTS = 64                  # packets waiting at once
+    PUNTS_OF_ONE = 16           # of one source address
+
+cdef enum PuntKind:
+    PUNT_CONTROL = 1            # a segment of a PPTP control connection; ref is its flow
+    PUNT_TUNNEL = 2             # GRE of PPTP or ESP, that no row explains
+    PUNT_ISAKMP = 3
+    PUNT_QUOTE = 4              # an ICMP error about ISAKMP
+
+cdef enum AnswerKind:
+    ANSWER_NONE = 0
+    ANSWER_SEND = 1
+    ANSWER_DROP = 2
+
+
+cdef struct Punt:
+    Frame frame
+    int64_t ref
+    uint32_t saddr
+    uint8_t kind
+    uint8_t link
+
+cdef struct Answer:
+    # what to do with the packet in hand, and no other
+    uint8_t kind
+    uint8_t renumbered          # write this Call ID
+    uint16_t call_id
+    uint32_t address            # outbound its new source, inbound the inside host
+    int reason                  # a DropReason
+
+cdef struct PuntQueue:
+    Punt waiting[64]            # a ring: `count` of them from `first` on
+    uint8_t *memory             # [PUNTS + 1][HEADROOM + BIG_FRAME]; the last one is for copies
+    int first
+    int count
+    bint is_news                # the daemon has not been told yet
+
+
+cdef inline uint8_t *punt_memory(const PuntQueue *queue, int slot) noexcept nogil:
+    return queue.memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
+
+
+cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t length) noexcept nogil:
+    """Whether a packet of a source may wait: nobody may have the whole queue."""
+    cdef int i
+    cdef int same = 0
+    if queue.count == PUNTS or length > BIG_FRAME:
+        return False
+    for i in range(queue.count):
+        same += queue.waiting[(queue.first + i) & (PUNTS - 1)].saddr == saddr
+    return same < PUNTS_OF_ONE
+
+
+cdef inline void keep_punt(PuntQueue *queue, const Frame *frame, int link, uint32_t saddr, uint8_t kind,
+                           int64_t ref) noexcept nogil:
+    """Keep a packet as received; `has_room` must have been asked."""
+    cdef int slot = (queue.first + queue.count) & (PUNTS - 1)
+    cdef Punt *punt = &queue.waiting[slot]
+    memcpy(punt_memory(queue, slot), frame.data, frame.length)
+    punt.frame = frame[0]
+    punt.frame.data = punt_memory(queue, slot)
+    punt.ref = ref
+    punt.saddr = saddr
+    punt.kind = kind
+    punt.link = <uint8_t>link
+    queue.count += 1
+    queue.is_news = True

@@ -1,0 +1,97 @@
+# The tunnels that trackers have settled: PPTP calls and IPsec SAs, found by Call ID or SPI, so that the path moves them alone.
+#
+# A row has two ways, out and in. What arrives is found by (protocol, source, destination, id); each way of a tunnel has an
+# id of its own, chosen by its receiver, which is why a tunnel is no Session. As a packet leaves, it may be quoted in an ICMP
+# error later: so each way is found by what it writes as well. Rows are made and taken away by the daemon alone.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastmasq.table.entry cimport make_key0, make_key1
+from fastmasq.table.index cimport Index, index_insert, index_remove
+from fastmasq.table.siphash cimport Secret, siphash
+from fastmasq.wire.gre cimport PROTOCOL_GRE
+
+cdef enum:
+    TUNNELS = 20480             # rows: calls and SAs, as many as the trackers may have
+    TUNNEL_INDEX = 262144       # entries: four for each row, and as much again free
+    ANY_CALL_ID = 0x10000       # of a way that carries whatever Call ID comes
+    QUOTED = 0x04               # added to the side in the key of a packet as it left
+
+
+cdef struct Way:
+    # one direction of a tunnel; keys and addresses in host order
+    uint64_t key0               # as it arrives
+    uint64_t key1               # 0: the id is not known, so nothing is found
+    uint64_t quoted0            # as it leaves
+    uint64_t quoted1
+    uint64_t packets
+    uint32_t saddr              # to write
+    uint32_t daddr
+    uint32_t last_ms            # when the last packet went this way, of the path's time
+    uint32_t sequence           # of the last one, of ESP
+    uint32_t original_id        # as it arrives
+    uint32_t generation         # of the world for which the hop was looked up
+    uint16_t hop                # next-hop row of the path, or NO_HOP
+    uint16_t call_id            # to write, if renumbered
+    uint8_t renumbered
+    uint8_t in_use
+    uint8_t reserved[2]
+
+cdef struct Tunnel:
+    Way way[2]                  # [OUTBOUND], [INBOUND]
+
+cdef struct Tunnels:
+    Tunnel *rows                # NULL while nobody tracks any
+    Index index                 # reference: row << 2 | quoted << 1 | direction
+
+
+cdef inline uint64_t tunnel_key1(uint8_t protocol, uint8_t side, uint32_t id) noexcept nogil:
+    return make_key1(protocol, side, 0, id)
+
+
+cdef inline int64_t find_way(const Tunnels *tunnels, const Secret *secret, uint64_t key0, uint64_t key1,
+                             bint quoted) noexcept nogil:
+    """Return row << 1 | direction of the way with this key, or -1."""
+    cdef uint32_t hash = <uint32_t>siphash(secret, key0, key1)
+    cdef uint32_t at = hash & tunnels.index.mask
+    cdef uint32_t ref
+    cdef const Way *way
+    while tunnels.index.entries[at].ref:
+        ref = tunnels.index.entries[at].ref - 1
+        if tunnels.index.entries[at].hash == hash and (ref >> 1 & 1) == quoted:
+            way = &tunnels.rows[ref >> 2].way[ref & 1]
+            if quoted and way.quoted0 == key0 and way.quoted1 == key1:
+                return (ref >> 2) << 1 | (ref & 1)
+            if not quoted and way.key0 == key0 and way.key1 == key1:
+                return (ref >> 2) << 1 | (ref & 1)
+        at = (at + 1) & tunnels.index.mask
+    return -1
+
+
+cdef inline int64_t find_quoted_way(const Tunnels *tunnels, const Secret *secret, uint8_t protocol, uint8_t side,
+                                    uint32_t saddr, uint32_t daddr, uint32_t id) noexcept nogil:
+    """Return the way that a quoted packet left by, or -1; side is where the error comes from."""
+    cdef uint64_t key0 = make_key0(saddr, daddr)
+    cdef int64_t found
+    if tunnels.rows == NULL:
+        return -1
+    found = find_way(tunnels, secret, key0, tunnel_key1(protocol, side | QUOTED, id), True)
+    if found < 0 and protocol == PROTOCOL_GRE:
+        found = find_way(tunnels, secret, key0, tunnel_key1(protocol, side | QUOTED, ANY_CALL_ID), True)
+    return found
+
+
+cdef inline void index_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
+    cdef const Way *way = &tunnels.rows[row].way[direction]
+    index_insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
+    index_insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+
+
+cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
+    """Take a way out of the index; its counters stay."""
+    cdef Way *way = &tunnels.rows[row].way[direction]
+    if not way.in_use:
+        return
+    index_remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
+    index_remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+    way.in_use = 0

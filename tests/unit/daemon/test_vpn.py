@@ -1,0 +1,557 @@
+"""VPN trackers on the packet path: packets that wait for their word, tunnels that the path then moves alone."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from fastmasq.config.schema import Settings
+from fastmasq.config.schema import Vpn as VpnSettings
+from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.vpn import Vpn
+from fastmasq.policy.chains import RuleSet
+from fastmasq.policy.portfw import PortForward, Target
+from fastmasq.policy.redirect import Redirect
+from fastmasq.wire.pptp import Type, message
+from tests.support.harness import Harness, Out, address
+from tests.support.legacy import chains_after
+from tests.support.packets import decode, dotted, icmp_error, ipv4, problems, tcp, udp
+from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, partial
+
+GRE, ESP = 47, 50
+REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
+THIRD_HOST = "10.0.0.4"
+RESPONDER = b"RESPONDR"
+SECOND = 1_000_000_000
+
+
+class Gateway:
+    """A Harness with the trackers of an engine, driven as the engine drives them."""
+
+    def __init__(
+        self, *, forwards=(), redirects=(), rules: RuleSet | None = None, vpn: VpnSettings | None = None, **settings
+    ):
+        self.harness = Harness(**settings)
+        if rules is not None:
+            self.harness.set_rule_set(rules)
+        self.forwards = Forwards(self.harness.table, self.harness.forwarder, lambda: None)
+        self.forwards.load(forwards, redirects)
+        self.forwards.resolve({GATEWAY_OUT: address(GATEWAY_OUT)})
+        allowed = self.harness.allowed.copy()
+        allowed[1, 500] = False
+        self.harness.table.set_external(address(GATEWAY_OUT), allowed & ~self.forwards.ports(address(GATEWAY_OUT)))
+        self.forwards.place(self.harness.allowed)
+        self.vpn = Vpn(
+            Settings(vpn=vpn or VpnSettings()),
+            self.harness.table,
+            self.harness.forwarder,
+            self.forwards,
+            lambda: address(GATEWAY_OUT),
+        )
+        self.asked = 0  # packets that a tracker had to look at
+
+    def send(self, link: str, packet: bytes, vnet: bytes | None = None) -> list[Out]:
+        """Let a packet arrive and return what leaves, once trackers and next hops have answered."""
+        self.harness.inject(link, packet, vnet=vnet)
+        sent = self.harness.run()
+        while self.harness.forwarder.next_punt() is not None:
+            self.asked += 1
+            assert not self.vpn.answer_waiting(self.harness.now_ns)
+            sent += self.harness.run()
+        return sent
+
+    def passes(self, link: str, packet: bytes, vnet: bytes | None = None) -> bytes:
+        """Send a packet that must leave on the other link; return it, whole and with right checksums."""
+        self.harness.drops()
+        sent = self.send(link, packet, vnet)
+        assert [out.link for out in sent] == [OUTSIDE if link == INSIDE else INSIDE], (sent, self.harness.drops())
+        if vnet is None:
+            assert problems(sent[0].packet) == []
+        return sent[0].packet
+
+    def dropped(self, link: str, packet: bytes) -> str:
+        self.harness.drops()
+        assert self.send(link, packet) == []
+        [(reason, count)] = self.harness.drops().items()
+        assert count == 1
+        return reason
+
+    def second(self, seconds: float = 1) -> None:
+        self.harness.advance(seconds)
+        self.vpn.every_second(self.harness.now_ns)
+
+
+def gre(source: str, destination: str, call_id: int, number: int = 1, payload: bytes = b"ppp", **ip) -> bytes:
+    header = struct.pack(">BBHHHI", 0x30, 1, 0x880B, len(payload), call_id, number)
+    return ipv4(source, destination, GRE, header + payload, **ip)
+
+
+def esp(source: str, destination: str, spi: int, number: int = 1, payload: bytes = b"secret", **ip) -> bytes:
+    return ipv4(source, destination, ESP, struct.pack(">II", spi, number) + payload, **ip)
+
+
+def isakmp(source: str, destination: str, initiator: bytes, responder: bytes = bytes(8), exchange: int = 2) -> bytes:
+    header = initiator.ljust(8, b".") + responder + struct.pack(">BBBBII", 1, 0x10, exchange, 0, 0, 28)
+    return udp((source, 500), (destination, 500), header)
+
+
+def ends(packet: bytes) -> tuple[str, str]:
+    decoded = decode(packet)
+    return dotted(decoded.source), dotted(decoded.destination)
+
+
+def id_of(packet: bytes) -> int:
+    """Return the Call ID of GRE, or the SPI of ESP."""
+    body = decode(packet).body
+    return int.from_bytes(body[6:8] if decode(packet).protocol == GRE else body[:4], "big")
+
+
+class Control:
+    """A PPTP control connection through a Gateway, segment by segment; client is inside unless server is."""
+
+    def __init__(self, gateway: Gateway, inside: str, remote: str = REMOTE, port: int = 4000, *, serves: bool = False):
+        self.gateway, self.serves = gateway, serves
+        self.host, self.remote = (inside, 1723 if serves else port), (remote, port if serves else 1723)
+        self.next = {INSIDE: 1000, OUTSIDE: 7000}
+        first, second = (OUTSIDE, INSIDE) if serves else (INSIDE, OUTSIDE)
+        opened = self.segment(first, b"", "S")
+        self.external = (GATEWAY_OUT, 1723) if serves else (GATEWAY_OUT, decode(opened).source_port)
+        self.segment(second, b"", "SA")
+        self.segment(first, b"", "A")
+
+    def segment(self, link: str, payload: bytes, flags: str = "PA", back: int = 0, **ip) -> bytes:
+        """Send a segment that begins `back` octets before what is new; return it as it leaves."""
+        other = OUTSIDE if link == INSIDE else INSIDE
+        source, destination = (self.host, self.remote) if link == INSIDE else (self.remote, None)
+        if destination is None:
+            destination = (GATEWAY_OUT, 1723) if self.serves else self.external
+        sequence = self.next[link] - back
+        self.next[link] = sequence + max(back, len(payload)) + ("S" in flags or "F" in flags)
+        packet = tcp(
+            source, destination, flags, seq=sequence, ack=self.next[other] if "A" in flags else 0, payload=payload, **ip
+        )
+        return self.gateway.passes(link, packet)
+
+    def say(self, link: str, kind: Type, *numbers: int, result: int = 1) -> tuple[int, ...]:
+        """Send a message with these Call IDs; return those that arrive."""
+        fields = struct.pack(f"!{len(numbers)}H", *numbers)
+        if kind in (Type.OUTGOING_CALL_REPLY, Type.INCOMING_CALL_REPLY):
+            fields += bytes((result,))
+        arrived = self.segment(link, message(kind, fields))
+        return struct.unpack_from(f"!{len(numbers)}H", arrived, 40 + 12)
+
+    def call(self, local_id: int, remote_id: int) -> int:
+        """Make a call from inside; return its external Call ID."""
+        (external_id,) = self.say(INSIDE, Type.OUTGOING_CALL_REQUEST, local_id)
+        assert self.say(OUTSIDE, Type.OUTGOING_CALL_REPLY, remote_id, external_id) == (remote_id, local_id)
+        return external_id
+
+
+# -- PPTP --------------------------------------------------------------------------------------------------------------
+
+
+def test_p49_two_clients_with_equal_call_ids_and_a_server() -> None:
+    forward = PortForward(
+        protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),)
+    )
+    gateway = Gateway(forwards=(forward,))
+    first, second = Control(gateway, HOST), Control(gateway, OTHER_HOST)
+    assert first.call(0x4000, 0x11) == 0x4000
+    assert second.call(0x4000, 0x12) == 61000
+    server = Control(gateway, THIRD_HOST, OTHER_REMOTE, 5000, serves=True)
+    assert server.say(OUTSIDE, Type.OUTGOING_CALL_REQUEST, 0x4000) == (0x4000,)
+    assert server.say(INSIDE, Type.OUTGOING_CALL_REPLY, 0x55, 0x4000) == (0x55, 0x4000)
+    asked = gateway.asked
+    for inside, remote, peer, external_id, local_id in (
+        (HOST, REMOTE, 0x11, 0x4000, 0x4000),
+        (OTHER_HOST, REMOTE, 0x12, 61000, 0x4000),
+        (THIRD_HOST, OTHER_REMOTE, 0x4000, 0x55, 0x55),
+    ):
+        out = gateway.passes(INSIDE, gre(inside, remote, peer))
+        assert (ends(out), id_of(out)) == ((GATEWAY_OUT, remote), peer)
+        back = gateway.passes(OUTSIDE, gre(remote, GATEWAY_OUT, external_id))
+        assert (ends(back), id_of(back)) == ((remote, inside), local_id)
+    assert gateway.asked == asked, "the path moves the data of calls alone"
+    rows = gateway.vpn.handlers()["vpn"]({})["calls"]
+    assert [(row["packets_out"], row["packets_in"]) for row in rows] == [(1, 1)] * 3
+
+
+def test_p42_a_split_and_repeated_id_is_translated_alike_with_right_checksums() -> None:
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    second = Control(gateway, OTHER_HOST)
+    request = message(Type.OUTGOING_CALL_REQUEST, struct.pack("!H", 0x4000))
+    arrived = b"".join(second.segment(INSIDE, request[at : at + 5])[40:] for at in range(0, len(request), 5))
+    assert struct.unpack_from("!H", arrived, 12) == (61000,) or arrived[12] == 0x40
+    again = second.segment(INSIDE, request, back=len(request))[40:]
+    assert again == arrived
+
+
+def test_p42_a_partial_checksum_is_left_partial() -> None:
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    second = Control(gateway, OTHER_HOST)
+    request = message(Type.OUTGOING_CALL_REQUEST, struct.pack("!H", 0x4000))
+    packet = partial(
+        tcp(second.host, second.remote, "PA", seq=second.next[INSIDE], ack=second.next[OUTSIDE], payload=request)
+    )
+    vnet = struct.pack("=BBHHHH", 1, 0, 0, 0, 34, 16)
+    left = gateway.passes(INSIDE, packet, vnet)
+    assert left[52:54] == struct.pack("!H", 61000)
+    translated = tcp(
+        second.external, second.remote, "PA", seq=second.next[INSIDE], ack=second.next[OUTSIDE], payload=left[40:]
+    )
+    assert left[36:38] == partial(translated)[36:38]
+
+
+def test_p42_a_segment_behind_a_hole_is_dropped_by_name() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    packet = tcp(control.host, control.remote, "PA", seq=control.next[INSIDE] + 100, ack=7001, payload=b"x" * 20)
+    assert gateway.dropped(INSIDE, packet) == "pptp_out_of_order"
+
+
+def test_p47_a_disconnect_retires_its_call_and_the_path_forgets_it_after_30_seconds() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x4000, 0x11)
+    control.say(OUTSIDE, Type.CALL_DISCONNECT_NOTIFY, 0x11)
+    gateway.passes(INSIDE, gre(HOST, REMOTE, 0x11))
+    gateway.second(31)
+    assert [row["state"] for row in gateway.vpn.handlers()["vpn"]({})["calls"]] == []
+
+
+@pytest.mark.parametrize("flags", ["R", "FA"])
+def test_p47_the_end_of_the_connection_ends_its_calls(flags: str) -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x4000, 0x11)
+    gateway.second()
+    control.segment(INSIDE, b"", flags)
+    if flags == "FA":
+        control.segment(OUTSIDE, b"", flags)
+    gateway.second()
+    assert [call.state for call in gateway.vpn.calls.calls.values()] == ["closing"]
+
+
+def test_p47_a_blind_reset_ends_no_call() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x4000, 0x11)
+    forged = tcp(control.remote, control.external, "R", seq=(control.next[OUTSIDE] + 0x70000000) % (1 << 32))
+    assert gateway.dropped(OUTSIDE, forged) == "tcp_rst_out_of_window"
+    gateway.second()
+    assert [call.state for call in gateway.vpn.calls.calls.values()] == ["established"]
+
+
+def test_p46_gre_without_a_call_passes_for_the_only_host() -> None:
+    gateway = Gateway()
+    out = gateway.passes(INSIDE, gre(HOST, REMOTE, 0x77))
+    assert (ends(out), id_of(out)) == ((GATEWAY_OUT, REMOTE), 0x77)
+    asked = gateway.asked
+    assert ends(gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x99)))[1] == HOST
+    assert ends(gateway.passes(INSIDE, gre(HOST, REMOTE, 0x78)))[0] == GATEWAY_OUT
+    assert gateway.asked == asked
+    assert gateway.dropped(INSIDE, gre(OTHER_HOST, REMOTE, 0x77)) == "gre_other_host"
+
+
+def test_p46_gre_from_outside_that_nothing_explains_is_dropped() -> None:
+    gateway = Gateway()
+    assert gateway.dropped(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 5)) == "gre_no_row"
+    Control(gateway, HOST).call(0x4000, 0x11)
+    assert gateway.dropped(OUTSIDE, gre(OTHER_REMOTE, GATEWAY_OUT, 0x4000)) == "gre_wrong_source"
+
+
+def test_5_6_a_redirect_gets_what_no_call_claims() -> None:
+    gateway = Gateway(redirects=(Redirect(protocol=GRE, host=OTHER_HOST),))
+    Control(gateway, HOST).call(0x4000, 0x11)
+    assert ends(gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x4000)))[1] == HOST
+    assert ends(gateway.passes(OUTSIDE, gre(OTHER_REMOTE, GATEWAY_OUT, 0x4001)))[1] == OTHER_HOST
+    assert ends(gateway.passes(INSIDE, gre(OTHER_HOST, OTHER_REMOTE, 3)))[0] == GATEWAY_OUT
+
+
+def test_c48_errors_that_quote_gre_are_translated_with_the_call_id() -> None:
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    Control(gateway, OTHER_HOST).call(0x4000, 0x12)
+    out = gateway.passes(INSIDE, gre(OTHER_HOST, REMOTE, 0x12))
+    error = gateway.passes(OUTSIDE, icmp_error("199.0.0.254", GATEWAY_OUT, 11, 0, out))
+    assert ends(error) == ("199.0.0.254", OTHER_HOST)
+    assert decode(error).body[8:][12:20] == bytes((10, 0, 0, 3, 199, 0, 0, 2))
+    back = gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 61000))
+    error = gateway.passes(INSIDE, icmp_error(OTHER_HOST, REMOTE, 3, 2, back))
+    assert ends(error) == (GATEWAY_OUT, REMOTE)
+    quoted = decode(error).body[8:]
+    assert (quoted[16:20], quoted[26:28]) == (bytes((200, 200, 200, 200)), struct.pack("!H", 61000))
+
+
+def test_a_connection_on_the_port_that_is_no_pptp_is_left_alone() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.segment(INSIDE, b"GET / HTTP/1.0\r\n\r\n")
+    asked = gateway.asked
+    control.segment(OUTSIDE, b"HTTP/1.0 200 OK\r\n\r\n")
+    assert gateway.asked == asked
+    control.segment(INSIDE, b"", "FA")
+    control.segment(OUTSIDE, b"", "FA")
+    gateway.second()
+    gateway.second(300)
+    assert gateway.vpn.connections == {}
+    assert Control(gateway, HOST).call(0x4000, 0x11) == 0x4000, "the row of the session is asked about again"
+
+
+def test_a_port_used_again_begins_another_connection() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x4000, 0x11)
+    control.segment(INSIDE, b"", "FA")
+    control.segment(OUTSIDE, b"", "FA")
+    gateway.second()
+    gateway.second(1)
+    assert Control(gateway, HOST).call(0x4000, 0x12) == 0x4000
+
+
+# -- ISAKMP ------------------------------------------------------------------------------------------------------------
+
+
+def exchange(gateway: Gateway, inside: str, cookie: bytes, remote: str = REMOTE) -> None:
+    """Let an inside host and a remote agree on cookies."""
+    out = gateway.passes(INSIDE, isakmp(inside, remote, cookie))
+    assert ends(out) == (GATEWAY_OUT, remote) and decode(out).source_port == 500
+    back = gateway.passes(OUTSIDE, isakmp(remote, GATEWAY_OUT, cookie, RESPONDER))
+    assert ends(back) == (remote, inside) and decode(back).destination_port == 500
+
+
+def test_k2_both_ports_stay_500_and_cookies_tell_hosts_apart() -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    exchange(gateway, OTHER_HOST, b"two")
+    assert ends(gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one", RESPONDER)))[1] == HOST
+    assert gateway.harness.sessions() == []
+
+
+def test_k1_another_source_port_is_plain_udp() -> None:
+    gateway = Gateway()
+    gateway.passes(INSIDE, udp((HOST, 501), (REMOTE, 500), bytes(40)))
+    assert gateway.asked == 0 and len(gateway.harness.sessions()) == 1
+
+
+def test_k8_equal_cookies_of_two_hosts_collide_while_unanswered() -> None:
+    gateway = Gateway()
+    gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"same"))
+    assert gateway.dropped(INSIDE, isakmp(OTHER_HOST, REMOTE, b"same")) == "isakmp_collision"
+
+
+def test_k10_unknown_cookies_go_to_the_host_that_talked_last_or_nowhere() -> None:
+    gateway = Gateway()
+    assert gateway.dropped(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"new")) == "isakmp_no_row"
+    exchange(gateway, HOST, b"one")
+    assert ends(gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"new")))[1] == HOST
+
+
+def test_k9_a_forward_of_port_500_names_the_server() -> None:
+    forward = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    gateway = Gateway(forwards=(forward,), redirects=(Redirect(protocol=ESP, host=THIRD_HOST),))
+    exchange(gateway, HOST, b"one")
+    assert ends(gateway.passes(OUTSIDE, isakmp(OTHER_REMOTE, GATEWAY_OUT, b"cli")))[1] == THIRD_HOST
+    assert ends(gateway.passes(INSIDE, isakmp(THIRD_HOST, OTHER_REMOTE, b"cli", RESPONDER)))[0] == GATEWAY_OUT
+    assert ends(gateway.passes(OUTSIDE, esp(OTHER_REMOTE, GATEWAY_OUT, 0x5000)))[1] == THIRD_HOST
+    asked = gateway.asked
+    gateway.passes(OUTSIDE, esp(OTHER_REMOTE, GATEWAY_OUT, 0x5000, 2))
+    assert gateway.asked == asked, "the path knows the server's SA now"
+    assert ends(gateway.passes(INSIDE, esp(THIRD_HOST, OTHER_REMOTE, 0x6000)))[0] == GATEWAY_OUT
+
+
+def test_what_is_too_short_for_isakmp_follows_the_last_that_was_not() -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    short = udp((REMOTE, 500), (GATEWAY_OUT, 500), b"\xff")
+    assert ends(gateway.passes(OUTSIDE, short))[1] == HOST
+    assert ends(gateway.passes(INSIDE, udp((HOST, 500), (REMOTE, 500), b"\xff")))[0] == GATEWAY_OUT
+    assert gateway.harness.sessions() == []
+
+
+@pytest.mark.parametrize("octets", [8, 24])
+def test_c48_errors_that_quote_isakmp_reach_the_host(octets: int) -> None:
+    gateway = Gateway()
+    out = gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"one"))
+    exchange(gateway, OTHER_HOST, b"two", OTHER_REMOTE)
+    error = gateway.passes(OUTSIDE, icmp_error(REMOTE, GATEWAY_OUT, 3, 3, out[: 20 + octets]))
+    assert ends(error) == (REMOTE, HOST)
+    assert decode(error).body[8:][12:16] == bytes((10, 0, 0, 2))
+    inbound = gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one", RESPONDER))
+    error = gateway.passes(INSIDE, icmp_error(HOST, REMOTE, 3, 3, inbound))
+    assert ends(error) == (GATEWAY_OUT, REMOTE)
+    assert gateway.dropped(
+        OUTSIDE, icmp_error("199.0.0.9", GATEWAY_OUT, 3, 3, isakmp(GATEWAY_OUT, "199.0.0.9", b"no"))
+    ) == ("isakmp_no_row")
+
+
+# -- ESP ---------------------------------------------------------------------------------------------------------------
+
+
+def started(gateway: Gateway, inside: str, ospi: int, ispi: int, remote: str = REMOTE) -> None:
+    """Let an inside host's SA with a remote begin and be answered."""
+    assert ends(gateway.passes(INSIDE, esp(inside, remote, ospi))) == (GATEWAY_OUT, remote)
+    assert ends(gateway.passes(OUTSIDE, esp(remote, GATEWAY_OUT, ispi))) == (remote, inside)
+
+
+def test_e18_an_answered_start_is_moved_by_the_path_alone() -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    started(gateway, OTHER_HOST, 0x1001, 0x2001)
+    asked = gateway.asked
+    for inside, ospi, ispi in ((HOST, 0x1000, 0x2000), (OTHER_HOST, 0x1001, 0x2001)):
+        assert ends(gateway.passes(INSIDE, esp(inside, REMOTE, ospi, 2)))[0] == GATEWAY_OUT
+        assert ends(gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, ispi, 2)))[1] == inside
+    assert gateway.asked == asked
+    sas = gateway.vpn.handlers()["vpn"]({})["sas"]
+    assert [(row["packets_out"], row["packets_in"], row["missing"]) for row in sas] == [(1, 2, "")] * 2, (
+        "the first came by the row that it made"
+    )
+
+
+def test_e6_a_second_start_waits_for_the_first_and_is_listed() -> None:
+    gateway = Gateway()
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    assert gateway.dropped(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001)) == "esp_blocked"
+    [waiting] = gateway.vpn.handlers()["vpn"]({})["waiting"]
+    assert (waiting["inside"], waiting["waits_for"]) == (OTHER_HOST, HOST)
+    gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x2000))
+    gateway.passes(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001))
+
+
+def test_e14_spi_zero_is_discarded() -> None:
+    gateway = Gateway()
+    assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0)) == "esp_zero_spi"
+    assert gateway.dropped(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0)) == "esp_zero_spi"
+
+
+def test_e20_a_guess_sends_copies_to_those_that_talked_last() -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    exchange(gateway, OTHER_HOST, b"two")
+    gateway.harness.drops()
+    sent = gateway.send(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x3000, 1000))
+    assert [ends(out.packet) for out in sent] == [(REMOTE, OTHER_HOST), (REMOTE, HOST)]
+    assert all(problems(out.packet) == [] and decode(out.packet).ttl == 63 for out in sent)
+    assert gateway.harness.drops() == {}
+
+
+def test_e32_parallel_sessions_can_be_off() -> None:
+    gateway = Gateway(vpn=VpnSettings(ipsec_parallel=False))
+    started(gateway, HOST, 0x1000, 0x2000)
+    assert gateway.dropped(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001)) == "parallel_disabled"
+
+
+def test_esp_from_outside_that_nothing_explains_is_dropped() -> None:
+    assert Gateway().dropped(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x3000)) == "esp_no_row"
+
+
+def test_c48_errors_that_quote_esp_reach_the_host() -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    out = gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2))
+    error = gateway.passes(OUTSIDE, icmp_error("199.0.0.254", GATEWAY_OUT, 3, 4, out, mtu=1400))
+    assert ends(error) == ("199.0.0.254", HOST)
+    assert decode(error).body[8:][12:16] == bytes((10, 0, 0, 2))
+
+
+def test_e17_what_the_path_moves_keeps_an_sa_alive() -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    for _ in range(5):
+        gateway.second(20 * 60)
+        gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2))
+        gateway.second()
+    asked = gateway.asked
+    gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x2000, 2))
+    assert gateway.asked == asked
+    gateway.second(31 * 60)
+    assert gateway.vpn.handlers()["vpn"]({})["sas"] == []
+    assert gateway.dropped(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x2000, 3)) == "esp_no_row"
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ttl_that_runs_out_is_answered_before_any_tracker_is_asked() -> None:
+    gateway = Gateway()
+    [out] = gateway.send(INSIDE, esp(HOST, REMOTE, 0x1000, ttl=1))
+    assert out.link == INSIDE and decode(out.packet).body[:2] == b"\x0b\x00"
+    assert gateway.asked == 0
+
+
+def test_without_an_external_address_nothing_leaves() -> None:
+    gateway = Gateway()
+    gateway.harness.table.set_external(None, gateway.harness.allowed)
+    gateway.harness.drops()
+    gateway.send(INSIDE, esp(HOST, REMOTE, 0x1000))
+    assert gateway.harness.drops() == {"no_external_address": 1}
+
+
+def test_one_source_cannot_have_the_whole_queue() -> None:
+    gateway = Gateway()
+    for spi in range(40):
+        gateway.harness.inject(INSIDE, esp(HOST, REMOTE, 0x1000 + spi))
+    gateway.harness.inject(INSIDE, esp(OTHER_HOST, OTHER_REMOTE, 0x1000))
+    gateway.harness.run()
+    assert gateway.harness.drops() == {"punts_full": 24}
+    assert gateway.harness.forwarder.verdicts()["punt"] == 17
+
+
+def test_rules_count_a_packet_that_waited_once() -> None:
+    rules = chains_after(
+        "ipchains -P forward DENY",
+        f"ipchains -A input -p 50 -s {HOST}",
+        f"ipchains -A forward -p 50 -s {HOST} -j MASQ",
+        "ipchains -A output -p 50",
+    )
+    gateway = Gateway(rules=rules)
+    assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000)))[0] == GATEWAY_OUT
+    counts = gateway.harness.rule_counts()
+    assert [counts[name, 1][0] for name in ("input", "forward", "output")] == [1, 1, 1]
+    assert gateway.dropped(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001)) == "forward_denied"
+
+
+def test_rules_that_deny_an_established_tunnel_stop_it() -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    gateway.harness.set_rule_set(
+        chains_after("ipchains -A forward -j MASQ", "ipchains -A output -p 50 -d 199.0.0.2 -j DENY")
+    )
+    for _ in range(2):
+        assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0x1000, 2)) == "output_denied"
+    gateway.harness.set_rule_set(chains_after("ipchains -A forward -j MASQ"))
+    for number in range(3, 6):
+        gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, number))
+    assert gateway.harness.rule_counts()["forward", 1][0] == 3
+
+
+def test_a_changed_external_address_takes_the_rows_along() -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    gateway.vpn.move(address(GATEWAY_OUT), address("200.200.200.77"))
+    assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2)))[0] == "200.200.200.77"
+
+
+def test_a_mistake_of_a_tracker_costs_only_its_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.vpn.ipsec, "esp_outbound", lambda *_: 1 / 0)
+        assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0x1000)) == "tracker_failed"
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_fragments_of_esp_follow_the_first(order: tuple[int, ...]) -> None:
+    gateway = Gateway()
+    whole = esp(HOST, REMOTE, 0x1000, payload=bytes(range(200)), identification=77)
+    body = whole[20:]
+    pieces = [
+        ipv4(HOST, REMOTE, ESP, body[at : at + 80], identification=77, offset=at, mf=at + 80 < len(body))
+        for at in range(0, len(body), 80)
+    ]
+    sent = [out for number in order for out in gateway.send(INSIDE, pieces[number])]
+    assert {ends(out.packet) for out in sent} == {(GATEWAY_OUT, REMOTE)} and len(sent) == 3

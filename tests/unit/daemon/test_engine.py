@@ -18,6 +18,7 @@ from fastmasq.daemon.engine import Engine, run_forever
 from fastmasq.errors import KernelError
 from fastmasq.net import sysctl
 from tests.lab.net_namespaces import Gateway
+from tests.support.lab_network import eventually
 
 FORWARDING = "net.ipv4.ip_forward"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

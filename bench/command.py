@@ -53,6 +53,7 @@ def bench(
     \b
     A FIGURE is one of
       packets-1 packets-1000 packets-50000 packets-large lossless answered
+      gre-1 gre-10 gre-1000 esp-1 esp-10 esp-1000
       packets-rules-10 packets-rules-100 packets-rules-1000
       sessions sessions-rules-10 sessions-rules-100 sessions-rules-1000
       overload idle memory rtt rtt-apart rtt-loaded

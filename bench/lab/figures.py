@@ -60,6 +60,17 @@ SESSIONS_RULES = {
     count: Figure(f"sessions_rules_{count}", f"new UDP sessions, {count} rules", "sessions/s")
     for count in (10, 100, 1000)
 }
+TUNNELS = {
+    (protocol, count): (
+        Figure(f"{protocol}_{count}", f"60-byte {protocol.upper()}, {count} tunnel{'s' * (count > 1)}", "packets/s"),
+        Figure(
+            f"{protocol}_{count}_of_udp", "    of as many UDP flows", "of its UDP rate", goal=Goal(0.9, relative=False),
+            has_baseline=False,
+        ),
+    )
+    for protocol in ("gre", "esp")
+    for count in (1, 10, 1000)
+}  # fmt: skip
 TCP_UP = Figure("tcp_up", "bulk TCP up", "bit/s", goal=Goal(0.8))
 TCP_DOWN = Figure("tcp_down", "bulk TCP down", "bit/s", goal=Goal(0.8))
 TCP_8 = Figure("tcp_8", "bulk TCP up, 8 streams", "bit/s", goal=Goal(0.8))

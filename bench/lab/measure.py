@@ -15,7 +15,7 @@ import numpy as np
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab import services
 from fastmasq.lab.topology import SERVER_ADDRESS
-from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows
+from fastmasq_bench.flows import ESP, GRE, LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows, Tunnels
 from fastmasq_bench.lab import figures
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.forwarders import Forwarder
@@ -30,6 +30,7 @@ THOUSAND_ANSWERED = Flows(hosts=10, remote_port=REFLECT_PORT)
 
 BACKGROUND_RATE = 100_000
 MEMORY_RATE = 200_000
+TUNNEL_START_RATE = 1000  # a second: a tracker looks at each
 
 _OVERLOAD = 2.0
 _ENOUGH = 0.95
@@ -130,6 +131,19 @@ def _sessions(bench: Bench) -> tuple[Sample]:
     """Send packets of which every one opens a session."""
     with Traffic(bench.network, Flows(hosts=250, remotes=bench.lengths.session_remotes)) as traffic:
         return (_sample(best_delivery(partial(bench.offer_sessions, traffic), bench.lengths.best_steps)),)
+
+
+def _tunnels(bench: Bench, protocol: int, count: int) -> tuple[Sample, Sample]:
+    """Measure so many tunnels once both their ways are known, and as many UDP flows right after."""
+    tunnels = Tunnels(protocol, count)
+    with Traffic(bench.network, tunnels) as traffic:
+        traffic.offer_once(TUNNEL_START_RATE)
+        bench.network.answer(tunnels)
+        time.sleep(_SETTLE_S)
+        through = bench.best(traffic)
+    with Traffic(bench.network, Flows(hosts=min(count, 10), ports=max(1, count // 10))) as traffic:
+        udp = bench.best(traffic)
+    return _sample(through), Sample(through.delivered / udp.delivered)
 
 
 def _with_rules(bench: Bench, rules: int, measure: Callable[[Bench], tuple[Sample, ...]]) -> tuple[Sample, ...]:
@@ -259,6 +273,10 @@ MEASUREMENTS = (
     *(
         Measurement(f"sessions-rules-{count}", (figure,), partial(_with_rules, rules=count, measure=_sessions))
         for count, figure in figures.SESSIONS_RULES.items()
+    ),
+    *(
+        Measurement(f"{name}-{count}", both, partial(_tunnels, protocol={"gre": GRE, "esp": ESP}[name], count=count))
+        for (name, count), both in figures.TUNNELS.items()
     ),
     Measurement("overload", (figures.OVERLOAD,), _overload),
     Measurement("tcp-up", (figures.TCP_UP,), _bulk_tcp),

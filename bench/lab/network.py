@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -18,8 +19,8 @@ import numpy as np
 
 from fastmasq.errors import KernelError
 from fastmasq.lab import hosts
-from fastmasq.lab.topology import SERVER_ADDRESS, Lab
-from fastmasq_bench.flows import DISCARD_PORT, INSIDE_HOSTS, REFLECT_PORT
+from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS, Lab
+from fastmasq_bench.flows import DISCARD_PORT, ESP, GRE, INSIDE_HOSTS, REFLECT_PORT, Tunnels
 from fastmasq_bench.lab import reflector
 from fastmasq_bench.load import Source
 from fastmasq_bench.round_trip import Echo
@@ -30,9 +31,13 @@ ECHO_PORT = 7
 RECEIVE_TIMEOUT_S = 0.2
 SOURCE_PROCESSOR = 0
 SOURCE_QUEUES = 2
+_ANSWER_EVERY_S = 0.0005  # apart, since a tracker looks at each
 
 # Where a load ends: behind the interface's counter, before the host's own IP input.
-_SINKS = {"server": f"udp dport {DISCARD_PORT} drop", "inside": f"udp sport {REFLECT_PORT} drop"}
+_SINKS = {
+    "server": f"udp dport {DISCARD_PORT} drop; ip protocol {{ {GRE}, {ESP} }} drop",
+    "inside": f"udp sport {REFLECT_PORT} drop; ip protocol {{ {GRE}, {ESP} }} drop",
+}
 _SINK = """
 table netdev bench {{
     chain sink {{
@@ -126,6 +131,17 @@ class Network:
         client = self.enter("inside", _udp_socket)
         client.connect((SERVER_ADDRESS, ECHO_PORT))
         return client
+
+    def answer(self, tunnels: Tunnels) -> None:
+        """Have every remote end of the tunnels send a packet, so that both ways are known."""
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                for _, packet in tunnels.answers(EXTERNAL_ADDRESS):
+                    raw.sendto(packet, (EXTERNAL_ADDRESS, 0))
+                    time.sleep(_ANSWER_EVERY_S)
+
+        self.enter("server", send)
 
     def place_echo(self, processors: set[int]) -> None:
         """Bind the echo server to these processors."""

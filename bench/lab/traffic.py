@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fastmasq_bench.flows import SMALL_FRAME, Flows
+from fastmasq_bench.flows import SMALL_FRAME, Flows, Tunnels
 from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Counter, Network
 
 NO_LOSS = 0.001  # the share of lost packets up to which a rate counts as free of loss
@@ -55,7 +55,7 @@ class Traffic:
     def __init__(
         self,
         network: Network,
-        flows: Flows,
+        flows: Flows | Tunnels,
         length: int = SMALL_FRAME,
         processors: tuple[int, ...] = (SOURCE_PROCESSOR,),
         arrival: Counter | None = None,

@@ -59,13 +59,17 @@ class Declared:
 
 
 def declare(settings: Settings) -> Declared:
-    """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake."""
-    prepared = prepare(settings.rules.files, Names(), RuleSet(), tolerant=not settings.rules.strict)
+    """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake.
+
+    Rule files are run on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
+    """
+    start = RuleSet(default_forward=not settings.rules.files)
+    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict)
     masquerade = settings.masquerade
     written = masquerade.timeouts
     declared = Declared(
         settings,
-        rules=changes.apply(RuleSet(), prepared.changes),
+        rules=changes.apply(start, prepared.changes),
         timeouts=Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp),
         dynaddr=masquerade.dynaddr,
         forwards=settings.forward,

@@ -76,7 +76,7 @@ def toml(carried: Carried) -> str:
 def script(carried: Carried) -> Iterator[str]:
     """Yield the lines of a script of ipchains commands; user chains come first, since rules jump to them.
 
-    The chain forward always has a policy: untouched, it would masquerade everything.
+    The chain forward always has a policy: added to running rules that leave it untouched, all would be masqueraded.
     """
     chains = carried.rules.chains.values()
     for chain in chains:

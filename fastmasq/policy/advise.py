@@ -48,7 +48,7 @@ class Question(Struct, frozen=True, kw_only=True):
     registered: bool | None = None  # None: by the address of the hosts
 
 
-def is_private(address: str) -> bool:
+def is_private(address: str | int) -> bool:
     """Return whether an address is for private networks (RFC 1918), so that it must be masqueraded."""
     return any(IPv4Address(address) in network for network in _PRIVATE)
 
@@ -175,7 +175,7 @@ class Advice:
     def _filled(self, name: str) -> str:
         ask = self.question
         places = Places(
-            lan=ask.lan or _network_of(ask.hosts[0]),
+            lan=ask.lan or network_of(ask.hosts[0]),
             hosts=ask.hosts,
             peers=ask.peers or (ANYWHERE,),
             public=ask.public or ANYWHERE,
@@ -209,7 +209,7 @@ def _by_denials(text: str) -> list[tuple[str, str]]:
     return [(accepts, denials) for accepts, denials in pairs]
 
 
-def _network_of(host: str) -> str:
+def network_of(host: str | int) -> str:
     """Return the private range an address belongs to; of a registered one the /24 it is in."""
     within = next((network for network in _PRIVATE if IPv4Address(host) in network), None)
-    return str(within or IPv4Network(f"{host}/24", strict=False))
+    return str(within or IPv4Network((host, 24), strict=False))

@@ -112,13 +112,14 @@ class RuleSet:
     """All chains. `generation` grows with every change that may alter a verdict.
 
     `default_forward` says that nobody has touched the chain `forward` yet: then everything from inside to outside is
-    masqueraded, inside networks reach each other, and nothing comes in.
+    masqueraded, inside networks reach each other, and nothing comes in. Without it a set is as a kernel of 1999 starts:
+    all policies are ACCEPT, so what no rule masquerades is routed as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, default_forward: bool = True) -> None:
         self.chains: dict[str, Chain] = {name: Chain(name, ACCEPT) for name in BUILT_IN}
         self.accounting = Chain(ACCOUNTING, ACCEPT)
-        self.default_forward = True
+        self.default_forward = default_forward
         self.generation = 1
 
     def chain(self, name: str) -> Chain:
@@ -131,10 +132,9 @@ class RuleSet:
 
     def copy(self) -> RuleSet:
         """Return an equal set to change. Rules keep counting in both: what is counted meanwhile is lost to neither."""
-        twin = RuleSet()
+        twin = RuleSet(default_forward=self.default_forward)
         twin.chains = {name: _copy(chain) for name, chain in self.chains.items()}
         twin.accounting = _copy(self.accounting)
-        twin.default_forward = self.default_forward
         twin.generation = self.generation
         return twin
 

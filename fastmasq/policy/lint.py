@@ -24,7 +24,7 @@ FINDINGS = {
     "open-masquerade": "Everything is masqueraded, whoever sends it.",
     "open-behind-rules": "An open rule set was put behind rules that still come first.",
     "forward-denied": "What input accepts, forward denies.",
-    "still-masqueraded": "Hosts with registered addresses are masqueraded, since nothing says otherwise.",
+    "private-source": "Inside hosts leave with their private addresses, which nobody can answer.",
     "forward-accepts": "What no rule masquerades is routed as it is.",
     "accept-changes-nothing": "A chain accepts everything, with and without its rules.",
     "interface-address": "A rule asks for an address that its link does not have.",
@@ -51,7 +51,7 @@ def lint(rules: RuleSet, around: Surroundings = Surroundings()) -> list[Finding]
 _LOOKS = (
     *(lint_traffic.half_vpns, lint_traffic.ah, lint_traffic.other_protocols),
     *(lint_traffic.icmp_errors, lint_traffic.own_traffic, lint_traffic.dhcp, lint_traffic.forwards),
-    *(lint_rules.open_sets, lint_rules.policies, lint_rules.forward_denied, lint_rules.still_masqueraded),
+    *(lint_rules.open_sets, lint_rules.policies, lint_rules.forward_denied, lint_rules.private_sources),
     *(lint_rules.interface_addresses, lint_rules.whole_networks),
     *(lint_rules.never_reached, lint_rules.chains, lint_rules.meanings),
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 
+from msgspec.structs import replace
+
+from fastmasq.policy.advise import is_private, network_of
 from fastmasq.policy.chains import (
     ACCEPT,
     BUILT_IN,
@@ -19,9 +22,13 @@ from fastmasq.policy.chains import (
     Rule,
 )
 from fastmasq.policy.coverage import covers
+from fastmasq.policy.evaluate import Packet, evaluate
 from fastmasq.policy.lint_subject import (
+    HIGH_PORT,
     REFUSED,
+    STRANGER,
     TCP,
+    WEB_PORT,
     Finding,
     Subject,
     finding,
@@ -62,8 +69,7 @@ def open_sets(look: Subject) -> Iterator[Finding]:
 def policies(look: Subject) -> Iterator[Finding]:
     """A-7, A-8: what the default policies make of the rules."""
     chains = look.rules.chains
-    narrow = any(rule.target == MASQ and not covers(rule.match, Match()) for _, _, rule in look.rules_below(FORWARD))
-    if chains[FORWARD].policy == ACCEPT and narrow:
+    if _accepts_the_rest(look):
         yield finding(
             "forward-accepts",
             "warning",
@@ -83,6 +89,12 @@ def policies(look: Subject) -> Iterator[Finding]:
                 "its policy is ACCEPT and all its rules accept, so they change nothing",
                 f"to let in only what they name, set the policy first: ipchains -P {name} DENY",
             )
+
+
+def _accepts_the_rest(look: Subject) -> bool:
+    """Return whether forward masquerades some packets, and its policy routes the others."""
+    narrow = any(rule.target == MASQ and not covers(rule.match, Match()) for _, _, rule in look.rules_below(FORWARD))
+    return look.rules.chains[FORWARD].policy == ACCEPT and narrow
 
 
 def _only_accepts(rule: Rule, chains: Iterable[str]) -> bool:
@@ -117,18 +129,48 @@ def forward_denied(look: Subject) -> Iterator[Finding]:
             )
 
 
-def still_masqueraded(look: Subject) -> Iterator[Finding]:
-    """H-43: rules for registered addresses, while the chain forward is as it was: everything is masqueraded."""
-    behind = next(_for_hosts_behind(look), None) if look.rules.default_forward else None
-    if behind is not None:
-        yield finding(
-            "still-masqueraded",
-            "warning",
-            FORWARD,
-            0,
-            f"input rule {behind[0]} is for a registered host, but all is masqueraded while forward is untouched",
-            "to route it, set the policy: ipfwadm -F -p accept, or ipchains -P forward ACCEPT",
-        )
+def private_sources(look: Subject) -> Iterator[Finding]:
+    """H-43, A-4: a set that only routes is for registered addresses; nobody answers a private one."""
+    if look.rules.default_forward:
+        return
+    for inside in look.inside_links():
+        own = next(iter((look.around.addresses or {}).get(inside, ())), None)
+        if own is None or not is_private(own):
+            continue
+        for outside in look.outside_links():
+            number = _lets_out(look, own + 1, inside, outside)
+            if number is not None and not (number == 0 and _accepts_the_rest(look)):
+                yield finding(
+                    "private-source",
+                    "warning",
+                    FORWARD,
+                    number,
+                    f"it lets hosts of {inside} out by {outside} with private addresses, which nobody can answer",
+                    f"masquerade them before: ipchains -I forward -s {network_of(own)} -i {outside} -j MASQ",
+                )
+
+
+def _lets_out(look: Subject, host: int, inside: str, outside: str) -> int | None:
+    """Return the rule of forward by which an ordinary connection of a host leaves unmasqueraded, None if it does not.
+
+    0 is the policy; of a user chain it is the rule that jumps there.
+    """
+    packet = Packet(
+        source=host,
+        destination=STRANGER,
+        protocol=TCP,
+        source_port=HIGH_PORT,
+        destination_port=WEB_PORT,
+        syn=True,
+        interface=outside,
+        interface_address=look.own_address(outside),
+    )
+    arriving = replace(packet, interface=inside, interface_address=host - 1)
+    if look.verdict(INPUT, arriving) in REFUSED or look.verdict(OUTPUT, packet) in REFUSED:
+        return None
+    decision = evaluate(look.rules, FORWARD, packet)
+    own_steps = [step.number for step in decision.steps if step.chain == FORWARD]
+    return own_steps[-1] if decision.verdict == ACCEPT else None
 
 
 def _for_hosts_behind(look: Subject) -> Iterator[tuple[int, Match]]:

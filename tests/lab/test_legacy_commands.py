@@ -12,7 +12,7 @@ import pytest
 from fastmasq.control.client import call
 from fastmasq.errors import KernelError
 from fastmasq.lab.topology import SERVER_ADDRESS
-from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, round_trip
+from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
 
 PROGRAMS = Path(sys.executable).parent  # where console scripts are installed
 RULE_SETS = Path(__file__).parents[1] / "data" / "howto-rules"
@@ -212,6 +212,23 @@ def test_h32_rule_files_are_run_at_start(net: Network, tmp_path: Path) -> None:
     packet = f"-p tcp -s {INSIDE_ADDRESS} 1025 -d 199.0.0.1 1723 -i ppp0"
     assert old.lines(f"ipchains -C forward {packet}") == ["masqueraded"]
     assert old.lines(f"ipchains -C forward {packet.replace('1723', '80')}") == ["denied"]
+
+
+def test_h43_a_script_without_a_word_about_forward_routes(net: Network, tmp_path: Path) -> None:
+    """As on a kernel of 1999: with a private address, if need be."""
+    script = tmp_path / "rc.firewall"
+    script.write_text("ipfwadm -I -a accept -W eth1\n")
+    net.start(f'[rules]\nfiles = ["{script}"]')
+    server, client = net.udp("server"), net.udp("inside")
+    remote = (SERVER_ADDRESS, server.getsockname()[1])
+    outside = net.sniff("router", "eth0")
+    client.sendto(b"routed", remote)
+    eventually(lambda: outside.of(source=INSIDE_ADDRESS, destination_port=remote[1]))
+    assert net.sessions() == []
+    script.write_text("ipfwadm -F -a m -S 10.0.0.0/8 -D 0.0.0.0/0\n")
+    net.fastmasq.run_command("reload")
+    net.echo_udp()
+    assert round_trip(client, (SERVER_ADDRESS, ECHO_PORT), b"masqueraded")
 
 
 def test_a15_rule_load_takes_a_script_with_its_arguments(old: Old, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from fastmasq.policy.changes import apply
 
 
 def rules_of(text: str, folder) -> RuleSet:
-    """Return what a script makes of an untouched rule set; `folder` is for the file it has to be."""
+    """Return what a script makes of the rule set that files are run on; `folder` is for the file it has to be."""
     path = folder / "script.rules"
     path.write_text(text)
-    rules = RuleSet()
+    rules = RuleSet(default_forward=False)
     return apply(rules, prepare([path], Names(), rules).changes)

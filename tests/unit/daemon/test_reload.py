@@ -10,6 +10,7 @@ from fastmasq.config.load import parse
 from fastmasq.daemon.reload import Declared, declare, difference, forward_changes, redirect_changes
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy import portfw, redirect
+from fastmasq.policy.evaluate import Packet, evaluate
 
 LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
 FORWARD = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:{}"\n'
@@ -57,6 +58,25 @@ def test_rule_files_are_compared_by_what_they_come_to(tmp_path: Path) -> None:
     assert difference(before, declared(text)) == ["rules"]
     file.write_text(file.read_text().replace("10.0.0.0/24", "10.0.0.0/8").replace("0 0 60", "0 0 90"))
     assert difference(before, declared(text)) == ["timeouts or dynaddr in rule files"]
+
+
+def test_h43_files_are_run_as_on_a_kernel_of_1999(tmp_path: Path) -> None:
+    """Only what they say is masqueraded, and a script without a word about the chain forward routes all."""
+    file = tmp_path / "rc.firewall"
+    text = f'[rules]\nfiles = ["{file}"]\n'
+    leaving = Packet(source=0x0A000002, destination=0xC7000001, protocol=6, interface="eth1")
+    for line, verdict in (
+        ("ipfwadm -F -a m -S 10.0.0.0/8 -D 0.0.0.0/0\n", "MASQ"),
+        ("ipfwadm -F -a m -S 192.168.0.0/16\n", "ACCEPT"),
+        ("ipfwadm -I -p accept\n", "ACCEPT"),
+        ("", "ACCEPT"),
+    ):
+        file.write_text(line)
+        rules = declared(text).rules
+        assert not rules.default_forward
+        assert evaluate(rules, "forward", leaving).verdict == verdict
+    assert declared().rules.default_forward
+    assert difference(declared(), declared(text)) == ["rules"]
 
 
 def test_want08_forwards_made_at_run_time_are_left_alone() -> None:

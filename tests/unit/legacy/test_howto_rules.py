@@ -25,8 +25,9 @@ SETS = sorted(file.stem for tool in ("ipfwadm", "ipchains") for file in FOLDER.g
 
 def read_set(*names: str, tolerant: bool = True) -> tuple[RuleSet, Prepared]:
     """Return the chains that rule sets make, one after the other, and how they were read."""
-    prepared = prepare([FOLDER / f"{name}.rules" for name in names], NAMES, RuleSet(), tolerant=tolerant)
-    return apply(RuleSet(), prepared.changes), prepared
+    start = RuleSet(default_forward=False)
+    prepared = prepare([FOLDER / f"{name}.rules" for name in names], NAMES, start, tolerant=tolerant)
+    return apply(start, prepared.changes), prepared
 
 
 def listed(rules: RuleSet, chain: str) -> list[str]:
@@ -258,7 +259,7 @@ def test_h43_a3_both_the_link_and_its_address_must_be_right():
 def test_a4_without_forward_rules_everything_is_routed():
     for name in ("3.9-ipfwadm-registered-server", "3.10-ipfwadm-registered-client"):
         rules, _ = read_set(name)
-        assert rules.default_forward
+        assert not rules.default_forward
         assert verdict(rules, "forward", (TCP, REGISTERED, 1723, "199.0.0.2", 1025), "eth1") == "ACCEPT"
 
 

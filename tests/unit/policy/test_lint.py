@@ -160,10 +160,31 @@ def test_h44_masqueraded_sets_are_no_registered_ones(found):
         assert "forward-denied" not in names(found(text_of(name), addresses=HOWTO, outside="eth1", inside=("eth0",)))
 
 
-def test_h43_registered_hosts_are_masqueraded_without_a_policy(found):
-    text = text_of("3.9-ipfwadm-registered-server")
-    assert ("still-masqueraded", "forward", 0) in found(text)
-    assert "still-masqueraded" not in names(found("ipfwadm -F -p accept\n" + text))
+@pytest.mark.parametrize("name", ["3.9-ipfwadm-registered-server", "3.10-ipfwadm-registered-client"])
+def test_h43_h45_a_set_that_only_routes_is_for_registered_addresses(found, name):
+    around = {"inside": ("eth0",), "outside": "eth1"}
+    assert ("private-source", "forward", 0) in found(text_of(name), addresses=HOWTO, **around)
+    registered = {**HOWTO, "eth0": (address("222.0.0.1"),)}
+    assert "private-source" not in names(found(text_of(name), addresses=registered, **around))
+    assert "private-source" not in names(found(text_of(name), **around))  # nobody knows
+
+
+@pytest.mark.parametrize("tool", ["3.5-ipfwadm", "3.6-ipchains"])
+def test_h30_h31_h32_the_masquerading_sets_let_no_private_address_out(found, tool):
+    around = {"inside": ("eth0",), "outside": "eth1", "addresses": HOWTO}
+    for kind in ("minimum", "tight"):
+        assert "private-source" not in names(found(text_of(f"{tool}-{kind}-eth1"), **around))
+        assert "private-source" not in names(found(text_of(f"{tool}-{kind}-eth1-lines"), **around))  # A-7 says it
+
+
+def test_a4_a_rule_that_accepts_private_addresses_is_named(found, tmp_path):
+    around = {"inside": ("eth0",), "outside": "eth1", "addresses": HOWTO}
+    text = "ipchains -P forward DENY\nipchains -N lan\nipchains -A lan -j ACCEPT\nipchains -A forward -i eth1 -j lan\n"
+    assert ("private-source", "forward", 1) in found(text, **around)
+    assert "private-source" not in names(found(text + "ipchains -A input -i eth0 -j DENY\n", **around))
+    [one] = [one for one in lint(rules_of(text, tmp_path), Surroundings(**around)) if one.name == "private-source"]
+    assert "private-source" not in names(found(text + one.advice.partition(": ")[2] + "\n", **around))
+    assert not names(found("", **{**around, "inside": ()}))
 
 
 # -- single rules ------------------------------------------------------------------------------------------------------
@@ -218,7 +239,7 @@ def test_s53_targets_that_mean_something_else(found):
 def test_s51_t6_answers_of_a_forwarded_service_need_masquerading(found):
     web = ForwardedPort(6, 8080, 8080, address("10.0.0.2"), 80)
     around = {"forwards": (web,), "outside": "eth1", "inside": ("eth0",), "addresses": HOWTO}
-    assert "forward-without-masquerade" not in names(found("", **around))
+    assert lint(RuleSet(), Surroundings(**around)) == []
     assert ("forward-without-masquerade", "forward", 0) in found("ipchains -P forward DENY\n", **around)
     assert ("forward-without-masquerade", "forward", 0) in found("ipchains -P forward ACCEPT\n", **around)
     masquerading = "ipchains -P forward DENY\nipchains -A forward -s 10.0.0.2 -i eth1 -j MASQ\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,8 @@ from fastmasq.cli.options import CONFIG_FILE
 
 if TYPE_CHECKING:
     from fastmasq.config.schema import Settings
+    from fastmasq.policy.lint import ForwardedPort
+    from fastmasq.policy.portfw import PortForward
 
 
 @click.command()
@@ -53,24 +56,49 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
 
 
 def _read_rules(settings: Settings) -> list[str]:
-    """Return what is to be said about the rule files, and about the rules in them. Raises ConfigurationError."""
-    from fastmasq.legacy.names import Names
-    from fastmasq.legacy.script import prepare
-    from fastmasq.policy.chains import RuleSet
-    from fastmasq.policy.changes import apply
+    """Return what is to be said about the rule files, the rules and the forwards. Raises ConfigurationError."""
+    from fastmasq.daemon.reload import declare
     from fastmasq.policy.lint import Surroundings, lint
 
-    if not settings.rules.files:
-        return []
-    rules = RuleSet()
-    prepared = prepare(settings.rules.files, Names(), rules, tolerant=not settings.rules.strict)
-    links = settings.interfaces
-    around = Surroundings(inside=tuple(links.inside), outside=links.outside, addresses=_addresses())
-    findings = lint(apply(rules, prepared.changes), around)
+    declared = declare(settings)
+    links, addresses = settings.interfaces, _addresses()
+    around = Surroundings(
+        inside=tuple(links.inside),
+        outside=links.outside,
+        addresses=addresses,
+        forwards=tuple(_from_outside(declared.forwards, links.outside, addresses)),
+        redirects=tuple(one.protocol for one in declared.redirects),
+    )
     return [
-        *(f"warning: {warning}" for warning in prepared.warnings),
-        *(f"{finding.severity}: rules: {finding}" for finding in findings),
+        *(f"warning: {warning}" for warning in declared.warnings),
+        *(f"{finding.severity}: rules: {finding}" for finding in lint(declared.rules, around)),
     ]
+
+
+def _from_outside(
+    forwards: Iterable[PortForward], outside: str, addresses: Mapping[str, tuple[int, ...]]
+) -> Iterator[ForwardedPort]:
+    """Yield the port forwards that are reached by the outside link, one for each target."""
+    from ipaddress import IPv4Address
+
+    from fastmasq.policy import portfw
+    from fastmasq.policy.lint import ForwardedPort
+
+    elsewhere = {address for link, own in addresses.items() if link != outside for address in own}
+    for forward in forwards:
+        listen = portfw.read_address(forward.listen)
+        own = 0 if listen is None else int(listen)
+        if own in elsewhere or (listen is None and forward.listen not in (outside, portfw.OUTSIDE)):
+            continue
+        for target in forward.targets:
+            yield ForwardedPort(
+                protocol={"tcp": 6, "udp": 17}[forward.protocol],
+                first=forward.first,
+                last=forward.last,
+                address=int(IPv4Address(target.address)),
+                port=target.port,
+                listen=own,
+            )
 
 
 def _addresses() -> dict[str, tuple[int, ...]]:

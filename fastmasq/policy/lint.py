@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from fastmasq.policy import lint_rules, lint_traffic
 from fastmasq.policy.chains import RuleSet
-from fastmasq.policy.lint_subject import Finding, Subject, Surroundings
+from fastmasq.policy.lint_subject import Finding, ForwardedPort, Subject, Surroundings
 
-__all__ = ["FINDINGS", "Finding", "Surroundings", "lint"]
+__all__ = ["FINDINGS", "Finding", "ForwardedPort", "Surroundings", "lint"]
 
 FINDINGS = {
     "vpn-half": "One of the two channels of a VPN passes and the other does not.",
@@ -50,7 +50,8 @@ def lint(rules: RuleSet, around: Surroundings = Surroundings()) -> list[Finding]
 
 _LOOKS = (
     *(lint_traffic.half_vpns, lint_traffic.ah, lint_traffic.other_protocols),
-    *(lint_traffic.icmp_errors, lint_traffic.own_traffic, lint_traffic.dhcp, lint_traffic.forwards),
+    *(lint_traffic.icmp_errors, lint_traffic.own_traffic, lint_traffic.dhcp),
+    *(lint_traffic.forwards, lint_traffic.half_servers),
     *(lint_rules.open_sets, lint_rules.policies, lint_rules.forward_denied, lint_rules.private_sources),
     *(lint_rules.interface_addresses, lint_rules.whole_networks),
     *(lint_rules.never_reached, lint_rules.chains, lint_rules.meanings),

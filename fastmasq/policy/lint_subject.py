@@ -38,13 +38,17 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class ForwardedPort(Struct, frozen=True):
-    """A port forward as far as rules matter: protocol number, external ports, and the inside endpoint."""
+    """A port forward as far as rules matter: protocol number, external ports, and the inside endpoint.
+
+    listen: the external address, 0 the one of the outside link.
+    """
 
     protocol: int
     first: int
     last: int
     address: int
     port: int
+    listen: int = 0
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):

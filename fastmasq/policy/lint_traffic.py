@@ -231,23 +231,36 @@ def dhcp(look: Subject) -> Iterator[Finding]:
 
 
 def forwards(look: Subject) -> Iterator[Finding]:
-    """T-6: a forwarded request passes input, its answer needs a MASQ verdict in forward. HOWTO 3.8: 500 needs 50."""
+    """T-6: a forwarded request passes input, its answer needs a MASQ verdict in forward."""
     for forward in look.around.forwards:
         name = f"{'tcp' if forward.protocol == TCP else 'udp'} {forward.first}"
         for link in look.outside_links():
             yield from _forward_on(look, forward, name, link)
-        if (
-            forward.protocol == UDP
-            and forward.first <= ISAKMP_PORT <= forward.last
-            and ESP not in look.around.redirects
-        ):
+
+
+def half_servers(look: Subject) -> Iterator[Finding]:
+    """H-67, HOWTO 3.8: a VPN server inside needs its port forwarded and its protocol redirected."""
+    for protocol, port, other, name, control, data in _CHANNELS:
+        forwards = (one for one in look.around.forwards if one.protocol == protocol)
+        server = next((IPv4Address(one.address) for one in forwards if one.first <= port <= one.last), None)
+        if server is not None and other not in look.around.redirects:
+            yield finding(
+                "vpn-half",
+                "warning" if other == GRE else "note",  # ESP may come inside UDP (RFC 3948)
+                "",
+                0,
+                f"{control} is forwarded to {server}, but protocol {data} is redirected nowhere, as {name} needs it",
+                f"`fastmasq redirect add {other} {server}`",
+            )
+        elif server is None and other in look.around.redirects:
+            listen = f"{look.around.outside or 'LINK'}:{port}"
             yield finding(
                 "vpn-half",
                 "note",
                 "",
                 0,
-                f"udp 500 is forwarded to {IPv4Address(forward.address)}, but protocol 50 (ESP) is redirected nowhere",
-                f"`fastmasq redirect add 50 {IPv4Address(forward.address)}`, so that ESP reaches the server at once",
+                f"protocol {data} is redirected, but {control} is forwarded nowhere, as {name} needs it",
+                f"`fastmasq forward add {control.partition(' ')[0]} {listen} HOST:{port}`",
             )
 
 
@@ -255,7 +268,7 @@ def _forward_on(look: Subject, forward: ForwardedPort, name: str, link: str) -> 
     own = look.own_address(link)
     request = Packet(
         source=STRANGER,
-        destination=own,
+        destination=forward.listen or own,
         protocol=forward.protocol,
         source_port=HIGH_PORT,
         destination_port=forward.first,

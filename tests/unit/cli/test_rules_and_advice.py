@@ -102,6 +102,41 @@ def test_a10_check_lints_the_rule_files(run, tmp_path, stand_in):
     assert "[loopback-blocked]" in result.stdout
 
 
+SERVER = '[[forward]]\nprotocol = "tcp"\nlisten = "{}:1723"\nto = "10.0.0.2:1723"\n'
+
+
+def test_h67_check_lints_forwards_without_any_rule_file(run, tmp_path, stand_in):
+    stand_in("fastmasq.daemon.preflight", findings=lambda settings: [])
+    config = tmp_path / "f.toml"
+
+    def said(*parts: str) -> str:
+        config.write_text('[interfaces]\ninside = ["lo"]\noutside = "ppp0"\n' + "".join(parts))
+        result = run("check", "-c", config)
+        assert result.exit_code == 0
+        return result.stdout
+
+    for listen in ("ppp0", "200.200.200.200"):
+        assert "[vpn-half]" in said(SERVER.format(listen))
+    redirect = '[[redirect]]\nprotocol = 47\nto = "10.0.0.2"\n'
+    assert said(SERVER.format("ppp0"), redirect) == f"{config}: ready to run\n"
+    for listen in ("lo", "127.0.0.1"):
+        assert "[vpn-half]" not in said(SERVER.format(listen))  # nobody outside gets there
+
+
+def test_h67_t6_check_lints_the_forwards_of_rule_files(run, tmp_path, stand_in):
+    stand_in("fastmasq.daemon.preflight", findings=lambda settings: [])
+    script, config = tmp_path / "rc.firewall", tmp_path / "f.toml"
+    config.write_text(f'[interfaces]\ninside = ["eth0"]\noutside = "ppp0"\n[rules]\nfiles = ["{script}"]\n')
+    script.write_text("ipportfw -A -t 200.200.200.200/1723 -R 10.0.0.2/1723\n")
+    result = run("check", "-c", config)
+    assert "[vpn-half]" in result.stdout
+    assert "[forward-without-masquerade]" in result.stdout
+    with script.open("a") as more:
+        more.write("ipfwadm -F -p deny\nipfwadm -F -a m -W ppp0\nipfwd --masq 10.0.0.2 47 &\n")
+    result = run("check", "-c", config)
+    assert "vpn-half" not in result.stdout and "forward-without" not in result.stdout
+
+
 def test_h21_advise_asks_on_a_terminal():
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "fastmasq", "advise", "--vpn", "pptp", "--inside", "eth0", "--outside", "ppp0"]

@@ -65,10 +65,14 @@ def test_h67_the_howtos_own_sets_have_both_channels(found, name):
     assert "vpn-half" not in names(found(text_of(name)))
 
 
-def test_h67_a_forwarded_isakmp_port_without_redirected_esp(found):
-    server = ForwardedPort(17, 500, 500, address("10.0.0.2"), 500)
+@pytest.mark.parametrize(("protocol", "port", "other"), [(17, 500, 50), (6, 1723, 47)])
+def test_h67_a_server_inside_needs_a_forward_and_a_redirect(found, protocol, port, other):
+    server = ForwardedPort(protocol, port - 1, port + 1, address("10.0.0.2"), port - 1)
     assert ("vpn-half", "", 0) in found("", forwards=(server,), outside="eth1")
-    assert "vpn-half" not in names(found("", forwards=(server,), redirects=(50,), outside="eth1"))
+    assert ("vpn-half", "", 0) in found("", redirects=(other,), outside="eth1")
+    assert "vpn-half" not in names(found("", forwards=(server,), redirects=(other,), outside="eth1"))
+    another = ForwardedPort(protocol, port + 1, port + 2, address("10.0.0.2"), port)
+    assert "vpn-half" not in names(found("", forwards=(another,), outside="eth1"))
 
 
 def test_h8_ah_cannot_be_masqueraded(found):

@@ -1,4 +1,4 @@
-"""`fastmasq proc`: the files that programs of 1999 read under /proc/net."""
+"""`fastmasq proc`: the files that programs of 1999 read under /proc."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fastmasq.cli.options import client_options, find_socket
 _NAMES = (
     *("ip_masquerade", "ip_masq/tcp", "ip_masq/udp", "ip_masq/icmp", "ip_fwchains", "ip_fwnames"),
     *("ip_input", "ip_forward", "ip_output", "ip_acct"),
+    *("ip_portfw", "portfw", "autofw", "mfw", "ksyms"),
 )
 _MOST_SESSIONS = 100_000
 
@@ -19,17 +20,20 @@ _MOST_SESSIONS = 100_000
 @click.argument("name", type=click.Choice(_NAMES), metavar="NAME")
 @client_options
 def proc(name: str, socket: str | None, config: str | None) -> None:
-    """Show a file that /proc/net had in 1999, made from what the running forwarder does.
+    """Show a file that /proc had in 1999, made from what the running forwarder does.
 
     \b
     ip_masquerade                      the masquerade table
     ip_masq/tcp  /udp  /icmp           the same, one protocol, as 2.2 kernels showed it
     ip_fwchains, ip_fwnames            rules and chains of 2.2
     ip_input ip_forward ip_output ip_acct   rules of 2.0, without what ipfwadm has no words for
+    ip_portfw                          port forwards, as 2.0 showed them
+    portfw, autofw, mfw                the same as 2.2 showed them, those by ipmasqadm autofw, and those by mark
+    ksyms                              the names by which the HOWTO finds masquerading in a kernel
     """
     path = find_socket(socket, config)
-    lines = _sessions(name, path) if name.startswith("ip_mas") else _chains(name, path)
-    for line in lines:
+    show = _SHOWS.get(name) or (_sessions if name.startswith("ip_mas") else _chains)
+    for line in show(name, path):
         click.echo(line)
 
 
@@ -61,3 +65,38 @@ def _chains(name: str, socket: str) -> Iterable[str]:
     if name == "ip_fwchains":
         return ip_fwchains(chains)
     return ip_fwnames(chains, {chain["name"]: chain["references"] for chain in answer})
+
+
+def _forwards(name: str, socket: str) -> Iterable[str]:
+    from fastmasq.control.client import call
+    from fastmasq.legacy import ipmasqadm, proc
+
+    forwards = call(socket, "forwards")
+    if name == "autofw":
+        return proc.autofw(ipmasqadm.autofw_rows(forwards))
+    return (proc.ip_portfw if name == "ip_portfw" else proc.portfw)(ipmasqadm.rows(forwards))
+
+
+def _marks(name: str, socket: str) -> Iterable[str]:
+    """Return the table by mark: nothing is ever in it, since ipmasqadm mfw is not available."""
+    from fastmasq.control.client import call
+    from fastmasq.legacy.proc import mfw
+
+    call(socket, "ping")
+    return mfw(())
+
+
+def _symbols(name: str, socket: str) -> Iterable[str]:
+    """Return the symbols of plain masquerading: those of PPTP and IPsec belong to what is not available."""
+    from fastmasq.control.client import call
+    from fastmasq.legacy.proc import ksyms
+
+    call(socket, "ping")
+    return ksyms(pptp=False, ipsec=False)
+
+
+_SHOWS = {
+    **dict.fromkeys(("ip_portfw", "portfw", "autofw"), _forwards),
+    "mfw": _marks,
+    "ksyms": _symbols,
+}

@@ -13,7 +13,6 @@ from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.legacy import proc
 from fastmasq.legacy.names import TCP, UDP
 from fastmasq.policy.portfw import (
-    ANY,
     LARGEST_PREFERENCE,
     OUTSIDE,
     PREFERENCE,
@@ -39,6 +38,7 @@ autofw -D ...                                   delete such an entry
 autofw -F                                       flush the table
 """
 _ROW = "{:<4} {:<20} {:<20} {:>8} {:>8} {:>5} {:>5}"
+_NUMBERS = {"tcp": TCP, "udp": UDP}
 _ABSENT = {  # module: why
     "mfw": "forwarding by mark is not available in this version",
     "user": "entries cannot be made by hand in this version",
@@ -248,20 +248,33 @@ def listing(forwards: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[st
         )
 
 
-def proc_portfw(forwards: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Return the lines of /proc/net/ip_masq/portfw for what the control method `forwards` returns."""
-    return proc.portfw(
-        proc.PortForwardRow(
-            protocol={"tcp": TCP, "udp": UDP}[protocol],
-            address=int(IPv4Address(read_address(listen) or ANY)),
+def rows(forwards: Iterable[dict[str, Any]]) -> Iterator[proc.PortForwardRow]:
+    """Yield the rows of /proc's tables of port forwards for what the control method `forwards` returns."""
+    for protocol, listen, port, target, step in _entries(forwards):
+        yield proc.PortForwardRow(
+            protocol=_NUMBERS[protocol],
+            address=int(read_address(listen) or 0),
             port=port,
             to_address=int(IPv4Address(target["address"])),
             to_port=target["port"] + step,
             remaining=target.get("left", target["preference"]),
             preference=target["preference"],
         )
-        for protocol, listen, port, target, step in _entries(forwards)
-    )
+
+
+def autofw_rows(forwards: Iterable[dict[str, Any]]) -> Iterator[proc.AutoForwardRow]:
+    """Yield the rows of /proc/net/ip_masq/autofw: what `autofw` made, which is always active, and for anybody."""
+    for one in forwards:
+        for target in one["targets"] if one["listen"] == OUTSIDE else ():
+            single = one["first"] == one["last"]
+            ports = {"visible": one["first"], "hidden": target["port"]}
+            yield proc.AutoForwardRow(
+                kind="port" if single else "range",
+                protocol=_NUMBERS[one["protocol"]],
+                where=int(IPv4Address(target["address"])),
+                flags=proc.ACTIVE,
+                **(ports if single else {"low": one["first"], "high": one["last"]}),
+            )
 
 
 def _entries(forwards: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str, int, dict[str, Any], int]]:

@@ -117,11 +117,13 @@ class Forwarder:
         self.sessions = SESSIONS
         self.total = len(SESSIONS)
         self.rules = Rules()
+        self.forwards = []
         self._selector = selectors.DefaultSelector()
         handlers = {
             "status": self._status,
             "sessions": self._sessions,
             "ping": lambda params: None,
+            "forwards": lambda params: self.forwards,
             **self.rules.handlers(),
         }
         self._server = Server(self.path, handlers, self._selector)

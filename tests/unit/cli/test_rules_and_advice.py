@@ -84,6 +84,37 @@ def test_c80_proc_shows_the_sessions(run, forwarder):
     assert run("proc", "ip_masq/udp", "--socket", forwarder.path).exit_code == 0
 
 
+def test_s54_s55_proc_shows_the_forwards(run, forwarder):
+    web = {"protocol": "tcp", "listen": "ppp0", "first": 8080, "last": 8081, "address": "200.200.200.200"}
+    web["targets"] = [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]
+    isakmp = {"protocol": "udp", "listen": "ppp1", "first": 500, "last": 500, "address": None}
+    isakmp["targets"] = [{"address": "10.0.0.3", "port": 500, "preference": 10}]
+    everywhere = {**web, "listen": "outside", "first": 2000, "last": 2010}
+    single = {**web, "listen": "outside", "first": 3000, "last": 3000}
+
+    def shown(name: str, *forwards: dict) -> list[str]:
+        forwarder.forwards = list(forwards)
+        return [line.rstrip() for line in run("proc", name, "--socket", forwarder.path).stdout.splitlines()[1:]]
+
+    assert shown("portfw", web, isakmp) == [
+        "UDP  00000000   500 > 0A000003   500    10    10",
+        "TCP  C8C8C8C8  8080 > 0A000002    80     7    10",
+        "TCP  C8C8C8C8  8081 > 0A000002    81     7    10",
+    ]
+    assert shown("ip_portfw", web)[1] == "TCP  200.200.200.200/8081 > 10.0.0.2/81"
+    assert shown("autofw", web, everywhere, single) == [
+        "RANG TCP  07D0 07DA 0000 0000 0A000002 00000000 -    0000      0    1",
+        "PORT TCP  0000 0000 0BB8 0050 0A000002 00000000 -    0000      0    1",
+    ]
+    assert shown("mfw", web) == []
+
+
+def test_c82_h28_proc_ksyms_has_the_symbols_of_a_running_forwarder(run, forwarder):
+    shown = run("proc", "ksyms", "--socket", forwarder.path).stdout
+    assert "ip_masq_new" in shown and "gre" not in shown
+    assert run("proc", "ksyms", "--socket", "/nowhere/else.sock").exit_code == 1
+
+
 def test_proc_knows_its_files(run, forwarder):
     result = run("proc", "cpuinfo", "--socket", forwarder.path)
     assert result.exit_code == 2

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.legacy import ipmasqadm
+from fastmasq.legacy import ipmasqadm, proc
 from fastmasq.legacy.forwarding import run_ipfwd, run_ipmasqadm, run_ipportfw
 from fastmasq.policy import portfw, redirect
 
@@ -166,7 +166,7 @@ def test_5_5_portfw_examples_1_and_2(running: Running):
 
 def test_5_5_proc_view(running: Running):
     do(run_ipmasqadm, "portfw -a -P tcp -L 200.200.200.200 1723 -R 10.0.0.2 1723", running)
-    lines = list(ipmasqadm.proc_portfw(running("forwards")))
+    lines = list(proc.portfw(ipmasqadm.rows(running("forwards"))))
     assert [line.rstrip() for line in lines] == [
         "Prot LAddr    LPort > RAddr    RPort PrCnt  Pref",
         "TCP  C8C8C8C8  1723 > 0A000002  1723    10    10",

@@ -193,10 +193,10 @@ def _ask(socket: str, chain: str, packet: Packet) -> Stage:
 
 
 def _untouched(links: dict[str, dict[str, Any]], arriving: str, leaving: str) -> str:
-    """Return what the chain forward means before anybody has touched it."""
+    """Return what the chain forward means before anybody has touched it; by lo nothing is ever forwarded (T-5)."""
     from fastmasq.policy.chains import ACCEPT, DENY, MASQ
 
-    if links[arriving]["role"] != "inside":
+    if arriving not in links or leaving not in links or links[arriving]["role"] != "inside":
         return DENY
     return ACCEPT if links[leaving]["role"] == "inside" else MASQ
 

@@ -110,6 +110,13 @@ def test_trace_knows_that_an_untouched_chain_masquerades(ask, ruled):
     assert json.loads(back)[-1]["verdict"] == "DENY"
 
 
+@pytest.mark.parametrize(("arriving", "leaving"), [("lo", "eth1"), ("lo", "eth0"), ("eth0", "lo"), ("eth1", "lo")])
+def test_s51_t5_an_untouched_chain_forwards_nothing_by_loopback(ask, ruled, arriving, leaving):
+    ruled.rules.rule_set = chains_after()
+    result = ask("trace", "--from", "127.0.0.1", "--to", "199.0.0.1:80", "--in", arriving, "--out", leaving, "--json")
+    assert [stage["verdict"] for stage in json.loads(result.stdout)] == ["ACCEPT", "DENY"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -18,6 +18,7 @@ _HEADER = struct.Struct(">BBHHHBBH")
 _NO_PORT = 65535
 _TARGETS_2_0 = {"ACCEPT": "acc", "MASQ": "acc/masq", "DENY": "deny", "REJECT": "rej"}
 _CHAINS_2_0 = {"input": "fw-in", "output": "fw-out", "forward": "fw-fwd"}
+_LEAVING = ("forward", "output")
 _NAMES = {code: name for name, code in TARGETS.items()}
 
 
@@ -62,9 +63,13 @@ def _line_2_0(record: np.void, target: str, links: Sequence[str]) -> str:
 
 
 def _header(record: np.void) -> str:
-    """Return length, TOS, identification, fragment field, TTL and options as both kernels print them."""
+    """Return length, TOS, identification, fragment field, TTL and options as both kernels print them.
+
+    The record has the packet as it came; the kernels counted its TTL down before they asked forward and output.
+    """
     octets = record["ip"].tobytes()
     version, tos, length, identification, fragment, ttl, _, _ = _HEADER.unpack_from(octets)
+    ttl -= BASES[record["base"]] in _LEAVING or bool(record["shows"] & SHOWS["out"])
     options = octets[20 : (version & 15) * 4]
     words = "".join(f" O=0x{word:08X}" for (word,) in struct.iter_unpack(">I", options))
     return f"L={length} S=0x{tos:02X} I={identification} F=0x{fragment:04X} T={ttl}{words}"

@@ -138,6 +138,15 @@ def test_pf6_a_dead_server_is_reported_to_the_client(running: Network) -> None:
     assert (error.type, error.code) == (3, 1)
 
 
+@pytest.mark.parametrize("client", ["server", "inside2"])
+def test_pf7_a_datagram_larger_than_the_mtu_comes_and_goes(running: Network, client: str) -> None:
+    heard = running.sniff("inside", "eth0")
+    payload = os.urandom(5000)
+    assert round_trip(running.udp(client), PUBLIC, payload)
+    pieces = heard.of(sent=False, protocol=socket.IPPROTO_UDP, destination=INSIDE_ADDRESS)
+    assert len(pieces) == 4 and max(piece.length for piece in pieces) <= 1500
+
+
 def test_pf8_two_targets_share_by_preference(running: Network) -> None:
     net = running
     net.greet_tcp(b"first", "inside", 9000)

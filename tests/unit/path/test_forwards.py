@@ -7,8 +7,9 @@ import pytest
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.table.forward_table import ForwardTable
 from tests.support.harness import Harness, address
-from tests.support.packets import ICMP, TCP, UDP, decode, dotted, icmp_error, problems, tcp, udp
+from tests.support.packets import ICMP, TCP, UDP, decode, dotted, icmp_error, problems, reassemble, tcp, udp
 from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, only, passes
+from tests.unit.path.test_fragments import bare, body, cut, joined, through
 
 CLASS = {TCP: 0, UDP: 1}
 CLIENT, OTHER_CLIENT = ("199.0.0.2", 5000), ("199.0.0.3", 5000)
@@ -169,6 +170,28 @@ def test_pf6_the_client_is_told_when_the_server_is_dead():
     told = decode(only(harness.run()).packet)
     assert (told.protocol, told.kind, told.code, dotted(told.destination)) == (ICMP, 3, 1, CLIENT[0])
     assert dotted(told.source) == GATEWAY_OUT
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=str)
+def test_pf7_a_datagram_in_pieces_arrives_whole_at_one_target(order: tuple[int, ...]):
+    """It opens one session, whichever piece comes first, and the answer in pieces goes back by it."""
+    harness = forwarding((WEB, 1), (OTHER_WEB, 1), protocol=UDP)
+    question = cut(udp(CLIENT, PUBLIC, body(), identification=7), 1200, 1200)
+    arrived = through(harness, OUTSIDE, [question[number] for number in order])
+    assert reassemble(sorted(arrived, key=lambda piece: decode(piece).offset)) == udp(
+        CLIENT, WEB, body(), identification=7, ttl=63
+    )
+    back = through(harness, INSIDE, [cut(udp(WEB, CLIENT, body()), 1200, 1200)[number] for number in order])
+    assert joined(back) == bare(udp(PUBLIC, CLIENT, body(), ttl=63))
+    assert states(harness) == ["active"]
+    assert harness.drops() == {}
+
+
+def test_pf7_pieces_for_another_port_are_not_forwarded():
+    harness = forwarding(WEB, protocol=UDP)
+    pieces = cut(udp(CLIENT, (GATEWAY_OUT, 8081), body(), identification=7), 1200, 1200)
+    assert through(harness, OUTSIDE, pieces) == []
+    assert states(harness) == []
 
 
 def test_pf8_sessions_are_shared_out_by_weight():

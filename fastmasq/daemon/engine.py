@@ -15,7 +15,7 @@ import selectors
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,7 @@ class Engine:
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
         self._guarded: tuple | None = None
+        self._former: set[int] = set()  # addresses that were the external one
         self._still_used = np.zeros((3, 65536), bool)  # ports of the host's that sessions have not left yet, by class
         self._drifted: list[str] = []
         self._not_enforced: list[str] = []
@@ -386,6 +387,9 @@ class Engine:
                 log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
             elif self.thread is not None:
                 log.warning("external address is now %s", ipaddress.IPv4Address(address))
+        if self.external is not None:
+            self._former.add(self.external)
+        self._former.discard(address)
         self.forwards.withdraw()
         with self.forwarder.locked():
             stale = self.table.set_external(address, self._for_mappings(address))
@@ -437,23 +441,18 @@ class Engine:
     def _follow_guard(self) -> None:
         """Put the guard in force as the world is now, if that differs from what it was told last."""
         snapshot = self.world.snapshot()
-        external = [snapshot.external_address] if snapshot.external_address is not None else []
-        guarded_ports = self.guarded_ports | self.forwards.ports()
-        if self._follows_ipsec():
-            guarded_ports[UDP_CLASS, IKE_PORT] = True
+        local = world.local_addresses(snapshot.routes)
+        ours = self._our_ports(snapshot.external_address, local)
         spec = GuardSpec(
             inside=self.settings.interfaces.inside,
             outside=[self.settings.interfaces.outside],
-            local_addresses=world.local_addresses(snapshot.routes),
-            external_addresses=sorted({*external, *self.forwards.listening()}),
-            tcp_ports=guarded_ports[0],
-            udp_ports=guarded_ports[1],
+            local_addresses=local,
+            external={address: (ports[0], ports[1]) for address, ports in ours.items()},
             protocols=sorted({*self.forwards.protocols(), *(self.vpn.protocols() if self.vpn else ())}),
         )
         state = (
-            tuple(spec.local_addresses),
-            tuple(spec.external_addresses),
-            guarded_ports.tobytes(),
+            tuple(local),
+            tuple((address, ports[:2].tobytes()) for address, ports in ours.items()),
             tuple(spec.protocols),
             tuple(link.ifindex for link in self.links.values()),
         )
@@ -466,6 +465,20 @@ class Engine:
         else:
             self.guard.update(spec)
         self._guarded = state
+
+    def _our_ports(self, external: int | None, local: Iterable[int]) -> dict[int, np.ndarray]:
+        """Return the external addresses, and of each bool[3][65536] by class: the ports that the host must leave alone.
+
+        Sessions of a former external address live on while a forward listens there.
+        """
+        ours = {address: ports for address, ports in self.forwards.held_ports().items() if address in local}
+        masqueraded = self.guarded_ports.copy()
+        masqueraded[UDP_CLASS, IKE_PORT] |= self._follows_ipsec()
+        for address in ours.keys() & self._former:
+            ours[address] |= masqueraded
+        if external is not None:
+            ours[external] = ours.get(external, False) | masqueraded
+        return dict(sorted(ours.items()))
 
     def _follow_neighbours(self) -> None:
         number_of = {link.ifindex: number for number, link in self.links.items() if link.ifindex}

@@ -45,6 +45,7 @@ class Forwards:
         self.wanted: dict[Endpoint, Placed] = {}
         self.placed: dict[Endpoint, Placed] = {}
         self.waiting: set[Endpoint] = set()
+        self.left: set[Endpoint] = set()  # taken away, but sessions still have them
 
     def load(self, forwards: Iterable[PortForward], redirects: Iterable[Redirect]) -> None:
         """Take these to begin with; they have been checked."""
@@ -70,6 +71,13 @@ class Forwards:
             if address in (None, listen):
                 ports[port_class, port] = True
         return ports
+
+    def held_ports(self) -> dict[int, np.ndarray]:
+        """Return bool[3][65536] by class for each address: the ports wanted, in force still, or left to sessions."""
+        held: dict[int, np.ndarray] = {}
+        for address, port_class, port in {*self.wanted, *self.placed, *self.left}:
+            held.setdefault(address, np.zeros((3, 65536), bool))[port_class, port] = True
+        return held
 
     def listening(self) -> set[int]:
         """Return the addresses that forwards listen on."""
@@ -106,9 +114,10 @@ class Forwards:
         self._each(changed, self._place)
 
     def retry(self) -> None:
-        """Look whether sessions that held the ports of forwards have ended."""
+        """Look whether sessions that held the ports of forwards, or had those of forwards that are gone, have ended."""
         waited = list(self.waiting)
         self._each(waited, self._place)
+        self._each(list(self.left), self._let_go)
         for endpoint in waited:
             if endpoint not in self.waiting:
                 log.info("the forward of %s is in force now", _write(endpoint))
@@ -124,12 +133,19 @@ class Forwards:
         if self.rows.place(*endpoint, self.wanted[endpoint]):
             self.placed[endpoint] = self.wanted[endpoint]
             self.waiting.discard(endpoint)
+            self.left.discard(endpoint)
         else:
             self.waiting.add(endpoint)
 
     def _remove(self, endpoint: Endpoint) -> None:
         self.rows.remove(*endpoint)
         del self.placed[endpoint]
+        self.left.add(endpoint)
+        self._let_go(endpoint)
+
+    def _let_go(self, endpoint: Endpoint) -> None:
+        if not self.table.is_mapped(*endpoint):
+            self.left.discard(endpoint)
 
     # -- for the control socket --------------------------------------------------------------------------------------
 

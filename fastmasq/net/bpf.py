@@ -49,6 +49,9 @@ class Assembler:
     def add(self, dst: int, src: int) -> None:
         self._emit(0x0F, dst, src)
 
+    def add_value(self, dst: int, value: int) -> None:
+        self._emit(0x07, dst, immediate=value)
+
     def bit_and(self, dst: int, value: int) -> None:
         self._emit(0x54, dst, immediate=value)
 

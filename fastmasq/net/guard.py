@@ -6,8 +6,8 @@ without a VLAN tag; ARP, IPv6 and all else pass.
 
 * On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
   outside a DHCP answer to an address not yet configured is let through.
-* What is addressed to an external address and to a TCP or UDP port of ours, it drops: the host would send a RST or a
-  port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
+* What is addressed to an external address and to a TCP or UDP port of it that is ours, it drops: the host would send a
+  RST or a port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
 * Fragments without a port pass, as the host may need them; so does ICMP: the host ignores what it did not cause.
 
 A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
@@ -36,16 +36,14 @@ class GuardSpec:
     """What is ours. Addresses are host-order integers.
 
     `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or
-    not; `tcp_ports` and `udp_ports` are True for ports of the external addresses that are ours, `protocols` are IP
-    protocols that are ours as a whole (GRE, ESP).
+    not. `external` has the external addresses, and of each the TCP and the UDP ports that are ours. `protocols` are IP
+    protocols that are ours as a whole (GRE, ESP), on all of these.
     """
 
     inside: Sequence[str]
     outside: Sequence[str]
     local_addresses: Sequence[int]
-    external_addresses: Sequence[int]
-    tcp_ports: PortSet
-    udp_ports: PortSet
+    external: Mapping[int, tuple[PortSet, PortSet]]
     protocols: Sequence[int] = ()
 
     def roles(self) -> list[tuple[str, str]]:
@@ -54,7 +52,7 @@ class GuardSpec:
 
     def accepted_addresses(self) -> list[int]:
         """Return, sorted, all unicast and broadcast addresses for which a packet may go to the host."""
-        return sorted({*self.local_addresses, *self.external_addresses})
+        return sorted({*self.local_addresses, *self.external})
 
 
 class Guard(ABC):

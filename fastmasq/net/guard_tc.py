@@ -1,8 +1,8 @@
 """The guard as a tc classifier: an eBPF program at the ingress of each link, compiled from the specification.
 
-Addresses are compiled into the program, ports are a bitmap in a map. An update loads a new program and puts it in the
-place of the old one, which the kernel does atomically. The filter holds the program and the program holds the map,
-so that all of it outlives the process.
+Addresses are compiled into the program, the ports of each are bitmaps in a map. An update loads a new program and puts
+it in the place of the old one, which the kernel does atomically. The filter holds the program and the program holds the
+map, so that all of it outlives the process.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class TcGuard(Guard):
         return {"qdiscs": sorted(self._not_ours)}
 
     def check(self) -> None:
-        nothing = np.zeros(65536, dtype=np.bool_)
-        probe = GuardSpec((), (), (), (), tcp_ports=nothing, udp_ports=nothing)
+        probe = GuardSpec((), (), (), {})
         os.close(_load(probe, "outside", 14))
 
     def update(self, spec: GuardSpec) -> None:
@@ -159,9 +158,11 @@ def _filter_name(message: bytes) -> str:
 
 def _load(spec: GuardSpec, role: str, link_header: int) -> int:
     """Load the classifier for one link and return its descriptor. Raises KernelError."""
-    bitmap = b"".join(np.packbits(ports, bitorder="little").tobytes() for ports in (spec.tcp_ports, spec.udp_ports))
+    bitmaps = b"".join(
+        np.packbits(ports, bitorder="little").tobytes() for of_address in spec.external.values() for ports in of_address
+    )
     try:
-        ports = bpf.load_value(bitmap)
+        ports = bpf.load_value(bitmaps or bytes(1))
         try:
             return bpf.load_classifier(classifier(spec, role, link_header, ports), NAME)
         finally:
@@ -173,7 +174,7 @@ def _load(spec: GuardSpec, role: str, link_header: int) -> int:
 
 
 def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> bytes:
-    """Return the program. `link_header` is 14 or 0 bytes; `ports` the map with the TCP bitmap, then the UDP bitmap."""
+    """Return the program. `link_header` is 14 or 0 bytes; `ports` the map: bitmaps of TCP and UDP for each address."""
     code = bpf.Assembler()
     code.move(R6, R1)  # where load_packet expects the context
     for field, wanted in (
@@ -184,8 +185,8 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
         code.load(R0, R6, field, 4)
         code.jump_if_not_equal(R0, wanted, "pass")
     code.load_packet(link_header + 16, 4)  # destination
-    for address in spec.external_addresses:
-        code.jump_if_equal(R0, address, "to us")
+    for address in spec.external:
+        code.jump_if_equal(R0, address, f"to {address}")
     code.jump_if_at_least(R0, FIRST_GROUP_ADDRESS, "pass")
     for address in spec.local_addresses:
         code.jump_if_equal(R0, address, "pass")
@@ -193,7 +194,7 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
         _pass_dhcp_answers(code, link_header)
     code.jump("drop")
 
-    if spec.external_addresses:  # the verifier refuses code that is never reached
+    if spec.external:  # the verifier refuses code that is never reached
         _judge_ours(code, spec, link_header, ports)
     code.label("drop")
     code.set(R0, _TC_ACT_SHOT)
@@ -205,17 +206,20 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
 
 
 def _judge_ours(code: bpf.Assembler, spec: GuardSpec, link_header: int, ports: int) -> None:
-    """Emit "to us": what is addressed to an external address."""
+    """Emit what judges a packet to an external address; R8 = its bitmaps."""
+    for number, address in enumerate(spec.external):
+        code.label(f"to {address}")
+        code.load_map_value(R8, ports, number * 2 * _BITMAP_BYTES)
+        code.jump("to us")
     code.label("to us")
     code.load_packet(link_header + 9, 1)  # protocol
     code.move(R7, R0)
     for protocol in spec.protocols:
         code.jump_if_equal(R7, protocol, "drop")
     _jump_if_later_fragment(code, link_header, "pass")
-    code.load_map_value(R8, ports, 0)
     code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
-    code.load_map_value(R8, ports, _BITMAP_BYTES)
     code.jump_if_not_equal(R7, socket.IPPROTO_UDP, "pass")
+    code.add_value(R8, _BITMAP_BYTES)
     code.label("look up")
     _load_destination_port(code, link_header)
     code.move(R1, R0)

@@ -120,6 +120,22 @@ def test_pf3_pf4_the_guard_keeps_the_host_off_the_port(running: Network) -> None
     assert round_trip(running.udp("server"), PUBLIC, b"datagram")
 
 
+@pytest.mark.parametrize("guard", ["tc", "nftables"])
+def test_pf4_the_guard_keeps_the_host_off_the_port_of_that_address_only(net: Network, guard: str) -> None:
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    limits = f'[masquerade]\nports = "20000-30000"\n[takeover]\nguard = "{guard}"\n'
+    net.start(limits + FORWARD.replace("eth1:8080", f"{NEW_ADDRESS}:8080"))
+    net.echo_tcp("inside")
+    net.echo_tcp("gateway", port=8080)
+    assert connects(net, (NEW_ADDRESS, 8080))
+    assert net.sessions()[0]["inside"] == f"{INSIDE_ADDRESS}:{ECHO_PORT}"
+    assert connects(net, PUBLIC), "the gateway's own program on the other address"
+    with pytest.raises(ConnectionRefusedError):
+        net.connect("server", (NEW_ADDRESS, 25000), timeout=2)
+    with pytest.raises(TimeoutError):
+        net.connect("server", (EXTERNAL_ADDRESS, 25000), timeout=1)
+
+
 def test_pf6_a_closed_port_is_reported_to_the_client(running: Network) -> None:
     forward(running, "add", "udp", "eth1:9999", "10.0.0.2:9999")
     asking = running.asking("server", (EXTERNAL_ADDRESS, 9999))

@@ -35,13 +35,12 @@ def address(text: str) -> int:
     return int(IPv4Address(text))
 
 
+NOTHING = np.zeros(65536, np.bool_)
 SPEC = GuardSpec(
     inside=["eth0"],
     outside=["eth1"],
     local_addresses=[address(text) for text in LOCAL],
-    external_addresses=[address(EXTERNAL)],
-    tcp_ports=parse_ports(OURS),
-    udp_ports=parse_ports(OURS),
+    external={address(EXTERNAL): (parse_ports(OURS), parse_ports(OURS))},
 )
 
 
@@ -297,28 +296,41 @@ def until_end(tap: socket.socket) -> set[int]:
 
 def should_pass(spec: GuardSpec, role: str, destination: int, protocol: int, port: int, offset: int) -> bool:
     """The guard's contract, said once more, slowly."""
-    if destination in spec.external_addresses:
+    if destination in spec.external:
         if protocol in spec.protocols:
             return False
         if offset:
             return True
-        ports = {TCP: spec.tcp_ports, UDP: spec.udp_ports}.get(protocol)
+        ports = dict(zip((TCP, UDP), spec.external[destination], strict=True)).get(protocol)
         return ports is None or not ports[port]
     if destination in spec.local_addresses or destination >= address("224.0.0.0"):
         return True
     return role == "outside" and protocol == UDP and port == 68 and offset == 0
 
 
+def ours(tcp: np.ndarray, udp: np.ndarray) -> dict:
+    return {address(EXTERNAL): (tcp, udp)}
+
+
 SPECS = {
     "plain": SPEC,
-    "protocols": replace(SPEC, protocols=[GRE, 50], udp_ports=parse_ports("0,7,9,33434-33534")),
-    "no address": replace(SPEC, external_addresses=[], local_addresses=SPEC.local_addresses[:2]),
-    "two addresses": replace(SPEC, external_addresses=[address(EXTERNAL), address("200.200.200.201")]),
-    "no ports": replace(SPEC, tcp_ports=np.zeros(65536, np.bool_), udp_ports=np.zeros(65536, np.bool_)),
-    "no local address": replace(SPEC, external_addresses=[], local_addresses=[]),
+    "protocols": replace(SPEC, protocols=[GRE, 50], external=ours(parse_ports(OURS), parse_ports("0,7,9,33434-33534"))),
+    "no address": replace(SPEC, external={}, local_addresses=SPEC.local_addresses[:2]),
+    "two addresses": replace(
+        SPEC, external={**SPEC.external, address("200.200.200.201"): (parse_ports("8,5353"), parse_ports("60999"))}
+    ),
+    "four addresses": replace(
+        SPEC,
+        external={
+            address(f"200.200.200.{last}"): (parse_ports(tcp), parse_ports(udp))
+            for last, tcp, udp in ((198, "1", ""), (200, "67-69", "0-65535"), (201, "", "1024"), (202, "8", "8"))
+        },
+    ),
+    "no ports": replace(SPEC, external=ours(NOTHING, NOTHING)),
+    "no local address": replace(SPEC, external={}, local_addresses=[]),
     "all ports, many addresses": replace(
         SPEC,
-        tcp_ports=np.ones(65536, np.bool_),
+        external=ours(~NOTHING, parse_ports(OURS)),
         local_addresses=[*SPEC.local_addresses, *range(address("10.1.0.0"), address("10.1.1.0"))],
     ),
 }
@@ -458,11 +470,19 @@ def test_updates_leave_no_gap(gateway: Gateway, guarded: Guarded) -> None:
         before = received_by_ip(gateway.host)
         for number in range(100):
             ports = parse_ports(OURS) & (np.arange(65536) != 30_000 + number)
-            guarded.update(replace(SPEC, udp_ports=ports))
+            others = {address(f"200.200.200.{199 + number % 4}"): (ports, NOTHING)}  # one of them is the flooded one
+            guarded.update(replace(SPEC, external={**others, **ours(parse_ports(OURS), ports)}))
         assert received_by_ip(gateway.host) == before
     finally:
         flood.kill()
         flood.communicate()
+
+
+def test_an_address_that_goes_leaves_nothing(gateway: Gateway, guarded: Guarded) -> None:
+    before = gateway.host.sh("nft list ruleset")
+    guarded.update(replace(SPEC, external={**SPEC.external, address("200.200.200.201"): (~NOTHING, ~NOTHING)}))
+    guarded.update()
+    assert gateway.host.sh("nft list ruleset") == before
 
 
 def traces(host: Namespace) -> str:

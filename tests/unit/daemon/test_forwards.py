@@ -130,3 +130,20 @@ def test_redirects_change_and_are_told_to_the_path(gateway: Gateway):
     assert gateway.forwards.change_redirects({"changes": changes}) == {"redirects": 1}
     assert gateway.forwards.protocols() == [47]
     assert gateway.forwards.handlers()["redirects"]({}) == [{"protocol": 47, "host": "10.0.0.2", "source": "0.0.0.0/0"}]
+
+
+def test_pf9_the_port_of_a_forward_that_has_gone_is_held_until_its_last_session_ends(gateway: Gateway):
+    def held(text: str) -> list[int]:
+        ports = gateway.forwards.held_ports().get(address(text))
+        return [] if ports is None else [int(port) for port in ports[0].nonzero()[0]]
+
+    gateway.move(eth1=OLD, second=SECOND)
+    gateway.change(add(f"{SECOND}:80", "10.0.0.2:80"), add("eth1:8080", "10.0.0.2:8080"))
+    gateway.connect(SECOND, 80)
+    assert (held(OLD), held(SECOND), held(NEW)) == ([8080], [80], [])
+    for gone in (f"{SECOND}:80", "eth1:8080"):
+        gateway.change(portfw.Change(action="delete", forward=portfw.read("tcp", gone, ["10.0.0.2:80"])))
+    assert (held(OLD), held(SECOND)) == ([], [80])
+    gateway.harness.advance(8000)
+    gateway.forwards.retry()
+    assert held(SECOND) == []

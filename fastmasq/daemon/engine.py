@@ -397,8 +397,9 @@ class Engine:
         if address is not None:
             if self.vpn is not None and self.external is not None and self.external != address:
                 self.vpn.move(self.external, address)
-            for old in stale:
-                if old not in self.forwards.listening():
+            local = world.local_addresses(self.world.snapshot().routes)
+            for old in stale:  # sessions of a forward that has gone live on where it listened (PF-9)
+                if old not in self.forwards.listening() and (old in self._former or old not in local):
                     self._leave_external(old)
         self.external = address
 

@@ -136,6 +136,33 @@ def test_pf4_the_guard_keeps_the_host_off_the_port_of_that_address_only(net: Net
         net.connect("server", (EXTERNAL_ADDRESS, 25000), timeout=1)
 
 
+def test_pf9_sessions_of_a_deleted_forward_of_another_address_live_on(net: Network) -> None:
+    """The guard keeps the host off their port until the last has ended."""
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.start('[masquerade]\nports = "20000-30000"\n[masquerade.timeouts]\ntcp_transitory = "1s"\n')
+    net.echo_tcp("inside")
+    forward(net, "add", "tcp", f"{NEW_ADDRESS}:8080", f"{INSIDE_ADDRESS}:{ECHO_PORT}")
+    near = net.connect("server", (NEW_ADDRESS, 8080))
+    assert round_trip(near, None, b"before")
+    forward(net, "delete", "tcp", f"{NEW_ADDRESS}:8080")
+    for number in range(20):
+        assert round_trip(near, None, b"after %d" % number)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    near.close()  # by a reset
+    eventually(lambda: net.sessions() == [])
+
+    def refused() -> bool:
+        try:
+            net.connect("server", (NEW_ADDRESS, 8080), timeout=0.5)
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            pass
+        return False
+
+    eventually(refused, what="a refusal by the host")
+
+
 def test_pf6_a_closed_port_is_reported_to_the_client(running: Network) -> None:
     forward(running, "add", "udp", "eth1:9999", "10.0.0.2:9999")
     asking = running.asking("server", (EXTERNAL_ADDRESS, 9999))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -255,16 +254,3 @@ def test_a_mistake_in_a_rule_file_leaves_the_host_as_it_was(net: Network, tmp_pa
     with pytest.raises(KernelError, match=r"status 2 before it forwarded: .*rc\.firewall:2: ipfwadm: invalid policy"):
         net.start(f'[rules]\nfiles = ["{rules}"]')
     assert net.sysctl("gateway", "net.ipv4.ip_forward") == forwarding
-
-
-@pytest.mark.parametrize("tool", ["3.5-ipfwadm", "3.6-ipchains"])
-def test_h31_h32_the_tight_sets_let_the_vpn_through_and_nothing_else(net: Network, tool: str) -> None:
-    """A-7: the policies are in the set for ppp0, the rules for a permanent connection in that for eth1."""
-    files = [str(RULE_SETS / f"{tool}-tight-{part}.rules") for part in ("ppp0", "eth1-lines")]
-    net.start(f"[rules]\nfiles = {json.dumps(files)}")
-    net.echo_tcp(port=1723)
-    net.echo_tcp()
-    assert round_trip(net.connect("inside", (SERVER_ADDRESS, 1723)), None, b"?")
-    with pytest.raises(OSError):
-        net.connect("inside", (SERVER_ADDRESS, ECHO_PORT), timeout=2)
-    assert net.answers("inside", SERVER_ADDRESS) == (tool == "3.5-ipfwadm")  # A-10

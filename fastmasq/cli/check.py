@@ -68,6 +68,7 @@ def _read_rules(settings: Settings) -> list[str]:
         addresses=addresses,
         forwards=tuple(_from_outside(declared.forwards, links.outside, addresses)),
         redirects=tuple(one.protocol for one in declared.redirects),
+        pptp=settings.vpn.pptp,
     )
     return [
         *(f"warning: {warning}" for warning in declared.warnings),

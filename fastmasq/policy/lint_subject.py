@@ -56,6 +56,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 
     inside, outside: names of links, none when not known. addresses: each existing link's own addresses, None when the
     host was not looked at. forwards: the port forwards. redirects: protocols that are redirected to an inside host.
+    pptp: whether PPTP is followed, so that GRE finds its host by itself.
     """
 
     inside: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     addresses: dict[str, tuple[int, ...]] | None = None
     forwards: tuple[ForwardedPort, ...] = ()
     redirects: tuple[int, ...] = ()
+    pptp: bool = False
 
 
 class Subject:

@@ -243,6 +243,8 @@ def half_servers(look: Subject) -> Iterator[Finding]:
     for protocol, port, other, name, control, data in _CHANNELS:
         forwards = (one for one in look.around.forwards if one.protocol == protocol)
         server = next((IPv4Address(one.address) for one in forwards if one.first <= port <= one.last), None)
+        if look.around.pptp and other == GRE:
+            continue
         if server is not None and other not in look.around.redirects:
             yield finding(
                 "vpn-half",

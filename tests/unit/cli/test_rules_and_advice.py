@@ -140,14 +140,16 @@ def test_h67_check_lints_forwards_without_any_rule_file(run, tmp_path, stand_in)
     stand_in("fastmasq.daemon.preflight", findings=lambda settings: [])
     config = tmp_path / "f.toml"
 
-    def said(*parts: str) -> str:
-        config.write_text('[interfaces]\ninside = ["lo"]\noutside = "ppp0"\n' + "".join(parts))
+    def said(*parts: str, pptp: str = "false") -> str:
+        links = '[interfaces]\ninside = ["lo"]\noutside = "ppp0"\n'
+        config.write_text(f"{links}[vpn]\npptp = {pptp}\n" + "".join(parts))
         result = run("check", "-c", config)
         assert result.exit_code == 0
         return result.stdout
 
     for listen in ("ppp0", "200.200.200.200"):
         assert "[vpn-half]" in said(SERVER.format(listen))
+        assert "[vpn-half]" not in said(SERVER.format(listen), pptp="true")
     redirect = '[[redirect]]\nprotocol = 47\nto = "10.0.0.2"\n'
     assert said(SERVER.format("ppp0"), redirect) == f"{config}: ready to run\n"
     for listen in ("lo", "127.0.0.1"):
@@ -157,7 +159,9 @@ def test_h67_check_lints_forwards_without_any_rule_file(run, tmp_path, stand_in)
 def test_h67_t6_check_lints_the_forwards_of_rule_files(run, tmp_path, stand_in):
     stand_in("fastmasq.daemon.preflight", findings=lambda settings: [])
     script, config = tmp_path / "rc.firewall", tmp_path / "f.toml"
-    config.write_text(f'[interfaces]\ninside = ["eth0"]\noutside = "ppp0"\n[rules]\nfiles = ["{script}"]\n')
+    config.write_text(
+        f'[interfaces]\ninside = ["eth0"]\noutside = "ppp0"\n[vpn]\npptp = false\n[rules]\nfiles = ["{script}"]\n'
+    )
     script.write_text("ipportfw -A -t 200.200.200.200/1723 -R 10.0.0.2/1723\n")
     result = run("check", "-c", config)
     assert "[vpn-half]" in result.stdout

@@ -71,6 +71,8 @@ def test_h67_a_server_inside_needs_a_forward_and_a_redirect(found, protocol, por
     assert ("vpn-half", "", 0) in found("", forwards=(server,), outside="eth1")
     assert ("vpn-half", "", 0) in found("", redirects=(other,), outside="eth1")
     assert "vpn-half" not in names(found("", forwards=(server,), redirects=(other,), outside="eth1"))
+    followed = found("", forwards=(server,), outside="eth1", pptp=True)
+    assert ("vpn-half" in names(followed)) == (other == 50)
     another = ForwardedPort(protocol, port + 1, port + 2, address("10.0.0.2"), port)
     assert "vpn-half" not in names(found("", forwards=(another,), outside="eth1"))
 

@@ -87,12 +87,17 @@ def _marks(name: str, socket: str) -> Iterable[str]:
 
 
 def _symbols(name: str, socket: str) -> Iterable[str]:
-    """Return the symbols of plain masquerading: those of PPTP and IPsec belong to what is not available."""
+    """Return the symbols of masquerading, and of the VPN protocols that are followed."""
     from fastmasq.control.client import call
+    from fastmasq.errors import FastmasqError
     from fastmasq.legacy.proc import ksyms
 
     call(socket, "ping")
-    return ksyms(pptp=False, ipsec=False)
+    try:
+        vpn = call(socket, "vpn")
+    except FastmasqError:  # a forwarder that follows none has no such method
+        vpn = {"pptp": False, "ipsec": False}
+    return ksyms(pptp=vpn["pptp"], ipsec=vpn["ipsec"])
 
 
 _SHOWS = {

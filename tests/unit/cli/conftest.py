@@ -119,14 +119,14 @@ class Forwarder:
         self.rules = Rules()
         self.forwards = []
         self._selector = selectors.DefaultSelector()
-        handlers = {
+        self.handlers = {
             "status": self._status,
             "sessions": self._sessions,
             "ping": lambda params: None,
             "forwards": lambda params: self.forwards,
             **self.rules.handlers(),
         }
-        self._server = Server(self.path, handlers, self._selector)
+        self._server = Server(self.path, self.handlers, self._selector)
         self._ending = False
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()

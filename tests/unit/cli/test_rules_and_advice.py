@@ -111,7 +111,10 @@ def test_s54_s55_proc_shows_the_forwards(run, forwarder):
 
 def test_c82_h28_proc_ksyms_has_the_symbols_of_a_running_forwarder(run, forwarder):
     shown = run("proc", "ksyms", "--socket", forwarder.path).stdout
-    assert "ip_masq_new" in shown and "gre" not in shown
+    assert "ip_masq_new" in shown and "gre" not in shown and "esp" not in shown
+    forwarder.handlers["vpn"] = lambda params: {"pptp": True, "ipsec": False}
+    shown = run("proc", "ksyms", "--socket", forwarder.path).stdout
+    assert "ip_masq_pptp" in shown and "esp" not in shown
     assert run("proc", "ksyms", "--socket", "/nowhere/else.sock").exit_code == 1
 
 

@@ -12,7 +12,7 @@ _VERDICT_SENTENCES = {
     "forward": "the packet was sent on, translated or routed",
     "deliver": "the packet is for the host itself: its kernel has it already, we leave it alone",
     "reply": "an ICMP error of our own was sent (the packet it answers is counted under its drop reason)",
-    "punt": "the packet waits for its next hop's link address, its datagram's first piece, or a tracker's word; counted anew then",
+    "punt": "the packet waits for its next hop, its first fragment or a tracker's word; it is counted anew then",
     "drop": "the packet ends here; exactly one of the reasons below is counted with it",
 }
 _NOTE_SENTENCES = {

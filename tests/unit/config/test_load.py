@@ -197,8 +197,8 @@ def test_what_is_not_toml(text, line, said):
         (LINKS + FORWARD.replace(":80'", ":0'"), 4, "ports run from 1 to 65535"),
         (LINKS + REDIRECT + REDIRECT, 7, "protocol 47: stands twice; one host can have it"),
         (LINKS + REDIRECT.replace("47", "6"), 4, "protocol 6: TCP has ports; use a port forward"),
-        # what does not exist
-        (LINKS + "[vpn]\nipsec_lifetime = \"5m\"", 5, "vpn.ipsec_lifetime: \"5m\" is out of bounds; use 15m to 7d"),
+        # what is out of bounds
+        (LINKS + '[vpn]\nipsec_lifetime = "5m"', 5, 'vpn.ipsec_lifetime: "5m" is out of bounds; use 15m to 7d'),
     ],
 )
 def test_each_mistake_has_its_line_and_a_remedy(text, line, said):

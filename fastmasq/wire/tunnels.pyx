@@ -13,11 +13,16 @@ NO_COOKIE = bytes(8)
 
 
 class Gre(NamedTuple):
-    """A PPTP data packet's header: octets of payload announced, Call ID of its receiver, octets of header."""
+    """A PPTP data packet's header: octets of payload announced, Call ID of its receiver, octets of header.
+
+    The numbers of this packet and of the last one received (RFC 2637 section 4.1) are None where they are left out.
+    """
 
     payload_length: int
     call_id: int
     header_length: int
+    sequence: int | None = None
+    acknowledgment: int | None = None
 
 
 class Esp(NamedTuple):
@@ -46,7 +51,9 @@ def read_gre(const uint8_t[::1] octets) -> Gre | None:
     length = g.gre_header_length(&octets[0])
     if octets.shape[0] < length:
         return None
-    return Gre(load16(&octets[g.GRE_PAYLOAD_LENGTH]), g.call_id(&octets[0]), length)
+    sequence = load32(&octets[g.GRE_MINIMUM]) if octets[g.GRE_FLAGS] & g.GRE_SEQUENCE_PRESENT else None
+    acknowledgment = load32(&octets[length - 4]) if octets[g.GRE_VERSION] & g.GRE_ACKNOWLEDGMENT_PRESENT else None
+    return Gre(load16(&octets[g.GRE_PAYLOAD_LENGTH]), g.call_id(&octets[0]), length, sequence, acknowledgment)
 
 
 def write_call_id(uint8_t[::1] octets, value) -> None:

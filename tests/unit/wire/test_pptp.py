@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers import pptp as scapy_pptp
 
-from fastmasq.wire.pptp import CONTROL, HEADER_LENGTH, LAYOUTS, MAGIC, Header, Type, message
+from fastmasq.wire.pptp import (
+    CONTROL,
+    HEADER_LENGTH,
+    LAYOUTS,
+    MAGIC,
+    CallReply,
+    Header,
+    Start,
+    Type,
+    message,
+    outgoing_call_request,
+    result_in_words,
+    start_request,
+)
 
 SCAPY = {
     Type.START_REQUEST: scapy_pptp.PPTPStartControlConnectionRequest,
@@ -86,3 +99,64 @@ def test_whatever_comes_is_a_header_or_none(octets: bytes) -> None:
     assert (header is not None) == (
         whole and octets[4:8] == MAGIC.to_bytes(4, "big") and int.from_bytes(octets[:2], "big") >= HEADER_LENGTH
     )
+
+
+# --- what a client writes and reads ------------------------------------------------------------------------------
+
+
+def test_a_start_request_is_what_scapy_reads() -> None:
+    """RFC 2637 section 2.1."""
+    read = scapy_pptp.PPTPStartControlConnectionRequest(start_request("gateway", "fastmasq"))
+    assert (read.len, read.type, read.ctrl_msg_type, read.magic_cookie) == (156, 1, 1, MAGIC)
+    assert (read.protocol_version, read.maximum_channels) == (0x0100, 0)
+    assert read.framing_capabilities.value == read.bearer_capabilities.value == 3
+    assert (read.host_name.rstrip(b"\0"), read.vendor_string.rstrip(b"\0")) == (b"gateway", b"fastmasq")
+
+
+def test_a_start_reply_of_scapy_is_read() -> None:
+    """RFC 2637 section 2.2."""
+    octets = bytes(
+        scapy_pptp.PPTPStartControlConnectionReply(
+            result_code=4, error_code=6, firmware_revision=258, host_name=b"vpn\x07", vendor_string="MoretonBay"
+        )
+    )
+    assert Start.parse(octets) == (0x0100, 4, 6, 258, "vpn?", "MoretonBay")
+    assert Start.parse(octets[:-1]) is None
+
+
+def test_names_that_are_too_long_are_cut_and_foreign_letters_replaced() -> None:
+    read = Start.parse(start_request("x" * 100, "Größe"))
+    assert (read.host, read.vendor) == ("x" * 63, "Gr??e")
+
+
+def test_an_outgoing_call_request_is_what_scapy_reads() -> None:
+    """RFC 2637 section 2.7."""
+    read = scapy_pptp.PPTPOutgoingCallRequest(outgoing_call_request(0xABCD, serial=7))
+    assert (read.len, read.call_id, read.call_serial_number) == (168, 0xABCD, 7)
+    assert (read.minimum_bps, read.maximum_bps) == (2_400, 1_000_000_000)
+    assert read.bearer_type == read.framing_type == 3
+    assert (read.pkt_window_size, read.pkt_proc_delay, read.phone_number_len) == (3, 0, 0)
+
+
+def test_an_outgoing_call_reply_of_scapy_is_read() -> None:
+    """RFC 2637 section 2.8."""
+    octets = bytes(
+        scapy_pptp.PPTPOutgoingCallReply(
+            call_id=1, peer_call_id=2, result_code=7, error_code=4, cause_code=5, connect_speed=64_000
+        )
+    )
+    assert CallReply.parse(octets) == (1, 2, 7, 4, 5, 64_000)
+    assert CallReply.parse(octets[:20]) is None
+
+
+@pytest.mark.parametrize(("kind", "result", "error", "said"), [
+    (Type.START_REPLY, 1, 0, "accepted"),
+    (Type.START_REPLY, 3, 0, "refused: there is a control connection from this address already"),
+    (Type.OUTGOING_CALL_REPLY, 2, 4, "refused: out of resources"),
+    (Type.OUTGOING_CALL_REPLY, 2, 99, "refused: error 99"),
+    (Type.OUTGOING_CALL_REPLY, 200, 0, "result 200, which has no meaning"),
+    (Type.CALL_DISCONNECT_NOTIFY, 0, 0, "ended"),
+    (99, 1, 0, "result 1, which has no meaning"),
+])  # fmt: skip
+def test_results_in_words(kind: int, result: int, error: int, said: str) -> None:
+    assert result_in_words(kind, result, error) == said

@@ -14,17 +14,17 @@ from fastmasq.wire import tunnels
 # --- GRE ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("octets", "length"), [
-    ("2001880b 0000 1234", 8),
-    ("3001880b 0010 1234 00000007", 12),
-    ("2081880b 0000 1234 00000007", 12),
-    ("3081880b 0010 1234 00000008 00000007", 16),
+@pytest.mark.parametrize(("octets", "length", "sequence", "acknowledgment"), [
+    ("2001880b 0000 1234", 8, None, None),
+    ("3001880b 0010 1234 00000007", 12, 7, None),
+    ("2081880b 0000 1234 00000007", 12, None, 7),
+    ("3081880b 0010 1234 00000008 00000007", 16, 8, 7),
 ])  # fmt: skip
-def test_gre_lengths(octets: str, length: int) -> None:
+def test_gre_lengths(octets: str, length: int, sequence: int | None, acknowledgment: int | None) -> None:
     """RFC 2637 section 4.1, and the first words seen in practice."""
     header = bytes.fromhex(octets)
     payload = int(octets.split()[1], 16)
-    assert tunnels.read_gre(header) == (payload, 0x1234, length)
+    assert tunnels.read_gre(header) == (payload, 0x1234, length, sequence, acknowledgment)
     assert tunnels.read_gre(header[:-1]) is None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--sample", is_flag=True, help="Print a configuration with every key, its default and reason; no check.")
 @click.pass_context
 def check(ctx: click.Context, config: str, sample: bool) -> None:
-    """Find mistakes in a configuration, and what this host lacks for it.
+    """Find mistakes in a configuration, and what this host lacks.
 
     Mistakes are printed as FILE:LINE: what; suggestion. Nothing is changed. Exit status: 0 ready to run (there may be
     warnings), 1 this host lacks something, 2 the configuration is wrong.

@@ -32,6 +32,7 @@ COMMANDS = {
     "redirect": ("fastmasq.cli.redirect", "redirect", "Lead protocols without ports, such as GRE, to inside hosts."),
     "test": ("fastmasq.cli.pptp_test", "test", "Try what a VPN needs, as a client would, and say what is wrong."),
     "traceroute": ("fastmasq.cli.traceroute", "traceroute", "Show how far GRE or ESP gets, and UDP beside it."),
+    "sniff": ("fastmasq.cli.sniff", "sniff", "Show the VPN packets on links, and say what is missing."),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from fastmasq.path.demand cimport DemandTable
 from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport Path
 from fastmasq.ring.ring cimport RxRing, TxBatch
@@ -21,6 +22,7 @@ cdef class Forwarder:
     cdef int waiting            # callers of the lock that are not the worker
     cdef readonly MasqTable table
     cdef readonly RuleTable chains
+    cdef readonly DemandTable demand
     cdef readonly list rings, senders
     cdef readonly object tunnels    # world.TUNNEL rows, or None while no tracker is asked
     cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _unfollowed

@@ -21,6 +21,9 @@ from fastmasq.path.datagrams cimport (
     NOBODY, PIECES, PIECE_ROOM, Piece, REFUSED, TRANSLATED, begin_datagram, coverage, end_datagram, find_datagram,
     is_complete, keep_piece, mark, take_kept,
 )
+from fastmasq.path.demand cimport (
+    DemandTable, Mark, count_session, find_mark, is_kept_port, keeps_port, note_contact, triggered_host,
+)
 from fastmasq.path.egress cimport flush_all, send_packet
 from fastmasq.path.filter cimport admitted, forward_verdict, sent_out
 from fastmasq.path.gather cimport send_all_gathered
@@ -49,7 +52,7 @@ from fastmasq.path.tunnels cimport (
 )
 from fastmasq.path.verdict cimport (
     AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, ENDPOINT_CLASH, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE,
-    FRAGMENT_ORPHAN, FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
+    FRAGMENT_ORPHAN, FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HALF_OPEN_LIMIT, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
     HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
     NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
     NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT, PUNTS_FULL,
@@ -60,9 +63,9 @@ from fastmasq.ring.ring cimport (
     BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
 )
 from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN, NONE, NO_HOP, OUTBOUND,
-    OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_UNANSWERED, UDP_ACTIVE,
-    UDP_UNANSWERED, make_key0, make_key1,
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN, NONE,
+    NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, make_key0, make_key1,
 )
 from fastmasq.table.forwards cimport Target
 from fastmasq.table.index cimport IndexEntry
@@ -71,7 +74,8 @@ from fastmasq.table.masq cimport (
     REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
     REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
     expire_sessions, external_of, find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address,
-    next_random, note_half_open, open_forwarded, open_plain, open_session, refresh_session, retime_session,
+    may_lead_to, mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_plain, open_session,
+    refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -149,6 +153,8 @@ cdef inline int reason_of(int64_t refusal) noexcept nogil:
         return HOST_TABLE_FULL
     if refusal == REFUSED_CLASH:
         return ENDPOINT_CLASH
+    if refusal == REFUSED_HALF_OPEN:
+        return HALF_OPEN_LIMIT
     return NO_EXTERNAL_ADDRESS
 
 
@@ -507,6 +513,11 @@ cdef inline int flow_hop(Path *p, Session *s, Flow *flow) noexcept nogil:
     return row
 
 
+cdef inline bint is_own_mapping(const Path *p, const Session *s) noexcept nogil:
+    """Whether a session is by its inside endpoint's own mapping: what answers strangers has another."""
+    return s.mapping != NONE and p.table.mappings[s.mapping].in_use == MAPPING_OPEN
+
+
 cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t ref) noexcept nogil:
     """Translate and send a packet of the flow `ref` (row << 1 | direction), and restart its timer where that is due."""
     cdef uint32_t row = ref >> 1
@@ -536,6 +547,8 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
     if not advance(p, row, direction, parsed):
         return
     if passes_output(p, link, hop, frame, parsed, flow.saddr, flow.sid, flow.daddr, flow.did):
+        if p.demand != NULL and direction == OUTBOUND and is_own_mapping(p, s):
+            note_contact(p.demand, parsed.protocol, parsed.saddr, parsed.daddr, parsed.did, p.tick)
         rewrite_flow(parsed, flow)
         send_packet(p, link, &p.hops[hop], frame, parsed)
 
@@ -688,6 +701,13 @@ cdef inline void forward_opened(Path *p, int link, int hop, int64_t row, int dir
     forward_flow(p, link, frame, parsed, <uint32_t>row << 1 | direction)
 
 
+cdef bint is_kept(Path *p, const Parsed *parsed) noexcept nogil:
+    """Whether the external port of a new mapping is to be that of the packet."""
+    cdef int port_class = class_of(parsed.protocol)
+    return port_class != CLASS_ICMP and keeps_port(p.demand, parsed.protocol, port_class, parsed.saddr, parsed.sid, parsed.did,
+                                                   p.tick)
+
+
 cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to, uint8_t flags, Frame *frame,
                      Parsed *parsed) noexcept nogil:
     """Open a session for an outbound packet and send it on; refused, held or unsendable packets open none.
@@ -707,7 +727,7 @@ cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to,
     if not may_leave(p, link, hop, frame, parsed):
         return
     row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, flags,
-                       <uint8_t>state, p.tick, p.now_ms)
+                       <uint8_t>state, p.demand != NULL and is_kept(p, parsed), p.tick, p.now_ms)
     if row == REFUSED_HALF_OPEN:
         answer_stateless(p, link, hop, flags & SESSION_HAIRPIN, frame, parsed)
         return
@@ -837,6 +857,8 @@ cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, u
     cdef int external = external_of(p.table, address)
     if external < 0:
         return False
+    if p.demand != NULL and port_class != CLASS_ICMP and is_kept_port(p.demand, port_class, port):
+        return True
     return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
 
 
@@ -1001,22 +1023,76 @@ cdef void inbound_by_forward(Path *p, int link, uint32_t mapping, Frame *frame, 
     forward_opened(p, link, hop, row, INBOUND, frame, parsed)
 
 
+cdef inline uint32_t mark_of(const Path *p) noexcept nogil:
+    """Return what the input chain has marked the packet in hand with."""
+    return p.chains.probe.mark if p.chains != NULL and p.chains.settled == NULL else 0
+
+
+cdef inline Mark *mark_to_follow(Path *p, const Parsed *parsed) noexcept nogil:
+    """Return the mark that this packet may open a session by, or NULL: of TCP, a SYN without ACK."""
+    if parsed.protocol == PROTOCOL_TCP and parsed.transport[TCP_FLAGS] & (SYN | ACK) != SYN:
+        return NULL
+    return find_mark(p.demand, mark_of(p))
+
+
+cdef bint inbound_on_demand(Path *p, int link, int port_class, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Open the session of a packet that a trigger or its mark leads inside; False: nothing leads it there."""
+    cdef int external = external_of(p.table, parsed.daddr)
+    cdef int state, hop
+    cdef uint32_t mapping
+    cdef uint32_t host = 0
+    cdef uint16_t port = parsed.did
+    cdef Mark *marked = NULL
+    cdef int64_t row
+    if port_class == CLASS_ICMP or external < 0 or first_inbound_state(parsed) < 0:
+        return False
+    state = first_inbound_state(parsed)
+    mapping = mapping_row(external, port_class, parsed.did)
+    if external == p.table.current:
+        host = triggered_host(p.demand, parsed.protocol, parsed.did, parsed.saddr, p.tick)
+    if host == 0:
+        marked = mark_to_follow(p, parsed)
+        if marked == NULL:
+            return False
+        host = p.demand.targets[marked.first + marked.turn].address
+        port = p.demand.targets[marked.first + marked.turn].port or parsed.did
+    if not may_lead_to(p.table, mapping, host, port):
+        return False
+    hop = hop_of_route(p, find_route(p, host), host)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return True
+    if not may_leave(p, link, hop, frame, parsed):
+        return True
+    row = open_inbound(p.table, parsed.protocol, mapping, host, port, parsed.saddr, parsed.sid, <uint8_t>state,
+                       p.demand.half_open_limit, p.tick, p.now_ms)
+    if row < 0:
+        count_drop(p, reason_of(row))
+        return True
+    if marked != NULL:
+        count_session(p.demand, marked)
+    forward_opened(p, link, hop, row, INBOUND, frame, parsed)
+    return True
+
+
 cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet to an external endpoint from a remote without a session: filter, then translate without keeping state."""
     cdef int port_class = class_of(parsed.protocol)
     cdef uint32_t mapping = find_external(p.table, parsed.daddr, port_class, parsed.did)
     cdef uint32_t target
     cdef int hop
+    if mapping == NONE and (port_class == CLASS_ICMP or not port_is_ours(p, parsed.daddr, port_class, parsed.did)):
+        deliver(p)
+        return
+    if p.demand != NULL and inbound_on_demand(p, link, port_class, frame, parsed):
+        return
     if mapping == NONE:
-        if port_class != CLASS_ICMP and port_is_ours(p, parsed.daddr, port_class, parsed.did):
-            count_drop(p, NO_SESSION)
-        else:
-            deliver(p)
+        count_drop(p, NO_SESSION)
         return
     if p.table.mappings[mapping].in_use == MAPPING_FORWARD:
         inbound_by_forward(p, link, mapping, frame, parsed)
         return
-    if p.table.mappings[mapping].in_use == MAPPING_ORPHAN:
+    if p.table.mappings[mapping].in_use == MAPPING_ORPHAN or p.table.mappings[mapping].in_use == MAPPING_BY_SESSION:
         count_drop(p, NO_SESSION)
         return
     if not admits(p.table, mapping, parsed.saddr):
@@ -1548,6 +1624,11 @@ cdef class Forwarder:
         """Put packets to these chains; None: to none, and the rows of `set_rules` decide alone."""
         self.chains = chains
         self.path.chains = &chains.chains if chains is not None else NULL
+
+    def set_demand(self, DemandTable demand):
+        """Open sessions by these triggers and marks as well, and keep ports by its direct rows; None: by none."""
+        self.demand = demand
+        self.path.demand = &demand.demand if demand is not None else NULL
 
     def set_redirects(self, redirects):
         """Use these world.REDIRECT rows, at most REDIRECTS, in order; sessions that are open stay."""

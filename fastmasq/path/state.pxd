@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 from fastmasq.path.datagrams cimport Datagrams
+from fastmasq.path.demand cimport Demand
 from fastmasq.path.punts cimport Answer, PuntQueue
 from fastmasq.path.rules cimport Chains
 from fastmasq.path.tunnels cimport Tunnels
@@ -176,6 +177,7 @@ cdef struct Path:
     Chains *chains              # NULL without rules
     Redirect redirects[64]
     int redirect_count
+    Demand *demand              # NULL without triggers, direct ports and marks
     bint hairpin
     Datagrams datagrams         # in pieces
     bint sent                   # send_packet has been called: looked at for a datagram's first fragment

@@ -83,6 +83,7 @@ cdef enum:
     HOST_TABLE_FULL
     TABLE_FULL
     PORTS_EXHAUSTED
+    HALF_OPEN_LIMIT
     NEIGHBOUR_TABLE_FULL
     # sending
     LINK_DOWN

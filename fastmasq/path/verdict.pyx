@@ -13,7 +13,7 @@ from fastmasq.path.verdict cimport (
     CANNOT_SEGMENT, INPUT_DENIED, INPUT_REJECTED, FORWARD_DENIED, FORWARD_REJECTED, OUTPUT_DENIED, OUTPUT_REJECTED,
     ENDPOINT_CLASH, AH_NOT_MASQUERADED, GRE_NO_ROW, GRE_OTHER_HOST, GRE_WRONG_SOURCE, PPTP_OUT_OF_ORDER, CALLS_FULL,
     ISAKMP_NO_ROW, ISAKMP_COLLISION, ISAKMP_FULL, ISAKMP_HOST_LIMIT, PARALLEL_DISABLED, ESP_NO_ROW, ESP_ZERO_SPI, ESP_BLOCKED,
-    ESP_SQUELCHED, ESP_FULL, ESP_HOST_LIMIT, PUNTS_FULL, TRACKER_FAILED,
+    ESP_SQUELCHED, ESP_FULL, ESP_HOST_LIMIT, PUNTS_FULL, TRACKER_FAILED, HALF_OPEN_LIMIT,
 )
 
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
@@ -91,6 +91,7 @@ _SENTENCES = {
     HOST_TABLE_FULL: ("host_table_full", "more inside hosts are active than there are rows for hosts"),
     TABLE_FULL: ("table_full", "the session table is full"),
     PORTS_EXHAUSTED: ("ports_exhausted", "no external port of that class is free"),
+    HALF_OPEN_LIMIT: ("half_open_limit", "as many sessions as there may be wait for an answer behind a triggered or marked port"),
     NEIGHBOUR_TABLE_FULL: ("neighbour_table_full", "more next hops are in use than there are rows for them"),
     LINK_DOWN: ("link_down", "the link to send on is down or missing"),
     TX_REFUSED: ("tx_refused", "the kernel refused to send the packet"),

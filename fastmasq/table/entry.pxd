@@ -97,11 +97,13 @@ cdef enum:
     MAPPING_HELD_DOWN = 2       # closed not long ago: its port is for the same host, or for nobody
     MAPPING_FORWARD = 3         # the external endpoint of a port forward: never goes by itself
     MAPPING_ORPHAN = 4          # nobody's any more: its sessions live on, new ones are not opened by it
+    MAPPING_BY_SESSION = 5      # each of its sessions has an inside endpoint of its own (path/demand.pxd)
 
 cdef struct Mapping:
     # internal endpoint <-> external endpoint; the row number is the external endpoint
     uint32_t address            # of a forward: none, its targets are in the table of forwards
-    uint32_t host               # row of the inside host, or of the forward. Held down: next port << 16 | previous in the queue
+    uint32_t host               # row of the inside host, or of the forward. Held down: next port << 16 | previous in the queue.
+    #                             By session: how many of them are half-open
     uint32_t sessions           # sessions that hold the mapping open. Held down: tick at which it is free
     uint16_t id
     uint16_t in_use             # MAPPING_FREE and so on

@@ -56,7 +56,7 @@ FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 
 OUTBOUND, INBOUND = 0, 1
 SESSION_HAIRPIN = 0x01
-MAPPING_FORWARD, MAPPING_ORPHAN = 3, 4
+MAPPING_FORWARD, MAPPING_ORPHAN, MAPPING_BY_SESSION = 3, 4, 5
 CLASSES = ("tcp", "udp", "icmp")
 CLASS_NONE = 3  # of sessions of protocols without ports
 STATES = (

@@ -21,12 +21,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_NONE, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_FORWARD,
-    MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, PLAIN_ACTIVE, SESSION_REPLIED,
-    STATE_COUNT, STATE_FREE, Session,
+    CLASS_COUNT, CLASS_ICMP, CLASS_NONE, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_BY_SESSION,
+    MAPPING_FORWARD, MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, PLAIN_ACTIVE,
+    SESSION_REPLIED, STATE_COUNT, STATE_FREE, Session,
     UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
 )
-from fastmasq.table.forwards cimport Forward, ForwardSet, Target, is_crowded, is_half_open, is_target, pass_turn
+from fastmasq.table.forwards cimport ForwardSet, Target, is_crowded, is_half_open, is_target, pass_turn
 from fastmasq.table.index cimport Index, index_insert, index_remove
 from fastmasq.table.permits cimport PermitSet, permit_grant, permit_held, permit_revoke
 from fastmasq.table.ports cimport (
@@ -384,6 +384,19 @@ cdef inline int longest_held(const Table *t, int pool, bint low) noexcept nogil:
 
 # -- mappings --------------------------------------------------------------------------------------------------------
 
+cdef inline int keep_port(Table *t, int pool, uint32_t address, uint16_t wanted) noexcept nogil:
+    """Take just this external port for a host, though it may not be one for mappings; NO_PORT if it is in use."""
+    cdef Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | wanted]
+    if mapping.in_use == MAPPING_HELD_DOWN and mapping.address == address:
+        end_hold(t, pool, wanted)
+        return wanted
+    if mapping.in_use != MAPPING_FREE or wanted == 0:
+        return NO_PORT
+    if port_is_free(&t.pools[pool], wanted):
+        port_take(&t.pools[pool], wanted)
+    return wanted
+
+
 cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address, uint16_t wanted) noexcept nogil:
     """Return the external port for an inside endpoint, taken from the free ones or those held down; or NO_PORT."""
     cdef int port
@@ -403,17 +416,20 @@ cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address
     return port
 
 
-cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uint16_t id, uint32_t hash,
-                                 uint32_t host) noexcept nogil:
-    """Give an internal endpoint its external one; return the row or a Refusal."""
+cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t address, uint16_t id, uint32_t hash, uint32_t host,
+                                 bint keep) noexcept nogil:
+    """Give an internal endpoint its external one, with `keep` of the same port if at all possible; or return a Refusal."""
     cdef Mapping *mapping
-    cdef int port
+    cdef int port = NO_PORT
     cdef uint32_t row
     if t.current < 0:
         return REFUSED_NO_EXTERNAL
     if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
         return REFUSED_HOST_PORTS
-    port = choose_port(t, t.current * CLASS_COUNT + port_class, port_class, address, id)
+    if keep:
+        port = keep_port(t, t.current * CLASS_COUNT + port_class, address, id)
+    if port == NO_PORT:
+        port = choose_port(t, t.current * CLASS_COUNT + port_class, port_class, address, id)
     if port == NO_PORT:
         return REFUSED_PORTS_EXHAUSTED
     row = mapping_row(t.current, port_class, <uint16_t>port)
@@ -543,10 +559,10 @@ cdef inline int64_t may_use_forward(Table *t, uint32_t mapping, uint8_t protocol
 
 
 cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did,
-                                 uint8_t flags, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
+                                 uint8_t flags, uint8_t state, bint keep, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside endpoint (saddr, sid) towards (daddr, did); return its row or a Refusal.
 
-    flags is SESSION_HAIRPIN when (daddr, did) is an external endpoint of ours, else 0.
+    flags is SESSION_HAIRPIN when (daddr, did) is an external endpoint of ours, else 0. keep: the port is to stay the same.
     """
     cdef int port_class = class_of(protocol)
     cdef uint32_t hash = host_hash(t, saddr)
@@ -570,7 +586,7 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
     endpoint = <uint32_t>endpoint_hash(t, port_class, saddr, sid)
     mapping = find_internal(t, port_class, saddr, sid, endpoint)
     if mapping == NONE:
-        mapping = take_mapping(t, port_class, saddr, sid, endpoint, host)
+        mapping = take_mapping(t, port_class, saddr, sid, endpoint, host, keep)
         refusal = mapping if mapping < 0 else 0
     elif t.mappings[mapping].in_use == MAPPING_FORWARD:
         refusal = may_use_forward(t, <uint32_t>mapping, protocol, daddr, did, state)
@@ -582,6 +598,22 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
                          flags, state, tick)
 
 
+cdef inline int64_t inbound_host(Table *t, uint8_t protocol, uint32_t address, uint16_t id, uint32_t remote, uint16_t port,
+                                 uint32_t now_ms) noexcept nogil:
+    """Return the host row of an inside endpoint that is to get a session of a remote one's making; or a Refusal."""
+    cdef uint32_t hash = host_hash(t, address)
+    cdef uint32_t host = find_host(t, address, hash)
+    if has_flow(t, protocol, INSIDE, address, id, remote, port):
+        return REFUSED_CLASH            # it talks to that remote endpoint through another mapping
+    if host == NONE:
+        host = take_host(t, address, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
+        return REFUSED_HOST_SESSIONS
+    return host
+
+
 cdef inline int64_t open_forwarded(Table *t, uint8_t protocol, uint32_t mapping, uint32_t remote, uint16_t port,
                                    uint8_t flags, uint8_t state, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of a remote endpoint with the target whose turn it is; return its row or a Refusal.
@@ -590,26 +622,65 @@ cdef inline int64_t open_forwarded(Table *t, uint8_t protocol, uint32_t mapping,
     """
     cdef uint32_t forward = t.mappings[mapping].host
     cdef const Target *target = &t.forwards.targets[t.forwards.rows[forward].turn]
-    cdef uint32_t hash = host_hash(t, target.address)
-    cdef uint32_t host = find_host(t, target.address, hash)
+    cdef int64_t host
     cdef uint32_t row
     if t.active >= t.capacity:
         return REFUSED_TABLE_FULL
     if is_crowded(&t.forwards, forward):
         return REFUSED_HALF_OPEN
-    if has_flow(t, protocol, INSIDE, target.address, target.port, remote, port):
-        return REFUSED_CLASH            # the target talks to that remote endpoint through another mapping
-    if host == NONE:
-        host = take_host(t, target.address, hash, now_ms)
-        if host == NONE:
-            return REFUSED_HOST_TABLE_FULL
-    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
-        return REFUSED_HOST_SESSIONS
-    row = place_session(t, protocol, mapping, mapping_address(t, mapping), host, target.address, target.port, remote, port,
-                        flags | SESSION_REPLIED, state, tick)
+    host = inbound_host(t, protocol, target.address, target.port, remote, port, now_ms)
+    if host < 0:
+        return host
+    row = place_session(t, protocol, mapping, mapping_address(t, mapping), <uint32_t>host, target.address, target.port, remote,
+                        port, flags | SESSION_REPLIED, state, tick)
     t.forwards.rows[forward].half_open += is_half_open(state)
     pass_turn(&t.forwards, forward)
     return row
+
+
+cdef inline bint may_lead_to(const Table *t, uint32_t row, uint32_t address, uint16_t id) noexcept nogil:
+    """Whether sessions of an inside endpoint may be opened on a mapping: its own, or one that is no forward's or other's."""
+    cdef const Mapping *mapping = &t.mappings[row]
+    if mapping.in_use == MAPPING_OPEN:
+        return mapping.address == address and mapping.id == id
+    return mapping.in_use != MAPPING_FORWARD
+
+
+cdef inline void let_sessions_have(Table *t, uint32_t row) noexcept nogil:
+    """Make a mapping that nobody has one of MAPPING_BY_SESSION."""
+    cdef Mapping *mapping = &t.mappings[row]
+    cdef int pool = row >> 16
+    if mapping.in_use == MAPPING_HELD_DOWN:
+        end_hold(t, pool, <uint16_t>row)
+        mapping.sessions = 0
+    elif mapping.in_use == MAPPING_FREE and port_is_free(&t.pools[pool], <uint16_t>row):
+        port_take(&t.pools[pool], <uint16_t>row)
+    mapping.address = mapping.id = mapping.host = 0
+    mapping.in_use = MAPPING_BY_SESSION
+
+
+cdef inline int64_t open_inbound(Table *t, uint8_t protocol, uint32_t row, uint32_t address, uint16_t id, uint32_t remote,
+                                 uint16_t port, uint8_t state, uint32_t half_open_limit, uint32_t tick,
+                                 uint32_t now_ms) noexcept nogil:
+    """Open the session of a remote endpoint with the inside one (address, id) on a mapping; return its row or a Refusal.
+
+    The mapping may lead there (may_lead_to). The rate and the ports of the inside host are not touched.
+    """
+    cdef Mapping *mapping = &t.mappings[row]
+    cdef int64_t host
+    if t.active >= t.capacity:
+        return REFUSED_TABLE_FULL
+    if mapping.in_use == MAPPING_BY_SESSION and mapping.host >= half_open_limit:
+        return REFUSED_HALF_OPEN
+    host = inbound_host(t, protocol, address, id, remote, port, now_ms)
+    if host < 0:
+        return host
+    if mapping.in_use != MAPPING_OPEN:
+        if mapping.in_use != MAPPING_BY_SESSION:
+            let_sessions_have(t, row)
+        mapping.host += is_half_open(state)
+    return place_session(t, protocol, row, mapping_address(t, row), <uint32_t>host, address, id, remote, port,
+                         SESSION_REPLIED, state, tick)
 
 
 cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
@@ -633,15 +704,20 @@ cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint
 
 
 cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:
-    """Keep a forward's count of half-open sessions when one of them changes from state `before` to `after`."""
-    cdef Forward *forward
-    if is_half_open(before) == is_half_open(after) or t.mappings[mapping].in_use != MAPPING_FORWARD:
+    """Keep the count of half-open sessions, if the mapping has one, when a session changes from state `before` to `after`."""
+    cdef uint32_t *half_open
+    if is_half_open(before) == is_half_open(after):
         return
-    forward = &t.forwards.rows[t.mappings[mapping].host]
+    if t.mappings[mapping].in_use == MAPPING_FORWARD:
+        half_open = &t.forwards.rows[t.mappings[mapping].host].half_open
+    elif t.mappings[mapping].in_use == MAPPING_BY_SESSION:
+        half_open = &t.mappings[mapping].host
+    else:
+        return
     if is_half_open(after):
-        forward.half_open += 1
-    elif forward.half_open:             # sessions of the time before the forward was taken away and put back are not counted
-        forward.half_open -= 1
+        half_open[0] += 1
+    elif half_open[0]:                  # sessions of the time before the forward was taken away and put back are not counted
+        half_open[0] -= 1
 
 
 cdef inline uint32_t host_of_session(const Table *t, const Session *s) noexcept nogil:

@@ -306,7 +306,7 @@ cdef class MasqTable:
         """Open a session; return its row, or the name of the refusal."""
         cdef int port_class = class_of(protocol)
         cdef uint8_t state = (TCP_SYN_SENT, UDP_ACTIVE, ICMP_ACTIVE)[port_class]
-        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, 0, state,
+        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, 0, state, False,
                                         now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
         return row if row >= 0 else REFUSALS[row]
 

@@ -298,14 +298,14 @@ class AutoForwardRow(Struct, frozen=True, kw_only=True):
 
 def autofw(rows: Iterable[AutoForwardRow]) -> Iterator[str]:
     """Yield /proc/net/ip_masq/autofw."""
-    yield "Type Prot Low  High Vis  Hid  Where    Last     CPto CPrt Timer Flags".ljust(LINE)
-    kinds = {"range": "RANG", "port": "PORT", "direct": "DIRE"}
+    yield "Type Prot Low  High Vis  Hid  Where    Last     CPto CPrt Timer Flags"
+    kinds = {"range": 1, "port": 2, "direct": 3}
     for row in rows:
         yield (
-            f"{kinds[row.kind]} {_name(row.protocol):<4} {row.low:04X} {row.high:04X} {row.visible:04X} "
-            f"{row.hidden:04X} {row.where:08X} {row.last_peer:08X} {_name(row.control_protocol):<4} "
-            f"{row.control_port:04X} {round(row.left_s * JIFFIES):6d} {row.flags:4X}"
-        ).ljust(LINE)
+            f"{kinds[row.kind]:4X} {row.protocol:4X} {row.low:04X}-{row.high:04X}/{row.visible:04X} {row.hidden:04X} "
+            f"{row.where:08X} {row.last_peer:08X} {row.control_protocol:04X} {row.control_port:04X} "
+            f"{round(row.left_s * JIFFIES):6d} {row.flags:4X}"
+        )
 
 
 def _name(protocol: int) -> str:

@@ -1,8 +1,9 @@
 """Closes the sessions that the policy in force would not let open: `fastmasq reload --enforce`.
 
 Each session is judged as its first packet would be: by the chains, on the links that routes lead over now; by hairpin;
-by the forward or the redirect that its endpoint belongs to. Filtering and limits close nothing: they are about packets
-and hosts, not about single sessions. A session whose links are missing just now is left alone.
+by the forward, the redirect, the triggered range or the mark that its endpoint belongs to. Filtering and limits close
+nothing: they are about packets and hosts, not about single sessions. A session whose links are missing just now is left
+alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from fastmasq.clock import now_ns
 from fastmasq.daemon import listing, resets, world
+from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
 from fastmasq.path.world import NO_LINK
@@ -60,6 +62,7 @@ class Judge:
     first: np.ndarray
     links: np.ndarray
     forwards: Forwards
+    demand: Demand
     in_use: np.ndarray
 
     def why_not(self, row: np.void) -> str | None:
@@ -78,6 +81,10 @@ class Judge:
             if (ends.saddr, ends.sport) not in [target[:2] for target in targets]:
                 return "no forward leads there"
             return None if turns_round else self._why_not_inbound(protocol, ends, external)
+        if in_use == entry.MAPPING_BY_SESSION:
+            if not self.demand.may_lead_to(int(row["port_class"]), external.sport, ends.saddr, ends.sport):
+                return "no triggered range and no mark leads there"
+            return self._why_not_inbound(protocol, ends, external)
         if in_use is None and not (ends.sport or ends.dport):
             if not any(_leads(one, protocol, ends) for one in self.forwards.redirects):
                 return "no redirect leads there"
@@ -171,5 +178,6 @@ def _judge(engine: Engine) -> Judge:
         first=first,
         links=routes["link"],
         forwards=engine.forwards,
+        demand=engine.demand,
         in_use=engine.table.mappings["in_use"],
     )

@@ -25,8 +25,10 @@ from msgspec.structs import replace
 import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
+from fastmasq.config.values import PortRanges
 from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
+from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
@@ -137,6 +139,7 @@ class Engine:
         self._guarded: tuple | None = None
         self._former: set[int] = set()  # addresses that were the external one
         self._still_used = np.zeros((3, 65536), bool)  # ports of the host's that sessions have not left yet, by class
+        self._demanded = np.zeros((3, 65536), bool)  # ports that lead inside on demand, by class
         self._drifted: list[str] = []
         self._not_enforced: list[str] = []
 
@@ -159,7 +162,7 @@ class Engine:
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
             log.warning("the last run ended without restoring: its journal is adopted")
-        self.rules.checks.append(self._judge_host)
+        self.rules.checks += [self._judge_host, self.demand.follow_rules]
         self.rules.countings.append(self.takeover.host_rules.collect)
         self._claim_ports()
         self.takeover.stop_forwarding()
@@ -186,6 +189,8 @@ class Engine:
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
         self.forwards.load(self.declared.forwards, self.declared.redirects)
+        self.demand = Demand(self.forwarder, self.forwards, self._follow_policy)
+        self.demand.load(self.declared.auto_forwards, self.declared.mark_targets, self.rules.rule_set)
         self.vpn = self._make_vpn()
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0
         self.worker = Worker(self.forwarder, busy_poll_ns)
@@ -212,6 +217,7 @@ class Engine:
     def _claim_ports(self) -> None:
         self._reserve_ports(self.settings)
         self.allowed = self.guarded_ports = ports.allowed_ports(self.settings.masquerade.ports)
+        self.demand.follow_ports(self._spare_ports())
 
     def _reserve_ports(self, settings: Settings) -> None:
         """Keep the host's programs off our ports, and only off those."""
@@ -393,7 +399,7 @@ class Engine:
         self.forwards.withdraw()
         with self.forwarder.locked():
             stale = self.table.set_external(address, self._for_mappings(address))
-        self.forwards.place(self.allowed)
+        self.forwards.place(self._mappable_ports())
         if address is not None:
             if self.vpn is not None and self.external is not None and self.external != address:
                 self.vpn.move(self.external, address)
@@ -405,16 +411,30 @@ class Engine:
 
     def _for_mappings(self, address: int | None) -> np.ndarray:
         """Return the ports that outbound mappings may use on an address: never those of its forwards."""
-        mappable = self.allowed & ~self.forwards.ports(address)
+        return self._mappable_ports() & ~self.forwards.ports(address)
+
+    def _mappable_ports(self) -> np.ndarray:
+        """Return the ports that outbound mappings may use on any address, but for its forwards."""
+        mappable = self.allowed & ~self.demand.reserved
         if self._follows_ipsec():
             mappable[UDP_CLASS, IKE_PORT] = False
         return mappable
+
+    def _spare_ports(self) -> np.ndarray:
+        """Return the ports that the host leaves to us, for mappings or not, if a row of autofw asks for them."""
+        if not self.demand.keeps_ports:
+            return np.zeros((3, 65536), bool)
+        spare = ports.allowed_ports(PortRanges())
+        if self._follows_ipsec():
+            spare[UDP_CLASS, IKE_PORT] = False
+        return spare
 
     def _follows_ipsec(self) -> bool:
         return self.vpn is not None and self.vpn.settings.ipsec
 
     def _follow_policy(self) -> None:
-        """Forwards or redirects have changed."""
+        """Forwards, redirects, or what opens sessions on demand have changed."""
+        self.demand.follow_ports(self._spare_ports())
         self._follow_guard()
         self._follow_external(self.external)
         if self.thread is not None:
@@ -443,6 +463,7 @@ class Engine:
         """Put the guard in force as the world is now, if that differs from what it was told last."""
         snapshot = self.world.snapshot()
         local = world.local_addresses(snapshot.routes)
+        self._follow_demand()
         ours = self._our_ports(snapshot.external_address, local)
         spec = GuardSpec(
             inside=self.settings.interfaces.inside,
@@ -473,7 +494,7 @@ class Engine:
         Sessions of a former external address live on while a forward listens there.
         """
         ours = {address: ports for address, ports in self.forwards.held_ports().items() if address in local}
-        masqueraded = self.guarded_ports.copy()
+        masqueraded = self.guarded_ports | self._demanded
         masqueraded[UDP_CLASS, IKE_PORT] |= self._follows_ipsec()
         for address in ours.keys() & self._former:
             ours[address] |= masqueraded
@@ -553,6 +574,8 @@ class Engine:
         for port_class, port in np.argwhere(self._allow_ports(ports.allowed_ports(self.settings.masquerade.ports))):
             protocol = entry.CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
+        if self.demand.follow_ports(self._spare_ports()):
+            self._follow_guard()
 
     def _allow_ports(self, allowed: np.ndarray) -> np.ndarray:
         """Let masquerading use these ports; return those, by class, that it has just lost but sessions still use."""
@@ -566,6 +589,13 @@ class Engine:
         self.guarded_ports = allowed | still_used
         self._follow_guard()
         return lost
+
+    def _follow_demand(self) -> None:
+        """Guard the ports that lead inside on demand; those that no longer do, until their sessions end."""
+        still_used = self._still_mapped(self._demanded & ~self.demand.ours & ~self.guarded_ports)
+        self._still_used |= still_used
+        self.guarded_ports = self.guarded_ports | still_used
+        self._demanded = self.demand.ours
 
     def _still_mapped(self, lost: np.ndarray) -> np.ndarray:
         """Return which of the ports that are no longer allowed have sessions still: the host would reset them."""
@@ -619,6 +649,7 @@ class Engine:
             **self.rules.handlers(),
             **self.forwards.handlers(),
             **(self.vpn.handlers() if self.vpn is not None else {}),
+            **self.demand.handlers(),
         }
 
     def summary(self) -> str:

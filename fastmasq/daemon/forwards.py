@@ -29,7 +29,7 @@ AT_ONCE = 64  # endpoints changed while packets wait
 
 
 class Forwards:
-    """The forwards and redirects of one engine.
+    """The forwards and redirects of one engine; `auto` are the forwards that are rows of autofw (daemon/demand.py).
 
     react is called after a change of policy: it has the guard and the table follow (see `Engine`).
     """
@@ -41,6 +41,7 @@ class Forwards:
         self.rows = ForwardTable(table)
         self.forwards: tuple[PortForward, ...] = ()
         self.redirects: tuple[Redirect, ...] = ()
+        self.auto: tuple[PortForward, ...] = ()
         self.addresses: dict[str, int] = {}
         self.wanted: dict[Endpoint, Placed] = {}
         self.placed: dict[Endpoint, Placed] = {}
@@ -59,7 +60,7 @@ class Forwards:
         """Find out which endpoints are wanted: `addresses` has those of the host and its links by their spelling."""
         self.addresses = dict(addresses)
         self.wanted = {}
-        for endpoint, targets, forward in portfw.endpoints(self.forwards, addresses):
+        for endpoint, targets, forward in portfw.endpoints((*self.forwards, *self.auto), addresses):
             if endpoint in self.wanted:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
             self.wanted.setdefault(endpoint, targets)
@@ -163,7 +164,7 @@ class Forwards:
 
     def change_forwards(self, params: dict[str, Any]) -> dict[str, Any]:
         """Make all of the changes (portfw.Change) or none; return what is worth knowing. Raises ConfigurationError."""
-        forwards = portfw.apply(self.forwards, _changes(params, portfw.Change))
+        forwards = portfw.apply(self.forwards, read_changes(params, portfw.Change))
         self.replace(forwards, self.redirects)
         waiting = [
             f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
@@ -177,30 +178,44 @@ class Forwards:
 
     def change_redirects(self, params: dict[str, Any]) -> dict[str, Any]:
         """Make all of the changes (redirect.Change) or none. Raises ConfigurationError."""
-        self.replace(self.forwards, redirect.apply(self.redirects, _changes(params, redirect.Change)))
+        self.replace(self.forwards, redirect.apply(self.redirects, read_changes(params, redirect.Change)))
         return {"redirects": len(self.redirects)}
 
-    def replace(self, forwards: tuple[PortForward, ...], redirects: tuple[Redirect, ...]) -> None:
-        """Have these from now on, all or none; those that are equal are not touched. Raises FastmasqError."""
-        before = (self.forwards, self.redirects)
-        if (forwards, redirects) == before:
+    def replace(
+        self,
+        forwards: tuple[PortForward, ...],
+        redirects: tuple[Redirect, ...],
+        auto: tuple[PortForward, ...] | None = None,
+    ) -> None:
+        """Have these from now on, all or none; those that are equal are not touched. Raises FastmasqError.
+
+        auto: None for those there are.
+        """
+        before = (self.forwards, self.redirects, self.auto)
+        wanted = (forwards, redirects, self.auto if auto is None else auto)
+        if wanted == before:
             return
-        self._check_endpoints(forwards)
+        self._check_endpoints((*forwards, *wanted[2]))
         try:
-            self._follow(forwards, redirects)
+            self._follow(*wanted)
         except FastmasqError:
             self._follow(*before)
             raise
 
-    def _follow(self, forwards: tuple[PortForward, ...], redirects: tuple[Redirect, ...]) -> None:
-        self.forwards, self.redirects = forwards, redirects
+    def _follow(
+        self,
+        forwards: tuple[PortForward, ...],
+        redirects: tuple[Redirect, ...],
+        auto: tuple[PortForward, ...],
+    ) -> None:
+        self.forwards, self.redirects, self.auto = forwards, redirects, auto
         rows = redirect.compile_redirects(redirects)
         with self.forwarder.locked():
             self.forwarder.set_redirects(rows)
         self.resolve(self.addresses)
         self.react()
 
-    def _check_endpoints(self, forwards: tuple[PortForward, ...]) -> None:
+    def _check_endpoints(self, forwards: Iterable[PortForward]) -> None:
         """Raise ConfigurationError when two forwards come to the same endpoint, or there are too many."""
         owner: dict[Endpoint, PortForward] = {}
         for endpoint, _, forward in portfw.endpoints(forwards, self.addresses):
@@ -228,7 +243,8 @@ class Forwards:
         return {**found, "address": str(ipaddress.IPv4Address(address)), "state": "waiting" if waits else "in force"}
 
 
-def _changes(params: dict[str, Any], kind: type) -> list:
+def read_changes(params: dict[str, Any], kind: type) -> list:
+    """Return the changes that the parameters of a control method hold. Raises ConfigurationError."""
     try:
         return msgspec.convert(params.get("changes"), list[kind])
     except msgspec.ValidationError as error:

@@ -30,8 +30,10 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
 from fastmasq.legacy.script import prepare
-from fastmasq.policy import changes, portfw, redirect
+from fastmasq.policy import autofw, changes, markfw, portfw, redirect
+from fastmasq.policy.autofw import AutoForward
 from fastmasq.policy.chains import RuleSet
+from fastmasq.policy.markfw import MarkTarget
 from fastmasq.policy.portfw import PortForward
 from fastmasq.policy.redirect import Redirect
 from fastmasq.table.timeouts import Timeouts
@@ -55,6 +57,8 @@ class Declared:
     dynaddr: int
     forwards: tuple[PortForward, ...]
     redirects: tuple[Redirect, ...]
+    auto_forwards: tuple[AutoForward, ...] = ()
+    mark_targets: tuple[MarkTarget, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -92,6 +96,12 @@ def _with_request(declared: Declared, request: Any) -> Declared:
         case Forwarding(method="forwards.change"):
             wanted = msgspec.convert(list(request.changes), list[portfw.Change])
             return replace(declared, forwards=portfw.apply(declared.forwards, wanted))
+        case Forwarding(method="autofw.change"):
+            wanted = msgspec.convert(list(request.changes), list[autofw.Change])
+            return replace(declared, auto_forwards=autofw.apply(declared.auto_forwards, wanted))
+        case Forwarding(method="mfw.change"):
+            wanted = msgspec.convert(list(request.changes), list[markfw.Change])
+            return replace(declared, mark_targets=markfw.apply(declared.mark_targets, wanted))
         case Forwarding():
             wanted = msgspec.convert(list(request.changes), list[redirect.Change])
             return replace(declared, redirects=redirect.apply(declared.redirects, wanted))
@@ -127,6 +137,8 @@ def difference(old: Declared, new: Declared) -> list[str]:
         found.append("timeouts or dynaddr in rule files")
     found += [f"forward {one}" for one in _differing(old.forwards, new.forwards)]
     found += [f"redirect {one}" for one in _differing(old.redirects, new.redirects)]
+    found += [f"autofw {one}" for one in _differing(old.auto_forwards, new.auto_forwards)]
+    found += [f"mfw {one}" for one in _differing(old.mark_targets, new.mark_targets)]
     return found
 
 
@@ -146,6 +158,24 @@ def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) 
         *(redirect.Change(action="delete", redirect=one) for one in gone),
         *(redirect.Change(action="set", redirect=one) for one in changed),
     ]
+
+
+def auto_forward_changes(running: Sequence[AutoForward], old: Declared, new: Declared) -> list[autofw.Change]:
+    """Return the same for rows of autofw."""
+    gone, changed = _gone_and_changed(running, old.auto_forwards, new.auto_forwards)
+    deleted = [one for key, one in _by_identity(running).items() if key in _by_identity(gone)]
+    return [
+        *(autofw.Change(action="delete", row=one) for one in deleted),
+        *(autofw.Change(action="add", row=one) for one in changed),
+    ]
+
+
+def mark_targets(running: Sequence[MarkTarget], old: Declared, new: Declared) -> tuple[MarkTarget, ...]:
+    """Return what becomes of the running hosts of marks; one that stays as it was keeps what is left of its turn."""
+    gone, changed = _gone_and_changed(running, old.mark_targets, new.mark_targets)
+    without, instead = _by_identity(gone), _by_identity(changed)
+    kept = [instead.pop(str(one), one) for one in running if str(one) not in without]
+    return (*kept, *instead.values())
 
 
 def _gone_and_changed(running: Iterable[Any], old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -204,6 +234,11 @@ def _apply(engine: Engine, old: Declared, new: Declared) -> None:
             redirect.apply(redirects, redirect_changes(redirects, old, new)),
         )
         undo.callback(engine.forwards.replace, forwards, redirects)
+        rows, targets = engine.demand.rows, engine.demand.targets()
+        engine.demand.replace_rows(autofw.apply(rows, auto_forward_changes(rows, old, new)))
+        undo.callback(engine.demand.replace_rows, rows)
+        engine.demand.replace_targets(lambda present: mark_targets(present, old, new))
+        undo.callback(engine.demand.replace_targets, lambda _: targets)
         if new.settings.masquerade.ports != old.settings.masquerade.ports:
             engine.use_ports_of(new.settings)
         undo.pop_all()

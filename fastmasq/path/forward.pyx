@@ -857,7 +857,7 @@ cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, u
     cdef int external = external_of(p.table, address)
     if external < 0:
         return False
-    if p.demand != NULL and port_class != CLASS_ICMP and is_kept_port(p.demand, port_class, port):
+    if p.demand != NULL and external == p.table.current and port_class != CLASS_ICMP and is_kept_port(p.demand, port_class, port):
         return True
     return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
 
@@ -1040,16 +1040,15 @@ cdef bint inbound_on_demand(Path *p, int link, int port_class, Frame *frame, Par
     cdef int external = external_of(p.table, parsed.daddr)
     cdef int state, hop
     cdef uint32_t mapping
-    cdef uint32_t host = 0
+    cdef uint32_t host
     cdef uint16_t port = parsed.did
     cdef Mark *marked = NULL
     cdef int64_t row
-    if port_class == CLASS_ICMP or external < 0 or first_inbound_state(parsed) < 0:
+    if port_class == CLASS_ICMP or external < 0 or external != p.table.current or first_inbound_state(parsed) < 0:
         return False
     state = first_inbound_state(parsed)
     mapping = mapping_row(external, port_class, parsed.did)
-    if external == p.table.current:
-        host = triggered_host(p.demand, parsed.protocol, parsed.did, parsed.saddr, p.tick)
+    host = triggered_host(p.demand, parsed.protocol, parsed.did, parsed.saddr, p.tick)
     if host == 0:
         marked = mark_to_follow(p, parsed)
         if marked == NULL:

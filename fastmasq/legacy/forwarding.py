@@ -12,10 +12,18 @@ from typing import Any
 import msgspec
 
 from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.legacy import ipfwd, ipmasqadm, ipportfw
+from fastmasq.legacy import ipfwd, ipmasqadm, ipmasqadm_mfw, ipportfw
 from fastmasq.legacy.command import ask
+from fastmasq.legacy.ipmasqadm_request import METHODS, Failed, Refused
 
 Ask = Callable[..., Any]
+
+_KERNEL_WORDS = (("no such", "No such process"), ("not in use", "Invalid argument"))  # for what a policy says
+_MISSING = {
+    "portfw": 'Could not open "/proc/net/ip_masq/portfw"\nCheck if you have enabled portforwarding',
+    "autofw": "autofw: setsockopt failed: Protocol not available",
+    "mfw": 'Could not open "/proc/net/ip_masq/mfw"\nCheck if you have enabled fwmark-forwarding',
+}
 
 
 def run_ipportfw(words: Sequence[str], ask: Ask) -> Iterable[str]:
@@ -26,7 +34,7 @@ def run_ipportfw(words: Sequence[str], ask: Ask) -> Iterable[str]:
     forwards = _fetch(ask, "forwards", "Could not open /proc/net/ip_portfw")
     if request.kind == "list":
         return ipportfw.listing(forwards)
-    _change(ask, "forwards.change", request.changes, "ipfwadm: setsockopt failed: ")
+    _change(ask, request.method, request.changes, "ipfwadm: setsockopt failed: ")
     return ()
 
 
@@ -35,12 +43,12 @@ def run_ipmasqadm(words: Sequence[str], ask: Ask) -> Iterable[str]:
     request = ipmasqadm.parse(words)
     if request.kind == "help":
         return request.text.splitlines()
-    missing = 'Could not open "/proc/net/ip_masq/portfw"\nCheck if you have enabled portforwarding'
-    forwards = _fetch(ask, "forwards", missing)
+    rows = _fetch(ask, METHODS[request.module], _MISSING[request.module])
     if request.kind == "list":
-        return ipmasqadm.listing(forwards, numeric=request.numeric)
-    _change(ask, "forwards.change", request.changes, f"{words[0]}: setsockopt failed: ")
-    return ()
+        write = ipmasqadm_mfw.listing if request.module == "mfw" else ipmasqadm.listing
+        return write(rows, numeric=request.numeric)
+    _change(ask, request.method, request.changes, f"{request.module}: setsockopt failed: ", Refused)
+    return request.text.splitlines()
 
 
 def run_ipfwd(words: Sequence[str], ask: Ask) -> Iterable[str]:
@@ -50,7 +58,7 @@ def run_ipfwd(words: Sequence[str], ask: Ask) -> Iterable[str]:
         return ipfwd.HELP.splitlines()
     if request.kind == "list":
         return ipfwd.listing(ask("redirects"))
-    _change(ask, "redirects.change", request.changes, "ipfwd: ")
+    _change(ask, request.method, request.changes, "ipfwd: ")
     return ()
 
 
@@ -59,15 +67,15 @@ def _fetch(ask: Ask, method: str, missing: str) -> Any:
     try:
         return ask(method)
     except FastmasqError as error:
-        raise ipmasqadm.Failed(f"{missing}\n{error}") from None
+        raise Failed(f"{missing}\n{error}") from None
 
 
-def _change(ask: Ask, method: str, changes: Sequence[Any], refused: str) -> None:
+def _change(ask: Ask, method: str, changes: Sequence[Any], refused: str, kind: type[FastmasqError] = Failed) -> None:
     try:
         ask(method, changes=[msgspec.to_builtins(change) for change in changes])
     except ConfigurationError as error:
-        text = "No such process" if "no such" in str(error) else str(error)
-        raise ipmasqadm.Failed(f"{refused}{text}") from None
+        text = next((said for told, said in _KERNEL_WORDS if told in str(error)), str(error))
+        raise kind(f"{refused}{text}") from None
 
 
 def _main(run: Callable[[Sequence[str], Ask], Iterable[str]]) -> None:

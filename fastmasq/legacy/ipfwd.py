@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -25,6 +25,7 @@ class Request(Struct, frozen=True):
 
     kind: str
     changes: tuple[Change, ...] = ()
+    method: ClassVar[str] = "redirects.change"  # of the control socket
 
 
 def parse(words: Sequence[str]) -> Request:

@@ -1,4 +1,4 @@
-"""Reads command lines of ipmasqadm 0.4.2, modules portfw and autofw, and writes the listing of portfw."""
+"""Reads command lines of ipmasqadm 0.4.2, those of the module portfw itself, and writes the listing of portfw."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
-from msgspec import Struct
-
-from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.legacy import proc
+from fastmasq.errors import ConfigurationError
+from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
+from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
 from fastmasq.legacy.names import TCP, UDP
 from fastmasq.policy.portfw import (
     LARGEST_PREFERENCE,
-    OUTSIDE,
     PREFERENCE,
     Change,
     PortForward,
@@ -31,37 +29,14 @@ portfw -f                                                   flush the table
 portfw -l [-n]                                              list the table, -n without names
 PROTO is tcp or udp; LADDR may be the name of a link, whose address may change.
 """
-AUTOFW_HELP = """\
-autofw -A -r {tcp|udp} LOW HIGH -h HOST         forward a range of ports
-autofw -A -p {tcp|udp} VISIBLE HOST:HIDDEN      forward a port
-autofw -D ...                                   delete such an entry
-autofw -F                                       flush the table
-"""
 _ROW = "{:<4} {:<20} {:<20} {:>8} {:>8} {:>5} {:>5}"
 _NUMBERS = {"tcp": TCP, "udp": UDP}
-_ABSENT = {  # module: why
-    "mfw": "forwarding by mark is not available in this version",
-    "user": "entries cannot be made by hand in this version",
-}
-
-
-class Request(Struct, frozen=True):
-    """What a command line asks for: "help" (with its text), "list" or "change"."""
-
-    kind: str
-    changes: tuple[Change, ...] = ()
-    numeric: bool = False
-    text: str = ""
-
-
-class Failed(FastmasqError):
-    """What the program says when it ends with status 1."""
 
 
 def parse(words: Sequence[str]) -> Request:
     """Return what the words behind the program's name ask for.
 
-    Raises Failed (exit status 1) or ConfigurationError (2) with what the program would have printed.
+    Raises Failed (exit status 1), ConfigurationError (2) or Refused (255) with what the program would have printed.
     """
     if not words:
         raise Failed(USAGE)
@@ -69,9 +44,11 @@ def parse(words: Sequence[str]) -> Request:
     if module == "portfw":
         return _portfw(rest)
     if module == "autofw":
-        return _autofw(rest)
-    if module in _ABSENT:
-        raise Failed(f"{module}: {_ABSENT[module]}")
+        return ipmasqadm_autofw.parse(rest)
+    if module == "mfw":
+        return ipmasqadm_mfw.parse(rest)
+    if module == "user":
+        raise Failed("user: entries cannot be made by hand in this version")
     raise Failed(f"dlopen(): /usr/lib/ipmasqadm/{module}.so: cannot open shared object file: No such file or directory")
 
 
@@ -140,13 +117,9 @@ def _options(words: list[str], takes: dict[str, int], module: str) -> Iterator[t
 
 
 def _address(text: str, numeric: bool, *, links: bool) -> str:
-    if read_address(text) is not None:
-        return str(IPv4Address(text))
-    if not numeric:
-        try:
-            return socket.gethostbyname(text)
-        except OSError:
-            pass
+    address = find_address(text, numeric=numeric)
+    if address is not None:
+        return address
     if links:
         return text  # the name of a link: checked by the forwarder, which knows its own
     raise ConfigurationError(f"portfw: invalid address specified: {text}")
@@ -171,77 +144,17 @@ def _preference(text: str) -> int:
     return int(text)
 
 
-# -- autofw ----------------------------------------------------------------------------------------------------------
-
-
-def _autofw(words: list[str]) -> Request:
-    if not words or words[0] not in ("-A", "-D", "-F"):
-        return Request("help", text=AUTOFW_HELP)
-    command, words = words[0][1], words[1:]
-    if command == "F":
-        if words:
-            raise Failed("The flush command does not take options")
-        return Request("change", (Change(action="clear", listen=OUTSIDE),))
-    takes = {"r": 3, "d": 3, "p": 3, "h": 1, "c": 2}
-    found = dict(_options(list(words), takes, "autofw"))
-    if sum(kind in found for kind in "rdp") != 1:
-        raise Failed("You must select a type of forwarding (direct, port, or range)")
-    if "d" in found or "c" in found:
-        raise Failed(
-            "autofw: ranges opened by a control port (-c), and direct ones (-d), are not available in this version"
-        )
-    forward = _autofw_port(found["p"]) if "p" in found else _autofw_range(found)
-    return Request("change", (Change(action="set" if command == "A" else "delete", forward=forward),))
-
-
-def _autofw_range(found: dict[str, list[str]]) -> PortForward:
-    if "h" not in found:
-        raise Failed("autofw: a range needs the host (-h) that gets it")
-    first, last = (_autofw_number(word) for word in found["r"][1:])
-    targets = (Target(_autofw_host(found["h"][0]), first),)
-    return PortForward(
-        protocol=_autofw_protocol(found["r"][0]), listen=OUTSIDE, first=first, last=last, targets=targets
-    )
-
-
-def _autofw_port(values: list[str]) -> PortForward:
-    host, _, hidden = values[2].partition(":")
-    visible = _autofw_number(values[1])
-    targets = (Target(_autofw_host(host), _autofw_number(hidden)),)
-    return PortForward(
-        protocol=_autofw_protocol(values[0]), listen=OUTSIDE, first=visible, last=visible, targets=targets
-    )
-
-
-def _autofw_protocol(text: str) -> str:
-    if text not in ("tcp", "udp"):
-        raise Failed(f"autofw: {text}: not tcp or udp")
-    return text
-
-
-def _autofw_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise Failed(f"autofw: {text}: not a port")
-    return int(text)
-
-
-def _autofw_host(text: str) -> str:
-    if read_address(text) is None:
-        raise Failed(f"autofw: {text}: not an address")
-    return text
-
-
 # -- listings --------------------------------------------------------------------------------------------------------
 
 
 def listing(forwards: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[str]:
     """Yield the lines of `ipmasqadm portfw -l`, UDP first, for what the control method `forwards` returns."""
     yield _ROW.format("prot", "localaddr", "rediraddr", "lport", "rport", "pcnt", "pref")
-    host: Callable[[str], str] = str if numeric else _host_name
+    host: Callable[[str], str] = str if numeric else host_name
     for protocol, listen, port, target, step in _entries(forwards):
-        ports = (str(port), str(target["port"] + step))
+        ports = [port, target["port"] + step]
         if not numeric:
-            ports = tuple(_service(text, protocol) for text in ports)
+            ports = [service_name(number, protocol) for number in ports]
         addresses = (host(listen), host(target["address"]))
         yield _ROW.format(
             protocol.upper(), *addresses, *ports, target.get("left", target["preference"]), target["preference"]
@@ -283,17 +196,3 @@ def _entries(forwards: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str, int
         for step in range(one["last"] - one["first"] + 1):
             for target in one["targets"]:
                 yield one["protocol"], one["address"] or one["listen"], one["first"] + step, target, step
-
-
-def _host_name(address: str) -> str:
-    try:
-        return socket.gethostbyaddr(address)[0]
-    except OSError:
-        return address
-
-
-def _service(port: str, protocol: str) -> str:
-    try:
-        return socket.getservbyport(int(port), protocol)
-    except OSError:
-        return port

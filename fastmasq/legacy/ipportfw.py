@@ -5,7 +5,7 @@ from __future__ import annotations
 import getopt
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -32,6 +32,7 @@ class Request(Struct, frozen=True):
 
     kind: str
     changes: tuple[Change, ...] = ()
+    method: ClassVar[str] = "forwards.change"  # of the control socket
 
 
 def parse(words: Sequence[str]) -> Request:

@@ -26,17 +26,14 @@ from fastmasq.policy.changes import Change, make
 Reader = Callable[..., Any]
 
 
-def forwarding(method: str, parse: Callable[[Sequence[str]], Any]) -> Reader:
-    """Return the reader of a program whose requests have a `kind`, "change" with `changes` or else only to print.
-
-    method: the control method that makes the changes.
-    """
+def forwarding(parse: Callable[[Sequence[str]], Any]) -> Reader:
+    """Return the reader of a program whose requests have a `kind`: "change", with `changes` and `method`, or other."""
 
     def read(words: Sequence[str], names: Names, **_: Any) -> Forwarding | Text:
         request = parse(words)
         if request.kind != "change":
             return Text("")
-        return Forwarding(method, tuple(msgspec.to_builtins(request.changes)))
+        return Forwarding(request.method, tuple(msgspec.to_builtins(request.changes)))
 
     return read
 
@@ -44,9 +41,9 @@ def forwarding(method: str, parse: Callable[[Sequence[str]], Any]) -> Reader:
 READERS: dict[str, Reader] = {
     "ipfwadm": ipfwadm.parse,
     "ipchains": ipchains.parse,
-    "ipportfw": forwarding("forwards.change", ipportfw.parse),
-    "ipmasqadm": forwarding("forwards.change", ipmasqadm.parse),
-    "ipfwd": forwarding("redirects.change", ipfwd.parse),
+    "ipportfw": forwarding(ipportfw.parse),
+    "ipmasqadm": forwarding(ipmasqadm.parse),
+    "ipfwd": forwarding(ipfwd.parse),
 }
 """The programs whose lines are read: name -> function of (words, names, tolerant=bool, chains=names of user chains).
 

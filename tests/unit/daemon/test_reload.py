@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from fastmasq.config.load import parse
-from fastmasq.daemon.reload import Declared, declare, difference, forward_changes, redirect_changes
+from fastmasq.daemon.reload import (
+    Declared,
+    auto_forward_changes,
+    declare,
+    difference,
+    forward_changes,
+    mark_targets,
+    redirect_changes,
+)
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy import portfw, redirect
+from fastmasq.policy import autofw, portfw, redirect
+from fastmasq.policy.autofw import AutoForward
 from fastmasq.policy.evaluate import Packet, evaluate
+from fastmasq.policy.markfw import MarkTarget
 
 LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
 FORWARD = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:{}"\n'
@@ -98,3 +108,44 @@ def test_redirects_likewise() -> None:
     made = redirect.apply(old.redirects, redirect_changes(old.redirects, old, new))
     assert made == new.redirects
     assert difference(old, new) == ["redirect protocol 47", "redirect protocol 50"]
+
+
+def script(tmp_path: Path, *lines: str) -> Declared:
+    file = tmp_path / "rc.firewall"
+    file.write_text("".join(f"ipmasqadm {line}\n" for line in lines))
+    return declared(f'[rules]\nfiles = ["{file}"]\n')
+
+
+def test_rows_of_autofw_likewise(tmp_path: Path) -> None:
+    old = script(tmp_path, "autofw -A -r tcp 1 2 -h 10.0.0.2", "autofw -A -r udp 3 4 -c tcp 5", "autofw -A -d udp 6 7")
+    new = script(tmp_path, "autofw -A -r tcp 1 2 -h 10.0.0.3", "autofw -A -d udp 6 7")
+    by_hand = AutoForward(kind="direct", protocol="tcp", first=8, last=9)
+    running = (by_hand, *old.auto_forwards)
+    made = autofw.apply(running, auto_forward_changes(running, old, new))
+    assert set(made) == {by_hand, *new.auto_forwards}
+    assert sorted(difference(old, new)) == ["autofw range tcp outside:1-2", "autofw range udp outside:3-4 by tcp 5"]
+
+
+def test_a_row_of_autofw_deleted_at_run_time_is_not_missed(tmp_path: Path) -> None:
+    assert auto_forward_changes((), script(tmp_path, "autofw -A -d udp 6 7"), declared()) == []
+
+
+def test_hosts_of_marks_likewise_and_those_that_stay_keep_their_turn(tmp_path: Path) -> None:
+    old = script(tmp_path, *(f"mfw -A -m 1 -r 10.0.0.{host}" for host in ("2", "2 80", "3", "4")))
+    new = script(tmp_path, *(f"mfw -A -m 1 -r 10.0.0.{host}" for host in ("2 80", "3 -p 5", "4", "5")))
+    turned = [
+        MarkTarget(mark=1, address="10.0.0.4", left=7),
+        MarkTarget(mark=1, address="10.0.0.2", left=10),
+        MarkTarget(mark=1, address="10.0.0.2", port=80, left=10),
+        MarkTarget(mark=1, address="10.0.0.3", left=10),
+        MarkTarget(mark=2, address="10.0.0.9", left=10),  # made at run time
+    ]
+    made = mark_targets(turned, old, new)
+    assert [(str(one), one.preference, one.left) for one in made] == [
+        ("1 -> 10.0.0.4:0", 10, 7),
+        ("1 -> 10.0.0.2:80", 10, 10),
+        ("1 -> 10.0.0.3:0", 5, None),
+        ("2 -> 10.0.0.9:0", 10, 10),
+        ("1 -> 10.0.0.5:0", 10, None),
+    ]
+    assert difference(old, new) == ["mfw 1 -> 10.0.0.2:0", "mfw 1 -> 10.0.0.3:0", "mfw 1 -> 10.0.0.5:0"]

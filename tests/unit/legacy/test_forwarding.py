@@ -8,26 +8,37 @@ import msgspec
 import pytest
 
 from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.legacy import ipmasqadm, proc
+from fastmasq.legacy import ipmasqadm, ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.forwarding import run_ipfwd, run_ipmasqadm, run_ipportfw
-from fastmasq.policy import portfw, redirect
+from fastmasq.policy import autofw, markfw, portfw, redirect
 
 PUBLIC = "200.200.200.200"
 
 
 class Running:
-    """A forwarder without packets: what the control socket would do to the two lists."""
+    """A forwarder without packets: what the control socket would do to the lists."""
 
     def __init__(self) -> None:
         self.forwards: tuple[portfw.PortForward, ...] = ()
         self.redirects: tuple[redirect.Redirect, ...] = ()
+        self.autofw: tuple[autofw.AutoForward, ...] = ()
+        self.mfw: tuple[markfw.MarkTarget, ...] = ()
 
     def __call__(self, method: str, **params: Any) -> Any:
         if method == "forwards":
             return [{**msgspec.to_builtins(one), "address": PUBLIC, "state": "in force"} for one in self.forwards]
         if method == "redirects":
             return [msgspec.to_builtins(one) for one in self.redirects]
-        module, name = (portfw, "forwards") if method == "forwards.change" else (redirect, "redirects")
+        if method == "autofw":
+            idle = {"contact": None, "peer": None, "left_s": 0.0}
+            return [{**{name: getattr(one, name) for name in one.__struct_fields__}, **idle} for one in self.autofw]
+        if method == "mfw":
+            return [
+                {**{name: getattr(one, name) for name in one.__struct_fields__}, "left": one.left or one.preference}
+                for one in self.mfw
+            ]
+        name = method.removesuffix(".change")
+        module = {"forwards": portfw, "redirects": redirect, "autofw": autofw, "mfw": markfw}[name]
         setattr(self, name, module.apply(getattr(self, name), msgspec.convert(params["changes"], list[module.Change])))
         return {"warnings": []}
 
@@ -192,7 +203,7 @@ def test_5_5_portfw_example_5_delete_by_wildcard(running: Running):
     do(run_ipmasqadm, "portfw -d -P tcp -L 0.0.0.0 1723", running)
     assert running.rows() == []
     line = "portfw -d -P tcp -L 0.0.0.0 1723"
-    assert refused(run_ipmasqadm, line, running) == ("portfw: setsockopt failed: No such process", 1)
+    assert refused(run_ipmasqadm, line, running) == ("portfw: setsockopt failed: No such process", 255)
 
 
 def test_5_5_portfw_example_6_flush(running: Running):
@@ -201,21 +212,166 @@ def test_5_5_portfw_example_6_flush(running: Running):
     assert running.rows() == []
 
 
+def proc_autofw(running: Running) -> list[str]:
+    return list(ipmasqadm_autofw.proc_lines(running("autofw")))[1:]
+
+
 def test_5_5_autofw_example_1_a_range(running: Running):
     do(run_ipmasqadm, "autofw -A -r tcp 2000 2010 -h 10.0.0.5", running)
-    assert running.rows() == [("tcp", "outside:2000-2010", [("10.0.0.5", 2000, 10)])]
+    [forward] = autofw.port_forwards(running.autofw)
+    assert (str(forward), forward.targets) == ("tcp outside:2000-2010", (portfw.Target("10.0.0.5", 2000),))
+    assert proc_autofw(running) == ["   1    6 07D0-07DA/0000 0000 0A000005 00000000 0000 0000      0    2"]
+
+
+def test_5_5_autofw_example_2_a_triggered_range(running: Running):
+    assert do(run_ipmasqadm, "autofw -A -r udp 6970 7170 -c tcp 7070", running) == []
+    assert autofw.trigger_rows(running.autofw) == [(17, 6970, 7170, 6, 7070, True, True)]
+    assert autofw.port_forwards(running.autofw) == ()
+    assert proc_autofw(running) == ["   1   11 1B3A-1C02/0000 0000 00000000 00000000 0006 1B9E      0    6"]
+
+
+def test_5_5_autofw_example_2_the_proc_view_of_a_row_that_is_active(running: Running):
+    do(run_ipmasqadm, "autofw -A -r udp 6970 7170 -c tcp 7070", running)
+    [row] = running("autofw")
+    lines = ipmasqadm_autofw.proc_lines([{**row, "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}])
+    assert list(lines)[1] == "   1   11 1B3A-1C02/0000 0000 0A000007 C7000001 0006 1B9E   1250    7"
+
+
+def test_5_5_autofw_u_and_i_lift_the_limits(running: Running):
+    do(run_ipmasqadm, "autofw -A -r udp 1 2 -c tcp 3 -u", running)
+    assert do(run_ipmasqadm, "autofw -A -r udp 4 5 -c tcp 3 -i", running) == [
+        "-i cannot be specified with a control port"
+    ]
+    assert autofw.trigger_rows(running.autofw) == [(17, 4, 5, 6, 3, True, False), (17, 1, 2, 6, 3, False, True)]
+
+
+def test_5_5_autofw_example_3_direct_ports(running: Running):
+    do(run_ipmasqadm, "autofw -A -d udp 28800 28900", running)
+    assert autofw.direct_rows(running.autofw) == [(17, 28800, 28900)]
+    assert proc_autofw(running) == ["   3   11 7080-70E4/0000 0000 00000000 00000000 0000 0000      0    2"]
 
 
 def test_5_5_autofw_examples_4_and_5_a_port_and_flush(running: Running):
     do(run_ipmasqadm, "portfw -a -P tcp -L 200.200.200.200 1723 -R 10.0.0.2 1723", running)
     do(run_ipmasqadm, "autofw -A -p tcp 8080 10.0.0.5:80", running)
-    assert running.rows()[1:] == [("tcp", "outside:8080", [("10.0.0.5", 80, 10)])]
+    [forward] = autofw.port_forwards(running.autofw)
+    assert (str(forward), forward.targets) == ("tcp outside:8080", (portfw.Target("10.0.0.5", 80),))
+    assert proc_autofw(running) == ["   2    6 0000-0000/1F90 0050 0A000005 00000000 0000 0000      0    2"]
     do(run_ipmasqadm, "autofw -F", running)
+    assert running.autofw == ()
     assert [row[1] for row in running.rows()] == ["200.200.200.200:1723"]
+    do(run_ipmasqadm, "autofw -A -p tcp 8080 10.0.0.5:80", running)
+    do(run_ipmasqadm, "portfw -f", running)
+    assert (running.rows(), len(running.autofw)) == ([], 1)
 
 
 def test_5_5_autofw_example_6_flush_takes_no_options():
     assert refused(run_ipmasqadm, "autofw -F -v") == ("The flush command does not take options", 1)
+
+
+def test_5_5_autofw_rows_are_deleted_by_all_but_their_limits(running: Running):
+    for row in ("-r udp 6970 7170 -c tcp 7070", "-r tcp 1 2 -h 10.0.0.5", "-d udp 3 4", "-p tcp 5 10.0.0.5:6"):
+        do(run_ipmasqadm, f"autofw -A {row}", running)
+    missing = ("autofw: setsockopt failed: Invalid argument", 255)
+    for row in ("-r udp 6970 7170 -c tcp 7071", "-r tcp 1 2 -h 10.0.0.6", "-d tcp 3 4", "-p tcp 5 10.0.0.5:7"):
+        assert refused(run_ipmasqadm, f"autofw -D {row}", running) == missing
+    for row in ("-r u 6970 7170 -c t 7070 -u", "-r tcp 1 2 -h 10.0.0.5", "-d udp 3 4", "-p tcp 5 10.0.0.5:6"):
+        do(run_ipmasqadm, f"autofw -D {row}", running)
+    assert running.autofw == ()
+
+
+def test_5_5_autofw_the_same_row_again_takes_its_place(running: Running):
+    do(run_ipmasqadm, "autofw -A -r tcp 1 2 -h 10.0.0.5", running)
+    do(run_ipmasqadm, "autofw -A -r tcp 1 2 -h 10.0.0.6", running)
+    assert [row.host for row in running.autofw] == ["10.0.0.6"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-A -v -d udp 3 4", ["Adding autofwd (direct) ports 3 - 4", "U"]),
+        ("-A -p tcp 5 10.0.0.5:6 -v", ["Adding autofwd tcp port 5 -> 10.0.0.5:6 U"]),
+        ("-A -r tcp 1 2 -h 10.0.0.5 -v -u", ["Adding autofwd tcp ports 1 - 2 to fixed host 10.0.0.5 "]),
+        ("-A -r udp 1 2 -c tcp 3 -v", ["Adding autofwd udp ports 1 - 2 via tcp ctl port 3 US"]),
+    ],
+)
+def test_5_5_autofw_verbose(line: str, said: list[str], running: Running):
+    assert do(run_ipmasqadm, f"autofw {line}", running) == said
+
+
+def listed(running: Running) -> list[list[str]]:
+    return [line.split() for line in do(run_ipmasqadm, "mfw -L -n", running)[1:]]
+
+
+def test_5_5_mfw_example_1_a_mark_and_its_listing(running: Running):
+    do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.2 80", running)
+    assert do(run_ipmasqadm, "mfw -Ln", running) == [
+        "fwmark   rediraddr               rport  pcnt  pref",
+        "1        10.0.0.2                   80    10    10",
+    ]
+    lines = list(ipmasqadm_mfw.proc_lines(running("mfw")))
+    assert [line.rstrip() for line in lines] == [
+        "FwMark > RAddr    RPort PrCnt  Pref",
+        "0x1 > 0A000002    80    10    10",
+    ]
+    assert {len(line) for line in lines} == {63}
+
+
+def test_5_5_mfw_examples_2_to_5_hosts_of_a_mark(running: Running):
+    do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.2 80", running)
+    do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.3 80 -p 20", running)
+    assert markfw.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 10, 10), (0x0A000003, 80, 20, 20)]}
+    do(run_ipmasqadm, "mfw -E -m 1 -r 10.0.0.2 80 -p 0", running)
+    assert markfw.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 0, 0), (0x0A000003, 80, 20, 20)]}
+    do(run_ipmasqadm, "mfw -S -m 1", running)
+    assert [row[1] for row in listed(running)] == ["10.0.0.3", "10.0.0.2"]
+    do(run_ipmasqadm, "mfw -D -m 1", running)
+    assert running.mfw == ()
+
+
+def test_5_5_mfw_example_6_mark_0():
+    assert refused(run_ipmasqadm, "mfw -A -m 0 -r 10.0.0.2") == ("mfw: insufficient options specified", 2)
+
+
+def test_5_5_mfw_deleting_and_editing_take_wildcards(running: Running):
+    for host in ("10.0.0.2 80", "10.0.0.2 81", "10.0.0.3 80"):
+        do(run_ipmasqadm, f"mfw -A -m 1 -r {host}", running)
+    do(run_ipmasqadm, "mfw -A -m 17 -r 10.0.0.4", running)
+    do(run_ipmasqadm, "mfw -E -m 1 -r 10.0.0.2 -p 3", running)
+    assert [row[2:] for row in listed(running)] == [
+        ["0", "10", "10"],
+        ["80", "3", "3"],
+        ["81", "3", "3"],
+        ["80", "10", "10"],
+    ]
+    do(run_ipmasqadm, "mfw -D -m 1 -r 0.0.0.0 80", running)
+    assert [row[:3] for row in listed(running)] == [["17", "10.0.0.4", "0"], ["1", "10.0.0.2", "81"]]
+    do(run_ipmasqadm, "mfw -F", running)
+    assert listed(running) == []
+
+
+def test_5_5_mfw_a_single_host_is_not_scheduled(running: Running):
+    do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.2 80 -p 3", running)
+    do(run_ipmasqadm, "mfw -S -m 1", running)
+    assert listed(running) == [["1", "10.0.0.2", "80", "3", "3"]]
+
+
+@pytest.mark.parametrize("line", ["mfw", "mfw -h", "mfw -x", "mfw -m", "mfw -m 1"])
+def test_5_5_mfw_help(line: str, running: Running):
+    assert do(run_ipmasqadm, line, running)[0] == "Usage: mfw -A -m FWMARK -r RADDR RPORT [-p PREF] add entry"
+
+
+def test_5_5_mfw_without_a_forwarder():
+    def ask(method: str, **_: Any) -> Any:
+        raise KernelError("no fastmasq is running at /run/fastmasq.sock")
+
+    with pytest.raises(FastmasqError) as caught:
+        run_ipmasqadm(["mfw", "-L"], ask)
+    assert str(caught.value).splitlines()[:2] == [
+        'Could not open "/proc/net/ip_masq/mfw"',
+        "Check if you have enabled fwmark-forwarding",
+    ]
+    assert caught.value.exit_status == 1
 
 
 @pytest.mark.parametrize(
@@ -227,8 +383,29 @@ def test_5_5_autofw_example_6_flush_takes_no_options():
         ("portfw -a -P tcp -L 1.2.3.4 61000 -R 10.0.0.2 80", "portfw: invalid port specified: 61000", 2),
         ("portfw -a -P tcp -L 1.2.3.4", "portfw: option -L needs 2 arguments", 2),
         ("autofw -A -h 10.0.0.5", "You must select a type of forwarding (direct, port, or range)", 1),
-        ("autofw -A -r udp 6970 7170 -c tcp 7070", "autofw: ranges opened by a control port (-c)", 1),
-        ("mfw -L", "mfw: forwarding by mark is not available in this version", 1),
+        ("autofw", "Usage:", 1),
+        ("autofw -L", "Command must be either -A, -D, or -F", 1),
+        ("autofw -A -r udp 6970 7170", "autofw: a range needs the host that gets it (-h), or the control port", 1),
+        ("autofw -A -r udp 2 1 -h 10.0.0.5", "Illegal port numbers", 1),
+        ("autofw -A -p tcp 80 10.0.0.5", "Illegal port numbers", 1),
+        ("autofw -A -r icmp 1 2 -h 10.0.0.5", "protocol must be either tcp or udp", 1),
+        ("autofw -A -r udp 1 2 -c gre 1", "Control protocol must be either tcp or udp", 1),
+        ("autofw -A -d udp 1 2 -r udp 1 2", "-r cannot be used in conjunction with -p or -d", 1),
+        ("autofw -A -r udp 1 2 -h there", "Invalid IP address: there", 1),
+        ("autofw -A -r udp 1 2 -x", "Invalid option: -x", 1),
+        ("autofw -A -r udp 1", "autofw: option -r needs 3 arguments", 1),
+        ("mfw -A -D", "mfw: multiple commands specified", 2),
+        ("mfw -D", "mfw: insufficient options specified", 2),
+        ("mfw -L -m 1", "mfw: incompatible options specified", 2),
+        ("mfw -F -r 10.0.0.2", "mfw: incompatible options specified", 2),
+        ("mfw -A -m 1 -n -r www", "mfw: illegal destination specified", 2),
+        ("mfw -A -m 1 -r 10.0.0.2 -r 10.0.0.3", "mfw: multiple destinations specified", 2),
+        ("mfw -A -m 1 -r 10.0.0.2 -p -1", "mfw: illegal preference value specified", 2),
+        ("mfw -L again", "mfw: unknown arguments found on commandline", 2),
+        ("mfw -A -m 1", "mfw: setsockopt failed: Invalid argument", 255),
+        ("mfw -E -m 1 -p 3", "mfw: setsockopt failed: Invalid argument", 255),
+        ("mfw -S -m 1", "mfw: setsockopt failed: Invalid argument", 255),
+        ("mfw -D -m 1", "mfw: setsockopt failed: No such process", 255),
     ],
 )
 def test_5_5_errors(line: str, text: str, status: int):

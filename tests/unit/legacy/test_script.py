@@ -190,6 +190,7 @@ class Wanted(Struct):
 
     kind: str
     changes: tuple[dict, ...] = ()
+    method: str = "forwards.change"
 
 
 def read_forward(words: list[str]) -> Wanted:
@@ -202,14 +203,14 @@ def read_forward(words: list[str]) -> Wanted:
 
 def test_a_program_of_forwards_is_read_once_it_is_registered(monkeypatch):
     text = "/sbin/ipportfw -A x\nipportfw -L\n"
-    monkeypatch.setitem(READERS, "ipportfw", forwarding("forwards.change", read_forward))
+    monkeypatch.setitem(READERS, "ipportfw", forwarding(read_forward))
     assert requests_of(text) == [Forwarding("forwards.change", ({"action": "set"},))]
     assert warnings_of(text) == ["f:2: ignored: ipportfw would only print something"]
     assert mistakes_of("ipportfw -X") == ["f:1: ipportfw: unknown option; correct the line or remove it"]
 
 
 def test_a14_clearing_what_the_file_has_set_up_is_warned_of(monkeypatch):
-    monkeypatch.setitem(READERS, "ipportfw", forwarding("forwards.change", read_forward))
+    monkeypatch.setitem(READERS, "ipportfw", forwarding(read_forward))
     assert warnings_of("ipportfw -C\nipportfw -A x\nipportfw -C\nipportfw -A y\n") == [
         "f:3: takes away again what was set up by f:2"
     ]

@@ -71,19 +71,22 @@ def _forwards(name: str, socket: str) -> Iterable[str]:
     from fastmasq.control.client import call
     from fastmasq.legacy import ipmasqadm, proc
 
-    forwards = call(socket, "forwards")
-    if name == "autofw":
-        return proc.autofw(ipmasqadm.autofw_rows(forwards))
-    return (proc.ip_portfw if name == "ip_portfw" else proc.portfw)(ipmasqadm.rows(forwards))
+    rows = ipmasqadm.rows(call(socket, "forwards"))
+    return (proc.ip_portfw if name == "ip_portfw" else proc.portfw)(rows)
+
+
+def _auto_forwards(name: str, socket: str) -> Iterable[str]:
+    from fastmasq.control.client import call
+    from fastmasq.legacy.ipmasqadm_autofw import proc_lines
+
+    return proc_lines(call(socket, "autofw"))
 
 
 def _marks(name: str, socket: str) -> Iterable[str]:
-    """Return the table by mark: nothing is ever in it, since ipmasqadm mfw is not available."""
     from fastmasq.control.client import call
-    from fastmasq.legacy.proc import mfw
+    from fastmasq.legacy.ipmasqadm_mfw import proc_lines
 
-    call(socket, "ping")
-    return mfw(())
+    return proc_lines(call(socket, "mfw"))
 
 
 def _symbols(name: str, socket: str) -> Iterable[str]:
@@ -101,7 +104,8 @@ def _symbols(name: str, socket: str) -> Iterable[str]:
 
 
 _SHOWS = {
-    **dict.fromkeys(("ip_portfw", "portfw", "autofw"), _forwards),
+    **dict.fromkeys(("ip_portfw", "portfw"), _forwards),
+    "autofw": _auto_forwards,
     "mfw": _marks,
     "ksyms": _symbols,
 }

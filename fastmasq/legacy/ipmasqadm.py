@@ -175,21 +175,6 @@ def rows(forwards: Iterable[dict[str, Any]]) -> Iterator[proc.PortForwardRow]:
         )
 
 
-def autofw_rows(forwards: Iterable[dict[str, Any]]) -> Iterator[proc.AutoForwardRow]:
-    """Yield the rows of /proc/net/ip_masq/autofw: what `autofw` made, which is always active, and for anybody."""
-    for one in forwards:
-        for target in one["targets"] if one["listen"] == OUTSIDE else ():
-            single = one["first"] == one["last"]
-            ports = {"visible": one["first"], "hidden": target["port"]}
-            yield proc.AutoForwardRow(
-                kind="port" if single else "range",
-                protocol=_NUMBERS[one["protocol"]],
-                where=int(IPv4Address(target["address"])),
-                flags=proc.ACTIVE,
-                **(ports if single else {"low": one["first"], "high": one["last"]}),
-            )
-
-
 def _entries(forwards: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str, int, dict[str, Any], int]]:
     """Yield (protocol, local address, local port, target, how far its port is from the first) of every entry."""
     for one in sorted(forwards, key=lambda one: one["protocol"] != "udp"):

@@ -29,7 +29,6 @@ from fastmasq.policy.chains import (
     Rule,
 )
 
-ACTIVE = 1  # of the flags of a triggered forward
 JIFFIES = 100  # in a second (HZ of 1999)
 LINE = 127  # characters of a line that programs seek in
 

@@ -118,12 +118,16 @@ class Forwarder:
         self.total = len(SESSIONS)
         self.rules = Rules()
         self.forwards = []
+        self.auto_forwards = []
+        self.marks = []
         self._selector = selectors.DefaultSelector()
         self.handlers = {
             "status": self._status,
             "sessions": self._sessions,
             "ping": lambda params: None,
             "forwards": lambda params: self.forwards,
+            "autofw": lambda params: self.auto_forwards,
+            "mfw": lambda params: self.marks,
             **self.rules.handlers(),
         }
         self._server = Server(self.path, self.handlers, self._selector)

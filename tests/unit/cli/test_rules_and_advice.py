@@ -89,8 +89,6 @@ def test_s54_s55_proc_shows_the_forwards(run, forwarder):
     web["targets"] = [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]
     isakmp = {"protocol": "udp", "listen": "ppp1", "first": 500, "last": 500, "address": None}
     isakmp["targets"] = [{"address": "10.0.0.3", "port": 500, "preference": 10}]
-    everywhere = {**web, "listen": "outside", "first": 2000, "last": 2010}
-    single = {**web, "listen": "outside", "first": 3000, "last": 3000}
 
     def shown(name: str, *forwards: dict) -> list[str]:
         forwarder.forwards = list(forwards)
@@ -102,11 +100,20 @@ def test_s54_s55_proc_shows_the_forwards(run, forwarder):
         "TCP  C8C8C8C8  8081 > 0A000002    81     7    10",
     ]
     assert shown("ip_portfw", web)[1] == "TCP  200.200.200.200/8081 > 10.0.0.2/81"
-    assert shown("autofw", web, everywhere, single) == [
-        "RANG TCP  07D0 07DA 0000 0000 0A000002 00000000 -    0000      0    1",
-        "PORT TCP  0000 0000 0BB8 0050 0A000002 00000000 -    0000      0    1",
-    ]
-    assert shown("mfw", web) == []
+
+
+def test_s55_proc_shows_autoforwards_and_marks(run, forwarder):
+    row = {"kind": "range", "protocol": "udp", "first": 6970, "last": 7170, "host": "", "hidden": 0, "is_timed": True}
+    row |= {"control_protocol": "tcp", "control_port": 7070, "peer_only": True}
+    forwarder.auto_forwards = [{**row, "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}]
+    forwarder.marks = [{"mark": 1, "address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]
+    for name, line in (
+        ("autofw", "   1   11 1B3A-1C02/0000 0000 0A000007 C7000001 0006 1B9E   1250    7"),
+        ("mfw", "0x1 > 0A000002    80     7    10"),
+    ):
+        done = run("proc", name, "--socket", forwarder.path)
+        assert done.exit_code == 0
+        assert done.stdout.splitlines()[1].rstrip() == line
 
 
 def test_c82_h28_proc_ksyms_has_the_symbols_of_a_running_forwarder(run, forwarder):

@@ -165,6 +165,7 @@ def test_5_5_mfw_a_connection_outlives_its_mark(web: Network) -> None:
 def test_rule_files_and_reloads_know_both(net: Network, tmp_path: Path) -> None:
     file = tmp_path / "rc.firewall"
     marking = f"ipchains -A input -p tcp -y -d {EXTERNAL_ADDRESS} 80 -m 1 -j ACCEPT\n"
+    marking += "ipchains -P forward DENY\nipchains -A forward -i eth1 -j MASQ\n"
     file.write_text(f"{marking}ipmasqadm {RANGE}\nipmasqadm mfw -A -m 1 -r {INSIDE_ADDRESS} 80\n")
     net.start(f'[rules]\nfiles = ["{file}"]\n')
     net.greet_tcp(b"first", "inside", 80)

@@ -64,17 +64,18 @@ def _ago(seconds: float | None) -> str:
     return "never" if seconds is None else span(seconds)
 
 
-def _id(number: int | None, digits: int) -> str:
-    return "-" if number is None else f"{number:0{digits}x}"
+def _spi(number: int | None) -> str:
+    return "-" if number is None else f"{number:08x}"
 
 
 def _call(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers = tuple(_id(row[key], 4) for key in ("call_id", "external_call_id", "remote_call_id"))
-    return (*_ends(row), *numbers, *_lights(row))
+    unknown = "any" if row["state"] == "passthrough" else "-"
+    numbers = (row["call_id"], row["external_call_id"], row["remote_call_id"])
+    return (*_ends(row), *(unknown if number is None else str(number) for number in numbers), *_lights(row))
 
 
 def _association(row: dict[str, Any]) -> tuple[str, ...]:
-    return (*_ends(row), _id(row["outbound_spi"], 8), _id(row["inbound_spi"], 8), *_lights(row))
+    return (*_ends(row), _spi(row["outbound_spi"]), _spi(row["inbound_spi"]), *_lights(row))
 
 
 def _exchange(row: dict[str, Any]) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ def _connection(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _waiting(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["inside"], row["remote"], _id(row["outbound_spi"], 8), row["waits_for"] or "-", _ago(row["for_s"])
+    return row["inside"], row["remote"], _spi(row["outbound_spi"]), row["waits_for"] or "-", _ago(row["for_s"])
 
 
 _TABLES = (

@@ -167,19 +167,21 @@ class Vpn:
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
 
     def _quote(self, side: int, packet: bytes, now: int) -> Decision:
-        """Decide about an ICMP error that quotes ISAKMP: whose packet it was (C-48)."""
+        """Decide about an ICMP error that quotes ISAKMP, or ESP that is not settled: whose packet it was (C-48)."""
         quoted = packet[(packet[0] & 15) * 4 + _ICMP_LENGTH :]
-        source, destination, _, payload = _read(quoted)
+        source, destination, protocol, payload = _read(quoted)
         if side == OUTBOUND:  # from an inside host, about what came in
-            talks = destination in self.ipsec.exchanges.hosts_of(source)
+            talks = destination in self.ipsec.exchanges.hosts_of(source) | self.ipsec.esp.hosts_of(source)
             return self._to(self.address() if talks else None)
+        if protocol == ESP:
+            return self._to(self.ipsec.esp.host_of(destination, source, read_esp(payload).spi), "esp_no_row")
         cookie = payload[_UDP_LENGTH : _UDP_LENGTH + _COOKIE_LENGTH]
         initiator = cookie if len(cookie) == _COOKIE_LENGTH and cookie != NO_COOKIE else None
         return self._to(self.ipsec.exchanges.host_of(destination, source, initiator, now))
 
     @staticmethod
-    def _to(address: int | None) -> Decision:
-        return dropped("isakmp_no_row") if address is None else Decision(to=(address,))
+    def _to(address: int | None, reason: str = "isakmp_no_row") -> Decision:
+        return dropped(reason) if address is None else Decision(to=(address,))
 
     # -- PPTP control connections --------------------------------------------------------------------------------------
 

@@ -437,9 +437,16 @@ cdef void inbound_followed(Path *p, int link, Frame *frame, Parsed *parsed) noex
                   parsed)
 
 
-cdef bint find_quoted_exchange(Path *p, int link, const Frame *frame, const Parsed *parsed, const Quote *quote,
-                               ErrorRewrite *new) noexcept nogil:
-    """Fill in `new` for an error about ISAKMP, whose cookies only the tracker knows; False: it waits, or was dropped."""
+cdef inline bint is_asked_about_quote(const Path *p, const Quote *quote) noexcept nogil:
+    """Whether only a tracker can know whose a quoted packet was: ISAKMP, told by its cookies, and ESP not settled yet."""
+    if quote.protocol == PROTOCOL_UDP:
+        return p.follows_ipsec and quote.sid == ISAKMP_PORT and quote.did == ISAKMP_PORT
+    return p.follows_ipsec and quote.protocol == PROTOCOL_ESP
+
+
+cdef bint find_quoted_by_tracker(Path *p, int link, const Frame *frame, const Parsed *parsed, const Quote *quote,
+                                 ErrorRewrite *new) noexcept nogil:
+    """Fill in `new` for an error about what only a tracker knows; False: it waits for the answer, or was dropped."""
     if not is_answered(p, link, frame, parsed, PUNT_QUOTE, -1):
         return False
     if p.links[link].side == OUTSIDE:
@@ -821,9 +828,8 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
         if reason == QUOTE_UNKNOWN:
             reason = find_quoted_tunnel(p, <uint8_t>side, parsed, &quote, &new)
-        if (reason == QUOTE_UNKNOWN and p.follows_ipsec and quote.protocol == PROTOCOL_UDP and quote.sid == ISAKMP_PORT
-                and quote.did == ISAKMP_PORT):
-            if not find_quoted_exchange(p, link, frame, parsed, &quote, &new):
+        if reason == QUOTE_UNKNOWN and is_asked_about_quote(p, &quote):
+            if not find_quoted_by_tracker(p, link, frame, parsed, &quote, &new):
                 return
             reason = -1
         if reason == QUOTE_UNKNOWN:

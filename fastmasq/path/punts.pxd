@@ -16,7 +16,7 @@ cdef enum PuntKind:
     PUNT_CONTROL = 1            # a segment of a PPTP control connection; ref is its flow
     PUNT_TUNNEL = 2             # GRE of PPTP or ESP, that no row explains
     PUNT_ISAKMP = 3
-    PUNT_QUOTE = 4              # an ICMP error about ISAKMP
+    PUNT_QUOTE = 4              # an ICMP error about ISAKMP or unsettled ESP
 
 cdef enum AnswerKind:
     ANSWER_NONE = 0

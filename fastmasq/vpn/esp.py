@@ -337,6 +337,11 @@ class EspTable:
         """Return the inside hosts with a row of any kind for a remote (E-32)."""
         return {row.inside for row in self._remote.get(remote, {}).values()}
 
+    def host_of(self, remote: int, masq: int, spi: int) -> int | None:
+        """Return the inside host that an outbound packet to a remote came from, told by its SPI (C-48)."""
+        rows = self._remote.get(remote, {}).values()
+        return next((row.inside for row in rows if (row.masq, row.ospi) == (masq, spi)), None)
+
     def by_inbound(self, remote: int, masq: int, spi: int) -> Association | None:
         return self._in.get((remote, masq, spi))
 

@@ -458,6 +458,15 @@ def test_c48_errors_that_quote_esp_reach_the_host() -> None:
     assert decode(error).body[8:][12:16] == bytes((10, 0, 0, 2))
 
 
+def test_c48_errors_that_quote_an_unanswered_start_reach_the_host() -> None:
+    gateway = Gateway()
+    out = gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    error = gateway.passes(OUTSIDE, icmp_error("199.0.0.254", GATEWAY_OUT, 11, 0, out))
+    assert ends(error) == ("199.0.0.254", HOST)
+    stranger = esp(GATEWAY_OUT, REMOTE, 0x1001)
+    assert gateway.dropped(OUTSIDE, icmp_error("199.0.0.254", GATEWAY_OUT, 11, 0, stranger)) == "esp_no_row"
+
+
 def test_e17_what_the_path_moves_keeps_an_sa_alive() -> None:
     gateway = Gateway()
     started(gateway, HOST, 0x1000, 0x2000)

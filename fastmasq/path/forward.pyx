@@ -82,7 +82,7 @@ from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, T
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire.checksum cimport delta16, delta32, update_full_at
 from fastmasq.wire.esp cimport PROTOCOL_ESP, sequence as esp_sequence, spi
-from fastmasq.wire.gre cimport GRE_MINIMUM, PROTOCOL_GRE, call_id as gre_call_id, is_pptp, set_call_id
+from fastmasq.wire.gre cimport GRE_MINIMUM, PROTOCOL_GRE, call_id as gre_call_id, gre_header_length, is_pptp, set_call_id
 from fastmasq.wire.icmp cimport (
     ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED as CODE_FRAGMENTATION_NEEDED,
     HOST_UNREACHABLE, NET_UNREACHABLE, TIME_EXCEEDED, is_query,
@@ -322,11 +322,13 @@ cdef inline bint is_followed_isakmp(const Path *p, const Parsed *parsed) noexcep
 
 cdef inline bint is_tunnel(const Path *p, Parsed *parsed) noexcept nogil:
     """Whether a packet without ports belongs to a kind of tunnel that a tracker follows; notes that and its id."""
-    if parsed.length < <uint32_t>parsed.header_length + GRE_MINIMUM:
+    cdef uint32_t length = parsed.length - parsed.header_length
+    if length < GRE_MINIMUM:            # ESP_MINIMUM as well
         return False
     if parsed.protocol == PROTOCOL_ESP and p.follows_ipsec:
         parsed.tunnel_id = spi(parsed.transport)
-    elif parsed.protocol == PROTOCOL_GRE and p.follows_pptp and is_pptp(parsed.transport):
+    elif (parsed.protocol == PROTOCOL_GRE and p.follows_pptp and is_pptp(parsed.transport)
+          and length >= gre_header_length(parsed.transport)):
         parsed.tunnel_id = gre_call_id(parsed.transport)
     else:
         return False

@@ -1,4 +1,4 @@
-"""A hundred thousand mutated packets from both sides, while established flows of each protocol go on undisturbed."""
+"""A hundred thousand mutated packets from both sides, while established flows and tunnels go on undisturbed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import random
 import pytest
 
 from fastmasq.table.timeouts import Timeouts
+from fastmasq.wire.pptp import Type, message
 from tests.model.state import INSIDE, OUTSIDE
 from tests.support import packets
-from tests.support.harness import Harness
 from tests.support.packets import TCP, UDP, Malformed, decode, problems, with_ip_checksum
+from tests.support.vpn_gateway import ESP, GRE, RESPONDER, Control, Gateway, esp, gre, isakmp
 
 PACKETS = 100_000
 BATCH = 50
@@ -24,6 +25,7 @@ def seeds() -> list[tuple[str, bytes]]:
     quoted = packets.udp("200.200.200.200:4000", "199.0.0.1:53", b"question")
     received = packets.tcp("199.0.0.1:80", "10.0.0.2:4000", "PA", seq=7, payload=b"answer")
     options = bytes.fromhex("070b04000000000000000001")
+    request = message(Type.OUTGOING_CALL_REQUEST, b"\x00\x05")
     return [
         (INSIDE, packets.udp("10.0.0.2:4000", "199.0.0.1:53", b"question", options=options)),
         (INSIDE, packets.udp("10.0.0.2:4001", "199.0.0.1:53", bytes(600))),
@@ -33,10 +35,31 @@ def seeds() -> list[tuple[str, bytes]]:
         (INSIDE, packets.icmp_error("10.0.0.2", "199.0.0.1", 3, 3, received)),
         (INSIDE, packets.udp("10.0.0.3:5000", "200.200.200.200:4000", b"hairpin")),
         (INSIDE, packets.ipv4("10.0.0.2", "199.0.0.1", 47, bytes(24))),
+        (INSIDE, gre("10.0.0.2", "199.0.0.1", 5)),
+        (INSIDE, esp("10.0.0.2", "199.0.0.1", 0x1000)),
+        (INSIDE, esp("10.0.0.3", "199.0.0.1", 0x1001)),
+        (INSIDE, isakmp("10.0.0.2", "199.0.0.1", b"cookie")),
+        (INSIDE, packets.tcp("10.0.0.2:4001", "199.0.0.1:1723", "S", seq=1)),
+        (INSIDE, packets.tcp("10.0.0.2:4001", "199.0.0.1:1723", "PA", seq=2, ack=8, payload=request)),
         (OUTSIDE, packets.udp("199.0.0.1:53", "200.200.200.200:4000", b"answer")),
         (OUTSIDE, packets.tcp("199.0.0.1:80", "200.200.200.200:4000", "SA", seq=7, ack=2)),
         (OUTSIDE, packets.tcp("199.0.0.1:80", "200.200.200.200:4000", "R", seq=8)),
         (OUTSIDE, packets.ping("199.0.0.1", "200.200.200.200", 9, kind=0)),
+        (OUTSIDE, gre("199.0.0.1", "200.200.200.200", 6)),
+        (OUTSIDE, esp("199.0.0.1", "200.200.200.200", 0x2000)),
+        (OUTSIDE, isakmp("199.0.0.1", "200.200.200.200", b"cookie", RESPONDER)),
+        (OUTSIDE, packets.tcp("199.0.0.1:1723", "200.200.200.200:4001", "SA", seq=7, ack=2)),
+        (
+            OUTSIDE,
+            packets.icmp_error("199.0.0.254", "200.200.200.200", 11, 0, esp("200.200.200.200", "199.0.0.1", 0x1000)),
+        ),
+        (OUTSIDE, packets.icmp_error("199.0.0.254", "200.200.200.200", 11, 0, gre("200.200.200.200", "199.0.0.1", 5))),
+        (
+            OUTSIDE,
+            packets.icmp_error(
+                "199.0.0.254", "200.200.200.200", 3, 3, isakmp("200.200.200.200", "199.0.0.1", b"cookie")
+            ),
+        ),
         (OUTSIDE, packets.icmp_error("199.0.0.254", "200.200.200.200", 11, 0, quoted)),
         (OUTSIDE, packets.icmp_error("199.0.0.254", "200.200.200.200", 3, 4, quoted, mtu=1280)),
     ]
@@ -60,10 +83,10 @@ def mutated(packet: bytes, chance: random.Random) -> bytes:
 
 
 class Probe:
-    """An established TCP connection, a UDP flow and a ping, whose packets must pass as if nothing else happened."""
+    """Flows of TCP, UDP and ping, a PPTP call and an SA, whose packets must pass as if nothing else happened."""
 
-    def __init__(self, harness: Harness) -> None:
-        self.harness = harness
+    def __init__(self, gateway: Gateway) -> None:
+        harness = self.harness = gateway.harness
         here, there = (PROBE_HOST, PROBE_PORT), ("200.200.200.200", PROBE_PORT)
         server = (PROBE_SERVER, 80)
         self.pairs = [
@@ -74,6 +97,15 @@ class Probe:
             (INSIDE, self.ping(PROBE_HOST, PROBE_SERVER, 8), self.ping(there[0], PROBE_SERVER, 8, ttl=63)),
             (OUTSIDE, self.ping(PROBE_SERVER, there[0], 0), self.ping(PROBE_SERVER, PROBE_HOST, 0, ttl=63)),
         ]
+        Control(gateway, PROBE_HOST, PROBE_SERVER).call(0x4000, 0x11)
+        gateway.passes(INSIDE, esp(PROBE_HOST, PROBE_SERVER, 0x1000))
+        gateway.passes(OUTSIDE, esp(PROBE_SERVER, there[0], 0x2000))
+        for tunnel, outbound, inbound in ((gre, 0x11, 0x4000), (esp, 0x1000, 0x2000)):
+            out, back = (PROBE_SERVER, outbound, 2), (inbound, 2)
+            self.pairs += [
+                (INSIDE, tunnel(PROBE_HOST, *out), tunnel(there[0], *out, ttl=63)),
+                (OUTSIDE, tunnel(PROBE_SERVER, there[0], *back), tunnel(PROBE_SERVER, PROBE_HOST, *back, ttl=63)),
+            ]
         harness.send(INSIDE, packets.tcp(here, server, "S", seq=100))
         harness.send(OUTSIDE, packets.tcp(server, there, "SA", seq=500, ack=101))
 
@@ -93,20 +125,23 @@ class Probe:
 @pytest.mark.timeout(300)
 def test_a_hundred_thousand_mutated_packets() -> None:
     chance = random.Random(1999)
-    harness = Harness(capacity=65536, timeouts=Timeouts(udp=30_000_000_000))
-    probe = Probe(harness)
+    gateway = Gateway(capacity=65536, timeouts=Timeouts(udp=30_000_000_000))
+    harness = gateway.harness
+    probe = Probe(gateway)
     whole = seeds()
     for _ in range(PACKETS // BATCH):
         for _ in range(BATCH):
             link, packet = chance.choice(whole)
             harness.inject(link, mutated(packet, chance))
-        for out in harness.run():
+        for out in gateway.settle():
             check_sent(out.link, out.packet)
-        harness.advance(0.01)
+        gateway.second(0.01)
         probe.check()
     verdicts = harness.forwarder.verdicts()
     assert sum(verdicts.values()) >= PACKETS
     assert verdicts["forward"] > PACKETS // 20
+    drops = harness.forwarder.drops()
+    assert drops["esp_blocked"] and drops["gre_no_row"] and "tracker_failed" not in drops
 
 
 def check_sent(link: str, packet: bytes) -> None:
@@ -119,4 +154,4 @@ def check_sent(link: str, packet: bytes) -> None:
     assert not wrong, f"{packet.hex()} was sent: {wrong}"
     if link == OUTSIDE:
         assert decoded.source == 0xC8C8C8C8
-        assert decoded.protocol in (packets.ICMP, TCP, UDP)
+        assert decoded.protocol in (packets.ICMP, TCP, UDP, GRE, ESP)

@@ -401,8 +401,8 @@ class Engine:
             stale = self.table.set_external(address, self._for_mappings(address))
         self.forwards.place(self._mappable_ports())
         if address is not None:
-            if self.vpn is not None and self.external is not None and self.external != address:
-                self.vpn.move(self.external, address)
+            if self.vpn is not None:
+                self.vpn.follow_address(address)
             local = world.local_addresses(self.world.snapshot().routes)
             for old in stale:  # sessions of a forward that has gone live on where it listened (PF-9)
                 if old not in self.forwards.listening() and (old in self._former or old not in local):

@@ -91,6 +91,7 @@ class Vpn:
         self.calls = CallTable(CallSettings(loose_source=settings.vpn.pptp_loose_source))
         self.ipsec = Ipsec(ipsec_settings(settings))
         self.connections: dict[int, Connection] = {}  # by row of the session
+        self._address: int | None = None  # the last one there was
         self._numbers = 0
         self._lines = 0  # said in this second
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
@@ -260,11 +261,13 @@ class Vpn:
         self.ipsec.expire(now)
         self._follow_rows()
 
-    def move(self, old: int, new: int) -> None:
-        """Let everything follow a new external address (P-28, E-10)."""
-        self._say(self.calls.move(old, new))
-        self._say(self.ipsec.move(old, new))
-        self._follow_rows()
+    def follow_address(self, address: int) -> None:
+        """Let everything follow the external address, also after a while without any (P-28, E-10)."""
+        if self._address not in (None, address):
+            self._say(self.calls.move(self._address, address))
+            self._say(self.ipsec.move(self._address, address))
+            self._follow_rows()
+        self._address = address
 
     def changed(self) -> None:
         """Put into the path what has been changed in the trackers by other means: preloading."""

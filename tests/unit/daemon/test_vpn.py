@@ -431,7 +431,7 @@ def test_rules_that_deny_an_established_tunnel_stop_it() -> None:
 def test_a_changed_external_address_takes_the_rows_along() -> None:
     gateway = Gateway()
     started(gateway, HOST, 0x1000, 0x2000)
-    gateway.vpn.move(address(GATEWAY_OUT), address("200.200.200.77"))
+    gateway.vpn.follow_address(address("200.200.200.77"))
     assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2)))[0] == "200.200.200.77"
 
 

@@ -289,12 +289,12 @@ class IpsecHost(Speaker):
         self.peers: list[Peer] = []
         self.strays: list[Stray] = []
         self.unknown: list[Message] = []  # ISAKMP under cookies that are not ours
-        self._udp = self.make_socket(socket.SOCK_DGRAM, port=NATT_PORT if natt else ISAKMP_PORT)
-        self._esp = self.make_socket(socket.SOCK_RAW, socket.IPPROTO_ESP)
+        self.udp = self.make_socket(socket.SOCK_DGRAM, port=NATT_PORT if natt else ISAKMP_PORT)
+        self.esp = self.make_socket(socket.SOCK_RAW, socket.IPPROTO_ESP)
         if natt:
-            self._udp.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
-        self.read_with(self._udp, self._read_udp)
-        self.read_with(self._esp, self._read_esp)
+            self.udp.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        self.read_with(self.udp, self._read_udp)
+        self.read_with(self.esp, self._read_esp)
         self.start()
 
     def negotiate(self, remote: str, *, version: int = 1, cookie: bytes | None = None) -> Peer:
@@ -309,17 +309,17 @@ class IpsecHost(Speaker):
         return next(peer for peer in self.peers for own in peer.sas if own.spi_out == sa.spi_in)
 
     def send_isakmp(self, remote: tuple[str, int], message: Message) -> None:
-        self._send(self._udp, (_NON_ESP_MARKER if self.natt else b"") + message.emit(), remote)
+        self._send(self.udp, (_NON_ESP_MARKER if self.natt else b"") + message.emit(), remote)
 
     def send_esp(self, remote: tuple[str, int], esp: bytes) -> None:
         if self.natt:
-            self._send(self._udp, esp, remote)
+            self._send(self.udp, esp, remote)
         else:
-            self._send(self._esp, esp, (remote[0], 0))
+            self._send(self.esp, esp, (remote[0], 0))
 
     def keep_alive(self, peer: Peer) -> None:
         """Send a NAT keep-alive (RFC 3948 section 2.3)."""
-        self._send(self._udp, _KEEP_ALIVE, peer.remote)
+        self._send(self.udp, _KEEP_ALIVE, peer.remote)
 
     @staticmethod
     def _send(through: socket.socket, octets: bytes, remote: tuple[str, int]) -> None:
@@ -329,7 +329,7 @@ class IpsecHost(Speaker):
     def _read_udp(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                octets, remote = self._udp.recvfrom(65536)
+                octets, remote = self.udp.recvfrom(65536)
                 if not self.natt:
                     self._take_isakmp(Message.parse(octets), remote)
                 elif octets.startswith(_NON_ESP_MARKER):
@@ -340,7 +340,7 @@ class IpsecHost(Speaker):
     def _read_esp(self) -> None:
         """Take one packet, and before it all ISAKMP there is: an SA is agreed on before the first packet under it."""
         self._read_udp()
-        packet = IP(self._esp.recv(65536))
+        packet = IP(self.esp.recv(65536))
         self._take_esp(packet, (packet.src, ISAKMP_PORT))
 
     def _take_esp(self, packet: IP, remote: tuple[str, int]) -> None:

@@ -204,7 +204,7 @@ def test_p42_messages_in_pieces(vpn: VpnNetwork, cuts: tuple[int, ...]) -> None:
     assert far_end(call, server).peer_id != 0x4000
     call.clear()
     assert far_end(call, server).disconnected
-    assert is_followed(vpn) and vpn.undisturbed(), (vpn.net.drops(), vpn.net.fastmasq.errors())
+    assert is_followed(vpn) and vpn.undisturbed()
 
 
 def test_p41_a_request_that_is_repeated_gets_the_same_id(vpn: VpnNetwork) -> None:
@@ -225,7 +225,7 @@ def test_p42_messages_that_share_a_segment(vpn: VpnNetwork) -> None:
         calls = [connection.begin_call(call_id) for call_id in (1, 2, 3)]
     eventually(lambda: all(call.result for call in calls), what="replies")
     both_ways(*((call, server) for call in calls))
-    assert is_followed(vpn) and vpn.undisturbed(), (vpn.net.drops(), vpn.net.fastmasq.errors())
+    assert is_followed(vpn) and vpn.undisturbed()
 
 
 @pytest.mark.parametrize("lost", [f"tcp dport {PORT}", f"tcp sport {PORT}"], ids=["out", "back"])

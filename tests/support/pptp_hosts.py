@@ -101,13 +101,18 @@ class Call:
     def exchange(self, count: int = 5, seconds: float = PATIENCE_S) -> None:
         """Send `count` echo requests, each once the one before is answered; fail the test if an answer is missing."""
         for _ in range(count):
-            assert self.answers(seconds), f"no answer to an echo request in {self}"
+            assert self.answers(seconds), f"no answer to an echo request in {self}: {self.state()}"
         eventually(lambda: self.acknowledged == self.sent - 1, seconds, f"the last acknowledgment in {self}")
 
     def answers(self, seconds: float = 0.5) -> bool:
         """Send one echo request, and return whether it is answered in time."""
         number = self.ask()
         return hosts.wait_until(lambda: number in self.replies, seconds)
+
+    def state(self) -> str:
+        """Return the counts of packets, for messages."""
+        other = f"received up to {self.received}, {self.late} discarded, {len(self.replies)} replies"
+        return f"{self.sent} sent, {self.acknowledged} acknowledged, {other}"
 
     def set_link_info(self) -> None:
         """Tell the peer our ACCMs, as the side that placed the call does (RFC 2637 section 2.15)."""

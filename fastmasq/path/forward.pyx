@@ -292,7 +292,7 @@ cdef inline bint is_masqueraded(Path *p, int link, int hop, Frame *frame, Parsed
 cdef bint is_answered(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t kind, int64_t ref) noexcept nogil:
     """Whether a tracker wants the packet in hand to go on. If it has not been asked it is now, and the packet waits."""
     if p.answer.kind == ANSWER_NONE:
-        if has_room(&p.punts, parsed.saddr, frame.length):
+        if has_room(&p.punts, parsed.saddr, frame.length, kind):
             keep_punt(&p.punts, frame, link, parsed.saddr, kind, ref)
             p.verdicts[PUNT] += 1
         else:

@@ -11,6 +11,7 @@ from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
 cdef enum:
     PUNTS = 64                  # packets waiting at once
     PUNTS_OF_ONE = 16           # of one source address
+    SEGMENTS_OF_ONE = 48        # of control connections: more of its segments may come in a bunch
 
 cdef enum PuntKind:
     PUNT_CONTROL = 1            # a segment of a PPTP control connection; ref is its flow
@@ -51,15 +52,16 @@ cdef inline uint8_t *punt_memory(const PuntQueue *queue, int slot) noexcept nogi
     return queue.memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
 
 
-cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t length) noexcept nogil:
+cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t length, uint8_t kind) noexcept nogil:
     """Whether a packet of a source may wait: nobody may have the whole queue."""
     cdef int i
     cdef int same = 0
+    cdef int most = SEGMENTS_OF_ONE if kind == PUNT_CONTROL else PUNTS_OF_ONE
     if queue.count == PUNTS or length > BIG_FRAME:
         return False
     for i in range(queue.count):
         same += queue.waiting[(queue.first + i) & (PUNTS - 1)].saddr == saddr
-    return same < PUNTS_OF_ONE
+    return same < most
 
 
 cdef inline void keep_punt(PuntQueue *queue, const Frame *frame, int link, uint32_t saddr, uint8_t kind,

@@ -33,7 +33,7 @@ from fastmasq.wire.pptp import CONNECTED, CONTROL, FIELDS_END, HEADER_LENGTH, He
 Direction = Literal["outbound", "inbound"]
 
 MOST_EDITS = 512  # octets remembered for each direction: 256 ids, more than a window of real messages holds
-MOST_DROPS = 16  # segments behind one hole before the connection is passed on unread
+MOST_DROPS = 256  # segments behind one hole before the connection is passed on unread
 FURTHEST = 1 << 20  # octets; no control connection has more in flight
 _SEQUENCES = 1 << 32
 

@@ -121,7 +121,9 @@ class Vpn:
         """Decide about the packet that waits first, put into the path what that has settled, and send it."""
         edits: tuple[tuple[int, bytes], ...] = ()
         try:
-            if kind == "control":
+            if self.address() is None:
+                decision = dropped("no_external_address")
+            elif kind == "control":
                 decision, edits = self._control(ref, packet, now)
             elif kind == "tunnel":
                 decision = self._tunnel(side, packet, now)

@@ -1138,7 +1138,7 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         return
     if parsed.kind == KIND_ICMP_ERROR:
         translate_error(p, link, route, frame, parsed)
-    elif is_asked_about(p, parsed):
+    elif is_asked_about(p, parsed) and external_of(p.table, parsed.daddr) >= 0:
         inbound_followed(p, link, frame, parsed)
     elif parsed.kind == KIND_SESSION and not (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
         inbound_by_mapping(p, link, frame, parsed)
@@ -1160,7 +1160,7 @@ cdef bint is_for_host(const Path *p, int link, const Frame *frame, const Parsed 
     if route.kind != ROUTE_LOCAL or parsed.kind == KIND_ICMP_ERROR:
         return False
     if p.links[link].side == OUTSIDE and is_asked_about(p, parsed):
-        return False
+        return external_of(p.table, parsed.daddr) < 0
     if parsed.kind == KIND_PROTOCOL_OTHER and p.links[link].side == OUTSIDE:
         return find_redirect(p, parsed.protocol, parsed.saddr) == NULL
     if parsed.kind != KIND_SESSION or (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):

@@ -10,7 +10,7 @@ from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.policy.portfw import PortForward, Target
 from fastmasq.policy.redirect import Redirect
 from fastmasq.wire.pptp import Type, message
-from tests.support.harness import address
+from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import chains_after
 from tests.support.packets import decode, icmp_error, ipv4, problems, tcp, udp
 from tests.support.vpn_gateway import (
@@ -388,6 +388,28 @@ def test_without_an_external_address_nothing_leaves() -> None:
     gateway.harness.drops()
     gateway.send(INSIDE, esp(HOST, REMOTE, 0x1000))
     assert gateway.harness.drops() == {"no_external_address": 1}
+
+
+def test_an_address_that_goes_while_a_packet_waits() -> None:
+    gateway = Gateway()
+    gateway.harness.inject(INSIDE, esp(HOST, REMOTE, 0x1000))
+    gateway.harness.run()
+    gateway.vpn.address = lambda: None
+    gateway.settle()
+    assert gateway.harness.drops() == {"no_external_address": 1}
+
+
+def test_tunnels_to_another_address_of_the_gateway_are_its_own() -> None:
+    gateway = Gateway(routes=[*HOWTO_ROUTES, ("200.200.200.9/32", plain("local"))])
+    before = gateway.harness.forwarder.verdicts()["deliver"]
+    for packet in (
+        esp(REMOTE, "200.200.200.9", 5),
+        gre(REMOTE, "200.200.200.9", 5),
+        isakmp(REMOTE, "200.200.200.9", b"x"),
+    ):
+        assert gateway.send(OUTSIDE, packet) == []
+    assert gateway.harness.forwarder.verdicts()["deliver"] == before + 3
+    assert gateway.asked == 0
 
 
 def test_one_source_cannot_have_the_whole_queue() -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Collection
 
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
@@ -348,11 +349,12 @@ class EspTable:
     def by_outbound(self, inside: int, remote: int, spi: int) -> Association | None:
         return self._out.get((inside, remote, spi))
 
-    def refusal(self, inside: int) -> str:
-        """Return why an inside host cannot have another row; "" if it can."""
-        if len(self.rows) + len(self.disputes) >= self.settings.associations:
+    def refusal(self, inside: int, leaving: Collection[Association] = ()) -> str:
+        """Return why an inside host cannot have another row, even once those that are leaving have gone; "" if it can."""
+        if len(self.rows) + len(self.disputes) - len(leaving) >= self.settings.associations:
             return "esp_full"
-        return "esp_host_limit" if self._rows_of[inside] >= self.settings.associations_per_host else ""
+        own = self._rows_of[inside] - sum(row.inside == inside for row in leaving)
+        return "esp_host_limit" if own >= self.settings.associations_per_host else ""
 
     def add(self, inside: int, masq: int, remote: int, now: int) -> Association:
         """Make a row without SPIs; `refusal` must have been asked."""
@@ -374,6 +376,12 @@ class EspTable:
         """Set the outbound SPI of a row that has none."""
         row.ospi = ospi
         self._out[row.inside, row.remote, ospi] = row
+        self._changes[row.number] = row
+
+    def ends(self, row: Association) -> int | None:
+        """Return when a row's time is over unless it has packets; None for never."""
+        deadline = self._deadlines.get(row.number)
+        return None if deadline == FOREVER else deadline
 
     def keep(self, row: Association, now: int) -> None:
         """Start a row's time again."""

@@ -27,6 +27,7 @@ class PreloadError(FastmasqError):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+        self.exit_status = 2 if reason == "EINVAL" else 1
 
 
 class Announcement(Struct, frozen=True, kw_only=True):
@@ -49,15 +50,20 @@ def add(table: EspTable, sa: Announcement, now: int, caller: int | None, *, repl
     """
     _check(sa, caller)
     holder = table.by_inbound(sa.remote, sa.masq, sa.inbound_spi)
-    if holder is not None and holder.inside != sa.inside:
-        if not replace or caller is not None:
-            raise PreloadError(
-                "EEXIST", f"SPI {sa.inbound_spi:X} from {dotted(sa.remote)} belongs to {dotted(holder.inside)} already"
-            )
-        table.remove(holder)
-        holder = None
-    row = _row_for(table, sa, holder, now)
-    if sa.outbound_spi and row.ospi != sa.outbound_spi and not row.ospi:
+    if holder is not None and holder.inside != sa.inside and (not replace or caller is not None):
+        raise PreloadError(
+            "EEXIST", f"SPI {sa.inbound_spi:X} from {dotted(sa.remote)} belongs to {dotted(holder.inside)} already"
+        )
+    started = table.by_outbound(sa.inside, sa.remote, sa.outbound_spi) if sa.outbound_spi else None
+    row = _row_for(sa, started, holder)
+    leaving = {one.number: one for one in (started, holder) if one is not None and one is not row}.values()
+    refusal = table.refusal(sa.inside, leaving) if row is None else ""
+    if refusal:
+        raise PreloadError("ENOSPC", f"no row for another SA of {dotted(sa.inside)}: {refusal}")
+    for one in leaving:
+        table.remove(one)
+    row = row or table.add(sa.inside, sa.masq, sa.remote, now)
+    if sa.outbound_spi and not row.ospi:
         table.name_outbound(row, sa.outbound_spi)
     if row.ispi != sa.inbound_spi:
         table.complete(row, sa.inbound_spi)
@@ -100,23 +106,17 @@ def _check(sa: Announcement, caller: int | None) -> None:
         raise PreloadError("EINVAL", "a lifetime cannot be negative")
 
 
-def _row_for(table: EspTable, sa: Announcement, holder: Association | None, now: int) -> Association:
-    """Return the row to fill in: the one with the outbound SPI, else the one with the inbound SPI, else a new one."""
-    row = table.by_outbound(sa.inside, sa.remote, sa.outbound_spi) if sa.outbound_spi else None
-    if row is not None and row.ispi not in (0, sa.inbound_spi):
-        table.remove(row)  # the host says that the pair has changed
-        row = None
-    if row is not None and holder is not None and holder is not row:
-        table.remove(holder)
-    row = row or holder
-    if row is not None and sa.outbound_spi and row.ospi not in (0, sa.outbound_spi):
-        table.remove(row)
-        row = None
-    if row is not None and row.masq == sa.masq:
-        return row
-    if row is not None:
-        table.remove(row)
-    refusal = table.refusal(sa.inside)
-    if refusal:
-        raise PreloadError("ENOSPC", f"no row for another SA of {dotted(sa.inside)}: {refusal}")
-    return table.add(sa.inside, sa.masq, sa.remote, now)
+def _row_for(sa: Announcement, started: Association | None, holder: Association | None) -> Association | None:
+    """Return the row to fill in: the one with the outbound SPI, else the one with the inbound SPI, else None: a new one.
+
+    A row with another pair than the host now says is not filled in; it is to go.
+    """
+    if started is not None and started.ispi in (0, sa.inbound_spi) and started.masq == sa.masq:
+        return started
+    if (
+        holder is not None
+        and holder.inside == sa.inside
+        and (not sa.outbound_spi or holder.ospi in (0, sa.outbound_spi))
+    ):
+        return holder
+    return None

@@ -74,6 +74,14 @@ def test_only_the_host_itself_or_root() -> None:
     assert flush(both.esp, B) == 0 and flush(both.esp, A) == 1 and not both.esp.rows
 
 
+def test_what_is_learned_later_is_told_to_the_path() -> None:
+    both = Ipsec()
+    row = add(both.esp, sa(ospi=0), 0, A)
+    assert both.esp.take_changes() == [row]
+    add(both.esp, sa(), 0, A)
+    assert both.esp.take_changes() == [row] and row.ospi == 0x1000
+
+
 def test_delete() -> None:
     both = Ipsec()
     add(both.esp, sa(), 0, A)
@@ -89,6 +97,25 @@ def test_bad_announcements(wrong: dict) -> None:
 
 def test_no_room() -> None:
     refused("ENOSPC", add, Ipsec(IpsecSettings(associations=0)).esp, sa(), 0, ROOT)
+
+
+def test_a_refused_replacement_takes_nothing_from_anybody() -> None:
+    both = Ipsec(IpsecSettings(associations_per_host=1))
+    add(both.esp, sa(A), 0, A)
+    add(both.esp, sa(B, ispi=0x6000, ospi=0x2000), 0, B)
+    refused("ENOSPC", add, both.esp, sa(B, ospi=0x2001), 0, ROOT, replace=True)
+    assert both.esp_inbound(R, M, 0x5000, 1, 0).to == (A,)
+    add(both.esp, sa(B, ospi=0x2000), 0, ROOT, replace=True)
+    assert both.esp_inbound(R, M, 0x5000, 1, 0).to == (B,)
+
+
+def test_no_room_but_for_what_the_host_replaces_itself() -> None:
+    both = Ipsec(IpsecSettings(associations_per_host=1, associations=1))
+    add(both.esp, sa(), 0, A)
+    add(both.esp, sa(ispi=0x5001), 0, A)
+    add(both.esp, sa(ispi=0x5001, ospi=0x1001), 0, A)
+    add(both.esp, sa(B, ispi=0x5001, ospi=0x2000), 0, ROOT, replace=True)
+    assert [(row.inside, row.ispi, row.ospi) for row in both.esp.rows.values()] == [(B, 0x5001, 0x2000)]
 
 
 @pytest.mark.parametrize(("lifetime", "ends"), [(None, 30 * MINUTE), (5 * MINUTE, 5 * MINUTE), (-1, None)])

@@ -27,13 +27,13 @@ from typing import Any
 import msgspec
 
 from fastmasq.control.client import is_served
+from fastmasq.control.connection import LineConnection
 from fastmasq.control.protocol import LARGEST_REPLY, LARGEST_REQUEST, Failure, Reply, decode_request, encode
 from fastmasq.errors import FastmasqError, KernelError
 
 Handler = Callable[[dict[str, Any]], object]
 
 MOST_CLIENTS = 16
-_CHUNK = 64 * 1024  # bytes read at once
 _LOCK_TRIES = 200  # of 10 ms
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Server:
         self._path = os.fspath(path)
         self._handlers = handlers
         self._selector = selector
-        self._clients: dict[int, _Client] = {}  # by descriptor; the one that was active last comes last
+        self._clients: dict[int, LineConnection] = {}  # by descriptor; the one that was active last comes last
         self._listener = _listen(self._path)
         self._identity = _identity(self._path)
         self._register(self._listener, selectors.EVENT_READ)
@@ -89,10 +89,10 @@ class Server:
             return
         if len(self._clients) >= MOST_CLIENTS:
             self._drop(next(iter(self._clients.values())))
-        self._clients[connection.fileno()] = _Client(connection)
+        self._clients[connection.fileno()] = LineConnection(connection, LARGEST_REQUEST)
         self._register(connection, selectors.EVENT_READ)
 
-    def _serve(self, client: _Client, events: int) -> None:
+    def _serve(self, client: LineConnection, events: int) -> None:
         try:
             if events & selectors.EVENT_READ:
                 client.receive()
@@ -142,55 +142,10 @@ class Server:
         fileno = connection.fileno()
         self._selector.register(connection, events, lambda events: self.handle(fileno, events))
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: LineConnection) -> None:
         del self._clients[client.connection.fileno()]
         self._selector.unregister(client.connection)
         client.connection.close()
-
-
-class _Client:
-    """One connection: bytes that came and were not answered, bytes of the reply that were not taken."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.reply = memoryview(b"")
-        self._received = bytearray()
-        self._sends_no_more = False
-
-    def receive(self) -> None:
-        """Take some of what has come, up to one byte more than a request may have."""
-        room = min(LARGEST_REQUEST + 1 - len(self._received), _CHUNK)
-        if not room:
-            return
-        with contextlib.suppress(BlockingIOError):
-            chunk = self.connection.recv(room)
-            self._received += chunk
-            self._sends_no_more = not chunk
-
-    def next_request(self) -> bytes | None:
-        """Take the next line, without its end; one that is too long is cut, and is the last."""
-        end = self._received.find(b"\n")
-        if end < 0 and len(self._received) <= LARGEST_REQUEST:
-            return None
-        if end < 0:
-            end = len(self._received)
-            self._sends_no_more = True
-        line = bytes(self._received[:end])
-        del self._received[: end + 1]
-        return line
-
-    def send(self) -> None:
-        """Send as much of the reply as the client has room for."""
-        if self.reply:
-            with contextlib.suppress(BlockingIOError):
-                self.reply = self.reply[self.connection.send(self.reply) :]
-
-    def is_finished(self) -> bool:
-        return self._sends_no_more and not self.reply and b"\n" not in self._received
-
-    def wanted_events(self) -> int:
-        """Wait for room while there is something to send, or a request already here; else for more to read."""
-        return selectors.EVENT_WRITE if self.reply or b"\n" in self._received else selectors.EVENT_READ
 
 
 def _listen(path: str) -> socket.socket:

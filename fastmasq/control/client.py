@@ -10,7 +10,7 @@ import msgspec
 
 from fastmasq.control.protocol import LARGEST_REPLY, Request, decode_reply, encode
 from fastmasq.errors import ConfigurationError, KernelError
-from fastmasq.policy.chains import RuleError
+from fastmasq.policy.chains import REASONS, RuleError
 
 PATIENCE_S = 10.0  # how long the forwarder may be silent
 _CHUNK = 1024 * 1024
@@ -35,7 +35,7 @@ def call(socket_path: str, method: str, /, **params: Any) -> Any:
         reply = decode_reply(line)
     except msgspec.DecodeError as error:
         raise KernelError(f"{socket_path}: an answer that is not fastmasq's ({error}); who listens there?") from None
-    if reply.error and reply.error.reason:
+    if reply.error and reply.error.reason in REASONS:
         raise RuleError(reply.error.reason, reply.error.message)
     if reply.error:
         raise (ConfigurationError if reply.error.exit_status == 2 else KernelError)(reply.error.message)

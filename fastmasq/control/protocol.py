@@ -4,8 +4,8 @@
     {"result": {"total": 1, "sessions": [...]}}
 
 or, when it cannot be done, `{"error": {"message": "what, where, what to do", "exit_status": 1}}`, which for a RuleError
-has its "reason" too. A connection may carry several requests, and several may be sent at once; replies come in the same
-order.
+or a PreloadError has its "reason" too. A connection may carry several requests, and several may be sent at once;
+replies come in the same order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Failure(Struct, frozen=True):
-    """Why there is no result: the line for the user, the status the client should exit with, a RuleError's reason."""
+    """Why there is no result: the line for the user, the status the client should exit with, a reason for programs."""
 
     message: str
     exit_status: int = 1

@@ -30,6 +30,7 @@ from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.vpn import Vpn
@@ -650,6 +651,7 @@ class Engine:
             **self.forwards.handlers(),
             **(self.vpn.handlers() if self.vpn is not None else {}),
             **self.demand.handlers(),
+            **Preload(self.vpn).handlers(),
         }
 
     def summary(self) -> str:

@@ -11,7 +11,7 @@ in arrays, which `compile` hands out and folds back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ ANY_PORT = (0, 0xFFFF)
 Reason = Literal[
     "no chain", "no target", "exists", "not empty", "no rule", "busy", "bad policy", "bad target", "too many"
 ]
+REASONS: tuple[str, ...] = get_args(Reason)
 
 
 class RuleError(ConfigurationError):

@@ -350,7 +350,7 @@ class EspTable:
         return self._out.get((inside, remote, spi))
 
     def refusal(self, inside: int, leaving: Collection[Association] = ()) -> str:
-        """Return why an inside host cannot have another row, even once those that are leaving have gone; "" if it can."""
+        """Return why an inside host cannot have another row once those that are leaving have gone; "" if it can."""
         if len(self.rows) + len(self.disputes) - len(leaving) >= self.settings.associations:
             return "esp_full"
         own = self._rows_of[inside] - sum(row.inside == inside for row in leaving)

@@ -107,7 +107,7 @@ def _check(sa: Announcement, caller: int | None) -> None:
 
 
 def _row_for(sa: Announcement, started: Association | None, holder: Association | None) -> Association | None:
-    """Return the row to fill in: the one with the outbound SPI, else the one with the inbound SPI, else None: a new one.
+    """Return the row to fill in: the one with the outbound SPI, else the one with the inbound SPI; None for a new one.
 
     A row with another pair than the host now says is not filled in; it is to go.
     """

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from fastmasq.cli.main import fastmasq
 from fastmasq.control.server import Server
 from fastmasq.daemon.rules import Rules
+from fastmasq.vpn.preload import PreloadError
 
 STATUS = {
     "version": "0.1.0",
@@ -120,6 +121,8 @@ class Forwarder:
         self.forwards = []
         self.auto_forwards = []
         self.marks = []
+        self.sas = []
+        self.refusal = None  # reason and text
         self._selector = selectors.DefaultSelector()
         self.handlers = {
             "status": self._status,
@@ -128,6 +131,8 @@ class Forwarder:
             "forwards": lambda params: self.forwards,
             "autofw": lambda params: self.auto_forwards,
             "mfw": lambda params: self.marks,
+            "esp": self._list_sas,
+            "esp.change": self._change_sas,
             **self.rules.handlers(),
         }
         self._server = Server(self.path, self.handlers, self._selector)
@@ -142,6 +147,16 @@ class Forwarder:
     def _sessions(self, params):
         self.asked.append(params)
         return {"total": self.total, "sessions": self.sessions[: self.total]}
+
+    def _list_sas(self, params):
+        self.asked.append(params)
+        return self.sas
+
+    def _change_sas(self, params):
+        self.asked.append(params)
+        if self.refusal:
+            raise PreloadError(*self.refusal)
+        return {"changed": 1}
 
     def _loop(self):
         while not self._ending:

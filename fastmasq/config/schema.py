@@ -23,9 +23,11 @@ from fastmasq.config.values import (
     Bounds,
     Duration,
     FileNames,
+    FilePath,
     Floor,
     InterfaceName,
     InterfaceNames,
+    OptionalPort,
     PortRanges,
     Rate,
     SocketPath,
@@ -88,6 +90,8 @@ class Vpn(Section, frozen=True, kw_only=True):
     ipsec_squelch: Annotated[Duration, Bounds("1s", "15m")] = Duration.read("30s")
     ipsec_guess: bool = True
     ipsec_parallel: bool = True
+    preload: OptionalPort = OptionalPort()
+    preload_keys: FilePath = FilePath("/etc/fastmasq/preload.keys")
 
 
 class Limits(Section, frozen=True, kw_only=True):

@@ -138,6 +138,33 @@ class FileNames(tuple[str, ...]):
         return cls(written)
 
 
+class FilePath(str):
+    """The absolute path of a file."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if not isinstance(written, str) or not written.startswith("/") or written.endswith("/") or "\0" in written:
+            raise ValueError(
+                f'{in_toml(written)} is not the absolute path of a file; write for example "/etc/fastmasq/f"'
+            )
+        return cls(written)
+
+
+class OptionalPort(int):
+    """A TCP port; 0 is written "off"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if written == "off":
+            return cls()
+        if isinstance(written, bool) or not isinstance(written, int) or not 1 <= written <= _LAST_PORT:
+            raise ValueError(f'{in_toml(written)} is not a port; write "off" or for example 4555')
+        return cls(written)
+
+    def __str__(self) -> str:
+        return repr(int(self)) if self else "off"
+
+
 class SocketPath(str):
     """Where a unix socket can be made."""
 

@@ -26,6 +26,8 @@ import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
+from fastmasq.control.inside import Endpoint, InsideServer
+from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
 from fastmasq.daemon.demand import Demand
@@ -130,6 +132,7 @@ class Engine:
         self.thread: threading.Thread | None = None
         self.worker: Worker | None = None
         self.vpn: Vpn | None = None
+        self.inside_server: InsideServer | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
         self.rules = Rules(settings.compat)
@@ -160,6 +163,7 @@ class Engine:
         self.started_ns = now_ns()
         self._build()
         self.server = Server(self.settings.control.socket, self._handlers(), self.selector)
+        self.inside_server = self._make_inside_server()
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
             log.warning("the last run ended without restoring: its journal is adopted")
@@ -206,6 +210,17 @@ class Engine:
             return None
         settings = replace(self.settings, vpn=wanted)
         return Vpn(settings, self.table, self.forwarder, self.forwards, lambda: self.external)
+
+    def _make_inside_server(self) -> InsideServer | None:
+        """Return what inside hosts announce their SPIs to, None if that is off. Raises ConfigurationError."""
+        wanted = self.settings.vpn
+        if not wanted.preload:
+            return None
+        if not self._follows_ipsec():
+            log.warning("IPsec is not followed, so nobody is listened to on [vpn] preload = %s", wanted.preload)
+            return None
+        handlers = Preload(self.vpn).inside_handlers()
+        return InsideServer(wanted.preload, KeyFile(wanted.preload_keys), handlers, self.selector)
 
     def _declare(self) -> None:
         """Take in what the settings and their rule files ask for. Raises FastmasqError."""
@@ -295,6 +310,8 @@ class Engine:
             self._close()
 
     def _close(self) -> None:
+        if self.inside_server is not None:
+            self.inside_server.close()
         if self.server is not None:
             self.server.close()
         if self.world is not None:
@@ -308,7 +325,7 @@ class Engine:
             for descriptor in self._signals:
                 os.close(descriptor)
         self.selector.close()
-        self.server = self.world = self.worker = self._signals = self.takeover = None
+        self.server = self.inside_server = self.world = self.worker = self._signals = self.takeover = None
 
     # -- in step with the kernel -----------------------------------------------------------------------------------
 
@@ -347,6 +364,13 @@ class Engine:
         self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
         self._follow_external(snapshot.external_address)
         self._judge_host(self.rules.rule_set)  # a rule may ask for the address of an interface
+        if self.inside_server is not None:
+            self.inside_server.follow(
+                Endpoint(link.name, link.ifindex, each.address)
+                for link in snapshot.links
+                if link.role == "inside" and link.ifindex
+                for each in link.addresses
+            )
 
     def _is_outdated(self, number: int, link: Link) -> bool:
         """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
@@ -554,6 +578,8 @@ class Engine:
         self.forwards.retry()
         if self.vpn is not None:
             self.vpn.every_second(now_ns())
+        if self.inside_server is not None:
+            self.inside_server.every_second(now_ns())
         if seconds % LOOK_EVERY == 0:
             self._follow_ports()
             self._check_settings()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmasq.config.schema import Settings
+from fastmasq.control.keys import read_keys
 from fastmasq.daemon import ports
 from fastmasq.errors import FastmasqError
 from fastmasq.net import privileges
@@ -54,6 +55,7 @@ def findings(settings: Settings) -> list[Finding]:
     found += _guard(settings)
     found += _ports(settings)
     found += _memory(settings)
+    found += _preload(settings)
     interfaces = settings.interfaces
     found += [Finding("warning", sentence) for sentence in conflicts(interfaces.inside, interfaces.outside)]
     return found
@@ -134,6 +136,20 @@ def _forwards(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("error", f"forward {forward}: {forward.listen} is no link of [interfaces]")
         elif read_address(forward.listen) is not None and forward.listen not in addresses:
             yield Finding("warning", f"forward {forward}: the host has no address {forward.listen} now")
+
+
+def _preload(settings: Settings) -> Iterator[Finding]:
+    """Look for the keys of inside hosts that announce SPIs."""
+    vpn = settings.vpn
+    if not vpn.preload:
+        return
+    if not vpn.ipsec:
+        yield Finding("warning", "[vpn] preload does nothing while ipsec is off")
+    try:
+        if not read_keys(vpn.preload_keys):
+            yield Finding("warning", f"{vpn.preload_keys} has no keys: [vpn] preload is of no use to anybody")
+    except FastmasqError as error:
+        yield Finding("error", f"[vpn] preload_keys: {error}")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

@@ -198,6 +198,10 @@ def test_what_is_not_toml(text, line, said):
         (LINKS + REDIRECT + REDIRECT, 7, "protocol 47: stands twice; one host can have it"),
         (LINKS + REDIRECT.replace("47", "6"), 4, "protocol 6: TCP has ports; use a port forward"),
         # what is out of bounds
+        (LINKS + '[vpn]\npreload = "on"', 5, 'vpn.preload: "on" is not a port; write "off" or for example 4555'),
+        (LINKS + "[vpn]\npreload = 65536", 5, "vpn.preload: 65536 is not a port"),
+        (LINKS + "[vpn]\npreload = true", 5, "vpn.preload: true is not a port"),
+        (LINKS + '[vpn]\npreload_keys = "keys"', 5, 'vpn.preload_keys: "keys" is not the absolute path of a file'),
         (LINKS + '[vpn]\nipsec_lifetime = "5m"', 5, 'vpn.ipsec_lifetime: "5m" is out of bounds; use 15m to 7d'),
     ],
 )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fastmasq.config.schema import Settings, defaults
-from fastmasq.config.values import InterfaceName, InterfaceNames, PortRanges
+from fastmasq.config.values import FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
 from fastmasq.daemon import preflight
 from fastmasq.daemon.preflight import Finding, findings
 from tests.lab.net_namespaces import Gateway
@@ -109,3 +109,15 @@ def test_nothing_is_changed(gateway: Gateway) -> None:
         Path("/proc/sys/net/ipv4/ip_forward").read_text(),
         gateway.host.sh("nft list ruleset; tc qdisc show"),
     )
+
+
+def test_the_keys_of_inside_hosts(gateway: Gateway, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    wanted = {"preload": OptionalPort(4555), "preload_keys": FilePath(str(keys))}
+    [error] = texts(found("vpn", **wanted), "error")
+    assert error.startswith(f"[vpn] preload_keys: {keys}: No such file or directory")
+    keys.touch(0o600)
+    assert texts(found("vpn", **wanted), "warning") == [f"{keys} has no keys: [vpn] preload is of no use to anybody"]
+    keys.write_text("10.0.0.2 a-long-secret-key\n")
+    assert texts(found("vpn", **wanted), "warning") == []
+    assert texts(found("vpn", ipsec=False, **wanted), "warning") == ["[vpn] preload does nothing while ipsec is off"]

@@ -70,7 +70,7 @@ def _announcement(function: Any) -> Any:
 def esp() -> None:
     """Tell the SPIs of inside hosts beforehand: their ESP passes both ways at once, and nothing is guessed.
 
-    What is told is lost when fastmasq ends.
+    Inside hosts can do that themselves, see `fastmasq esp script`. What is told is lost when fastmasq ends.
     """
 
 
@@ -133,6 +133,20 @@ def list_sas(socket: str | None, config: str | None, inside: str | None, as_json
         ]
         columns = (">Inside", ">External", ">Remote", ">SPI out", ">SPI in", ">Age", ">Left")
         click.echo("\n".join(align(columns, rows)))
+
+
+@esp.command()
+@click.argument("name", type=click.Choice(["client", "strongswan", "libreswan"]))
+def script(name: str) -> None:
+    """Print a program for inside hosts with an IKE daemon, to be put there.
+
+    client is fastmasq-spi, which tells the gateway; strongswan and libreswan are updown scripts that call it. How they
+    are installed stands at the beginning of each.
+    """
+    from fastmasq.policy.templates import FOLDER
+
+    file = {"client": "fastmasq-spi"}.get(name, f"{name}.sh")
+    click.echo((FOLDER / "updown" / file).read_text(), nl=False)
 
 
 def _change(socket: str | None, config: str | None, do: str, sa: dict[str, str | None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
 
 import pytest
 
@@ -100,3 +102,17 @@ def test_list(esp, forwarder):
     assert lines[1].split()[3:5] == ["-", "00005000"]
     assert lines[2].split()[3:5] == ["00001000", "80000000"] and lines[2].endswith("until-deleted")
     assert json.loads(esp("list", "--json").stdout) == forwarder.sas
+
+
+@pytest.mark.parametrize("name", ["strongswan", "libreswan"])
+def test_updown_scripts_are_printed_and_are_shell(run, name):
+    text = run("esp", "script", name).stdout
+    assert text.startswith("#!/bin/sh\n") and "fastmasq-spi" in text
+    assert subprocess.run(["sh", "-n"], input=text, text=True).returncode == 0
+
+
+def test_the_client_is_printed_and_is_python_3_6(run):
+    text = run("esp", "script", "client").stdout
+    assert text.startswith("#!/usr/bin/env python3\n")
+    ast.parse(text, feature_version=(3, 6))
+    assert "import fastmasq" not in text and "from fastmasq" not in text

@@ -89,6 +89,9 @@ class Vpn(Section, frozen=True, kw_only=True):
     ipsec_init_retries: Annotated[int, Bounds(1, 100)] = 5
     ipsec_squelch: Annotated[Duration, Bounds("1s", "15m")] = Duration.read("30s")
     ipsec_guess: bool = True
+    ipsec_guess_hosts: Annotated[int, Bounds(1, 50)] = 5
+    ipsec_guess_margin: Annotated[Duration, Bounds("0s", "15m")] = Duration.read("5m")
+    ipsec_remote_phase1: bool = True
     ipsec_parallel: bool = True
     preload: OptionalPort = OptionalPort()
     preload_keys: FilePath = FilePath("/etc/fastmasq/preload.keys")

@@ -67,6 +67,9 @@ def ipsec_settings(settings: Settings) -> IpsecSettings:
         init_retries=vpn.ipsec_init_retries,
         squelch=vpn.ipsec_squelch,
         guess=vpn.ipsec_guess,
+        most_candidates=vpn.ipsec_guess_hosts,
+        guess_margin=vpn.ipsec_guess_margin,
+        remote_phase1=vpn.ipsec_remote_phase1,
         parallel=vpn.ipsec_parallel,
         evidence=settings.compat == "modern",
     )

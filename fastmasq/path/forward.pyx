@@ -2,9 +2,9 @@
 
 A packet's way, in the order of the functions below: `process_link` takes a batch off a ring, parses all frames, fetches
 the table lines they will need into the cache, then handles them in order. `handle` finds the session and calls
-`forward_flow`; a miss goes to `miss_inside` or `miss_outside`, which decide by route and policy. Every way out is
-`send_packet` (verdict forward), `deliver` (the host's own traffic: the kernel has it already), `reply_error` or
-`count_drop`, so that verdicts and drop reasons add up to packets received.
+`forward_flow`; a miss goes to `miss_inside` or `miss_outside`, which decide by route and policy. What trackers decide is in
+`followed.pxd`. The ways out are in `leave.pxd`: `send_packet` (verdict forward), `deliver` (the host's own traffic: the
+kernel has it already), `reply_error` or `count_drop`, so that verdicts and drop reasons add up to packets received.
 
 Nothing here allocates, raises, logs, reads a clock or touches a Python object.
 """
@@ -25,74 +25,72 @@ from fastmasq.path.demand cimport (
     DemandTable, Mark, count_session, find_mark, is_kept_port, keeps_port, note_contact, triggered_host,
 )
 from fastmasq.path.egress cimport flush_all, send_packet
-from fastmasq.path.filter cimport admitted, forward_verdict, sent_out
+from fastmasq.path.filter cimport admitted, forward_verdict
+from fastmasq.path.followed cimport (
+    find_quoted_by_tracker, find_way_of, forward_tunnel, inbound_followed, is_answered, is_asked_about,
+    is_asked_about_quote, is_control, is_tunnel, masquerade_followed, write_addresses,
+)
 from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.icmp_error cimport (
     ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, find_quoted_tunnel, note_path_mtu,
     parse_quote, rewrite_error, turn_error_round,
 )
+from fastmasq.path.leave cimport (
+    deliver, is_masqueraded, may_leave, no_hop, passes_output, reason_of, refuse_session, send_plain,
+)
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.punts cimport (
-    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, has_room,
-    keep_punt, punt_memory,
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, punt_memory,
 )
 from fastmasq.path.reply cimport is_unicast_source, reply_error
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
 from fastmasq.path.route cimport find_route, hop_of_route
-from fastmasq.path.rules cimport ACCEPT, MASQ, RuleTable
+from fastmasq.path.rules cimport MASQ, RuleTable
 from fastmasq.path.state cimport (
-    ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HELD_PER_HOP, HOLD_MS, HOPS,
-    HOP_FAILED, HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER,
-    KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path,
-    REDIRECTS, Redirect,
-    ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule, VERDICTS, count_drop,
+    ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HOLD_MS, HOPS, HOP_FAILED,
+    HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_PROTOCOL_OTHER,
+    KIND_SESSION, KIND_TUNNEL, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path, REDIRECTS,
+    Redirect, ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule,
+    VERDICTS, count_drop,
 )
 from fastmasq.path.tunnels cimport (
-    ANY_CALL_ID, QUOTED, TUNNELS, TUNNEL_INDEX, Tunnel, Way, find_way, forget_way, index_way, tunnel_key1,
+    ANY_CALL_ID, QUOTED, TUNNELS, TUNNEL_INDEX, Tunnel, Way, forget_way, index_way, tunnel_key1,
 )
 from fastmasq.path.verdict cimport (
-    AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, ENDPOINT_CLASH, FILTERED, FRAGMENTATION_NEEDED, FRAGMENT_DUPLICATE,
-    FRAGMENT_ORPHAN, FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, HALF_OPEN_LIMIT, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
-    HOST_SESSION_LIMIT, HOST_TABLE_FULL, ICMP_TYPE_REFUSED, LINK_DOWN, CANNOT_SEGMENT, MARTIAN_DESTINATION, MARTIAN_SOURCE,
-    NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_HELD, NOTE_STATELESS_INBOUND,
-    NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PORTS_EXHAUSTED, PROTOCOL_NOT_MASQUERADED, PUNT, PUNTS_FULL,
-    TABLE_FULL, TCP_RST_OUT_OF_WINDOW, TTL_EXCEEDED, VERDICT_COUNT,
+    AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_OVERLAP,
+    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, ICMP_TYPE_REFUSED, MARTIAN_DESTINATION, MARTIAN_SOURCE, NEIGHBOUR_FAILED,
+    NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_STATELESS_INBOUND, NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION,
+    POLICY_REFUSED, PROTOCOL_NOT_MASQUERADED, PUNT, TCP_RST_OUT_OF_WINDOW, VERDICT_COUNT,
 )
-from fastmasq.ring.abi cimport GSO_NONE, PACKET_HOST
+from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport (
     BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
 )
 from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN, NONE,
-    NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, make_key0, make_key1,
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN,
+    NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED,
+    TCP_SYN_SENT, TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, make_key0, make_key1,
 )
 from fastmasq.table.forwards cimport Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
-    MasqTable, REFUSED_CLASH, REFUSED_HALF_OPEN,
-    REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS, REFUSED_HOST_TABLE_FULL,
-    REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL, Table, admits, class_of, endpoint_hash,
-    expire_sessions, external_of, find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address,
-    may_lead_to, mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_plain, open_session,
-    refresh_session, retime_session,
+    MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, endpoint_hash, expire_sessions, external_of, find_external,
+    find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to, mapping_row,
+    next_random, note_half_open, open_forwarded, open_inbound, open_plain, open_session, refresh_session,
+    retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire.checksum cimport delta16, delta32, update_full_at
-from fastmasq.wire.esp cimport PROTOCOL_ESP, sequence as esp_sequence, spi
-from fastmasq.wire.gre cimport GRE_MINIMUM, PROTOCOL_GRE, call_id as gre_call_id, gre_header_length, is_pptp, set_call_id
 from fastmasq.wire.icmp cimport (
-    ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED as CODE_FRAGMENTATION_NEEDED,
-    HOST_UNREACHABLE, NET_UNREACHABLE, TIME_EXCEEDED, is_query,
+    ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE, is_query,
 )
 from fastmasq.wire.ipv4 cimport (
-    DONT_FRAGMENT, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_SOURCE, IPV4_TTL, MORE_FRAGMENTS,
-    OFFSET_MASK, PROTOCOL_AH, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_SOURCE, MORE_FRAGMENTS, OFFSET_MASK, PROTOCOL_AH, PROTOCOL_ICMP,
+    PROTOCOL_TCP, PROTOCOL_UDP,
 )
-from fastmasq.wire.isakmp cimport ISAKMP_PORT
-from fastmasq.wire.octets cimport load16, load32, store32
+from fastmasq.wire.octets cimport load16, load32
 from fastmasq.wire.tcp cimport (
     ACK, FIN, RST, SYN, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_FLAGS, TCP_SEQUENCE, TCP_WINDOW,
     header_length as tcp_header_length, window_scale,
@@ -116,7 +114,6 @@ cdef extern from * nogil:
 
 cdef enum:
     EXPIRE_BUDGET = 256         # sessions looked at between two batches
-    PPTP_PORT = 1723            # of the server's end of a control connection (RFC 2637 section 3)
     TURN_BATCHES = 8            # of one link before the next has its turn: answers in a bunch wake their hosts less often
 
 if DROP_REASON_COUNT > DROP_REASONS or VERDICT_COUNT != VERDICTS or NOTE_COUNT != NOTES_ROOM:
@@ -129,338 +126,6 @@ if (world.LINK.itemsize != sizeof(Link) or world.ROUTE.itemsize != sizeof(Route)
 
 PUNT_KINDS = {PUNT_CONTROL: "control", PUNT_TUNNEL: "tunnel", PUNT_ISAKMP: "isakmp", PUNT_QUOTE: "quote"}
 """What `Forwarder.next_punt` calls the kinds of packets that wait for a tracker."""
-
-
-# -- ways out --------------------------------------------------------------------------------------------------------
-
-cdef inline void deliver(Path *p) noexcept nogil:
-    """The host's own traffic: its kernel has seen the packet, and the guard lets it have it."""
-    p.verdicts[DELIVER] += 1
-
-
-cdef inline int reason_of(int64_t refusal) noexcept nogil:
-    if refusal == REFUSED_TABLE_FULL:
-        return TABLE_FULL
-    if refusal == REFUSED_PORTS_EXHAUSTED:
-        return PORTS_EXHAUSTED
-    if refusal == REFUSED_HOST_SESSIONS:
-        return HOST_SESSION_LIMIT
-    if refusal == REFUSED_HOST_PORTS:
-        return HOST_PORT_LIMIT
-    if refusal == REFUSED_HOST_RATE:
-        return HOST_RATE_LIMIT
-    if refusal == REFUSED_HOST_TABLE_FULL:
-        return HOST_TABLE_FULL
-    if refusal == REFUSED_CLASH:
-        return ENDPOINT_CLASH
-    if refusal == REFUSED_HALF_OPEN:
-        return HALF_OPEN_LIMIT
-    return NO_EXTERNAL_ADDRESS
-
-
-cdef inline void refuse_session(Path *p, int link, Frame *frame, Parsed *parsed, int64_t refusal) noexcept nogil:
-    """Drop, and tell the inside host: its own share (3/13), or a shared resource (3/1) (RFC 5508 REQ-8, 6888 REQ-11)."""
-    cdef uint8_t code = ADMINISTRATIVELY_PROHIBITED
-    if refusal == REFUSED_NO_EXTERNAL:
-        code = NET_UNREACHABLE
-    elif refusal == REFUSED_TABLE_FULL or refusal == REFUSED_PORTS_EXHAUSTED or refusal == REFUSED_HOST_TABLE_FULL:
-        code = HOST_UNREACHABLE
-    count_drop(p, reason_of(refusal))
-    reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, code, 0)
-
-
-cdef inline void no_hop(Path *p, int link, Frame *frame, Parsed *parsed, int hop) noexcept nogil:
-    count_drop(p, -hop - 1)
-    if -hop - 1 == NO_ROUTE:
-        reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, NET_UNREACHABLE, 0)
-
-
-cdef void hold(Path *p, int link, int hop_row, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Keep a packet, as received, until its next hop's address is known; at most HELD_PER_HOP for each."""
-    cdef Hop *hop = &p.hops[hop_row]
-    cdef Held *held
-    cdef uint8_t *memory
-    cdef int slot
-    if hop.state == HOP_FAILED:
-        hop.state = HOP_INCOMPLETE
-    hop.wanted = 1
-    p.hops_wanted = True
-    if p.held_count == HELD or hop.held == HELD_PER_HOP or frame.length > BIG_FRAME:
-        count_drop(p, NEIGHBOUR_UNRESOLVED)
-        return
-    for slot in range(HELD):
-        if not p.held[slot].in_use:
-            break
-    held = &p.held[slot]
-    memory = p.held_memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
-    memcpy(memory, frame.data, frame.length)
-    held.frame = frame[0]
-    held.frame.data = memory
-    held.since_ms = p.now_ms
-    held.hop = <uint16_t>hop_row
-    held.link = link
-    held.in_use = 1
-    hop.held += 1
-    p.held_count += 1
-    p.notes[NOTE_HELD] += 1
-    p.verdicts[PUNT] += 1
-
-
-# -- checks on the way -----------------------------------------------------------------------------------------------
-
-cdef inline bint ttl_left(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Whether the packet may go one link further; if not, it is dropped and its sender told (RFC 1812 section 5.3.1)."""
-    if parsed.ip[IPV4_TTL] > 1:
-        return True
-    count_drop(p, TTL_EXCEEDED)
-    reply_error(p, link, frame, parsed, TIME_EXCEEDED, 0, 0)
-    return False
-
-
-cdef bint too_big(Path *p, int link, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Deal with a packet, or the segments of a large send, that exceed the hop's MTU; return whether it was dropped."""
-    cdef uint32_t headers = parsed.header_length
-    cdef bint may_fragment = not load16(parsed.ip + IPV4_FRAGMENT) & DONT_FRAGMENT
-    if frame.vnet.gso_type == GSO_NONE:
-        if may_fragment:
-            return False            # send_packet cuts it
-    else:
-        if parsed.protocol == PROTOCOL_TCP:
-            headers += tcp_header_length(parsed.transport)
-        else:
-            headers += 8
-        if headers + frame.vnet.gso_size <= hop.mtu:
-            return False
-        if (may_fragment or parsed.guessed) and parsed.protocol == PROTOCOL_TCP and hop.mtu > headers:
-            frame.vnet.gso_size = <uint16_t>(hop.mtu - headers)     # smaller segments need no fragments
-            return False
-        if may_fragment:
-            count_drop(p, CANNOT_SEGMENT)
-            return True
-    count_drop(p, FRAGMENTATION_NEEDED)
-    reply_error(p, link, frame, parsed, DESTINATION_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, <uint16_t>hop.mtu)
-    return True
-
-
-cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed *parsed) noexcept nogil:
-    """TTL, MTU and next hop in order; False when the packet has been dropped, answered or held."""
-    cdef Hop *hop = &p.hops[hop_row]
-    if not ttl_left(p, link, frame, parsed):
-        return False
-    if p.senders[hop.link] == NULL:
-        count_drop(p, LINK_DOWN)        # detached, and the routes have not followed yet
-        return False
-    if parsed.length > hop.mtu and too_big(p, link, hop, frame, parsed):
-        return False
-    if hop.state != HOP_VALID:
-        hold(p, link, hop_row, frame, parsed)
-        return False
-    hop.used += 1
-    return True
-
-
-# -- rules, when there are any -----------------------------------------------------------------------------------------
-
-cdef inline bint passes_output(Path *p, int link, int hop, const Frame *frame, Parsed *parsed, uint32_t saddr, uint16_t sid,
-                               uint32_t daddr, uint16_t did) noexcept nogil:
-    """Whether a packet may be sent with these endpoints, its new ones; if not, it has been dropped."""
-    return p.chains == NULL or sent_out(p, link, p.hops[hop].link, frame, parsed, saddr, sid, daddr, did, MASQ)
-
-
-cdef inline void send_plain(Path *p, int link, int hop, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Send a packet untranslated, if the output chain lets it."""
-    if p.chains != NULL and not sent_out(p, link, p.hops[hop].link, frame, parsed, parsed.saddr, parsed.sid, parsed.daddr,
-                                         parsed.did, ACCEPT):
-        return
-    decrement_ttl(parsed.ip, 0)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
-
-
-cdef inline bint is_masqueraded(Path *p, int link, int hop, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Whether the forward chain wants a packet of a session translated; if not, it is dropped or sent as it is (2.6)."""
-    cdef uint8_t decision
-    if p.chains.default_forward:
-        return True
-    decision = forward_verdict(p, link, p.hops[hop].link, frame, parsed)
-    if decision == ACCEPT:
-        send_plain(p, link, hop, frame, parsed)
-    return decision == MASQ
-
-
-# -- what trackers decide ----------------------------------------------------------------------------------------------
-
-cdef bint is_answered(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t kind, int64_t ref) noexcept nogil:
-    """Whether a tracker wants the packet in hand to go on. If it has not been asked it is now, and the packet waits."""
-    if p.answer.kind == ANSWER_NONE:
-        if has_room(&p.punts, parsed.saddr, frame.length, kind):
-            keep_punt(&p.punts, frame, link, parsed.saddr, kind, ref)
-            p.verdicts[PUNT] += 1
-        else:
-            count_drop(p, PUNTS_FULL)
-        return False
-    if p.answer.kind == ANSWER_DROP:
-        count_drop(p, p.answer.reason)
-        return False
-    return True
-
-
-cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Parsed *parsed) noexcept nogil:
-    """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
-    if parsed.did != PPTP_PORT and parsed.sid != PPTP_PORT and flow.did != PPTP_PORT and flow.sid != PPTP_PORT:
-        return False
-    if parsed.fragment or p.unfollowed[row >> 6] >> (row & 63) & 1:
-        return False
-    return (parsed.length > parsed.header_length + tcp_header_length(parsed.transport)
-            or parsed.transport[TCP_FLAGS] & (SYN | FIN | RST))
-
-
-cdef inline bint is_followed_isakmp(const Path *p, const Parsed *parsed) noexcept nogil:
-    """Whether a packet is UDP from port 500 to port 500 (K-1), too short for ISAKMP or not: no session may have the pair."""
-    return (p.follows_ipsec and parsed.kind == KIND_SESSION and parsed.protocol == PROTOCOL_UDP
-            and parsed.sid == ISAKMP_PORT and parsed.did == ISAKMP_PORT)
-
-
-cdef inline bint is_tunnel(const Path *p, Parsed *parsed) noexcept nogil:
-    """Whether a packet without ports belongs to a kind of tunnel that a tracker follows; notes that and its id."""
-    cdef uint32_t length = parsed.length - parsed.header_length
-    if length < GRE_MINIMUM:            # ESP_MINIMUM as well
-        return False
-    if parsed.protocol == PROTOCOL_ESP and p.follows_ipsec:
-        parsed.tunnel_id = spi(parsed.transport)
-    elif (parsed.protocol == PROTOCOL_GRE and p.follows_pptp and is_pptp(parsed.transport)
-          and length >= gre_header_length(parsed.transport)):
-        parsed.tunnel_id = gre_call_id(parsed.transport)
-    else:
-        return False
-    parsed.kind = KIND_TUNNEL
-    return True
-
-
-cdef inline int64_t find_way_of(const Path *p, int link, Parsed *parsed) noexcept nogil:
-    """Return row << 1 | direction of a tunnel's packet, or -1; a Call ID of its own goes before a way that takes any."""
-    cdef uint8_t side = p.links[link].side
-    cdef int64_t found
-    parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
-    parsed.key1 = tunnel_key1(parsed.protocol, side, parsed.tunnel_id)
-    parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
-    found = find_way(&p.tunnels, &p.table.secret, parsed.key0, parsed.key1, False)
-    if found < 0 and parsed.protocol == PROTOCOL_GRE:
-        found = find_way(&p.tunnels, &p.table.secret, parsed.key0, tunnel_key1(PROTOCOL_GRE, side, ANY_CALL_ID), False)
-    return found
-
-
-cdef inline void write_addresses(Parsed *parsed, uint32_t saddr, uint32_t daddr) noexcept nogil:
-    """Give a packet that no checksum of its own ties to its addresses new ones; TTL decremented."""
-    decrement_ttl(parsed.ip, delta32(parsed.saddr, saddr) + delta32(parsed.daddr, daddr))
-    store32(parsed.ip + IPV4_SOURCE, saddr)
-    store32(parsed.ip + IPV4_DESTINATION, daddr)
-
-
-cdef inline void forward_tunnel(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t ref) noexcept nogil:
-    """Translate and send a packet of the tunnel's way `ref` (row << 1 | direction)."""
-    cdef int direction = ref & 1
-    cdef Way *way = &p.tunnels.rows[ref >> 1].way[direction]
-    cdef int hop = way.hop
-    if hop == NO_HOP or way.generation != p.generation:
-        hop = hop_of_route(p, find_route(p, way.daddr), way.daddr)
-        if hop < 0:
-            no_hop(p, link, frame, parsed, hop)
-            return
-        way.hop = <uint16_t>hop
-        way.generation = p.generation
-    if not may_leave(p, link, hop, frame, parsed):
-        return
-    if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
-        return
-    if not passes_output(p, link, hop, frame, parsed, way.saddr, 0, way.daddr, 0):
-        return
-    way.packets += 1
-    way.last_ms = p.now_ms
-    if parsed.protocol == PROTOCOL_ESP:
-        way.sequence = esp_sequence(parsed.transport)
-    elif way.renumbered:
-        set_call_id(parsed.transport, way.call_id)
-    write_addresses(parsed, way.saddr, way.daddr)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
-
-
-cdef void send_answered(Path *p, int link, const Route *route, uint32_t forward_to, uint32_t saddr, uint32_t daddr,
-                        uint8_t kind, Frame *frame, Parsed *parsed) noexcept nogil:
-    """Send a tunnel's or ISAKMP's packet as its tracker has decided, who names the address that is 0 here.
-
-    forward_to is the destination that route leads to, or 0 if the tracker names that.
-    """
-    cdef int hop = 0
-    if forward_to == 0 and p.answer.kind == ANSWER_SEND:
-        route, forward_to = find_route(p, p.answer.address), p.answer.address
-    if forward_to:
-        hop = hop_of_route(p, route, forward_to)
-        if hop < 0:
-            no_hop(p, link, frame, parsed, hop)
-            return
-        if not may_leave(p, link, hop, frame, parsed):
-            return
-    elif not ttl_left(p, link, frame, parsed):
-        return
-    if not is_answered(p, link, frame, parsed, kind, -1):
-        return
-    saddr = saddr if saddr else p.answer.address
-    daddr = daddr if daddr else p.answer.address
-    if p.chains != NULL:
-        p.chains.slot = NULL        # the next packet of its flow may be for another host
-    if not passes_output(p, link, hop, frame, parsed, saddr, parsed.sid, daddr, parsed.did):
-        return
-    if parsed.kind == KIND_SESSION:
-        rewrite_endpoints(parsed, saddr, parsed.sid, daddr, parsed.did)
-    else:
-        if p.answer.renumbered:
-            set_call_id(parsed.transport, p.answer.call_id)
-        write_addresses(parsed, saddr, daddr)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
-
-
-cdef inline bint is_asked_about(const Path *p, const Parsed *parsed) noexcept nogil:
-    """Whether a packet that no row explains goes to a tracker."""
-    return parsed.kind == KIND_TUNNEL or is_followed_isakmp(p, parsed)
-
-
-cdef void masquerade_followed(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
-    """A tunnel's or ISAKMP's packet from inside: the tracker says which address it leaves with."""
-    if p.table.current < 0:
-        refuse_session(p, link, frame, parsed, REFUSED_NO_EXTERNAL)
-        return
-    send_answered(p, link, route, parsed.daddr, 0, parsed.daddr, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP,
-                  frame, parsed)
-
-
-cdef void inbound_followed(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
-    """The same from outside to an address of ours: the tracker says which inside host it is for."""
-    send_answered(p, link, NULL, 0, parsed.saddr, 0, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP, frame,
-                  parsed)
-
-
-cdef inline bint is_asked_about_quote(const Path *p, const Quote *quote) noexcept nogil:
-    """Whether only a tracker can know whose a quoted packet was: ISAKMP, told by its cookies, and ESP not settled yet."""
-    if quote.protocol == PROTOCOL_UDP:
-        return p.follows_ipsec and quote.sid == ISAKMP_PORT and quote.did == ISAKMP_PORT
-    return p.follows_ipsec and quote.protocol == PROTOCOL_ESP
-
-
-cdef bint find_quoted_by_tracker(Path *p, int link, const Frame *frame, const Parsed *parsed, const Quote *quote,
-                                 ErrorRewrite *new) noexcept nogil:
-    """Fill in `new` for an error about what only a tracker knows; False: it waits for the answer, or was dropped."""
-    if not is_answered(p, link, frame, parsed, PUNT_QUOTE, -1):
-        return False
-    if p.links[link].side == OUTSIDE:
-        new.saddr, new.daddr = parsed.saddr, p.answer.address
-        new.quoted_saddr, new.quoted_daddr = p.answer.address, quote.daddr
-    else:
-        new.saddr, new.daddr = p.answer.address, parsed.daddr
-        new.quoted_saddr, new.quoted_daddr = quote.saddr, p.answer.address
-    new.quoted_sid, new.quoted_did = quote.sid, quote.did
-    new.renumbered = False
-    new.ref = -1
-    return True
 
 
 # -- a packet of a session -------------------------------------------------------------------------------------------

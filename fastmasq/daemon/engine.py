@@ -29,7 +29,7 @@ from fastmasq.config.values import PortRanges
 from fastmasq.control.inside import Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server
-from fastmasq.daemon import listing, ports, reload, resets, timeouts, world
+from fastmasq.daemon import listing, ports, reload, resets, timeouts, vpn_sessions, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.preload import Preload
@@ -783,7 +783,10 @@ class Engine:
         ]
 
     def sessions(self, params: dict) -> dict[str, Any]:
-        """Return the sessions that match `host`, `protocol` and `state`, at most `limit` of them, and how many do."""
+        """Return the sessions that match `host`, `protocol` and `state`, at most `limit` of them, and how many do.
+
+        With `tunnels` calls, SAs and ISAKMP exchanges follow, as the kernels of 1999 listed them.
+        """
         limit = params.get("limit") or 1000
         now = now_ns()
         total, found = 0, []
@@ -793,4 +796,8 @@ class Engine:
             rows = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
             total += len(rows)
             found += [listing.describe(row, self.table, now) for row in rows[: limit - len(found)]]
+        if params.get("tunnels") and self.vpn is not None:
+            tunnels = list(vpn_sessions.sessions(self.vpn, now))
+            total += len(tunnels)
+            found += tunnels[: limit - len(found)]
         return {"total": total, "sessions": found}

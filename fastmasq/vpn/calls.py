@@ -239,6 +239,11 @@ class CallTable:
         if call.state != "closing" and call.control is None:
             self._deadlines.set(number, self._idle_deadline(call))
 
+    def expires(self, number: int, now: int) -> int:
+        """Return when a row ends if nothing refreshes it; with a live control connection, as if that had ended."""
+        when = self._deadlines.get(number)
+        return now + self.settings.idle_ns if when is None or when >= FOREVER else when
+
     # -- time and addresses --------------------------------------------------------------------------------------------
 
     def expire(self, now: int) -> tuple[Event, ...]:

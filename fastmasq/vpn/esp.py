@@ -338,6 +338,11 @@ class EspTable:
         """Return the inside hosts with a row of any kind for a remote (E-32)."""
         return {row.inside for row in self._remote.get(remote, {}).values()}
 
+    def expires(self, number: int, now: int) -> int:
+        """Return when a row ends if nothing refreshes it; one that is kept until deleted, as if it were used now."""
+        when = self._deadlines.get(number)
+        return now + self.settings.lifetime if when is None or when >= FOREVER else when
+
     def host_of(self, remote: int, masq: int, spi: int) -> int | None:
         """Return the inside host that an outbound packet to a remote came from, told by its SPI (C-48)."""
         rows = self._remote.get(remote, {}).values()

@@ -7,11 +7,14 @@ import struct
 import pytest
 
 from fastmasq.config.schema import Vpn as VpnSettings
+from fastmasq.daemon import vpn_sessions
+from fastmasq.legacy import proc
+from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.policy.portfw import PortForward, Target
 from fastmasq.policy.redirect import Redirect
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
-from tests.support.legacy import chains_after
+from tests.support.legacy import NAMES, chains_after
 from tests.support.packets import decode, icmp_error, ipv4, problems, tcp, udp
 from tests.support.vpn_gateway import (
     ESP,
@@ -476,3 +479,30 @@ def test_fragments_of_esp_follow_the_first(order: tuple[int, ...]) -> None:
     ]
     sent = [out for number in order for out in gateway.send(INSIDE, pieces[number])]
     assert {ends(out.packet) for out in sent} == {(GATEWAY_OUT, REMOTE)} and len(sent) == 3
+
+
+# -- as 1999 listed them -----------------------------------------------------------------------------------------------
+
+
+def test_p48_c80_calls_sas_and_exchanges_in_the_masquerade_table() -> None:
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    Control(gateway, OTHER_HOST).call(0x4000, 0x12)
+    exchange(gateway, HOST, b"one")
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x12345678))
+    listed = list(vpn_sessions.sessions(gateway.vpn, gateway.harness.now_ns))
+    assert [line.rstrip() for line in proc.ip_masquerade(listed, {})][1:] == [
+        "GRE 0A000002:4000 C7000002:0011 4000 00000000      0      0   90000",
+        "GRE 0A000003:4000 C7000002:0012 EE48 00000000      0      0   90000",
+        "ESP 0A000002:5678 C7000002:0000 0000 00000000      0      0   12000",
+        "UDP 0A000002:01F4 C7000002:01F4 01F4 00000000      0      0  180000",
+    ]
+    gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0xABCDEF01))
+    lines = session_lines(
+        vpn_sessions.sessions(gateway.vpn, gateway.harness.now_ns), Shown(NAMES, True), deltas=False, capitals=True
+    )
+    assert lines[2:5] == [
+        "GRE  15:00.00 10.0.0.2             199.0.0.2            16384 (16384) -> 17",
+        "GRE  15:00.00 10.0.0.3             199.0.0.2            16384 (61000) -> 18",
+        "ESP  30:00.00 10.0.0.2             199.0.0.2            22136 (0) -> 61185",
+    ]

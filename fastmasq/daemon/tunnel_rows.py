@@ -45,6 +45,7 @@ class TunnelRows:
         self._key_of: dict[int, Key] = {}
         self._ways: dict[int, tuple[Way | None, Way | None]] = {}
         self._seen = np.zeros((len(self.rows), 2), "u8")
+        self._by_tracker: dict[Key, list[int]] = {}  # packets that a tracker let pass, outbound and inbound
 
     def place(self, key: Key, protocol: int, outbound: Way | None, inbound: Way | None) -> None:
         """Let the path move these ways of a tunnel, and no others; counters of a tunnel that has a row go on."""
@@ -76,13 +77,25 @@ class TunnelRows:
         del self._key_of[row], self._ways[row]
         self._free.append(row)
 
+    def forget(self, key: Key) -> None:
+        """Take a tunnel out for good, with its counters."""
+        self.remove(key)
+        self._by_tracker.pop(key, None)
+
+    def count(self, key: Key, direction: int) -> None:
+        """Note a packet of a tunnel that its tracker lets pass, unless the path will find its way and count it."""
+        row = self._row_of.get(key)
+        if row is None or self._ways[row][direction] is None:
+            self._by_tracker.setdefault(key, [0, 0])[direction] += 1
+
     def packets(self, key: Key) -> tuple[int, int]:
-        """Return how many packets the path itself has moved, outbound and inbound."""
+        """Return how many packets have passed, outbound and inbound."""
+        outbound, inbound = self._by_tracker.get(key, (0, 0))
         row = self._row_of.get(key)
         if row is None:
-            return 0, 0
-        outbound, inbound = self.rows["way"]["packets"][row]
-        return int(outbound), int(inbound)
+            return outbound, inbound
+        moved = self.rows["way"]["packets"][row]
+        return outbound + int(moved[OUTBOUND]), inbound + int(moved[INBOUND])
 
     def moved(self, now_ns: int) -> Iterator[Moved]:
         """Yield the tunnels that packets went over since the last call."""

@@ -43,7 +43,6 @@ _FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a sessio
 _OVER = ("closing", "transitory")
 _ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
 _SYN = 0x02
-_NO_ROW = {GRE: "gre_no_row", ESP: "esp_no_row"}
 
 
 class Connection(Struct, kw_only=True, eq=False):
@@ -146,18 +145,28 @@ class Vpn:
         """Decide about GRE or ESP that no row of the path explains."""
         source, destination, protocol, payload = _read(packet)
         if protocol == GRE:
-            call_id = read_gre(payload).call_id
-            if side == OUTBOUND:
-                return self.calls.outbound(source, self.address(), destination, call_id, now)
-            redirect = self.forwards.redirected(GRE, source)
-            decision = self.calls.inbound(source, destination, call_id, now, redirect)
+            decision = self._gre(side, source, destination, read_gre(payload).call_id, now)
+            row = decision.row
         else:
-            esp = read_esp(payload)
-            if side == OUTBOUND:
-                return self.ipsec.esp_outbound(source, self.address(), destination, *esp, now)
-            redirect = self.forwards.redirected(ESP, source)
-            decision = self.ipsec.esp_inbound(source, destination, *esp, now, redirect)
-        return _or_drop(decision, _NO_ROW[protocol])
+            spi, sequence = read_esp(payload)
+            decision = self._esp(side, source, destination, spi, sequence, now)
+            row = self.ipsec.esp.by_outbound(source, destination, spi) if side == OUTBOUND else decision.row
+        self._follow_rows()
+        if decision.to and row is not None:
+            self.rows.count(("gre" if protocol == GRE else "esp", row.number), side)
+        return decision
+
+    def _gre(self, side: int, source: int, destination: int, call_id: int, now: int) -> Decision:
+        if side == OUTBOUND:
+            return self.calls.outbound(source, self.address(), destination, call_id, now)
+        redirect = self.forwards.redirected(GRE, source)
+        return _or_drop(self.calls.inbound(source, destination, call_id, now, redirect), "gre_no_row")
+
+    def _esp(self, side: int, source: int, destination: int, spi: int, sequence: int, now: int) -> Decision:
+        if side == OUTBOUND:
+            return self.ipsec.esp_outbound(source, self.address(), destination, spi, sequence, now)
+        redirect = self.forwards.redirected(ESP, source)
+        return _or_drop(self.ipsec.esp_inbound(source, destination, spi, sequence, now, redirect), "esp_no_row")
 
     def _isakmp(self, side: int, packet: bytes, now: int) -> Decision:
         """Decide about UDP from port 500 to port 500; what is too short for ISAKMP follows the last that was not."""
@@ -290,7 +299,7 @@ class Vpn:
     def _place_call(self, call: Call) -> None:
         key = ("gre", call.number)
         if call.state == "closed":
-            self.rows.remove(key)
+            self.rows.forget(key)
             return
         inbound = Way((call.remote, call.masq, call.external_id), (call.remote, call.inside), call.local_id)
         outbound = None
@@ -300,6 +309,9 @@ class Vpn:
 
     def _place_association(self, row: Association) -> None:
         key = ("esp", row.number)
+        if row.state == "closed":
+            self.rows.forget(key)
+            return
         if row.state != "established":
             self.rows.remove(key)
             return

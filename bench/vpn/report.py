@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastmasq.vpn.isakmp import IpsecSettings
 from fastmasq_bench.vpn.simulation import SECOND, Scenario, Simulation
 
-_MS = SECOND // 1000
+MS = SECOND // 1000
 
 
-def measure(
-    hosts: int, rtt_ms: int, loss: float, spread_s: int, seed: int, name: str, *, evidence: bool
-) -> dict[str, Any]:  # fmt: skip
-    """Return the figures of one simulation: shares of SAs with inbound traffic, and seconds a start waited.
+def measure(scenario: Scenario, name: str, *, seeds: int = 1, evidence: bool) -> dict[str, Any]:
+    """Return the figures of a scenario over some seeds: shares of SAs with inbound traffic, seconds a start waited.
 
-    wrong: its inbound SPI was given to another host alone. copied: its packets went to several hosts for a while.
-    waits: of every SA that sent anything, from its first packet at the gateway to the first that was let through.
-    never: starts of which none was let through before the SA was given up, or the end.
+    wrong: its inbound SPI was given to another host alone; astray: and that was so to the end. copied: its packets went
+    to several hosts for a while. waits: of every SA that sent anything, from its first packet at the gateway to the
+    first that was let through. never: starts of which none was let through before the SA was given up, or the end.
     """
-    simulation = Simulation(
-        Scenario(hosts=hosts, rtt=rtt_ms * _MS, loss=loss, seed=seed), IpsecSettings(evidence=evidence)
-    )
-    sas = simulation.run()
+    sas = [
+        sa
+        for seed in range(scenario.seed, scenario.seed + seeds)
+        for sa in Simulation(replace(scenario, seed=seed), IpsecSettings(evidence=evidence)).run()
+    ]
     seen = [sa for sa in sas if sa.seen]
     tried = [sa for sa in sas if sa.tried is not None]
     waits = sorted((sa.passed - sa.tried) / SECOND for sa in tried if sa.passed is not None)
     return {
-        "hosts": hosts,
-        "rtt_ms": rtt_ms,
-        "loss": loss,
+        "hosts": scenario.hosts,
+        "rtt_ms": scenario.rtt // MS,
+        "behind_ms": scenario.behind // MS,
+        "loss": scenario.loss,
         "algorithm": name,
         "sas": len(seen),
         "wrong": _share(sum(sa.wrong for sa in seen), len(seen)),
+        "astray": _share(sum(sa.astray for sa in seen), len(seen)),
         "copied": _share(sum(sa.copied for sa in seen), len(seen)),
         "waited": _share(sum(wait > 0 for wait in waits), len(waits)),
         "wait_95": _quantile(waits, 0.95),
@@ -51,10 +53,12 @@ def table(figures: Sequence[dict[str, Any]]) -> Any:
     titles = (
         "hosts",
         "rtt ms",
+        "behind ms",
         "loss",
         "rules",
         "SAs",
         "wrong",
+        "to the end",
         "copied",
         "had to wait",
         "wait 95 %",
@@ -65,8 +69,8 @@ def table(figures: Sequence[dict[str, Any]]) -> Any:
         made.add_column(title, justify="right")
     for one in figures:
         made.add_row(
-            str(one["hosts"]), str(one["rtt_ms"]), f"{one['loss']:.0%}", one["algorithm"], str(one["sas"]),
-            f"{one['wrong']:.1%}", f"{one['copied']:.1%}", f"{one['waited']:.1%}",
+            str(one["hosts"]), str(one["rtt_ms"]), str(one["behind_ms"]), f"{one['loss']:.0%}", one["algorithm"],
+            str(one["sas"]), f"{one['wrong']:.1%}", f"{one['astray']:.1%}", f"{one['copied']:.1%}", f"{one['waited']:.1%}",
             f"{one['wait_95']:.1f} s", f"{one['wait_most']:.1f} s", str(one["never"]),
         )  # fmt: skip
     return made
@@ -80,15 +84,16 @@ def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    conditions = dict.fromkeys((one["rtt_ms"], one["loss"], one["algorithm"]) for one in figures)
-    for rtt_ms, loss, name in conditions:
-        chosen = [one for one in figures if (one["rtt_ms"], one["loss"], one["algorithm"]) == (rtt_ms, loss, name)]
+    lines: dict[tuple[int, int, float, str], list[dict[str, Any]]] = {}
+    for one in figures:
+        lines.setdefault((one["rtt_ms"], one["behind_ms"], one["loss"], one["algorithm"]), []).append(one)
+    for (rtt_ms, behind_ms, loss, name), chosen in lines.items():
         axes.plot(
             [one["hosts"] for one in chosen],
             [100 * one["wrong"] for one in chosen],
             linestyle="--" if name == "1999" else "-",
             marker=".",
-            label=f"{name}, {rtt_ms} ms, {loss:.0%} lost",
+            label=f"{name}, {rtt_ms} + {behind_ms} ms, {loss:.0%} lost",
         )
     axes.set_xlabel("inside hosts of one server")
     axes.set_ylabel("SAs given to the wrong host, %")

@@ -1,10 +1,10 @@
 """So many hosts, one IPsec server, and a gateway between them: a simulation that knows whose each SPI really is.
 
 The trackers are the real ones; time, latency, loss and everybody's behaviour are made up here, from a seed. Each host
-negotiates phase 1 and a quick mode when it starts, then asks the server something now and then. It repeats itself as
-TCP does, and acknowledges every other answer at once. The server also speaks first at times. Both sides rekey at random
-and use the new SA at once. A host whose question stays unanswered through all repetitions negotiates again, as a user
-or dead peer detection would.
+negotiates phase 1 and a quick mode when it starts, then asks somebody behind the server something now and then, who
+takes longer to answer than the server's own ISAKMP. It repeats itself as TCP does, and acknowledges every other answer
+at once. The other side also speaks first at times. Both sides rekey at random and use the new SA at once. A host whose
+question stays unanswered through all repetitions negotiates again, as a user would.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Scenario:
     hosts: int
     rtt: int = SECOND // 20
     loss: float = 0.0  # of packets beyond the gateway, each way
+    behind: int = 0  # mean of what an answer through an SA takes longer than one of ISAKMP
     spread: int = 600 * SECOND  # hosts start at random within this time
+    burst: int = 1  # hosts that start at the same moment
     duration: int = 2400 * SECOND
     rekey: int = 600 * SECOND
     question_gap: int = 15 * SECOND
@@ -56,7 +58,8 @@ class Sa:
     tried: int | None = None  # when its first packet reached the gateway from inside
     passed: int | None = None  # when one was let through
     seen: bool = False  # from outside
-    wrong: bool = False  # given to another host alone
+    wrong: bool = False  # given to another host alone, at some time
+    astray: bool = False  # the last of its packets was
     copied: bool = False  # sent to several hosts at some time
 
 
@@ -89,10 +92,13 @@ class Simulation:
 
     def run(self) -> list[Sa]:
         """Return all SAs that came about, in order."""
+        moment = 0
         for number in range(self.scenario.hosts):
             cookies = self.chance.randbytes(8), self.chance.randbytes(8)
             host = Host(_FIRST_HOST + number, cookies)
-            self.at(self.chance.randrange(self.scenario.spread), lambda host=host: self.start(host))
+            if number % self.scenario.burst == 0:
+                moment = self.chance.randrange(self.scenario.spread)
+            self.at(moment, lambda host=host: self.start(host))
         while self._events and self._events[0][0] <= self.scenario.duration:
             self.now, _, action = heapq.heappop(self._events)
             action()
@@ -219,7 +225,8 @@ class Simulation:
 
         def at_remote() -> None:
             if sa.remote_ready and question is not None:
-                self.to_host(host, question)
+                behind = self.gap(self.scenario.behind) if self.scenario.behind else 0
+                self.at(behind, lambda: self.to_host(host, question))
 
         self.at(self.scenario.inside_delay, at_gateway)
 
@@ -236,7 +243,8 @@ class Simulation:
         def at_gateway() -> None:
             decision = self.gateway.esp_inbound(_REMOTE, _MASQ, sa.ispi, sequence, self.now)
             sa.seen = True
-            sa.wrong |= decision.row is not None and decision.to != (host.address,)
+            sa.astray = decision.row is not None and decision.to != (host.address,)
+            sa.wrong |= sa.astray
             sa.copied |= len(decision.to) > 1
             if host.address in decision.to and sa.host_ready:
                 self.at(self.scenario.inside_delay, at_host)

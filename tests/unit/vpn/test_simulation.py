@@ -5,17 +5,29 @@ from __future__ import annotations
 from click.testing import CliRunner
 
 from fastmasq_bench.vpn.__main__ import main
-from fastmasq_bench.vpn.report import measure
+from fastmasq_bench.vpn.report import MS, measure
+from fastmasq_bench.vpn.simulation import SECOND, Scenario
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
-    first, second = (measure(5, 50, 0.05, 60, 7, "evidence", evidence=True) for _ in range(2))
+    scenario = Scenario(hosts=5, rtt=50 * MS, loss=0.05, behind=50 * MS, spread=60 * SECOND, seed=7)
+    first, second = (measure(scenario, "", evidence=True) for _ in range(2))
     assert first == second and first["sas"] > 5
+    assert measure(scenario, "", seeds=2, evidence=True)["sas"] > first["sas"]
 
 
 def test_fewer_wrong_and_shorter_waits_under_loss() -> None:
-    ours, theirs = (measure(100, 5, 0.05, 120, 1, "", evidence=evidence) for evidence in (True, False))
+    scenario = Scenario(hosts=200, rtt=50 * MS, loss=0.05)
+    ours, theirs = (measure(scenario, "", evidence=evidence) for evidence in (True, False))
     assert ours["wrong"] < theirs["wrong"] and ours["waited"] < theirs["waited"]
+
+
+def test_answers_from_behind_the_server_are_rarely_taken_for_anothers() -> None:
+    """Most of them come after twice ISAKMP's round trip, while the next hosts of a burst wait."""
+    scenario = Scenario(hosts=30, rtt=5 * MS, behind=100 * MS, burst=3)
+    figures = measure(scenario, "", seeds=2, evidence=True)
+    assert figures["sas"] > 100
+    assert figures["astray"] <= figures["wrong"] < 0.02
 
 
 def test_the_command_writes_table_figures_and_chart(tmp_path) -> None:

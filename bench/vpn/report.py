@@ -70,8 +70,8 @@ def table(figures: Sequence[dict[str, Any]]) -> Any:
     for one in figures:
         made.add_row(
             str(one["hosts"]), str(one["rtt_ms"]), str(one["behind_ms"]), f"{one['loss']:.0%}", one["algorithm"],
-            str(one["sas"]), f"{one['wrong']:.1%}", f"{one['astray']:.1%}", f"{one['copied']:.1%}", f"{one['waited']:.1%}",
-            f"{one['wait_95']:.1f} s", f"{one['wait_most']:.1f} s", str(one["never"]),
+            str(one["sas"]), f"{one['wrong']:.1%}", f"{one['astray']:.1%}", f"{one['copied']:.1%}",
+            f"{one['waited']:.1%}", f"{one['wait_95']:.1f} s", f"{one['wait_most']:.1f} s", str(one["never"]),
         )  # fmt: skip
     return made
 

@@ -31,7 +31,7 @@ from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
-from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, candidates, expecting, patience
+from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, candidates, expecting, measure, patience
 from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
 
 STILL_WANTED = 3 * NS_PER_SECOND  # after which a waiter that has not come back is not waited for
@@ -137,7 +137,7 @@ class EspTable:
         if not negotiated or not all(row.negotiated for row in pending):
             return [row for row in pending if row.inside != inside or not row.negotiated] if negotiated else pending
         longest = patience(self.exchanges, remote) or 0
-        return [row for row in pending if row.inside != inside and now - row.turn <= longest]
+        return [row for row in pending if row.inside != inside and now - row.sent[-1] <= longest]
 
     def _others_wait(self, row: Association, now: int) -> bool:
         """Whether somebody has asked for the remote during a row's turn, and not long ago."""
@@ -262,6 +262,8 @@ class EspTable:
             if refusal:
                 return dropped(refusal, Event(kind="esp_table_full", inside=inside, remote=remote, id=spi, why=refusal))
             row = self.add(inside, masq, remote, now)
+        if row.negotiated and not disputed:
+            measure(row, self.exchanges, now)
         self.complete(row, spi)
         row.last_in, row.sequence = now, sequence
         self._renew(row, now)

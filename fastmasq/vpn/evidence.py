@@ -5,13 +5,14 @@ wrong whenever the remote speaks first on another host's new SA, as it does afte
 makes everybody wait for one host that gets no answer. Three things that pass by anyway tell more:
 
 * who has negotiated an SA that no inbound SPI was seen for yet (ISAKMP, `vpn/isakmp.py`);
-* how long the remote takes to answer: ISAKMP has measured it, so a start is answered in time or hardly ever;
+* how long the remote takes to answer. ISAKMP has measured the way to it; who answers ESP may be busy, or behind it, so
+  the answers of starts are measured as well. A start is answered in time or hardly ever;
 * the sequence number: an SA begins at 1 (RFC 4303 section 2.2), so a high number belongs to no start.
 
-A start then has its *turn* only for as long as its answer can take, and an SPI that comes within that time is its
-answer. Any other is that of a host which has just negotiated, or an answer that comes late. If there are several such
-hosts, each gets a copy of the packet, and all but one discard it, as after a guess (E-19, E-20). The owner gives itself
-away: it answers at once, or is answered in time later.
+A start then has its *turn* only for as long as the answer to its last packet can take, and an SPI that comes within
+that time is its answer. Any other is that of a host which has just negotiated, or an answer that comes late. If there
+are several such hosts, each gets a copy of the packet, and all but one discard it, as after a guess (E-19, E-20). The
+owner gives itself away: it answers at once, or is answered in time later.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from msgspec import Struct
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.isakmp import ExchangeTable
 
-_MARGIN = NS_PER_SECOND // 50  # by which an answer may be later than twice the fastest one
+_MARGIN = NS_PER_SECOND // 2  # by which an answer may be later than twice ISAKMP's fastest, before any was measured
+_LEAST_MARGIN = NS_PER_SECOND // 4  # the same, however fast the answers were
 AT_ONCE = NS_PER_SECOND // 20  # within which an inside host answers what it got
 REMEMBERED = 8  # outbound packets of an unanswered start whose times are kept
 
@@ -70,9 +72,31 @@ class Dispute(Struct, kw_only=True, eq=False):
 
 
 def patience(exchanges: ExchangeTable, remote: int) -> int | None:
-    """Return how long the answer to a start may take, in ns; None if nothing is known about the remote."""
+    """Return how long the answer to a start may take, in ns; None if nothing is known about the remote.
+
+    As a TCP sender waits: the mean of its answers and four times their deviation (RFC 6298 section 2).
+    """
     rtt = exchanges.rtt.get(remote)
-    return None if rtt is None else 2 * rtt + _MARGIN
+    if rtt is None:
+        return None
+    mean, deviation = exchanges.answers.get(remote) or _first_guess(rtt)
+    return max(2 * rtt + _LEAST_MARGIN, mean + 4 * deviation)
+
+
+def measure(row: Association, exchanges: ExchangeTable, now: int) -> None:
+    """Note how long the answer took that comes now to a start, if it can only be that to its only packet."""
+    if len(row.sent) == 1 and expecting(row, exchanges, now) and row.remote in exchanges.rtt:
+        sample = now - row.sent[0]
+        mean, deviation = exchanges.answers.get(row.remote) or _first_guess(exchanges.rtt[row.remote])
+        exchanges.answers[row.remote] = (
+            mean + (sample - mean) // 8,
+            deviation + (abs(sample - mean) - deviation) // 4,
+        )
+
+
+def _first_guess(rtt: int) -> tuple[int, int]:
+    """Return mean and deviation of answers not measured yet, in ns."""
+    return rtt, (rtt + _MARGIN) // 4
 
 
 def expecting(row: Association, exchanges: ExchangeTable, now: int) -> bool:

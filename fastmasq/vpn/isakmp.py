@@ -102,6 +102,7 @@ class ExchangeTable:
         self.settings = settings
         self.exchanges: dict[int, Exchange] = {}
         self.rtt: dict[int, int] = {}  # by remote: the shortest time to an answer seen, ns
+        self.answers: dict[int, tuple[int, int]] = {}  # by remote: mean and deviation of the time to ESP's answers, ns
         self._by_cookie: dict[tuple[int, int, bytes], dict[int, Exchange]] = {}  # (remote, masq, initiator): by number
         self._by_remote: dict[int, OrderedDict[int, Exchange]] = {}  # by number, last active last
         self._negotiations: dict[int, list[Negotiation]] = {}  # by remote, oldest first
@@ -324,6 +325,7 @@ class ExchangeTable:
             del self._by_remote[row.remote]
             self._negotiations.pop(row.remote, None)
             self.rtt.pop(row.remote, None)
+            self.answers.pop(row.remote, None)
 
 
 def _conversation(header: Isakmp, *, outbound: bool) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 ALGORITHMS = {"1999": False, "evidence": True}
-_HOSTS = (10, 50, 100, 200)
+_HOSTS = (10, 50, 100)
 _RTT_MS = (5, 50, 500)
 _BEHIND_MS = (0, 200)
 _LOSS = (0.0, 0.05)
@@ -61,7 +62,7 @@ def main(
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
     if chart:
         draw(figures, chart)
-    Console().print(table(figures))
+    Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ def test_fewer_wrong_and_shorter_waits_under_loss() -> None:
 
 def test_answers_from_behind_the_server_are_rarely_taken_for_anothers() -> None:
     """Most of them come after twice ISAKMP's round trip, while the next hosts of a burst wait."""
-    scenario = Scenario(hosts=30, rtt=5 * MS, behind=100 * MS, burst=3)
+    scenario = Scenario(hosts=50, rtt=50 * MS, behind=200 * MS, burst=5)
     figures = measure(scenario, "", seeds=2, evidence=True)
     assert figures["sas"] > 100
-    assert figures["astray"] <= figures["wrong"] < 0.02
+    assert figures["astray"] <= figures["wrong"] < 0.03
 
 
 def test_the_command_writes_table_figures_and_chart(tmp_path) -> None:

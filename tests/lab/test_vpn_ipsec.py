@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections import Counter
 
 import pytest
@@ -95,6 +96,30 @@ def test_k10_e17_rekeying_under_traffic(vpn: VpnNetwork, version: int, by: str) 
     established = {row["inbound_spi"]: row["inside"] for row in vpn.listed("sas", state="established")}
     for peer in peers:
         assert established[peer.sa.spi_in] == peer.host.address
+
+
+def test_e8_clients_that_start_at_once(vpn: VpnNetwork) -> None:
+    """Three clients negotiate and start together, again and again: all of them get through, each with its own SPIs."""
+    vpn.ipsec(SERVER_ADDRESS)
+    hosts = [vpn.ipsec(address) for address in (*CLIENTS, THIRD_INSIDE)]
+    failures: list[BaseException] = []
+
+    def start(host: IpsecHost) -> None:
+        try:
+            host.negotiate(SERVER_ADDRESS).exchange(3, again_s=0.3)
+            for _ in range(3):
+                host.peers[0].rekey()
+                host.peers[0].exchange(3, again_s=0.3)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=start, args=(host,)) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert vpn.net.drops().keys() <= {"esp_blocked"}
 
 
 def test_k11_isakmp_is_not_delayed_by_a_start_that_waits(vpn: VpnNetwork) -> None:
@@ -324,6 +349,26 @@ def test_tunnels_survive_a_restart(vpn: VpnNetwork) -> None:
 
 
 # --- addresses and errors: E-10, C-48 ----------------------------------------------------------------------------
+
+
+def test_e10_tunnels_follow_a_new_address(vpn: VpnNetwork) -> None:
+    """The server answers to where authentic packets come from, as it must for hosts that move."""
+    net = vpn.net
+    server = vpn.ipsec(SERVER_ADDRESS)
+    peers = connected(vpn, server, *CLIENTS)
+    net.ip("gateway", "address flush dev eth1")
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.ip("gateway", f"route add default via {ROUTER_ADDRESS}")
+    eventually(lambda: net.status()["external"]["address"] == NEW_ADDRESS, what="the new address")
+    for peer in peers:
+        peer.exchange(2)
+    both_ways(*((peer, server) for peer in peers))
+    assert {other.remote for other in server.peers} == {(NEW_ADDRESS, 500)}
+    for peer in peers:
+        peer.rekey()
+        peer.exchange(2)
+    assert {row["external"] for kind in ("sas", "exchanges") for row in vpn.listed(kind)} == {NEW_ADDRESS}
+    assert f"change maddr from {EXTERNAL_ADDRESS} to {NEW_ADDRESS}" in net.fastmasq.errors()
 
 
 @pytest.mark.parametrize("what", ["esp", "isakmp"])

@@ -195,8 +195,8 @@ def is_followed(vpn: VpnNetwork) -> bool:
 
 @pytest.mark.parametrize(
     "cuts",
-    [(1,), (12,), (13,), (15,), (14, 15, 16), tuple(range(1, 14))],
-    ids=["length", "header", "call-id", "peer-call-id", "ids", "header-octets"],
+    [(1,), (12,), (13,), (15,), (14, 15, 16), tuple(range(1, 14)), tuple(range(1, 220))],
+    ids=["length", "header", "call-id", "peer-call-id", "ids", "header-octets", "octets"],
 )
 def test_p42_messages_in_pieces(vpn: VpnNetwork, cuts: tuple[int, ...]) -> None:
     call, server = clashing(vpn, lambda end: setattr(end, "cuts", cuts))
@@ -204,7 +204,9 @@ def test_p42_messages_in_pieces(vpn: VpnNetwork, cuts: tuple[int, ...]) -> None:
     assert far_end(call, server).peer_id != 0x4000
     call.clear()
     assert far_end(call, server).disconnected
-    assert is_followed(vpn) and vpn.undisturbed()
+    assert is_followed(vpn) and vpn.strays() == []
+    too_many = {"punts_full", "pptp_out_of_order"} if len(cuts) > 16 else set()  # more than may wait at once
+    assert vpn.net.drops().keys() <= too_many
 
 
 def test_p41_a_request_that_is_repeated_gets_the_same_id(vpn: VpnNetwork) -> None:

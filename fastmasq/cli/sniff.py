@@ -17,6 +17,7 @@ from fastmasq.errors import ConfigurationError, FastmasqError
 
 if TYPE_CHECKING:
     from fastmasq.net.listener import Heard, Listener
+    from fastmasq.observe.capture import Capture
     from fastmasq.observe.vpn_verdict import Finding, Side, Watch, WatchedLink
 
 _LISTEN_S = 0.2  # at most until Ctrl-C is noticed
@@ -31,6 +32,7 @@ _MARKS = {True: "ok", False: "MISSING", None: "-"}
               help="End after so long.  [default: at Ctrl-C]")  # fmt: skip
 @click.option("--count", metavar="COUNT", type=click.IntRange(1), help="End after so many packets.")
 @click.option("--quiet", is_flag=True, help="Print the findings alone, not the packets.")
+@click.option("--write", metavar="FILE", help="Write the packets to this file, too, for tcpdump -r and Wireshark.")
 @json_option
 def sniff(
     points: tuple[str, ...],
@@ -39,6 +41,7 @@ def sniff(
     seconds: float | None,
     count: int | None,
     quiet: bool,
+    write: str | None,
     as_json: bool,
 ) -> None:
     """Show the VPN packets on links, and say what is missing.
@@ -47,16 +50,20 @@ def sniff(
     both sides, and start before the VPN does: `fastmasq sniff inside outside`. At the end, or at Ctrl-C, there is one
     finding for each pair of hosts. Nothing is changed. Needs root. Exit status: 0 nothing is missing, 1 something is,
     or nothing was seen. With --json only the findings are printed.
+
+    The FILE of --write is pcapng: whole packets from the IP header on, bare acknowledgments among them, with link and
+    direction of each. It is begun anew.
     """
     from fastmasq.net.listener import Listener
     from fastmasq.observe.vpn_verdict import Watch
 
     links = _links(points, socket, config)
     watch = Watch(links)
-    with contextlib.closing(Listener([link.name for link in links], time.time_ns)) as listener:
+    names = [link.name for link in links]
+    with contextlib.closing(Listener(names, time.time_ns)) as listener, _capture(write, names) as capture:
         if not as_json:
             _announce(links)
-        _listen(listener, watch, seconds, count, quiet or as_json)
+        _listen(listener, Taker(watch, capture, count, quiet=quiet or as_json), seconds)
         lost = listener.lost()
     findings = watch.findings()
     if as_json:
@@ -119,8 +126,44 @@ def _announce(links: list[WatchedLink]) -> None:
 # -- listening ---------------------------------------------------------------------------------------------------------
 
 
-def _listen(listener: Listener, watch: Watch, seconds: float | None, count: int | None, quiet: bool) -> None:
-    """Show and count packets until time or count is reached, or Ctrl-C; then those that have come by then."""
+class Taker:
+    """What becomes of each packet: it is counted, written and shown."""
+
+    def __init__(self, watch: Watch, capture: Capture | None, count: int | None, *, quiet: bool) -> None:
+        self._watch, self._capture, self._count, self._quiet = watch, capture, count, quiet
+
+    def take(self, packets: list[Heard]) -> bool:
+        """Take packets until `count` have been; return whether that is so."""
+        from fastmasq.observe.vpn_packets import BARE, decode
+
+        for heard in packets:
+            if self._is_over():
+                break
+            seen = decode(heard.packet)
+            if seen is None:
+                continue
+            self._watch.add(heard.link, heard.sent, seen)
+            if self._capture is not None:
+                self._capture.add(heard.time_ns, heard.link, heard.sent, heard.packet)
+            if not self._quiet and seen.tags != BARE:
+                _line(heard, str(seen))
+        sys.stdout.flush()
+        if self._capture is not None:
+            self._capture.flush()
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        return self._count is not None and self._watch.packets >= self._count
+
+
+def _capture(path: str | None, links: list[str]) -> contextlib.AbstractContextManager[Capture | None]:
+    from fastmasq.observe.capture import Capture
+
+    return contextlib.nullcontext() if path is None else Capture(path, links)
+
+
+def _listen(listener: Listener, taker: Taker, seconds: float | None) -> None:
+    """Take packets until time or count is reached, or Ctrl-C; then those that have come by then."""
     from fastmasq.clock import now_ns
     from fastmasq.units import NS_PER_SECOND
 
@@ -130,32 +173,15 @@ def _listen(listener: Listener, watch: Watch, seconds: float | None, count: int 
             left = _LISTEN_S if end is None else min(_LISTEN_S, (end - now_ns()) / NS_PER_SECOND)
             if left <= 0:
                 break
-            if _take(listener.hear(left), watch, count, quiet):
+            if taker.take(listener.hear(left)):
                 return
             for link in listener.went_down():
                 click.echo(
                     f"fastmasq: {link} went down; it is heard again when it is up, unless it was removed", err=True
                 )
     for _ in range(_LAST_ROUNDS):
-        if listener.is_idle() or _take(listener.hear(0), watch, count, quiet):
+        if listener.is_idle() or taker.take(listener.hear(0)):
             return
-
-
-def _take(packets: list[Heard], watch: Watch, count: int | None, quiet: bool) -> bool:
-    """Show and count packets; return whether the count is reached."""
-    from fastmasq.observe.vpn_packets import BARE, decode
-
-    for heard in packets:
-        if count is not None and watch.packets >= count:
-            break
-        seen = decode(heard.packet)
-        if seen is None:
-            continue
-        watch.add(heard.link, heard.sent, seen)
-        if not quiet and seen.tags != BARE:
-            _line(heard, str(seen))
-    sys.stdout.flush()
-    return count is not None and watch.packets >= count
 
 
 @contextlib.contextmanager

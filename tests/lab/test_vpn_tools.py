@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP
 from scapy.layers.isakmp import ISAKMP
+from scapy.layers.l2 import GRE_PPTP
+from scapy.utils import RawPcapNgReader, rdpcap
 
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
@@ -366,6 +369,34 @@ def test_watching_ends_by_time_and_by_count(routed: Network, sniff: Callable[...
     report = json.loads(output)
     assert (status, report["packets"]) == (1, 2)
     assert report["findings"][0]["said"] == "the server refuses the connection"
+
+
+def test_h_81_a_capture_that_scapy_and_tcpdump_read(
+    routed: Network, sniff: Callable[..., Sniffing], configuration: str, tmp_path: Path
+) -> None:
+    """One file for both links: what was counted, with times, links and ways, octet by octet as it was sent."""
+    path = tmp_path / "vpn.pcapng"
+    sniffing = sniff("inside", "outside", "-c", configuration, "--json", "--write", str(path))
+    with PptpServer(routed):
+        assert fastmasq(routed, "test", "pptp", SERVER_ADDRESS, "--call").returncode == 0
+    status, output = sniffing.end()
+    report = json.loads(output)
+    packets = rdpcap(str(path))
+    assert (status, len(packets)) == (0, report["packets"])
+    assert [float(packet.time) for packet in packets] == sorted(float(packet.time) for packet in packets)
+    opening = [packet for packet in packets if TCP in packet and packet[TCP].flags == "S"]
+    assert [(packet[IP].src, packet[IP].dst, packet[TCP].dport) for packet in opening] == [
+        (CLIENT, SERVER_ADDRESS, PORT)
+    ] * 2
+    data = [packet[GRE_PPTP] for packet in packets if GRE_PPTP in packet and packet[IP].src == CLIENT]
+    assert [(header.call_id, len(header.payload)) for header in data] == [(4711, 8)] * 2
+    assert bytes(data[0]) == bytes(data[1]), "the gateway routes: GRE is the same on both sides"
+    read = RawPcapNgReader(str(path))
+    ways = {(meta.ifname, meta.direction) for _, meta in read}
+    assert ways == {(link, way) for link in (b"eth0", b"eth1") for way in (1, 2)}, "received and sent on each"
+    listed = subprocess.run(["tcpdump", "-nr", str(path)], capture_output=True, text=True, check=True)
+    assert len(listed.stdout.splitlines()) == len(packets)
+    assert f"IP {CLIENT} > {SERVER_ADDRESS}: GREv1" in listed.stdout
 
 
 def test_a_sniffer_beside_a_running_fastmasq(net: Network) -> None:

@@ -75,3 +75,12 @@ def test_inside_and_outside_are_the_running_forwarders(run, forwarder):
     result = run("sniff", "outside", "--socket", forwarder.path)
     assert result.exit_code == 2
     assert "ppp0: No such device" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="packet sockets need root")
+def test_a_capture_that_cannot_be_written(run, tmp_path):
+    result = run(
+        "sniff", "lo", "--seconds", "0.1", "--socket", tmp_path / "none.sock", "--write", tmp_path / "no" / "x"
+    )
+    assert result.exit_code == 2
+    assert result.stderr == f"fastmasq: {tmp_path}/no/x: No such file or directory; name a file that can be written\n"

@@ -24,6 +24,7 @@ COMMANDS = {
     "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
     "vpn": ("fastmasq.cli.vpn", "vpn", "List the VPNs that pass through, and what they lack."),
     "esp": ("fastmasq.cli.esp", "esp", "Tell SPIs of inside hosts; print programs that do it."),
+    "log": ("fastmasq.cli.log", "log", "List or change what the running forwarder logs."),
     "reload": ("fastmasq.cli.reload", "reload", "Read the configuration anew; change what differs, keep sessions."),
     "rule": ("fastmasq.cli.rule", "rule", "Show, question and change the rules; print the HOWTO's sets."),
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),

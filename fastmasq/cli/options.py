@@ -20,11 +20,11 @@ _Function = Callable[..., Any]
 class Checked(click.ParamType):
     """An option's type: what `read` makes of the text; a ValueError of it is the user's mistake."""
 
-    def __init__(self, name: str, read: Callable[[str], str]) -> None:
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
         self._read = read
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return self._read(value)
         except ValueError as error:

@@ -32,6 +32,7 @@ from fastmasq.control.server import Server
 from fastmasq.daemon import listing, ports, reload, resets, timeouts, vpn_sessions, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.log_levels import LogLevels
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.rates import Rates
 from fastmasq.daemon.rules import Rules
@@ -135,6 +136,7 @@ class Engine:
         self.inside_server: InsideServer | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
+        self.log_levels = LogLevels()
         self.rules = Rules(settings.compat)
         self.stopping = False
         self.hung_up = False
@@ -573,6 +575,7 @@ class Engine:
 
     def _every_second(self, seconds: int) -> None:
         self.rates.add(now_ns(), self._counters())
+        self.log_levels.every_second(now_ns())
         self.table.make_ready()
         self.rules.print_log()
         self.forwards.retry()
@@ -673,6 +676,7 @@ class Engine:
             "dynaddr": self.change_dynaddr,
             "reload": self.reload,
             "ping": lambda _: "pong",
+            **self.log_levels.handlers(),
             **self.rules.handlers(),
             **self.forwards.handlers(),
             **(self.vpn.handlers() if self.vpn is not None else {}),

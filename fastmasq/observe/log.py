@@ -8,6 +8,16 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+SUBSYSTEMS = {
+    "config": "mistakes in the configuration that are no errors",
+    "control": "clients of the control socket",
+    "engine": "links, addresses, ports, reloads",
+    "forwards": "port forwards",
+    "rules": "packets that rules log",
+    "vpn": "PPTP and IPsec of inside hosts",
+}  # name of the logger behind "fastmasq.": what it is about
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
 
 class LineFormatter(logging.Formatter):
     """`fastmasq: warning: text`; the time is the business of whoever collects standard error."""

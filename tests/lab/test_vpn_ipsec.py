@@ -392,6 +392,25 @@ def test_c48_an_error_reaches_the_host_that_it_is_about(vpn: VpnNetwork, what: s
     assert quote[20:24] == expected
 
 
+# --- what is logged: H-82 ---------------------------------------------------------------------------------------
+
+
+def test_h_82_details_are_logged_while_they_are_asked_for(vpn: VpnNetwork) -> None:
+    fastmasq = vpn.net.fastmasq
+    started = f"fastmasq: debug: ip_fw_masq_esp(): init {{}} -> {SERVER_ADDRESS} SPI"
+    server = vpn.ipsec(SERVER_ADDRESS)
+    connected(vpn, server, INSIDE_ADDRESS)
+    assert "debug" not in fastmasq.errors()
+    fastmasq.run_command("log", "vpn", "debug")
+    connected(vpn, server, SECOND_INSIDE)
+    eventually(lambda: started.format(SECOND_INSIDE) in fastmasq.errors(), what="the line about the start")
+    assert started.format(INSIDE_ADDRESS) not in fastmasq.errors()
+    fastmasq.run_command("log", "vpn", "debug", "--for", "10ms")
+    eventually(lambda: "log level of vpn: info again" in fastmasq.errors(), what="the level of the start")
+    connected(vpn, server, THIRD_INSIDE)
+    assert started.format(THIRD_INSIDE) not in fastmasq.errors()
+
+
 # --- NAT traversal and AH: section 4.6, 4.7, C-30 ----------------------------------------------------------------
 
 

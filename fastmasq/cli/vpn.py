@@ -22,7 +22,7 @@ def vpn(socket: str | None, config: str | None, host: str | None, as_json: bool)
 
     Out and In are the packets of a call or SA that went each way, and how long ago the last one did. Below each table
     stands what is missing, such as GRE that goes out while none comes in. Who waits for another host's start of an SA
-    is listed with that host.
+    is listed with that host. NAT traversal is UDP with port 4500: `fastmasq sniff` tells IKE and ESP in it apart.
     """
     from fastmasq.cli.render import print_json
     from fastmasq.control.client import call
@@ -35,7 +35,7 @@ def vpn(socket: str | None, config: str | None, host: str | None, as_json: bool)
         if answer[key]:
             click.echo("\n".join(_table(title, columns, answer[key], cells)))
     off = [name for name, key in (("PPTP", "pptp"), ("IPsec", "ipsec")) if not answer[key]]
-    counted = f"{len(answer['calls'])} calls, {len(answer['sas'])} SAs"
+    counted = f"{len(answer['calls'])} calls, {len(answer['sas'])} SAs, {answer['natt_total']} by NAT traversal"
     click.echo(counted + (f"; {' and '.join(off)} not followed" if off else ""))
 
 
@@ -86,6 +86,10 @@ def _connection(row: dict[str, Any]) -> tuple[str, ...]:
     return (*_ends(row), str(row["calls"]), _ago(row["age_s"]))
 
 
+def _natt(row: dict[str, Any]) -> tuple[str, ...]:
+    return (*_ends(row), str(row["packets_out"]), str(row["packets_in"]), _ago(row["idle_s"]))
+
+
 def _waiting(row: dict[str, Any]) -> tuple[str, ...]:
     return row["inside"], row["remote"], _spi(row["outbound_spi"]), row["waits_for"] or "-", _ago(row["for_s"])
 
@@ -95,5 +99,6 @@ _TABLES = (
     ("PPTP calls", "calls", (*_COMMON, ">Call ID", ">external", ">remote", *_LIGHTS), _call),
     ("ISAKMP exchanges", "exchanges", (*_COMMON, "Initiator", "Responder", ">Idle"), _exchange),
     ("IPsec SAs", "sas", (*_COMMON, ">SPI out", ">SPI in", *_LIGHTS), _association),
+    ("IPsec by NAT traversal", "natt", (*_COMMON, ">Out", ">In", ">Idle"), _natt),
     ("Waiting for another start", "waiting", (">Inside", ">Remote", ">SPI out", ">Waits for", ">For"), _waiting),
 )

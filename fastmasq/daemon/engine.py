@@ -794,12 +794,10 @@ class Engine:
         limit = params.get("limit") or 1000
         now = now_ns()
         total, found = 0, []
-        for first in range(0, max(1, self.table.fresh), listing.CHUNK):
-            with self.forwarder.locked():
-                rows = self.table.sessions[first : first + listing.CHUNK].copy()
-            rows = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
-            total += len(rows)
-            found += [listing.describe(row, self.table, now) for row in rows[: limit - len(found)]]
+        for rows in listing.copies(self.table, self.forwarder):
+            chosen = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
+            total += len(chosen)
+            found += [listing.describe(row, self.table, now) for row in chosen[: limit - len(found)]]
         if params.get("tunnels") and self.vpn is not None:
             tunnels = list(vpn_sessions.sessions(self.vpn, now))
             total += len(tunnels)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.path.forward import Forwarder
 from fastmasq.table import entry
 from fastmasq.table.masq import TICK_NS, MasqTable
 
 CHUNK = 4096  # rows copied while the path stands still
 _STATE_NAMES = sorted(set(entry.STATES[1:]))
+
+
+def copies(table: MasqTable, forwarder: Forwarder) -> Iterator[np.ndarray]:
+    """Yield copies of all rows of the table, CHUNK of them at a time, between which the path goes on."""
+    for first in range(0, max(1, table.fresh), CHUNK):
+        with forwarder.locked():
+            rows = table.sessions[first : first + CHUNK].copy()
+        yield rows
 
 
 def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str | None) -> np.ndarray:

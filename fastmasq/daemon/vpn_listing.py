@@ -4,7 +4,7 @@ Control method, with parameters and result (addresses as text, ids as numbers, s
 
     vpn {"host": "10.0.0.2"}                   optional; only what this inside or remote host takes part in
      -> {"pptp": true, "ipsec": true, "connections": [...], "calls": [...], "exchanges": [...], "sas": [...],
-         "waiting": [...]}
+         "natt": [...], "natt_total": 0, "waiting": [...]}
 
 What is missing is said by the rules of the HOWTO's sections 5.2 and 5.3 (H-63 to H-73).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from fastmasq.daemon import natt
 from fastmasq.errors import ConfigurationError
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.calls import Call
@@ -29,11 +30,15 @@ _GRE_OUT_ONLY = "GRE goes out and none comes in: the server, or a router on the 
 _GRE_IN_ONLY = "GRE comes in and none goes out: look at the inside host and its firewall"
 _ESP_OUT_ONLY = "ESP goes out and none comes in: the server, or a router on the way, drops protocol 50"
 _ESP_IN_ONLY = "ESP comes in and none goes out: look at the inside host and its firewall"
+_ISAKMP_ONLY = "ISAKMP and no ESP: the ends do not agree, or the inside host's ESP is dropped before it gets here"
 
 
 def describe(vpn: Vpn, now: int, params: dict[str, Any]) -> dict[str, Any]:
     """Return everything, see above. Raises ConfigurationError."""
     host = _host(params.get("host"))
+    moved = natt.sessions(vpn.table, vpn.forwarder)
+    lacks = natt.by_ends(moved)
+    concerned = moved if host is None else natt.of_host(moved, host)
     waiting = [
         _waiting(vpn, inside, remote, spi, since, now)
         for (inside, remote, spi), (since, _) in sorted(vpn.ipsec.esp.waiting.items())
@@ -49,9 +54,11 @@ def describe(vpn: Vpn, now: int, params: dict[str, Any]) -> dict[str, Any]:
         ],
         "calls": [_call(vpn, call, now) for call in vpn.calls.calls.values() if _concerns(call, host)],
         "exchanges": [
-            _exchange(vpn, row, now) for row in vpn.ipsec.exchanges.exchanges.values() if _concerns(row, host)
+            _exchange(vpn, row, lacks, now) for row in vpn.ipsec.exchanges.exchanges.values() if _concerns(row, host)
         ],
         "sas": [_association(vpn, row, now) for row in vpn.ipsec.esp.rows.values() if _concerns(row, host)],
+        "natt": [natt.describe(row, vpn.table, now) for row in concerned[: natt.SHOWN]],
+        "natt_total": len(concerned),
         "waiting": waiting,
     }
 
@@ -120,13 +127,13 @@ def _one_way(seen_out: int, seen_in: int, neither: str, out_only: str, in_only: 
     return ""
 
 
-def _exchange(vpn: Vpn, row: Exchange, now: int) -> dict[str, Any]:
+def _exchange(vpn: Vpn, row: Exchange, natt_lacks: dict[tuple[int, int], str], now: int) -> dict[str, Any]:
     missing = ""
     idle = now - row.last
     if row.outstanding and row.asked is not None and now - row.asked > PATIENCE_S * NS_PER_SECOND:
         missing = "ISAKMP is not answered: the server is not there, or something drops UDP port 500"
     elif not row.outstanding and idle > PATIENCE_S * NS_PER_SECOND and not _has_esp(vpn, row):
-        missing = "ISAKMP and no ESP: the ends do not agree, or the inside host's ESP is dropped before it gets here"
+        missing = natt_lacks.get((row.inside, row.remote), _ISAKMP_ONLY)
     return {
         **_ends(row),
         "state": "asked" if row.outstanding else "answered",

@@ -434,6 +434,14 @@ def test_rfc3948_nat_traversal_is_plain_udp(vpn: VpnNetwork, version: int) -> No
     assert {each.source_port for each in kept} == {port for _, port in ports}
     assert {each.payload[6:8] for each in heard.of(protocol=socket.IPPROTO_UDP)} == {b"\0\0"}
     assert len(net.sessions("--protocol", "udp")) == 2
+    rows = vpn.listed("natt", remote=f"{SERVER_ADDRESS}:4500", state="active", missing="")
+    assert {(row["inside"], row["external"]) for row in rows} == {
+        (f"{peer.host.address}:4500", f"{EXTERNAL_ADDRESS}:{port}")
+        for peer, (_, port) in zip(peers, [server.peer_of(peer.sa).remote for peer in peers], strict=True)
+    }
+    assert all(row["packets_out"] >= 6 and row["packets_in"] >= 6 for row in rows)
+    shown = net.fastmasq.run_command("vpn")
+    assert "IPsec by NAT traversal" in shown and "0 calls, 0 SAs, 2 by NAT traversal" in shown
     assert vpn.undisturbed() and [peer.repeated for peer in peers] == [0, 0]
 
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from fastmasq.config.schema import Vpn as VpnSettings
-from fastmasq.daemon import vpn_sessions
+from fastmasq.daemon import vpn_listing, vpn_sessions
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.policy.portfw import PortForward, Target
@@ -371,6 +371,80 @@ def test_e17_what_the_path_moves_keeps_an_sa_alive() -> None:
     gateway.second(31 * 60)
     assert gateway.vpn.handlers()["vpn"]({})["sas"] == []
     assert gateway.dropped(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x2000, 3)) == "esp_no_row"
+
+
+# -- NAT traversal: original systems 4.7 ------------------------------------------------------------------------------
+
+NATT = 4500
+
+
+def listed(gateway: Gateway, kind: str, **params: str) -> list[dict]:
+    return vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, params)[kind]
+
+
+def natt(gateway: Gateway, inside: str = HOST, port: int = NATT, remote: str = REMOTE) -> bytes:
+    """Send ESP in UDP from an inside host; return it as it leaves."""
+    return gateway.passes(INSIDE, udp((inside, port), (remote, NATT), bytes((0, 0, 16, 0)) + bytes(40)))
+
+
+def test_rfc3948_sessions_of_port_4500_are_listed_with_packets_both_ways() -> None:
+    gateway = Gateway()
+    port = decode(natt(gateway)).source_port
+    for _ in range(2):
+        natt(gateway, OTHER_HOST)
+    gateway.passes(INSIDE, udp((HOST, 5000), (REMOTE, 53), bytes(40)))
+    gateway.passes(INSIDE, tcp((HOST, NATT), (REMOTE, NATT), "S"))
+    gateway.passes(OUTSIDE, udp((REMOTE, NATT), (GATEWAY_OUT, port), b"\xff"))
+    gateway.harness.advance(7)
+    rows = listed(gateway, "natt")
+    assert [(row["inside"], row["remote"], row["packets_out"], row["packets_in"]) for row in rows] == [
+        (f"{HOST}:{NATT}", f"{REMOTE}:{NATT}", 1, 1), (f"{OTHER_HOST}:{NATT}", f"{REMOTE}:{NATT}", 2, 0),
+    ]  # fmt: skip
+    assert rows[0]["external"] == f"{GATEWAY_OUT}:{port}"
+    assert {row["state"] for row in rows} == {"active"} and {row["missing"] for row in rows} == {""}
+    assert all(6 <= row["idle_s"] <= 8 for row in rows)
+    assert [row["inside"] for row in listed(gateway, "natt", host=OTHER_HOST)] == [f"{OTHER_HOST}:{NATT}"]
+    assert len(listed(gateway, "natt", host=REMOTE)) == 2
+    assert listed(gateway, "natt", host=OTHER_REMOTE) == []
+
+
+def test_rfc3948_a_server_inside_is_listed_by_its_own_port() -> None:
+    forward = PortForward(
+        protocol="udp", listen=GATEWAY_OUT, first=NATT, last=NATT, targets=(Target(THIRD_HOST, NATT),)
+    )
+    gateway = Gateway(forwards=(forward,))
+    for _ in range(3):
+        gateway.passes(OUTSIDE, udp((REMOTE, 6000), (GATEWAY_OUT, NATT), bytes(40)))
+    [row] = listed(gateway, "natt")
+    assert (row["inside"], row["external"], row["remote"]) == (
+        f"{THIRD_HOST}:{NATT}", f"{GATEWAY_OUT}:{NATT}", f"{REMOTE}:6000",
+    )  # fmt: skip
+    assert "UDP port 4500 comes in and nothing goes out" in row["missing"]
+    gateway.passes(INSIDE, udp((THIRD_HOST, NATT), (REMOTE, 6000), bytes(40)))
+    assert listed(gateway, "natt")[0]["missing"] == ""
+
+
+def test_h_71_nat_traversal_that_goes_out_only() -> None:
+    gateway = Gateway()
+    for count in range(1, 4):
+        natt(gateway)
+        [row] = listed(gateway, "natt")
+        assert bool(row["missing"]) == (count == 3)
+    assert row["missing"].startswith("UDP port 4500 goes out and nothing comes in")
+
+
+def test_rfc3947_isakmp_that_has_moved_to_port_4500_lacks_no_esp() -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    exchange(gateway, OTHER_HOST, b"two")
+    gateway.harness.advance(11)
+    natt(gateway)
+    for _ in range(3):
+        natt(gateway, OTHER_HOST)
+    assert [row["missing"] for row in listed(gateway, "exchanges", host=HOST)] == [""]
+    [row] = listed(gateway, "exchanges", host=OTHER_HOST)
+    assert row["missing"].startswith("UDP port 4500 goes out and nothing comes in")
+    assert listed(Gateway(), "natt") == []
 
 
 # -- both --------------------------------------------------------------------------------------------------------------

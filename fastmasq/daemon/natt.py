@@ -1,0 +1,66 @@
+"""NAT traversal as the session table shows it: UDP sessions with port 4500 at either end (RFC 3947, RFC 3948).
+
+What is in them, IKE or ESP, the table does not know; `fastmasq sniff` reads it from the packets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastmasq.daemon import listing
+from fastmasq.path.forward import Forwarder
+from fastmasq.table import entry
+from fastmasq.table.masq import MasqTable
+from fastmasq.wire.tunnels import NATT_PORT
+
+SHOWN = 1000  # sessions in an answer
+_REPEATS = 3  # packets without an answer: IKE has waited for it some ten seconds (RFC 7296 section 2.4)
+_UDP = entry.CLASSES.index("udp")
+_PORT = np.uint64(0xFFFF)
+_OUT_ONLY = "UDP port 4500 goes out and nothing comes in: the server is not there, or something on the way drops it"
+_IN_ONLY = "UDP port 4500 comes in and nothing goes out: look at the inside host and its firewall"
+
+
+def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
+    """Return copies of the sessions that have port 4500 inside or at the remote."""
+    found = []
+    for rows in listing.copies(table, forwarder):
+        ids = rows["flow"][:, entry.OUTBOUND]["key1"]
+        has_port = (ids & _PORT == NATT_PORT) | (ids >> np.uint64(32) & _PORT == NATT_PORT)
+        found.append(rows[has_port & (rows["port_class"] == _UDP) & (rows["state"] != 0)])
+    return np.concatenate(found)
+
+
+def of_host(rows: np.ndarray, host: int) -> np.ndarray:
+    """Return those that an inside or remote host takes part in."""
+    ends = rows["flow"][:, entry.OUTBOUND]["key0"]
+    return rows[(ends >> np.uint64(32) == host) | (ends & np.uint64(0xFFFFFFFF) == host)]
+
+
+def describe(row: np.void, table: MasqTable, now: int) -> dict[str, Any]:
+    """Return one of them as `fastmasq vpn` shows it."""
+    shown = listing.describe(row, table, now)
+    names = ("state", "inside", "external", "remote", "packets_out", "packets_in", "idle_s")
+    return {**{name: shown[name] for name in names}, "missing": missing(row)}
+
+
+def missing(row: np.void) -> str:
+    """Return what a session lacks, or an empty text."""
+    packets_out, packets_in = (int(flow["packets"]) for flow in row["flow"])
+    if not packets_in and packets_out >= _REPEATS:
+        return _OUT_ONLY
+    if not packets_out and packets_in >= _REPEATS:
+        return _IN_ONLY
+    return ""
+
+
+def by_ends(rows: np.ndarray) -> dict[tuple[int, int], str]:
+    """Return, for each inside host and remote that have such sessions, what they lack: the least of it."""
+    found: dict[tuple[int, int], str] = {}
+    for row in rows:
+        key = int(row["flow"][entry.OUTBOUND]["key0"])
+        ends = (key >> 32, key & 0xFFFFFFFF)
+        found[ends] = missing(row) if ends not in found else found[ends] and missing(row)
+    return found

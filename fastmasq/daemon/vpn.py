@@ -20,6 +20,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.tunnel_rows import OUTBOUND, TunnelRows, Way
+from fastmasq.daemon.vpn_health import Watch
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.table.entry import STATES
@@ -31,6 +32,7 @@ from fastmasq.vpn.evidence import Association
 from fastmasq.vpn.ipsec import Ipsec
 from fastmasq.vpn.isakmp import IpsecSettings
 from fastmasq.vpn.pptp import ControlFollower
+from fastmasq.wire.pptp import PORT as PPTP_PORT
 from fastmasq.wire.tunnels import IKE_PORT, NO_COOKIE, read_esp, read_gre, read_isakmp
 
 log = logging.getLogger("fastmasq.vpn")
@@ -42,19 +44,29 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
 _OVER = ("closing", "transitory")
 _ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
-_SYN = 0x02
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
 
 class Connection(Struct, kw_only=True, eq=False):
-    """A PPTP control connection: its session's row and key, and the follower of its stream."""
+    """A PPTP control connection: its session's row and key, and the follower of its stream.
+
+    serves: the inside host is the server. accepted: its SYN was answered by one.
+    """
 
     row: int
     key: tuple[int, int]
     number: int
     follower: ControlFollower
     since: int
+    serves: bool
     state: str = ""
     unread: bool = False
+    accepted: bool = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its end has begun."""
+        return self.state in _FINISHED
 
 
 def ipsec_settings(settings: Settings) -> IpsecSettings:
@@ -98,6 +110,7 @@ class Vpn:
         self._lines = 0  # said in this second
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
+        self.watch = Watch(self)
 
     def protocols(self) -> list[int]:
         """Return the IP protocols that are ours, and not the host's."""
@@ -206,6 +219,9 @@ class Vpn:
         _, _, _, segment = _read(packet)
         is_syn = bool(segment[13] & _SYN)
         connection = self._connection(row, now, anew=is_syn)
+        connection.accepted |= is_syn and bool(segment[13] & _ACK)
+        if segment[13] & _RST and direction == "inbound" and not (connection.accepted or connection.serves):
+            self.watch.note_refusal(*_ends(connection.key))
         sequence = int.from_bytes(segment[4:8], "big")
         payload = segment[(segment[12] >> 4) * 4 :]
         if is_syn:
@@ -231,10 +247,15 @@ class Vpn:
                 return present
             self._say(self._end(present, now))
         self._numbers += 1
-        inside, remote = key[0] >> 32, key[0] & 0xFFFFFFFF
+        inside, remote = _ends(key)
         self._say(self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote))
         follower = ControlFollower(self.calls, self._numbers)
-        self.connections[row] = Connection(row=row, key=key, number=self._numbers, follower=follower, since=now)
+        serves = key[1] & 0xFFFF != PPTP_PORT
+        if not serves:
+            self.watch.note_connection(inside, remote, now)
+        self.connections[row] = Connection(
+            row=row, key=key, number=self._numbers, follower=follower, since=now, serves=serves
+        )
         return self.connections[row]
 
     def _end(self, connection: Connection, now: int) -> tuple[Event, ...]:
@@ -243,7 +264,7 @@ class Vpn:
         if connection.unread:
             with self.forwarder.locked():
                 self.forwarder.leave_unread(connection.row, False)
-        return connection.follower.end(now, by_peer=connection.state in _FINISHED)
+        return connection.follower.end(now, by_peer=connection.is_closed)
 
     def _watch_connections(self, now: int) -> None:
         """Notice which control connections are over: what closes them is judged by their sessions, not by us."""
@@ -274,6 +295,9 @@ class Vpn:
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
         self._follow_rows()
+        for line in self.watch.look(now, LINES_PER_SECOND - self._lines):
+            self._lines += 1
+            log.warning("%s", line)
 
     def follow_address(self, address: int) -> None:
         """Let everything follow the external address, also after a while without any (P-28, E-10)."""
@@ -326,6 +350,11 @@ class Vpn:
                 self._lines += 1
                 if self._lines <= LINES_PER_SECOND:
                     log.log(level, "%s", event.text)
+
+
+def _ends(key: tuple[int, int]) -> tuple[int, int]:
+    """Return inside host and remote of a session."""
+    return key[0] >> 32, key[0] & 0xFFFFFFFF
 
 
 def _read(packet: bytes) -> tuple[int, int, int, bytes]:

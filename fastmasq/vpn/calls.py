@@ -46,7 +46,8 @@ class Call(Struct, kw_only=True, eq=False):
     """One row (P-40). Addresses and Call IDs in host order; ids are None in a passthrough row, `remote_id` until known.
 
     A listing shows it as protocol GRE with source port `local_id`, masquerade port `external_id`, destination port
-    `remote_id` (P-48). seen_out and seen_in are the times of the last data packets each way, 0 for never.
+    `remote_id` (P-48). seen_out and seen_in are the times of the last data packets each way, 0 for never; `ended` is
+    when it began to close.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Call(Struct, kw_only=True, eq=False):
     since: int = 0
     seen_out: int = 0
     seen_in: int = 0
+    ended: int = 0
 
     @property
     def last_seen(self) -> int:
@@ -75,6 +77,7 @@ class Control(Struct, kw_only=True, eq=False):
     masq: int
     remote: int
     calls: dict[int, Call] = {}
+    made: int = 0  # calls so far
 
 
 class CallTable:
@@ -146,6 +149,7 @@ class CallTable:
             local_id=local_id, external_id=external_id, control=number, since=now,
         )  # fmt: skip
         control.calls[local_id] = call
+        control.made += 1
         self._add(call, FOREVER)
         return call
 
@@ -187,7 +191,7 @@ class CallTable:
         """Let a call end: 30 s for what is still on its way (P-47)."""
         if call.state in ("closing", "closed"):
             return ()
-        call.state = "closing"
+        call.state, call.ended = "closing", now
         self._deadlines.set(call.number, now + self.settings.closing_ns)
         self._changes[call.number] = call
         return (self._event("call_ended", call, why=why),)

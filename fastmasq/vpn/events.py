@@ -46,6 +46,11 @@ LINES: dict[str, tuple[str, str]] = {
     ),
     "isakmp_guessed": (INFO, "ISAKMP from {remote} with unknown cookies sent to {inside}, which talked to it last."),
     "isakmp_unknown": (INFO, "ISAKMP from {remote} with unknown cookies belongs to no inside host."),
+    "isakmp_forgotten": (
+        WARNING,
+        "ISAKMP from {remote} finds the masq table entry of {inside} timed out: if its VPN dies periodically, raise "
+        "[vpn] ipsec_lifetime above the rekey interval.",
+    ),
     "isakmp_denied": (WARNING, "ISAKMP {inside} -> {remote} dropped: {why}."),
     "parallel_disabled": (
         WARNING,

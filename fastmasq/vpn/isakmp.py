@@ -92,6 +92,7 @@ class Negotiation(Struct, kw_only=True, eq=False):
 
 _MOST_MESSAGES = 16  # unfinished exchanges remembered of one row
 _MOST_NEGOTIATIONS = 1024  # of one remote
+_MOST_FORGOTTEN = 1024  # remotes
 _TELL_AGAIN = 60 * NS_PER_SECOND
 
 
@@ -106,6 +107,7 @@ class ExchangeTable:
         self._by_cookie: dict[tuple[int, int, bytes], dict[int, Exchange]] = {}  # (remote, masq, initiator): by number
         self._by_remote: dict[int, OrderedDict[int, Exchange]] = {}  # by number, last active last
         self._negotiations: dict[int, list[Negotiation]] = {}  # by remote, oldest first
+        self._forgotten: OrderedDict[int, int] = OrderedDict()  # by remote: whose answered exchange has timed out last
         self._rows_of: Counter[int] = Counter()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
@@ -150,7 +152,7 @@ class ExchangeTable:
         if inside is None:
             last = self.last_active(remote, masq, now) if self.settings.remote_phase1 else None
             if last is None:
-                return Decision(events=(Event(kind="isakmp_unknown", remote=remote),))
+                return Decision(events=self._of_nobody("isakmp_unknown", remote))
             inside = last.inside
             events = (Event(kind="isakmp_guessed", inside=inside, remote=remote),)
         row = self._open(inside, masq, remote, header, now)
@@ -213,7 +215,13 @@ class ExchangeTable:
     def expire(self, now: int) -> None:
         """Remove the rows whose time is over, and what is remembered of remotes without rows."""
         for number in self._deadlines.due(now):
-            self._remove(self.exchanges[number])
+            row = self.exchanges[number]
+            self._remove(row)
+            if not row.outstanding:
+                self._forgotten[row.remote] = row.inside
+                self._forgotten.move_to_end(row.remote)
+        while len(self._forgotten) > _MOST_FORGOTTEN:
+            self._forgotten.popitem(last=False)
 
     def saw(self, number: int, last_ns: int) -> None:
         """Tell when the path last moved a packet of a row. Call in order of time, before `expire`."""
@@ -251,13 +259,19 @@ class ExchangeTable:
         """K-5: a zero cookie names nobody; the host that talked to the remote last gets it."""
         row = self.last_active(remote, masq, now)
         if row is None:
-            return Decision(events=(Event(kind="isakmp_zero_cookie_in", remote=remote),))
+            return Decision(events=self._of_nobody("isakmp_zero_cookie_in", remote))
         events: tuple[Event, ...] = ()
         if row.told is None or now - row.told >= _TELL_AGAIN:
             row.told = now
             events = (Event(kind="isakmp_zero_cookie_in", remote=remote),)
         self._touch(row, header, now, outbound=False)
         return Decision(to=(row.inside,), events=events)
+
+    def _of_nobody(self, kind: str, remote: int) -> tuple[Event, ...]:
+        """Return the events of a packet that no row explains; once among them, that its row has timed out (H-86)."""
+        event = Event(kind=kind, remote=remote)
+        inside = self._forgotten.pop(remote, None)
+        return (event,) if inside is None else (event, Event(kind="isakmp_forgotten", inside=inside, remote=remote))
 
     def _open(self, inside: int, masq: int, remote: int, header: Isakmp, now: int) -> Exchange | str:
         """Return a new row, or the reason why there is none."""
@@ -270,6 +284,7 @@ class ExchangeTable:
             responder=header.responder, messages={},
         )  # fmt: skip
         self.exchanges[row.number] = row
+        self._forgotten.pop(remote, None)
         self._rows_of[inside] += 1
         self._by_cookie.setdefault((remote, masq, row.initiator), {})[row.number] = row
         self._by_remote.setdefault(remote, OrderedDict())[row.number] = row

@@ -12,9 +12,10 @@ from fastmasq.policy.chains import RuleSet
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import Harness, Out, address
 from tests.support.packets import decode, dotted, ipv4, problems, tcp, udp
-from tests.unit.path.network import GATEWAY_OUT, INSIDE, OUTSIDE
+from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
 
 GRE, ESP = 47, 50
+NATT = 4500
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 THIRD_HOST = "10.0.0.4"
 RESPONDER = b"RESPONDR"
@@ -145,3 +146,22 @@ class Control:
         (external_id,) = self.say(INSIDE, Type.OUTGOING_CALL_REQUEST, local_id)
         assert self.say(OUTSIDE, Type.OUTGOING_CALL_REPLY, remote_id, external_id) == (remote_id, local_id)
         return external_id
+
+
+def exchange(gateway: Gateway, inside: str, cookie: bytes, remote: str = REMOTE) -> None:
+    """Let an inside host and a remote agree on cookies."""
+    out = gateway.passes(INSIDE, isakmp(inside, remote, cookie))
+    assert ends(out) == (GATEWAY_OUT, remote) and decode(out).source_port == 500
+    back = gateway.passes(OUTSIDE, isakmp(remote, GATEWAY_OUT, cookie, RESPONDER))
+    assert ends(back) == (remote, inside) and decode(back).destination_port == 500
+
+
+def started(gateway: Gateway, inside: str, ospi: int, ispi: int, remote: str = REMOTE) -> None:
+    """Let an inside host's SA with a remote begin and be answered."""
+    assert ends(gateway.passes(INSIDE, esp(inside, remote, ospi))) == (GATEWAY_OUT, remote)
+    assert ends(gateway.passes(OUTSIDE, esp(remote, GATEWAY_OUT, ispi))) == (remote, inside)
+
+
+def natt(gateway: Gateway, inside: str = HOST, port: int = NATT, remote: str = REMOTE) -> bytes:
+    """Send ESP in UDP from an inside host; return it as it leaves."""
+    return gateway.passes(INSIDE, udp((inside, port), (remote, NATT), bytes((0, 0, 16, 0)) + bytes(40)))

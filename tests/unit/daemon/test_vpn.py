@@ -19,6 +19,7 @@ from tests.support.packets import decode, icmp_error, ipv4, problems, tcp, udp
 from tests.support.vpn_gateway import (
     ESP,
     GRE,
+    NATT,
     OTHER_REMOTE,
     REMOTE,
     RESPONDER,
@@ -27,9 +28,12 @@ from tests.support.vpn_gateway import (
     Gateway,
     ends,
     esp,
+    exchange,
     gre,
     id_of,
     isakmp,
+    natt,
+    started,
 )
 from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, partial
 
@@ -208,14 +212,6 @@ def test_a_port_used_again_begins_another_connection() -> None:
 # -- ISAKMP ------------------------------------------------------------------------------------------------------------
 
 
-def exchange(gateway: Gateway, inside: str, cookie: bytes, remote: str = REMOTE) -> None:
-    """Let an inside host and a remote agree on cookies."""
-    out = gateway.passes(INSIDE, isakmp(inside, remote, cookie))
-    assert ends(out) == (GATEWAY_OUT, remote) and decode(out).source_port == 500
-    back = gateway.passes(OUTSIDE, isakmp(remote, GATEWAY_OUT, cookie, RESPONDER))
-    assert ends(back) == (remote, inside) and decode(back).destination_port == 500
-
-
 def test_k2_both_ports_stay_500_and_cookies_tell_hosts_apart() -> None:
     gateway = Gateway()
     exchange(gateway, HOST, b"one")
@@ -282,12 +278,6 @@ def test_c48_errors_that_quote_isakmp_reach_the_host(octets: int) -> None:
 
 
 # -- ESP ---------------------------------------------------------------------------------------------------------------
-
-
-def started(gateway: Gateway, inside: str, ospi: int, ispi: int, remote: str = REMOTE) -> None:
-    """Let an inside host's SA with a remote begin and be answered."""
-    assert ends(gateway.passes(INSIDE, esp(inside, remote, ospi))) == (GATEWAY_OUT, remote)
-    assert ends(gateway.passes(OUTSIDE, esp(remote, GATEWAY_OUT, ispi))) == (remote, inside)
 
 
 def test_e18_an_answered_start_is_moved_by_the_path_alone() -> None:
@@ -375,16 +365,9 @@ def test_e17_what_the_path_moves_keeps_an_sa_alive() -> None:
 
 # -- NAT traversal: original systems 4.7 ------------------------------------------------------------------------------
 
-NATT = 4500
-
 
 def listed(gateway: Gateway, kind: str, **params: str) -> list[dict]:
     return vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, params)[kind]
-
-
-def natt(gateway: Gateway, inside: str = HOST, port: int = NATT, remote: str = REMOTE) -> bytes:
-    """Send ESP in UDP from an inside host; return it as it leaves."""
-    return gateway.passes(INSIDE, udp((inside, port), (remote, NATT), bytes((0, 0, 16, 0)) + bytes(40)))
 
 
 def test_rfc3948_sessions_of_port_4500_are_listed_with_packets_both_ways() -> None:

@@ -249,3 +249,37 @@ def test_any_headers_in_any_order(sequence: list[tuple[bool, int, int, bytes, in
         assert len(both.exchanges.exchanges) <= 6
     both.expire(now + 31 * MINUTE)
     assert not both.exchanges.exchanges and not both.exchanges.rtt
+
+
+def test_h_86_a_rekey_after_the_entry_has_timed_out_is_said_once() -> None:
+    both = ipsec(remote_phase1=True, lifetime=30 * MINUTE)
+    both.isakmp_outbound(A, M, R, header(I1), 0)
+    both.isakmp_inbound(R, M, header(I1, ANSWER), 0)
+    both.isakmp_outbound(B, M, OTHER_R, header(I2), 0)
+    late = [both.isakmp_inbound(R, M, header(I1, ANSWER), 31 * MINUTE) for _ in range(2)]
+    assert [[event.kind for event in decision.events] for decision in late] == [
+        ["isakmp_unknown", "isakmp_forgotten"], ["isakmp_unknown"],
+    ]  # fmt: skip
+    hint = late[0].events[1]
+    assert (hint.level, hint.inside, hint.remote) == ("warning", A, R)
+    assert "raise [vpn] ipsec_lifetime above the rekey interval" in hint.text
+    never_answered = both.isakmp_inbound(OTHER_R, M, header(NO_COOKIE), 31 * MINUTE)
+    assert [event.kind for event in never_answered.events] == ["isakmp_zero_cookie_in"]
+
+
+def test_h_86_zero_cookies_from_a_remote_whose_entry_has_timed_out() -> None:
+    both = ipsec()
+    for _ in range(2):
+        both.isakmp_outbound(A, M, R, header(I1), 0)
+        both.isakmp_inbound(R, M, header(I1, ANSWER), 0)
+    decision = both.isakmp_inbound(R, M, header(NO_COOKIE), 31 * MINUTE)
+    assert [event.kind for event in decision.events] == ["isakmp_zero_cookie_in", "isakmp_forgotten"]
+
+
+def test_h_86_a_host_that_has_begun_anew_is_not_said_to_be_forgotten() -> None:
+    both = ipsec(remote_phase1=False)
+    both.isakmp_outbound(A, M, R, header(I1), 0)
+    both.isakmp_inbound(R, M, header(I1, ANSWER), 0)
+    both.isakmp_outbound(A, M, R, header(I2), 31 * MINUTE)
+    decision = both.isakmp_inbound(R, M, header(I1, ANSWER), 32 * MINUTE)
+    assert [event.kind for event in decision.events] == ["isakmp_unknown"]

@@ -457,3 +457,16 @@ def test_p28_calls_are_dialled_again_after_a_change_of_address(vpn: VpnNetwork) 
     both_ways(*((call, server) for call in calls))
     assert {connection.remote for connection in server.connections[2:]} == {NEW_ADDRESS}
     assert vpn.strays() == []
+
+
+def test_h_2_a_server_inside_is_reached_at_the_new_address(vpn: VpnNetwork) -> None:
+    """Its forward names the link, so it follows a dynamic address without any script."""
+    net = vpn.net
+    inside_server, client = vpn.pptp_server(THIRD_INSIDE), vpn.pptp(SERVER_ADDRESS)
+    both_ways((client.dial(EXTERNAL_ADDRESS, 7), inside_server))
+    net.ip("gateway", "address flush dev eth1")
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.ip("gateway", f"route add default via {ROUTER_ADDRESS}")
+    eventually(lambda: net.status()["external"]["address"] == NEW_ADDRESS, what="the new address")
+    both_ways((client.dial(NEW_ADDRESS, 8), inside_server))
+    assert vpn.strays() == []

@@ -7,11 +7,13 @@ import struct
 import pytest
 
 from fastmasq.config.schema import Vpn as VpnSettings
+from fastmasq.config.values import Duration
 from fastmasq.daemon import vpn_listing, vpn_sessions
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.policy.portfw import PortForward, Target
 from fastmasq.policy.redirect import Redirect
+from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after
@@ -428,6 +430,78 @@ def test_rfc3947_isakmp_that_has_moved_to_port_4500_lacks_no_esp() -> None:
     [row] = listed(gateway, "exchanges", host=OTHER_HOST)
     assert row["missing"].startswith("UDP port 4500 goes out and nothing comes in")
     assert listed(Gateway(), "natt") == []
+
+
+# -- settings and lights: the HOWTO's 3.3, 3.4, 5.1 and 5.5 ------------------------------------------------------------
+
+
+def test_h_25_the_ipsec_lifetime_is_a_setting() -> None:
+    for lifetime, left in ((Duration(30 * 60 * NS_PER_SECOND), 0), (Duration(2 * 3600 * NS_PER_SECOND), 1)):
+        gateway = Gateway(vpn=VpnSettings(ipsec_lifetime=lifetime))
+        exchange(gateway, HOST, b"one")
+        started(gateway, HOST, 0x1000, 0x2000)
+        gateway.second(90 * 60)
+        assert (len(listed(gateway, "exchanges")), len(listed(gateway, "sas"))) == (left, left)
+
+
+def test_h_101_life_tries_and_squelch_of_a_start_are_settings() -> None:
+    gateway = Gateway(
+        vpn=VpnSettings(
+            ipsec_init_lifetime=Duration(60 * NS_PER_SECOND),
+            ipsec_init_retries=2,
+            ipsec_squelch=Duration(5 * NS_PER_SECOND),
+        )
+    )
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    gateway.second(61)
+    assert listed(gateway, "sas") == [], "without the setting it would be two minutes"
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    assert gateway.dropped(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001)) == "esp_blocked"
+    for number in (2, 3):
+        gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, number))
+    assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0x1000, 4)) == "esp_squelched"
+    gateway.second(6)
+    assert listed(gateway, "sas") == []
+
+
+def test_h_29_want_11_each_protocol_is_one_switch() -> None:
+    gateway = Gateway(vpn=VpnSettings(pptp=False))
+    assert gateway.dropped(INSIDE, gre(HOST, REMOTE, 0x77)) == "protocol_not_masqueraded"
+    assert Control(gateway, HOST).call(0x4000, 0x11) == 0x4000
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    assert gateway.asked == 1, "ESP alone"
+    gateway = Gateway(vpn=VpnSettings(ipsec=False))
+    assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0x1000)) == "protocol_not_masqueraded"
+    gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"one"))
+    assert gateway.asked == 0 and len(gateway.harness.sessions()) == 1, "port 500 is plain UDP"
+    assert Control(gateway, HOST).call(0x4000, 0x11) == 0x4000
+    gateway.passes(INSIDE, gre(HOST, REMOTE, 0x11))
+
+
+def test_h_62_the_two_lights_of_a_call() -> None:
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    [call] = listed(gateway, "calls")
+    assert (call["packets_out"], call["packets_in"], call["out_s"], call["in_s"]) == (0, 0, None, None)
+    for number in range(3):
+        gateway.passes(INSIDE, gre(HOST, REMOTE, 0x11, number))
+    gateway.second(20)
+    gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x4000))
+    gateway.second(5)
+    [call] = listed(gateway, "calls")
+    assert (call["packets_out"], call["packets_in"]) == (3, 1)
+    assert (round(call["out_s"]), round(call["in_s"])) == (25, 5)
+
+
+@pytest.mark.parametrize("protocol", [0x002B, 0x8281, 0x0021], ids=["ipx", "mpls", "ip"])
+def test_h_84_what_is_in_gre_is_left_alone(protocol: int) -> None:
+    """IPX over PPTP needs nothing of the gateway."""
+    gateway = Gateway()
+    Control(gateway, HOST).call(0x4000, 0x11)
+    frame = b"\xff\x03" + struct.pack("!H", protocol) + bytes(range(256))
+    out = gateway.passes(INSIDE, gre(HOST, REMOTE, 0x11, payload=frame))
+    back = gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x4000, payload=frame))
+    assert out.endswith(frame) and back.endswith(frame)
 
 
 # -- both --------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tests.support.packets import decode, tcp
 from tests.support.vpn_gateway import (
     OTHER_REMOTE,
     REMOTE,
+    RESPONDER,
     THIRD_HOST,
     Control,
     Gateway,
@@ -232,8 +233,8 @@ def test_h_63_isakmp_with_esp_or_moved_to_port_4500_is_not_said(said: Saying) ->
     exchange(gateway, OTHER_HOST, b"two")
     natt(gateway, OTHER_HOST)
     assert said(gateway, 28 * 60) == []
-    gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"one", b"RESPONDR"))
-    gateway.passes(INSIDE, isakmp(OTHER_HOST, REMOTE, b"two", b"RESPONDR"))
+    gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"one", RESPONDER))
+    gateway.passes(INSIDE, isakmp(OTHER_HOST, REMOTE, b"two", RESPONDER))
     assert said(gateway, 10 * 60) == [], "idle SAs and sessions are gone before their exchanges"
     assert vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, {})["sas"] == []
 
@@ -269,6 +270,18 @@ def test_h_71_a_new_sa_beside_one_that_works_is_not_said(said: Saying) -> None:
     assert said(gateway, 100, both_ways) == []
     new = said(gateway, 100, lambda: gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1001, 2)))
     assert len(new) == 1, "what worked has not been used for a minute"
+
+
+def test_h_86_a_rekey_that_finds_its_entry_timed_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    gateway.second(31 * 60)
+    assert gateway.dropped(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one", RESPONDER)) == "isakmp_no_row"
+    [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line == (
+        f"ISAKMP from {REMOTE} finds the masq table entry of {HOST} timed out: if its VPN dies periodically, raise "
+        "[vpn] ipsec_lifetime above the rekey interval."
+    )
 
 
 # -- how much ----------------------------------------------------------------------------------------------------------

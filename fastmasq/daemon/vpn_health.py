@@ -17,10 +17,12 @@ from fastmasq.vpn.calls import Call
 from fastmasq.vpn.events import dotted
 from fastmasq.vpn.evidence import Association
 from fastmasq.vpn.isakmp import Exchange
+from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:
     from fastmasq.daemon.vpn import Connection, Vpn
 
+GRE, ESP = 47, 50
 PATIENCE_S = 10
 LOOK_EVERY_S = 10
 SAID_AFTER_S = 30
@@ -136,6 +138,7 @@ class Watch:
         self._vpn = vpn
         self._next = 0
         self._said: dict[tuple[_Key, str], int] = {}  # when it was last still so
+        self._lacked: set[tuple[_Key, str]] = set()  # at the last look
         self._carried: set[Ends] = set()  # those with an exchange that have had ESP, or NAT traversal instead
         self._refused: set[Ends] = set()  # since the last look
         self._begun: defaultdict[Ends, deque[int]] = defaultdict(lambda: deque(maxlen=REPEATS))
@@ -155,33 +158,35 @@ class Watch:
         if now < self._next:
             return
         self._next = now + LOOK_EVERY_S * NS_PER_SECOND
-        lacking: dict[tuple[_Key, str], None] = {}
+        lacking: dict[tuple[_Key, str], bool] = {}  # True: long enough to be said
         working: set[_Key] = set()
         for key, finding in self._findings(now):
-            if finding.lacks_for(SAID_AFTER_S, now):
-                lacking[key, finding.text] = None
+            what = (key, finding.text)
+            if finding.lacks_for(SAID_AFTER_S - LOOK_EVERY_S, now):
+                lacked_before = what in self._lacked or not finding.since  # else an answer may just be on its way
+                lacking[what] = lacking.get(what, False) or (lacked_before and finding.lacks_for(SAID_AFTER_S, now))
             elif not finding.text and now - finding.since < RECENTLY_S * NS_PER_SECOND:
                 working.add(key)
+        self._lacked = {what for what in lacking if what[0] not in working}
         oldest = now - FORGOTTEN_AFTER_S * NS_PER_SECOND
         self._said = {what: last for what, last in self._said.items() if what[0] not in working and last > oldest}
-        for key, text in lacking:
-            if key in working:
-                continue
-            is_new = (key, text) not in self._said
-            if is_new and most <= 0:
-                continue
-            self._said[key, text] = now
-            if is_new:
+        for what in self._lacked:
+            if what in self._said:
+                self._said[what] = now
+            elif lacking[what] and most > 0:
                 most -= 1
-                family = "PPTP" if key.kind in ("connection", "call") else "IPsec"
-                yield f"{family} {dotted(key.inside)} - {dotted(key.remote)}: {text}"
+                self._said[what] = now
+                (kind, inside, remote), text = what
+                family = "PPTP" if kind in ("connection", "call") else "IPsec"
+                yield f"{family} {dotted(inside)} - {dotted(remote)}: {text}"
 
     def _findings(self, now: int) -> Iterator[tuple[_Key, Finding]]:
+        """Yield all there is to say, but for servers inside: whoever knocks at them in vain is no fault of ours."""
         vpn = self._vpn
         for connection in vpn.connections.values():
             control = vpn.calls.controls.get(connection.number)
             if control is None or connection.serves or connection.follower.lost:
-                continue  # whoever knocks at a server inside is no fault of ours; lost sync has its own line
+                continue  # lost sync has its own line
             if finding := of_connection(vpn, connection, now):
                 yield _Key("connection", control.inside, control.remote), finding
         for inside, remote in self._refused:
@@ -189,12 +194,22 @@ class Watch:
         self._refused.clear()
         yield from self._repeats(now)
         for call in vpn.calls.calls.values():
+            if call.state == "passthrough" and vpn.forwards.redirected(GRE, call.remote) == call.inside:
+                continue
             if finding := of_call(call):
                 yield _Key("call", call.inside, call.remote), finding
         yield from self._exchanges(now)
         for row in vpn.ipsec.esp.rows.values():
-            if row.state != "squelched" and (finding := of_association(row)):  # a squelched one has had its line
+            if row.state == "squelched" or self._serves(row):  # a squelched one has its own line
+                continue
+            if finding := of_association(row):
                 yield _Key("sa", row.inside, row.remote), finding
+
+    def _serves(self, row: Exchange | Association) -> bool:
+        """Whether a forward of port 500 or a redirect of ESP names the inside host."""
+        forwards = self._vpn.forwards
+        servers = (forwards.target_of(row.masq, "udp", IKE_PORT), forwards.redirected(ESP, row.remote))
+        return row.inside in servers
 
     def _repeats(self, now: int) -> Iterator[tuple[_Key, Finding]]:
         """Yield hosts that begin one control connection after the other (H-65)."""
@@ -217,6 +232,8 @@ class Watch:
         for row in exchanges:
             ends = (row.inside, row.remote)
             has_data = ends in self._carried
+            if self._serves(row):
+                continue
             if not (has_data or row.outstanding) and now - row.last <= SAID_AFTER_S * NS_PER_SECOND:
                 continue
             if finding := of_exchange(row, has_data, lambda ends=ends: moved().get(ends)):

@@ -10,7 +10,9 @@ import pytest
 from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.vpn import LINES_PER_SECOND
 from fastmasq.policy.portfw import PortForward, Target
+from fastmasq.policy.redirect import Redirect
 from fastmasq.wire.pptp import Type
+from tests.support.harness import address
 from tests.support.packets import decode, tcp
 from tests.support.vpn_gateway import (
     OTHER_REMOTE,
@@ -46,6 +48,11 @@ def said(caplog: pytest.LogCaptureFixture) -> Saying:
         return [line for line in lines if line.startswith(("PPTP ", "IPsec "))]
 
     return said
+
+
+def shown(gateway: Gateway, kind: str) -> list[dict]:
+    """Return what `fastmasq vpn` shows."""
+    return vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, {})[kind]
 
 
 def syn(gateway: Gateway, port: int = 4000, remote: str = REMOTE) -> int:
@@ -138,7 +145,7 @@ def test_h_64_a_server_that_does_not_answer(said: Saying) -> None:
     assert said(gateway, 29) == []
     [line] = said(gateway, 60)
     assert line.startswith(f"PPTP {HOST} - {REMOTE}: TCP port 1723 is not answered: the server's address is wrong")
-    [row] = vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, {})["connections"]
+    [row] = shown(gateway, "connections")
     assert line.endswith(row["missing"])
 
 
@@ -236,7 +243,7 @@ def test_h_63_isakmp_with_esp_or_moved_to_port_4500_is_not_said(said: Saying) ->
     gateway.passes(INSIDE, isakmp(HOST, REMOTE, b"one", RESPONDER))
     gateway.passes(INSIDE, isakmp(OTHER_HOST, REMOTE, b"two", RESPONDER))
     assert said(gateway, 10 * 60) == [], "idle SAs and sessions are gone before their exchanges"
-    assert vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, {})["sas"] == []
+    assert shown(gateway, "sas") == []
 
 
 def test_h_63_nat_traversal_that_is_not_answered(said: Saying) -> None:
@@ -270,6 +277,32 @@ def test_h_71_a_new_sa_beside_one_that_works_is_not_said(said: Saying) -> None:
     assert said(gateway, 100, both_ways) == []
     new = said(gateway, 100, lambda: gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1001, 2)))
     assert len(new) == 1, "what worked has not been used for a minute"
+
+
+def test_h_63_who_knocks_at_a_server_inside_is_not_said(said: Saying) -> None:
+    forward = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    redirects = (Redirect(protocol=47, host=THIRD_HOST), Redirect(protocol=50, host=THIRD_HOST))
+    gateway = Gateway(forwards=(forward,), redirects=redirects)
+    gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one"))
+    gateway.passes(INSIDE, isakmp(THIRD_HOST, REMOTE, b"one", RESPONDER))
+    gateway.passes(OUTSIDE, esp(OTHER_REMOTE, GATEWAY_OUT, 0x5000))
+    gateway.passes(OUTSIDE, gre(OTHER_REMOTE, GATEWAY_OUT, 5))
+    assert said(gateway, 60) == []
+    assert all(row["missing"] for kind in ("exchanges", "sas", "calls") for row in shown(gateway, kind))
+
+
+def test_h_71_an_answer_that_is_on_its_way_is_not_missed(said: Saying) -> None:
+    """An SA that was preloaded long ago, and whose first packet leaves just before a look."""
+    gateway = Gateway()
+    ends = [address(each) for each in (HOST, GATEWAY_OUT, REMOTE)]
+    row = gateway.vpn.ipsec.esp.add(*ends, gateway.harness.now_ns)
+    row.ospi, row.ispi, row.state, row.preloaded = 0x1000, 0x2000, "established", True
+    gateway.second(300)
+    gateway.harness.advance(11)
+    row.last_out = gateway.harness.now_ns
+    assert said(gateway, 1) == []
+    row.last_in = gateway.harness.now_ns
+    assert said(gateway, 60) == []
 
 
 def test_h_86_a_rekey_that_finds_its_entry_timed_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:

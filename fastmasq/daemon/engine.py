@@ -293,6 +293,9 @@ class Engine:
         except FastmasqError as error:
             log.error("%s", error)
             self._guarded = None
+        except Exception:  # a mistake of ours: established traffic goes on all the same
+            log.exception("what was to be done has not been")
+            self._guarded = None
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from msgspec import Struct
 
 from fastmasq.clock import now_ns
@@ -25,6 +26,7 @@ from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.table.entry import STATES
 from fastmasq.table.masq import MasqTable
+from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.calls import Call, CallSettings, CallTable
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
@@ -39,6 +41,7 @@ log = logging.getLogger("fastmasq.vpn")
 
 AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
+ASK_AGAIN = 60 * NS_PER_SECOND
 GRE, ESP = 47, 50
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
@@ -50,7 +53,8 @@ _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 class Connection(Struct, kw_only=True, eq=False):
     """A PPTP control connection: its session's row and key, and the follower of its stream.
 
-    serves: the inside host is the server. accepted: its SYN was answered by one.
+    serves: the inside host is the server. accepted: its SYN was answered by one. isns: the number of each direction's
+    SYN; reopening: a direction and the other number of a later SYN of it.
     """
 
     row: int
@@ -62,6 +66,8 @@ class Connection(Struct, kw_only=True, eq=False):
     state: str = ""
     unread: bool = False
     accepted: bool = False
+    isns: dict[str, int] = {}
+    reopening: tuple[str, int] | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -107,6 +113,8 @@ class Vpn:
         self.connections: dict[int, Connection] = {}  # by row of the session
         self._address: int | None = None  # the last one there was
         self._numbers = 0
+        self._refused: list[int] = []  # rows of sessions that there was no room to follow
+        self._ask_again_at = 0
         self._lines = 0  # said in this second
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
@@ -148,7 +156,9 @@ class Vpn:
                 decision = self._quote(side, packet, now)
             self._follow_rows()
         except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
-            log.exception("a tracker failed on %s", packet[:80].hex())
+            self._lines += 1
+            if self._lines <= LINES_PER_SECOND:
+                log.exception("a tracker failed on %s", packet[:80].hex())
             decision = dropped("tracker_failed")
         self._say(decision.events)
         with self.forwarder.locked():
@@ -216,16 +226,34 @@ class Vpn:
     def _control(self, ref: int, packet: bytes, now: int) -> tuple[Decision, tuple[tuple[int, bytes], ...]]:
         """Read a segment of a control connection; return what becomes of it and of its payload."""
         row, direction = ref >> 1, "outbound" if ref & 1 == OUTBOUND else "inbound"
-        _, _, _, segment = _read(packet)
+        source, destination, _, segment = _read(packet)
         is_syn = bool(segment[13] & _SYN)
-        connection = self._connection(row, now, anew=is_syn)
+        with self.forwarder.locked():
+            session = self.table.sessions[row].copy()
+        flow = session["flow"][ref & 1]
+        ends = (source << 32 | destination, int.from_bytes(segment[:4], "big"))
+        if ends != (int(flow["key0"]), int(flow["key1"]) & 0xFFFFFFFF | (int(flow["key1"]) >> 32 & 0xFFFF) << 16):
+            return Decision(to=(0,)), ()  # the session has closed meanwhile, and another has its row
+        connection = self._connection(row, session, now, anew=is_syn)
+        if connection is None:
+            return Decision(to=(0,)), ()
         connection.accepted |= is_syn and bool(segment[13] & _ACK)
         if segment[13] & _RST and direction == "inbound" and not (connection.accepted or connection.serves):
             self.watch.note_refusal(*_ends(connection.key))
         sequence = int.from_bytes(segment[4:8], "big")
         payload = segment[(segment[12] >> 4) * 4 :]
         if is_syn:
-            connection.follower.begin(direction, sequence)
+            if self._is_begun_again(connection, direction, sequence, segment):
+                connection.state = "transitory"  # what was before is over
+                self._say(self._end(connection, now))
+                begun = connection.reopening
+                connection = self._connection(row, session, now, anew=False)
+                if connection is None:
+                    return Decision(to=(0,)), ()
+                connection.isns.update([begun, (direction, sequence)])
+                connection.follower.begin(*begun)
+            if connection.isns.get(direction) == sequence:
+                connection.follower.begin(direction, sequence)
             sequence = (sequence + 1) % (1 << 32)
         followed = connection.follower.follow(direction, sequence, payload, now)
         if connection.follower.is_done and not connection.unread:
@@ -236,19 +264,45 @@ class Vpn:
             return dropped(followed.drop, *followed.events), ()
         return Decision(to=(0,), events=followed.events), followed.edits
 
-    def _connection(self, row: int, now: int, *, anew: bool) -> Connection:
-        """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's."""
-        session = self.table.sessions[row]
+    @staticmethod
+    def _is_begun_again(connection: Connection, direction: str, sequence: int, segment: bytes) -> bool:
+        """Whether both ends begin anew on the same ports, as after a loss of power: one forged SYN cannot say so.
+
+        A SYN with another number is remembered, and believed when the SYN of the other end acknowledges it.
+        """
+        first = connection.isns.get(direction)
+        if first is None and not connection.follower.has_read:
+            connection.isns[direction] = first = sequence
+        if not segment[13] & _ACK:
+            connection.reopening = None if sequence == first else (direction, sequence)
+            return False
+        acknowledged = (int.from_bytes(segment[8:12], "big") - 1) % (1 << 32)
+        asked = connection.reopening
+        return asked is not None and asked[0] != direction and asked[1] == acknowledged
+
+    def _connection(self, row: int, session: np.void, now: int, *, anew: bool) -> Connection | None:
+        """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's.
+
+        None if there are too many to follow: the session is then left alone for a while.
+        """
         outbound = session["flow"][OUTBOUND]
         key = (int(outbound["key0"]), int(outbound["key1"]))
         present = self.connections.get(row)
         if present is not None:
             if present.key == key and not (anew and STATES[session["state"]] in _FINISHED):
                 return present
+            if present.key == key:
+                present.state = STATES[session["state"]]
             self._say(self._end(present, now))
         self._numbers += 1
         inside, remote = _ends(key)
-        self._say(self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote))
+        refused = self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote)
+        if refused:
+            self._say(refused)
+            self._refused.append(row)
+            with self.forwarder.locked():
+                self.forwarder.leave_unread(row, True)
+            return None
         follower = ControlFollower(self.calls, self._numbers)
         serves = key[1] & 0xFFFF != PPTP_PORT
         if not serves:
@@ -268,8 +322,10 @@ class Vpn:
 
     def _watch_connections(self, now: int) -> None:
         """Notice which control connections are over: what closes them is judged by their sessions, not by us."""
-        for connection in list(self.connections.values()):
-            session = self.table.sessions[connection.row]
+        connections = list(self.connections.values())
+        with self.forwarder.locked():
+            sessions = self.table.sessions[[connection.row for connection in connections]] if connections else []
+        for connection, session in zip(connections, sessions, strict=True):
             outbound = session["flow"][OUTBOUND]
             state = STATES[session["state"]]
             if state == "free" or connection.key != (int(outbound["key0"]), int(outbound["key1"])):
@@ -278,6 +334,17 @@ class Vpn:
             if state in _OVER and connection.state not in _OVER:
                 self._say(connection.follower.end(now))
             connection.state = state
+
+    def _ask_again(self, now: int) -> None:
+        """Let the path ask again about sessions that there was no room for: their rows may be another's by now."""
+        if now < self._ask_again_at:
+            return
+        self._ask_again_at = now + ASK_AGAIN
+        with self.forwarder.locked():
+            for row in self._refused:
+                if row not in self.connections:
+                    self.forwarder.leave_unread(row, False)
+        self._refused.clear()
 
     # -- once in a while -------------------------------------------------------------------------------------------
 
@@ -292,6 +359,7 @@ class Vpn:
             else:
                 self.ipsec.esp.saw(number, outbound_ns, inbound_ns, sequence)
         self._watch_connections(now)
+        self._ask_again(now)
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
         self._follow_rows()

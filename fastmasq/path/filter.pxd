@@ -69,6 +69,11 @@ cdef inline uint64_t verdict_generation(const Path *p) noexcept nogil:
     return (<uint64_t>p.chains.generation << 32) | p.generation
 
 
+cdef inline uint32_t way_in(int link, const Parsed *parsed) noexcept nogil:
+    """Return what tells flows with one key apart: the link they come by, and of tunnels whose the key was."""
+    return <uint32_t>link | (parsed.tunnel_serial << 8 if parsed.kind == KIND_TUNNEL else 0)
+
+
 cdef inline void find_verdict(Path *p, int link, const Frame *frame, const Parsed *parsed, int64_t ref) noexcept nogil:
     """Find where the verdict on the packet's flow is remembered, or is to be; ref is its flow, negative without one."""
     cdef Chains *c = p.chains
@@ -85,7 +90,7 @@ cdef inline void find_verdict(Path *p, int link, const Frame *frame, const Parse
         slot = &c.routed[parsed.hash & (ROUTED_FLOWS - 1)]
     c.slot = slot
     if (slot.generation == verdict_generation(p) and slot.key0 == parsed.key0 and slot.key1 == parsed.key1
-            and slot.link == <uint32_t>link):
+            and slot.link == way_in(link, parsed)):
         c.settled = &c.paths[slot.path]
 
 
@@ -105,7 +110,7 @@ cdef inline void remember_verdict(Path *p, int link, const Parsed *parsed, uint8
     c.slot.key1 = parsed.key1
     c.slot.generation = verdict_generation(p)
     c.slot.path = path
-    c.slot.link = <uint32_t>link
+    c.slot.link = way_in(link, parsed)
 
 
 cdef inline void turn_away(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t verdict, int denied,

@@ -6,8 +6,9 @@ from fastmasq.path.egress cimport send_packet
 from fastmasq.path.icmp_error cimport ErrorRewrite, Quote
 from fastmasq.path.leave cimport is_masqueraded, may_leave, no_hop, passes_output, refuse_session, ttl_left
 from fastmasq.path.punts cimport (
-    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, has_room, keep_punt,
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, OUTSIDE_BURST, OUTSIDE_RATE, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, has_room, keep_punt,
 )
+from fastmasq.path.reply cimport take_token
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints
 from fastmasq.path.route cimport find_route, hop_of_route
 from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, Route, count_drop
@@ -33,9 +34,11 @@ cdef enum:
 cdef inline bint is_answered(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t kind,
                              int64_t ref) noexcept nogil:
     """Whether a tracker wants the packet in hand to go on. If it has not been asked it is now, and the packet waits."""
+    cdef bint is_strange = p.links[link].side == OUTSIDE and kind != PUNT_CONTROL
     if p.answer.kind == ANSWER_NONE:
-        if has_room(&p.punts, parsed.saddr, frame.length, kind):
-            keep_punt(&p.punts, frame, link, parsed.saddr, kind, ref)
+        if (has_room(&p.punts, parsed.saddr, frame.length, kind, is_strange)
+                and (not is_strange or take_token(&p.stranger_bucket, p.now_ms, OUTSIDE_RATE, OUTSIDE_BURST))):
+            keep_punt(&p.punts, frame, link, parsed.saddr, kind, ref, is_strange)
             p.verdicts[PUNT] += 1
         else:
             count_drop(p, PUNTS_FULL)
@@ -88,6 +91,8 @@ cdef inline int64_t find_way_of(const Path *p, int link, Parsed *parsed) noexcep
     found = find_way(&p.tunnels, &p.table.secret, parsed.key0, parsed.key1, False)
     if found < 0 and parsed.protocol == PROTOCOL_GRE:
         found = find_way(&p.tunnels, &p.table.secret, parsed.key0, tunnel_key1(PROTOCOL_GRE, side, ANY_CALL_ID), False)
+    if found >= 0:
+        parsed.tunnel_serial = p.tunnels.rows[found >> 1].way[found & 1].serial
     return found
 
 

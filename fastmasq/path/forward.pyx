@@ -40,7 +40,8 @@ from fastmasq.path.leave cimport (
 )
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.punts cimport (
-    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, punt_memory,
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, PuntQueue,
+    punt_memory,
 )
 from fastmasq.path.reply cimport is_unicast_source, reply_error
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints, rewrite_flow
@@ -58,7 +59,7 @@ from fastmasq.path.tunnels cimport (
 )
 from fastmasq.path.verdict cimport (
     AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_OVERLAP,
-    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, ICMP_TYPE_REFUSED, MARTIAN_DESTINATION, MARTIAN_SOURCE, NEIGHBOUR_FAILED,
+    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, ICMP_TYPE_REFUSED, LINK_DOWN, MARTIAN_DESTINATION, MARTIAN_SOURCE, NEIGHBOUR_FAILED,
     NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_STATELESS_INBOUND, NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION,
     POLICY_REFUSED, PROTOCOL_NOT_MASQUERADED, PUNT, TCP_RST_OUT_OF_WINDOW, VERDICT_COUNT,
 )
@@ -1081,15 +1082,18 @@ cdef void process_held(Path *p) noexcept nogil:
         p.held_count -= 1
         hop.held -= 1
         if hop.state == HOP_VALID:
+            p.answer = held.answer
             if p.chains != NULL:
                 p.chains.again = True
+                p.chains.asked_tracker = p.answer.kind != ANSWER_NONE
             p.verdicts[PUNT] -= 1
             parse_frame(&held.frame, &p.links[held.link], parsed)
             if parsed.drop < 0 and parsed.kind == KIND_SESSION:
                 parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
             handle(p, held.link, &held.frame, parsed)
+            p.answer.kind = ANSWER_NONE
             if p.chains != NULL:
-                p.chains.again = False
+                p.chains.again = p.chains.asked_tracker = False
         else:
             p.verdicts[PUNT] -= 1
             give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
@@ -1256,6 +1260,7 @@ cdef class Forwarder:
         self.senders[link] = sender
         self.path.link_count = max(self.path.link_count, link + 1)
         self.forget_hops()
+        self._drop_punts()
         return before
 
     def set_link(self, int link, description):
@@ -1264,6 +1269,7 @@ cdef class Forwarder:
         if memcmp(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link)):
             memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
             self.forget_hops()
+            self._drop_punts()
         self.path.link_count = max(self.path.link_count, link + 1)
 
     def set_routes(self, first, routes):
@@ -1349,6 +1355,8 @@ cdef class Forwarder:
                                   way.call_id if way.renumbered else way.original_id)
         way.hop = NO_HOP
         way.in_use = 1
+        self.path.tunnels.serial += 1
+        way.serial = self.path.tunnels.serial
         index_way(&self.path.tunnels, &self.path.table.secret, row, direction)
 
     def remove_way(self, uint32_t row, int direction):
@@ -1357,10 +1365,13 @@ cdef class Forwarder:
 
     def leave_unread(self, uint32_t row, bint on):
         """Pass the segments of a session on port 1723 on without asking, or ask again."""
+        cdef uint64_t bit = <uint64_t>1 << (row & 63)
+        if row >= self.path.table.capacity:
+            raise ValueError(f"session {row}: the table has {self.path.table.capacity} rows")
         if on:
-            self._unfollowed[row >> 6] |= np.uint64(1 << (row & 63))
+            self.path.unfollowed[row >> 6] |= bit
         else:
-            self._unfollowed[row >> 6] &= ~np.uint64(1 << (row & 63))
+            self.path.unfollowed[row >> 6] &= ~bit
 
     def next_punt(self):
         """Return the packet that has waited longest for an answer, or None.
@@ -1408,6 +1419,15 @@ cdef class Forwarder:
                 memcpy(frame.data, punt.frame.data, frame.length)
             handle_again(p, punt.link, &frame)
         p.answer.kind = ANSWER_NONE
+
+    def _drop_punts(self):
+        """Drop what waits for a tracker: a link has changed, and what came over it can no longer be read as it did."""
+        cdef PuntQueue *punts = &self.path.punts
+        while punts.count:
+            punts.first = (punts.first + 1) & (PUNTS - 1)
+            punts.count -= 1
+            self.path.verdicts[PUNT] -= 1
+            count_drop(&self.path, LINK_DOWN)
 
     # -- next hops ---------------------------------------------------------------------------------------------------
 

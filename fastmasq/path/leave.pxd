@@ -96,6 +96,7 @@ cdef inline void hold(Path *p, int link, int hop_row, Frame *frame, Parsed *pars
     memcpy(memory, frame.data, frame.length)
     held.frame = frame[0]
     held.frame.data = memory
+    held.answer = p.answer
     held.since_ms = p.now_ms
     held.hop = <uint16_t>hop_row
     held.link = link

@@ -11,6 +11,9 @@ from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
 cdef enum:
     PUNTS = 64                  # packets waiting at once
     PUNTS_OF_ONE = 16           # of one source address
+    PUNTS_FROM_OUTSIDE = 24     # of all, but for control connections: strangers may not fill the queue
+    OUTSIDE_RATE = 2000         # of those a second: a tracker takes its time, and has other work
+    OUTSIDE_BURST = 200
     SEGMENTS_OF_ONE = 48        # of control connections: more of its segments may come in a bunch
 
 cdef enum PuntKind:
@@ -31,6 +34,7 @@ cdef struct Punt:
     uint32_t saddr
     uint8_t kind
     uint8_t link
+    bint is_strange             # from outside, and of no session
 
 cdef struct Answer:
     # what to do with the packet in hand, and no other
@@ -52,20 +56,23 @@ cdef inline uint8_t *punt_memory(const PuntQueue *queue, int slot) noexcept nogi
     return queue.memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
 
 
-cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t length, uint8_t kind) noexcept nogil:
+cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t length, uint8_t kind,
+                          bint is_strange) noexcept nogil:
     """Whether a packet of a source may wait: nobody may have the whole queue."""
     cdef int i
     cdef int same = 0
+    cdef int strange = 0
     cdef int most = SEGMENTS_OF_ONE if kind == PUNT_CONTROL else PUNTS_OF_ONE
     if queue.count == PUNTS or length > BIG_FRAME:
         return False
     for i in range(queue.count):
         same += queue.waiting[(queue.first + i) & (PUNTS - 1)].saddr == saddr
-    return same < most
+        strange += queue.waiting[(queue.first + i) & (PUNTS - 1)].is_strange
+    return same < most and not (is_strange and strange >= PUNTS_FROM_OUTSIDE)
 
 
 cdef inline void keep_punt(PuntQueue *queue, const Frame *frame, int link, uint32_t saddr, uint8_t kind,
-                           int64_t ref) noexcept nogil:
+                           int64_t ref, bint is_strange) noexcept nogil:
     """Keep a packet as received; `has_room` must have been asked."""
     cdef int slot = (queue.first + queue.count) & (PUNTS - 1)
     cdef Punt *punt = &queue.waiting[slot]
@@ -76,5 +83,6 @@ cdef inline void keep_punt(PuntQueue *queue, const Frame *frame, int link, uint3
     punt.saddr = saddr
     punt.kind = kind
     punt.link = <uint8_t>link
+    punt.is_strange = is_strange
     queue.count += 1
     queue.is_news = True

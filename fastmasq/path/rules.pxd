@@ -136,7 +136,7 @@ cdef struct CachedVerdict:
     uint64_t key1
     uint64_t generation         # of rules << 32 | of the world
     uint32_t path
-    uint32_t link               # it arrived on
+    uint32_t link               # it arrived on, and of a tunnel its way's serial number << 8
 
 cdef struct Chains:
     const ChainRule *rows

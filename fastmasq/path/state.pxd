@@ -121,6 +121,7 @@ cdef struct Parsed:
     uint16_t did
     uint16_t identification     # that a fragment is to leave with, if renumbered
     uint32_t tunnel_id          # of KIND_TUNNEL: Call ID or SPI
+    uint32_t tunnel_serial      # of its way, if there is one
     uint8_t header_length
     uint8_t protocol
     uint8_t kind
@@ -154,6 +155,7 @@ cdef struct Held:
     uint16_t hop
     uint8_t link
     uint8_t in_use
+    Answer answer               # of a tracker that has been asked about it
 
 cdef struct Path:
     Table *table
@@ -190,6 +192,7 @@ cdef struct Path:
     bint follows_ipsec
     Tunnels tunnels
     PuntQueue punts
+    Bucket stranger_bucket      # of packets from outside that trackers are asked about
     Answer answer               # of the tracker, to the packet in hand
     uint64_t *unfollowed        # bit set by session row: control connections that are passed on unread
     # errors we send

@@ -36,12 +36,15 @@ cdef struct Way:
     uint8_t renumbered
     uint8_t in_use
     uint8_t reserved[2]
+    uint32_t serial             # another one each time the way is set
+    uint32_t padding
 
 cdef struct Tunnel:
     Way way[2]                  # [OUTBOUND], [INBOUND]
 
 cdef struct Tunnels:
     Tunnel *rows                # NULL while nobody tracks any
+    uint32_t serial             # of the way set last
     Index index                 # reference: row << 2 | quoted << 1 | direction
 
 

@@ -105,6 +105,8 @@ WAY = np.dtype(
         ("renumbered", "u1"),
         ("in_use", "u1"),
         ("reserved", "u1", 2),
+        ("serial", "u4"),
+        ("padding", "u4"),
     ]
 )
 TUNNEL = np.dtype([("way", WAY, 2)])

@@ -34,6 +34,7 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     capacity: int = 4096  # rows
     per_host: int = 256  # rows of one inside host
     controls: int = 4096  # control connections
+    controls_per_host: int = 1024
     first_id: int = 61000  # external Call IDs when the host's own is taken (P-40)
     last_id: int = 65095
     before_data_ns: int = 120 * NS_PER_SECOND
@@ -92,6 +93,7 @@ class CallTable:
         self._pair: dict[tuple[int, int], dict[int, Call]] = {}  # (inside, remote): by number, last used last
         self._passthrough: dict[int, Call] = {}  # by remote
         self._rows_of: Counter[int] = Counter()  # by inside host
+        self._controls_of: Counter[int] = Counter()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._next_id = self.settings.first_id
@@ -103,6 +105,9 @@ class CallTable:
         """Register a control connection; says so if it has to be left alone because there are too many."""
         if len(self.controls) >= self.settings.controls:
             return (Event(kind="control_denied", inside=inside, remote=remote, why="controls_full"),)
+        if self._controls_of[inside] >= self.settings.controls_per_host:
+            return (Event(kind="control_denied", inside=inside, remote=remote, why="host_control_limit"),)
+        self._controls_of[inside] += 1
         self.controls[number] = Control(number=number, inside=inside, masq=masq, remote=remote, calls={})
         return ()
 
@@ -111,6 +116,9 @@ class CallTable:
         control = self.controls.pop(number, None)
         if control is None:
             return ()
+        self._controls_of[control.inside] -= 1
+        if not self._controls_of[control.inside]:
+            del self._controls_of[control.inside]
         events: list[Event] = []
         for call in list(control.calls.values()):
             if ended:

@@ -135,6 +135,11 @@ class ControlFollower:
         return Followed(edits=edits + tuple(reader.edits), events=tuple(reader.events))
 
     @property
+    def has_read(self) -> bool:
+        """Whether anything of the streams has been read."""
+        return any(stream.has_read for stream in self._streams.values())
+
+    @property
     def is_done(self) -> bool:
         """Whether no segment of the connection has to be seen any more: sync is lost, and nothing was ever changed."""
         return self.lost and not any(stream.edits for stream in self._streams.values())

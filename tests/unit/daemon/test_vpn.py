@@ -11,9 +11,11 @@ from fastmasq.config.values import Duration
 from fastmasq.daemon import vpn_listing, vpn_sessions
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
+from fastmasq.path.world import link_row
 from fastmasq.policy.portfw import PortForward, Target
 from fastmasq.policy.redirect import Redirect
 from fastmasq.units import NS_PER_SECOND
+from fastmasq.vpn.calls import CallSettings
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after
@@ -635,3 +637,117 @@ def test_p48_c80_calls_sas_and_exchanges_in_the_masquerade_table() -> None:
         "GRE  15:00.00 10.0.0.3             199.0.0.2            16384 (61000) -> 18",
         "ESP  30:00.00 10.0.0.2             199.0.0.2            22136 (0) -> 61185",
     ]
+
+
+# -- what could go wrong -----------------------------------------------------------------------------------------------
+
+
+def fill_rows(gateway: Gateway, count: int, port: int) -> None:
+    """Open so many other sessions, which take the next rows of the table."""
+    for number in range(count):
+        gateway.passes(INSIDE, tcp((HOST, port + number), (REMOTE, 80), "S", seq=1))
+
+
+@pytest.mark.parametrize("row", [31, 40, 63])
+def test_what_is_no_pptp_leaves_no_other_connection_unread(row: int) -> None:
+    """The rows of both sessions are in one word of the bits that say what is left alone."""
+    gateway = Gateway()
+    fill_rows(gateway, 8, 2000)
+    followed = Control(gateway, HOST)
+    fill_rows(gateway, row - 9, 3000)
+    stranger = Control(gateway, OTHER_HOST, OTHER_REMOTE)
+    assert list(gateway.vpn.connections) == [8, row]
+    stranger.segment(INSIDE, b"GET / HTTP/1.0\r\n\r\n")
+    Control(gateway, OTHER_HOST, port=4100).call(0x400, 0x10)
+    assert followed.say(INSIDE, Type.OUTGOING_CALL_REQUEST, 0x400) == (61000,)
+    for _ in range(80):
+        gateway.second(100)
+    assert gateway.vpn.connections == {}
+
+
+def test_both_ends_may_begin_again_on_the_same_ports() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x400, 0x11)
+    control.next = {INSIDE: 5_000_000, OUTSIDE: 900_000_000}
+    for link, flags in ((INSIDE, "S"), (OUTSIDE, "SA"), (INSIDE, "A")):
+        control.segment(link, b"", flags)
+    assert control.call(0x400, 0x12) == 0x400
+
+
+def test_a_forged_syn_begins_nothing_again() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    gateway.send(OUTSIDE, tcp(control.remote, control.external, "S", seq=77))
+    assert control.call(0x400, 0x11) == 0x400
+
+
+def test_a_connection_that_follows_at_once_on_the_same_port_finds_its_call_retired() -> None:
+    gateway = Gateway()
+    control = Control(gateway, HOST)
+    control.call(0x400, 0x11)
+    for link in (INSIDE, OUTSIDE):
+        control.segment(link, b"", "FA")
+    assert Control(gateway, HOST).call(0x400, 0x12) == 0x400
+    assert [call.state for call in gateway.vpn.calls.calls.values()] == ["established"]
+
+
+def test_strangers_cannot_fill_the_queue_nor_keep_trackers_busy() -> None:
+    gateway = Gateway()
+    for number in range(64):
+        gateway.harness.inject(OUTSIDE, esp(f"199.1.{number // 8}.9", GATEWAY_OUT, 5000 + number))
+    gateway.harness.run()
+    assert gateway.harness.drops() == {"punts_full": 40}
+    gateway.settle()
+    gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+    for _ in range(20):
+        for number in range(20):
+            gateway.harness.inject(OUTSIDE, esp(f"199.1.{number}.9", GATEWAY_OUT, 5000))
+        gateway.settle()
+    assert gateway.harness.drops()["esp_no_row"] <= 200, "a burst, and no more while no time passes"
+
+
+def test_one_host_cannot_have_all_control_connections() -> None:
+    gateway = Gateway(capacity=65536)
+    gateway.vpn.calls.settings = CallSettings(controls=4, controls_per_host=3)
+    for port in range(4000, 4005):
+        gateway.send(INSIDE, tcp((HOST, port), (REMOTE, 1723), "S", seq=1))
+    assert len(gateway.vpn.connections) == 3
+    assert Control(gateway, OTHER_HOST).call(0x400, 0x11) == 0x400
+
+
+def test_what_waits_is_dropped_when_its_link_changes() -> None:
+    gateway = Gateway(header_length={INSIDE: 14, OUTSIDE: 0})
+    gateway.harness.inject(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 7))
+    gateway.harness.run()
+    gateway.harness.drops()
+    gateway.harness.forwarder.set_link(1, link_row(side=1, mtu=1500, mac=bytes(6), header_length=14, up=False))
+    assert gateway.harness.forwarder.next_punt() is None
+    assert gateway.harness.drops() == {"link_down": 1}
+    assert gateway.harness.forwarder.verdicts()["punt"] == 0
+
+
+def test_e20_copies_that_wait_for_a_next_hop_are_not_copied_again() -> None:
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    exchange(gateway, OTHER_HOST, b"two")
+    gateway.harness.forwarder.forget_hops()
+    asked = gateway.asked
+    sent = [*gateway.send(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x3000, 1000)), *gateway.settle()]
+    assert sorted(ends(out.packet)[1] for out in sent) == [HOST, OTHER_HOST]
+    assert gateway.asked == asked + 1
+
+
+def test_a_call_id_that_is_anothers_now_is_judged_anew() -> None:
+    rules = chains_after("ipchains -A forward -j MASQ", f"ipchains -A output -d {OTHER_HOST} -j DENY")
+    gateway = Gateway(rules=rules)
+    control = Control(gateway, HOST)
+    assert control.call(0x400, 0x11) == 0x400
+    for number in range(3):
+        gateway.passes(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x400, number))
+    control.say(INSIDE, Type.CALL_CLEAR_REQUEST, 0x400)
+    gateway.second(40)
+    gateway.vpn.calls.attach(99, address(OTHER_HOST), address(GATEWAY_OUT), address(REMOTE))
+    assert gateway.vpn.calls.open(99, 0x400, gateway.harness.now_ns).external_id == 0x400
+    gateway.vpn.changed()
+    assert gateway.dropped(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x400, 9)) == "output_denied"

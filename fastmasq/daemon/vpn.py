@@ -187,7 +187,8 @@ class Vpn:
 
     def _esp(self, side: int, source: int, destination: int, spi: int, sequence: int, now: int) -> Decision:
         if side == OUTBOUND:
-            return self.ipsec.esp_outbound(source, self.address(), destination, spi, sequence, now)
+            masq = self._masq(self.ipsec.esp.masq_of(source, destination, spi))
+            return self.ipsec.esp_outbound(source, masq, destination, spi, sequence, now)
         redirect = self.forwards.redirected(ESP, source)
         return _or_drop(self.ipsec.esp_inbound(source, destination, spi, sequence, now, redirect), "esp_no_row")
 
@@ -198,11 +199,16 @@ class Vpn:
         if side == OUTBOUND:
             if header is None:
                 return Decision(to=(self.address(),))
-            return self.ipsec.isakmp_outbound(source, self.address(), destination, header, now)
+            masq = self._masq(self.ipsec.exchanges.masq_of(source, destination, header))
+            return self.ipsec.isakmp_outbound(source, masq, destination, header, now)
         if header is None:
             return self._to(self.ipsec.exchanges.host_of(source, destination, None, now))
         redirect = self.forwards.target_of(destination, "udp", IKE_PORT)
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
+
+    def _masq(self, known: int | None) -> int:
+        """Return the address that a packet leaves with: its row's while a forward listens there, else the usual one."""
+        return known if known in self.forwards.listening() else self.address()
 
     def _quote(self, side: int, packet: bytes, now: int) -> Decision:
         """Decide about an ICMP error that quotes ISAKMP, or ESP that is not settled: whose packet it was (C-48)."""

@@ -6,7 +6,8 @@ from fastmasq.path.egress cimport send_packet
 from fastmasq.path.icmp_error cimport ErrorRewrite, Quote
 from fastmasq.path.leave cimport is_masqueraded, may_leave, no_hop, passes_output, refuse_session, ttl_left
 from fastmasq.path.punts cimport (
-    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, OUTSIDE_BURST, OUTSIDE_RATE, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, has_room, keep_punt,
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, OUTSIDE_BURST, OUTSIDE_RATE, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL,
+    has_room, keep_punt,
 )
 from fastmasq.path.reply cimport take_token
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints

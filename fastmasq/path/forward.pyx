@@ -1411,6 +1411,8 @@ cdef class Forwarder:
         p.answer.call_id = call_id if call_id is not None else 0
         p.answer.reason = reason
         p.answer.kind = ANSWER_SEND if addresses else ANSWER_DROP
+        if p.parsed[0].fragment:
+            addresses = addresses[:1]   # the other pieces follow the first one's addresses, which are of one host
         for number, address in enumerate(addresses or (0,)):
             p.answer.address = address
             frame = punt.frame

@@ -24,6 +24,7 @@ from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
+from fastmasq.vpn.unanswered import Unanswered
 
 State = Literal["asked", "established", "closing", "passthrough", "closed"]
 
@@ -94,6 +95,7 @@ class CallTable:
         self._passthrough: dict[int, Call] = {}  # by remote
         self._rows_of: Counter[int] = Counter()  # by inside host
         self._controls_of: Counter[int] = Counter()
+        self._unanswered: Unanswered[Call] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._next_id = self.settings.first_id
@@ -246,6 +248,8 @@ class CallTable:
         call = self.calls.get(number)
         if call is None:
             return
+        if outbound_ns:
+            self._settle(call)
         call.seen_out = max(call.seen_out, outbound_ns)
         call.seen_in = max(call.seen_in, inbound_ns)
         if call.state != "closing" and call.control is None:
@@ -291,10 +295,10 @@ class CallTable:
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _refusal(self, inside: int) -> str:
+    def _refusal(self, inside: int, *, counts: bool = True) -> str:
         if len(self.calls) >= self.settings.capacity:
             return "calls_full"
-        return "host_call_limit" if self._rows_of[inside] >= self.settings.per_host else ""
+        return "host_call_limit" if counts and self._rows_of[inside] >= self.settings.per_host else ""
 
     def _choose(self, control: Control, local_id: int, high: int | None) -> int | None:
         """Return a free external id: the host's own, else the next of the classic range, else any (P-40)."""
@@ -324,13 +328,16 @@ class CallTable:
         return (hosts.pop(), "the only control connection") if len(hosts) == 1 else (None, "")
 
     def _pass(self, inside: int, masq: int, remote: int, now: int, why: str, *, outbound: bool) -> Decision:
-        """Make a passthrough row and send the packet by it."""
-        if self._refusal(inside):
-            event = Event(kind="call_denied", inside=inside, remote=remote, why=self._refusal(inside))
+        """Make a passthrough row and send the packet by it; until the host sends as well, it is none of its share."""
+        if not outbound:
+            self._unanswered.make_room(self._remove)
+        refusal = self._refusal(inside, counts=outbound)
+        if refusal:
+            event = Event(kind="call_denied", inside=inside, remote=remote, why=refusal)
             return dropped("calls_full", event)
         call = Call(number=next(self._numbers), inside=inside, masq=masq, remote=remote, state="passthrough", since=now)
         self._passthrough[remote] = call
-        self._add(call, now + self.settings.idle_ns)
+        self._add(call, now + self.settings.idle_ns, counts=outbound)
         self._note_data(call, now, outbound=outbound)
         event = Event(kind="gre_passthrough", inside=inside, remote=remote, why=why)
         return Decision(to=(masq if outbound else inside,), row=call, events=(event,))
@@ -338,12 +345,18 @@ class CallTable:
     def _note_data(self, call: Call, now: int, *, outbound: bool) -> None:
         if outbound:
             call.seen_out = now
+            self._settle(call)
             rows = self._pair[call.inside, call.remote]
             rows[call.number] = rows.pop(call.number)
         else:
             call.seen_in = now
         if call.state != "closing" and call.control is None:
             self._deadlines.set(call.number, self._idle_deadline(call))
+
+    def _settle(self, call: Call) -> None:
+        """The inside host takes part: the row is one of its own."""
+        if self._unanswered.settle(call):
+            self._rows_of[call.inside] += 1
 
     def _idle_deadline(self, call: Call) -> int:
         if call.last_seen or call.state == "passthrough":
@@ -358,9 +371,12 @@ class CallTable:
         self._deadlines.set(call.number, FOREVER)
         self._changes[call.number] = call
 
-    def _add(self, call: Call, deadline: int) -> None:
+    def _add(self, call: Call, deadline: int, *, counts: bool = True) -> None:
         self.calls[call.number] = call
-        self._rows_of[call.inside] += 1
+        if counts:
+            self._rows_of[call.inside] += 1
+        else:
+            self._unanswered[call.number] = call
         self._pair.setdefault((call.inside, call.remote), {})[call.number] = call
         self._index_external(call)
         self._deadlines.set(call.number, deadline)
@@ -369,9 +385,10 @@ class CallTable:
     def _remove(self, call: Call) -> None:
         call.state = "closed"
         del self.calls[call.number]
-        self._rows_of[call.inside] -= 1
-        if not self._rows_of[call.inside]:
-            del self._rows_of[call.inside]
+        if not self._unanswered.settle(call):
+            self._rows_of[call.inside] -= 1
+            if not self._rows_of[call.inside]:
+                del self._rows_of[call.inside]
         rows = self._pair[call.inside, call.remote]
         del rows[call.number]
         if not rows:

@@ -33,6 +33,7 @@ from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
 from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, candidates, expecting, measure, patience
 from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
+from fastmasq.vpn.unanswered import Unanswered
 
 STILL_WANTED = 3 * NS_PER_SECOND  # after which a waiter that has not come back is not waited for
 MOST_WAITERS = 1024  # remembered; others wait all the same
@@ -52,6 +53,7 @@ class EspTable:
         self._remote: dict[int, dict[int, Association]] = {}  # by number, oldest first
         self._pending: dict[int, dict[int, Association]] = {}  # outstanding, by remote and number
         self._rows_of: Counter[int] = Counter()
+        self._unanswered: Unanswered[Association] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._changes: dict[int, Association] = {}
@@ -85,6 +87,7 @@ class EspTable:
         half = next((row for row in self.rows_with(inside, remote) if not row.ospi), None)
         if half is not None:
             half.ospi, half.last_out = spi, now
+            self._settle(half)
             self._out[inside, remote, spi] = half
             self._renew(half, now)
             self._changes[half.number] = half
@@ -199,7 +202,7 @@ class EspTable:
         decision = self._unknown(remote, masq, spi, sequence, now)
         is_open = decision.row is None and not decision.drop
         if redirect is not None and is_open and set(decision.to) <= {redirect}:
-            return self._associate(redirect, remote, masq, spi, sequence, now, "redirect")
+            return self._redirect(redirect, remote, masq, spi, sequence, now)
         return decision
 
     def _unknown(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
@@ -272,6 +275,14 @@ class EspTable:
         event = Event(kind=kind, inside=inside, remote=remote, id=spi, new_id=row.ospi, why=why)
         return Decision(to=(inside,), row=row, events=(event,))
 
+    def _redirect(self, inside: int, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
+        """Give an SPI that nothing else explains to a redirect's host; until that sends, it is none of its share."""
+        self._unanswered.make_room(self.remove)
+        if not any(row.inside == inside for row in self._pending.get(remote, {}).values()) and self._has_room():
+            row = self.add(inside, masq, remote, now, counts=False)
+            self._pending.setdefault(remote, {})[row.number] = row
+        return self._associate(inside, remote, masq, spi, sequence, now, "redirect")
+
     def _guess(self, remote: int, masq: int, spi: int, now: int) -> Decision:
         """E-20: a copy to each host whose ISAKMP with the remote is recent; nothing is remembered of it."""
         hosts = self.exchanges.recent_hosts(remote, masq, now) if self.settings.guess else []
@@ -299,6 +310,8 @@ class EspTable:
         row = self.rows.get(number)
         if row is None:
             return
+        if outbound_ns:
+            self._settle(row)
         row.sequence = sequence or row.sequence
         if max(outbound_ns, inbound_ns) > max(row.last_out, row.last_in):
             row.last_out, row.last_in = max(row.last_out, outbound_ns), max(row.last_in, inbound_ns)
@@ -332,6 +345,12 @@ class EspTable:
 
     # -- rows, also for preloading -------------------------------------------------------------------------------------
 
+    def masq_of(self, inside: int, remote: int, spi: int) -> int | None:
+        """Return the address that an inside host's packet leaves with by its row, or the one that it would complete."""
+        halves = (row for row in self.rows_with(inside, remote) if not row.ospi)
+        row = self._out.get((inside, remote, spi)) or next(halves, None)
+        return row.masq if row else None
+
     def rows_with(self, inside: int, remote: int) -> list[Association]:
         """Return a host's rows with a remote, oldest first."""
         return [row for row in self._remote.get(remote, {}).values() if row.inside == inside]
@@ -358,16 +377,22 @@ class EspTable:
 
     def refusal(self, inside: int, leaving: Collection[Association] = ()) -> str:
         """Return why an inside host cannot have another row once those that are leaving have gone; "" if it can."""
-        if len(self.rows) + len(self.disputes) - len(leaving) >= self.settings.associations:
+        if not self._has_room(len(leaving)):
             return "esp_full"
         own = self._rows_of[inside] - sum(row.inside == inside for row in leaving)
         return "esp_host_limit" if own >= self.settings.associations_per_host else ""
 
-    def add(self, inside: int, masq: int, remote: int, now: int) -> Association:
-        """Make a row without SPIs; `refusal` must have been asked."""
+    def _has_room(self, leaving: int = 0) -> bool:
+        return len(self.rows) + len(self.disputes) - leaving < self.settings.associations
+
+    def add(self, inside: int, masq: int, remote: int, now: int, *, counts: bool = True) -> Association:
+        """Make a row without SPIs; `refusal` must have been asked. It `counts` as one of the host's."""
         row = Association(number=next(self._numbers), inside=inside, masq=masq, remote=remote, since=now)
         self.rows[row.number] = row
-        self._rows_of[inside] += 1
+        if counts:
+            self._rows_of[inside] += 1
+        else:
+            self._unanswered[row.number] = row
         self._remote.setdefault(remote, {})[row.number] = row
         self._changes[row.number] = row
         return row
@@ -399,9 +424,10 @@ class EspTable:
         row.state = "closed"
         del self.rows[row.number]
         self._deadlines.forget(row.number)
-        self._rows_of[row.inside] -= 1
-        if not self._rows_of[row.inside]:
-            del self._rows_of[row.inside]
+        if not self._unanswered.settle(row):
+            self._rows_of[row.inside] -= 1
+            if not self._rows_of[row.inside]:
+                del self._rows_of[row.inside]
         rows = self._remote[row.remote]
         del rows[row.number]
         if not rows:
@@ -414,6 +440,11 @@ class EspTable:
         self._changes[row.number] = row
 
     # -- within --------------------------------------------------------------------------------------------------------
+
+    def _settle(self, row: Association) -> None:
+        """The inside host takes part: the row is one of its own."""
+        if self._unanswered.settle(row):
+            self._rows_of[row.inside] += 1
 
     def _is_settled(self, row: Association, now: int) -> bool:
         """Whether the path may go on alone: established, or sending one way for long while nobody waits."""

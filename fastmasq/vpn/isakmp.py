@@ -20,6 +20,7 @@ from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import Deadlines
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
+from fastmasq.vpn.unanswered import Unanswered
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp
 
 QUICK_MODE = 32  # RFC 2409 appendix A
@@ -109,6 +110,7 @@ class ExchangeTable:
         self._negotiations: dict[int, list[Negotiation]] = {}  # by remote, oldest first
         self._forgotten: OrderedDict[int, int] = OrderedDict()  # by remote: whose answered exchange has timed out last
         self._rows_of: Counter[int] = Counter()
+        self._unanswered: Unanswered[Exchange] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
 
@@ -155,7 +157,8 @@ class ExchangeTable:
                 return Decision(events=self._of_nobody("isakmp_unknown", remote))
             inside = last.inside
             events = (Event(kind="isakmp_guessed", inside=inside, remote=remote),)
-        row = self._open(inside, masq, remote, header, now)
+        self._unanswered.make_room(self._remove)
+        row = self._open(inside, masq, remote, header, now, counts=False)
         if isinstance(row, str):
             return dropped(row, Event(kind="isakmp_denied", inside=inside, remote=remote, why=row))
         self._touch(row, header, now, outbound=False)
@@ -173,6 +176,11 @@ class ExchangeTable:
         rows = self._by_cookie.get((remote, masq, initiator or b""), {})
         row = next(iter(rows.values()), None) or self.last_active(remote, masq, now)
         return row.inside if row else None
+
+    def masq_of(self, inside: int, remote: int, header: Isakmp) -> int | None:
+        """Return the address that an inside host's packet leaves with by its row."""
+        rows = reversed(self._by_remote.get(remote, {}).values())
+        return next((row.masq for row in rows if (row.inside, row.initiator) == (inside, header.initiator)), None)
 
     def recent_hosts(self, remote: int, masq: int, now: int) -> list[int]:
         """Return the inside hosts to guess from, most recently active first: at most five, 5 min left each (E-20)."""
@@ -273,11 +281,13 @@ class ExchangeTable:
         inside = self._forgotten.pop(remote, None)
         return (event,) if inside is None else (event, Event(kind="isakmp_forgotten", inside=inside, remote=remote))
 
-    def _open(self, inside: int, masq: int, remote: int, header: Isakmp, now: int) -> Exchange | str:
-        """Return a new row, or the reason why there is none."""
+    def _open(
+        self, inside: int, masq: int, remote: int, header: Isakmp, now: int, *, counts: bool = True
+    ) -> Exchange | str:  # fmt: skip
+        """Return a new row, or the reason why there is none. It `counts` as one of the host's."""
         if len(self.exchanges) >= self.settings.exchanges:
             return "isakmp_full"
-        if self._rows_of[inside] >= self.settings.exchanges_per_host:
+        if counts and self._rows_of[inside] >= self.settings.exchanges_per_host:
             return "isakmp_host_limit"
         row = Exchange(
             number=next(self._numbers), inside=inside, masq=masq, remote=remote, initiator=header.initiator,
@@ -285,7 +295,10 @@ class ExchangeTable:
         )  # fmt: skip
         self.exchanges[row.number] = row
         self._forgotten.pop(remote, None)
-        self._rows_of[inside] += 1
+        if counts:
+            self._rows_of[inside] += 1
+        else:
+            self._unanswered[row.number] = row
         self._by_cookie.setdefault((remote, masq, row.initiator), {})[row.number] = row
         self._by_remote.setdefault(remote, OrderedDict())[row.number] = row
         self._note_activity(row, now)
@@ -295,6 +308,8 @@ class ExchangeTable:
         """Note a packet: activity, the time to an answer, and how far exchanges that make SAs have come."""
         self._note_activity(row, now)
         if outbound:
+            if self._unanswered.settle(row):
+                self._rows_of[row.inside] += 1
             row.asked = now if row.asked is None else row.asked
         elif row.asked is not None:
             sample = now - row.asked
@@ -330,9 +345,10 @@ class ExchangeTable:
     def _remove(self, row: Exchange) -> None:
         del self.exchanges[row.number]
         self._deadlines.forget(row.number)
-        self._rows_of[row.inside] -= 1
-        if not self._rows_of[row.inside]:
-            del self._rows_of[row.inside]
+        if not self._unanswered.settle(row):
+            self._rows_of[row.inside] -= 1
+            if not self._rows_of[row.inside]:
+                del self._rows_of[row.inside]
         self._forget_cookie(row)
         rows = self._by_remote[row.remote]
         del rows[row.number]

@@ -256,6 +256,41 @@ def test_k9_a_forward_of_port_500_names_the_server() -> None:
     assert ends(gateway.passes(INSIDE, esp(THIRD_HOST, OTHER_REMOTE, 0x6000)))[0] == GATEWAY_OUT
 
 
+def test_k9_a_server_on_a_second_address_answers_from_it() -> None:
+    second = "200.200.200.201"
+    forward = PortForward(protocol="udp", listen=second, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    routes = [*HOWTO_ROUTES, (f"{second}/32", plain("local"))]
+    gateway = Gateway(forwards=(forward,), redirects=(Redirect(protocol=ESP, host=THIRD_HOST),), routes=routes)
+    gateway.forwards.resolve({GATEWAY_OUT: address(GATEWAY_OUT), second: address(second)})
+    gateway.forwards.place(gateway.harness.allowed)
+    assert ends(gateway.passes(OUTSIDE, isakmp(REMOTE, second, b"cli"))) == (REMOTE, THIRD_HOST)
+    assert ends(gateway.passes(INSIDE, isakmp(THIRD_HOST, REMOTE, b"cli", RESPONDER)))[0] == second
+    assert ends(gateway.passes(OUTSIDE, esp(REMOTE, second, 0x5000))) == (REMOTE, THIRD_HOST)
+    for number in (1, 2):
+        assert ends(gateway.passes(INSIDE, esp(THIRD_HOST, REMOTE, 0x6000, number)))[0] == second
+
+
+def test_strangers_cannot_use_up_the_rows_of_a_server() -> None:
+    udp_500 = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(HOST, 500),))
+    gateway = Gateway(
+        forwards=(udp_500,), redirects=(Redirect(protocol=GRE, host=HOST), Redirect(protocol=ESP, host=HOST))
+    )
+    for number in range(1200):
+        stranger = f"198.{number >> 8}.{number & 255}.1"
+        for packet in (
+            gre(stranger, GATEWAY_OUT, 7),
+            esp(stranger, GATEWAY_OUT, 7000),
+            isakmp(stranger, GATEWAY_OUT, b"x"),
+        ):
+            gateway.passes(OUTSIDE, packet)
+        gateway.harness.advance(0.01)
+    assert Control(gateway, HOST).call(0x400, 0x11) == 0x400
+    exchange(gateway, HOST, b"own")
+    started(gateway, HOST, 0x1000, 0x2000)
+    listed = gateway.vpn.handlers()["vpn"]({})
+    assert [len(listed[key]) for key in ("calls", "exchanges", "sas")] == [257, 257, 257]
+
+
 def test_what_is_too_short_for_isakmp_follows_the_last_that_was_not() -> None:
     gateway = Gateway()
     exchange(gateway, HOST, b"one")

@@ -198,7 +198,11 @@ class Network:
         made.settimeout(timeout)
         if port:
             made.bind(("0.0.0.0", port))
-        made.connect(remote)
+        try:
+            made.connect(remote)
+        except OSError:
+            made.close()  # its host would go on asking, and get through later
+            raise
         made.settimeout(PATIENCE_S)
         return made
 

@@ -13,7 +13,7 @@ from fastmasq.path.reply cimport take_token
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints
 from fastmasq.path.route cimport find_route, hop_of_route
 from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, Route, count_drop
-from fastmasq.path.tunnels cimport ANY_CALL_ID, Way, find_way, tunnel_key1
+from fastmasq.path.tunnels cimport Way, find_any_way, tunnel_key1
 from fastmasq.path.verdict cimport PUNT, PUNTS_FULL
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.entry cimport Flow, NO_HOP, OUTBOUND, OUTSIDE, make_key0
@@ -89,9 +89,7 @@ cdef inline int64_t find_way_of(const Path *p, int link, Parsed *parsed) noexcep
     parsed.key0 = make_key0(parsed.saddr, parsed.daddr)
     parsed.key1 = tunnel_key1(parsed.protocol, side, parsed.tunnel_id)
     parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
-    found = find_way(&p.tunnels, &p.table.secret, parsed.key0, parsed.key1, False)
-    if found < 0 and parsed.protocol == PROTOCOL_GRE:
-        found = find_way(&p.tunnels, &p.table.secret, parsed.key0, tunnel_key1(PROTOCOL_GRE, side, ANY_CALL_ID), False)
+    found = find_any_way(&p.tunnels, &p.table.secret, parsed.hash, parsed.key0, parsed.key1, parsed.protocol, side, False)
     if found >= 0:
         parsed.tunnel_serial = p.tunnels.rows[found >> 1].way[found & 1].serial
     return found
@@ -133,11 +131,12 @@ cdef inline void forward_tunnel(Path *p, int link, Frame *frame, Parsed *parsed,
 
 
 cdef inline void send_answered(Path *p, int link, const Route *route, uint32_t forward_to, uint32_t saddr, uint32_t daddr,
-                               uint8_t kind, Frame *frame, Parsed *parsed) noexcept nogil:
+                               Frame *frame, Parsed *parsed) noexcept nogil:
     """Send a tunnel's or ISAKMP's packet as its tracker has decided, who names the address that is 0 here.
 
     forward_to is the destination that route leads to, or 0 if the tracker names that.
     """
+    cdef uint8_t kind = PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP
     cdef int hop = 0
     if forward_to == 0 and p.answer.kind == ANSWER_SEND:
         route, forward_to = find_route(p, p.answer.address), p.answer.address
@@ -177,14 +176,12 @@ cdef inline void masquerade_followed(Path *p, int link, const Route *route, Fram
     if p.table.current < 0:
         refuse_session(p, link, frame, parsed, REFUSED_NO_EXTERNAL)
         return
-    send_answered(p, link, route, parsed.daddr, 0, parsed.daddr, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP,
-                  frame, parsed)
+    send_answered(p, link, route, parsed.daddr, 0, parsed.daddr, frame, parsed)
 
 
 cdef inline void inbound_followed(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """The same from outside to an address of ours: the tracker says which inside host it is for."""
-    send_answered(p, link, NULL, 0, parsed.saddr, 0, PUNT_TUNNEL if parsed.kind == KIND_TUNNEL else PUNT_ISAKMP, frame,
-                  parsed)
+    send_answered(p, link, NULL, 0, parsed.saddr, 0, frame, parsed)
 
 
 cdef inline bint is_asked_about_quote(const Path *p, const Quote *quote) noexcept nogil:

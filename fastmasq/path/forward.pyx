@@ -40,7 +40,7 @@ from fastmasq.path.leave cimport (
 )
 from fastmasq.path.parse cimport parse_frame
 from fastmasq.path.punts cimport (
-    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, PuntQueue,
+    ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, Answer, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, PuntQueue,
     punt_memory,
 )
 from fastmasq.path.reply cimport is_unicast_source, reply_error
@@ -1065,12 +1065,27 @@ cdef void give_up(Path *p, Held *held, int reason) noexcept nogil:
     reply_error(p, held.link, &held.frame, parsed, DESTINATION_UNREACHABLE, HOST_UNREACHABLE, 0)
 
 
+cdef void handle_again(Path *p, int link, Frame *frame, const Answer *answer) noexcept nogil:
+    """Handle a packet that has waited, for its next hop or for a tracker that has answered by now."""
+    cdef Parsed *parsed = &p.parsed[0]
+    p.answer = answer[0]
+    if p.chains != NULL:
+        p.chains.again = True
+        p.chains.asked_tracker = p.answer.kind != ANSWER_NONE
+    parse_frame(frame, &p.links[link], parsed)
+    if parsed.drop < 0 and parsed.kind == KIND_SESSION:
+        parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
+    handle(p, link, frame, parsed)
+    p.answer.kind = ANSWER_NONE
+    if p.chains != NULL:
+        p.chains.again = p.chains.asked_tracker = False
+
+
 cdef void process_held(Path *p) noexcept nogil:
     """Look after the packets that wait for a next hop: send those whose hop is known now, give up the others in time."""
     cdef int slot
     cdef Held *held
     cdef Hop *hop
-    cdef Parsed *parsed = &p.parsed[0]
     for slot in range(HELD):
         held = &p.held[slot]
         if not held.in_use:
@@ -1081,37 +1096,12 @@ cdef void process_held(Path *p) noexcept nogil:
         held.in_use = 0
         p.held_count -= 1
         hop.held -= 1
+        p.verdicts[PUNT] -= 1
         if hop.state == HOP_VALID:
-            p.answer = held.answer
-            if p.chains != NULL:
-                p.chains.again = True
-                p.chains.asked_tracker = p.answer.kind != ANSWER_NONE
-            p.verdicts[PUNT] -= 1
-            parse_frame(&held.frame, &p.links[held.link], parsed)
-            if parsed.drop < 0 and parsed.kind == KIND_SESSION:
-                parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
-            handle(p, held.link, &held.frame, parsed)
-            p.answer.kind = ANSWER_NONE
-            if p.chains != NULL:
-                p.chains.again = p.chains.asked_tracker = False
+            handle_again(p, held.link, &held.frame, &held.answer)
         else:
-            p.verdicts[PUNT] -= 1
             give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
     flush_all(p)
-
-
-cdef void handle_again(Path *p, int link, Frame *frame) noexcept nogil:
-    """Handle a packet that a tracker has decided about (p.answer), and send it while its memory is still its own."""
-    cdef Parsed *parsed = &p.parsed[0]
-    if p.chains != NULL:
-        p.chains.again = p.chains.asked_tracker = True
-    parse_frame(frame, &p.links[link], parsed)
-    if parsed.drop < 0 and parsed.kind == KIND_SESSION:
-        parsed.hash = <uint32_t>key_hash(p.table, parsed.key0, parsed.key1)
-    handle(p, link, frame, parsed)
-    flush_all(p)
-    if p.chains != NULL:
-        p.chains.again = p.chains.asked_tracker = False
 
 
 cdef void edit_segment(Parsed *parsed, uint32_t offset, uint8_t octet) noexcept nogil:
@@ -1397,6 +1387,7 @@ cdef class Forwarder:
         cdef int slot = p.punts.first
         cdef Punt *punt = &p.punts.waiting[slot]
         cdef Frame frame = punt.frame
+        cdef Answer answer
         cdef size_t number
         if p.punts.count == 0:
             raise ValueError("no packet waits for an answer")
@@ -1407,20 +1398,20 @@ cdef class Forwarder:
         for offset, octets in edits:
             for number, octet in enumerate(octets):
                 edit_segment(&p.parsed[0], offset + number, octet)
-        p.answer.renumbered = call_id is not None
-        p.answer.call_id = call_id if call_id is not None else 0
-        p.answer.reason = reason
-        p.answer.kind = ANSWER_SEND if addresses else ANSWER_DROP
+        answer.renumbered = call_id is not None
+        answer.call_id = call_id if call_id is not None else 0
+        answer.reason = reason
+        answer.kind = ANSWER_SEND if addresses else ANSWER_DROP
         if p.parsed[0].fragment:
             addresses = addresses[:1]   # the other pieces follow the first one's addresses, which are of one host
         for number, address in enumerate(addresses or (0,)):
-            p.answer.address = address
+            answer.address = address
             frame = punt.frame
             if number + 1 < len(addresses):
                 frame.data = punt_memory(&p.punts, PUNTS)
                 memcpy(frame.data, punt.frame.data, frame.length)
-            handle_again(p, punt.link, &frame)
-        p.answer.kind = ANSWER_NONE
+            handle_again(p, punt.link, &frame, &answer)
+            flush_all(p)                # while the frame's memory is still its own
 
     def _drop_punts(self):
         """Drop what waits for a tracker: a link has changed, and what came over it can no longer be read as it did."""

@@ -21,7 +21,7 @@ cdef enum:
 cdef struct Way:
     # one direction of a tunnel; keys and addresses in host order
     uint64_t key0               # as it arrives
-    uint64_t key1               # 0: the id is not known, so nothing is found
+    uint64_t key1
     uint64_t quoted0            # as it leaves
     uint64_t quoted1
     uint64_t packets
@@ -52,10 +52,8 @@ cdef inline uint64_t tunnel_key1(uint8_t protocol, uint8_t side, uint32_t id) no
     return make_key1(protocol, side, 0, id)
 
 
-cdef inline int64_t find_way(const Tunnels *tunnels, const Secret *secret, uint64_t key0, uint64_t key1,
-                             bint quoted) noexcept nogil:
-    """Return row << 1 | direction of the way with this key, or -1."""
-    cdef uint32_t hash = <uint32_t>siphash(secret, key0, key1)
+cdef inline int64_t find_way(const Tunnels *tunnels, uint32_t hash, uint64_t key0, uint64_t key1, bint quoted) noexcept nogil:
+    """Return row << 1 | direction of the way with this key, whose hash this is, or -1."""
     cdef uint32_t at = hash & tunnels.index.mask
     cdef uint32_t ref
     cdef const Way *way
@@ -71,17 +69,24 @@ cdef inline int64_t find_way(const Tunnels *tunnels, const Secret *secret, uint6
     return -1
 
 
+cdef inline int64_t find_any_way(const Tunnels *tunnels, const Secret *secret, uint32_t hash, uint64_t key0, uint64_t key1,
+                                 uint8_t protocol, uint8_t side, bint quoted) noexcept nogil:
+    """Return the way with this key, or of GRE one between the same ends that takes any Call ID; or -1."""
+    cdef int64_t found = find_way(tunnels, hash, key0, key1, quoted)
+    if found < 0 and protocol == PROTOCOL_GRE:
+        key1 = tunnel_key1(protocol, side, ANY_CALL_ID)
+        found = find_way(tunnels, <uint32_t>siphash(secret, key0, key1), key0, key1, quoted)
+    return found
+
+
 cdef inline int64_t find_quoted_way(const Tunnels *tunnels, const Secret *secret, uint8_t protocol, uint8_t side,
                                     uint32_t saddr, uint32_t daddr, uint32_t id) noexcept nogil:
     """Return the way that a quoted packet left by, or -1; side is where the error comes from."""
     cdef uint64_t key0 = make_key0(saddr, daddr)
-    cdef int64_t found
+    cdef uint64_t key1 = tunnel_key1(protocol, side | QUOTED, id)
     if tunnels.rows == NULL:
         return -1
-    found = find_way(tunnels, secret, key0, tunnel_key1(protocol, side | QUOTED, id), True)
-    if found < 0 and protocol == PROTOCOL_GRE:
-        found = find_way(tunnels, secret, key0, tunnel_key1(protocol, side | QUOTED, ANY_CALL_ID), True)
-    return found
+    return find_any_way(tunnels, secret, <uint32_t>siphash(secret, key0, key1), key0, key1, protocol, side | QUOTED, True)
 
 
 cdef inline void index_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:

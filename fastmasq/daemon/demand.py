@@ -40,8 +40,7 @@ from fastmasq.policy import autofw, markfw
 from fastmasq.policy.autofw import AutoForward
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.markfw import MarkTarget
-
-NS = 1_000_000_000
+from fastmasq.units import NS_PER_SECOND
 
 _CLASSES = {"tcp": 0, "udp": 1}
 
@@ -161,7 +160,7 @@ class Demand:
                     **{name: getattr(row, name) for name in row.__struct_fields__},
                     "contact": str(IPv4Address(host)) if host else None,
                     "peer": str(IPv4Address(peer)) if host else None,
-                    "left_s": left_ns / NS,
+                    "left_s": left_ns / NS_PER_SECOND,
                 }
             )
         return found

@@ -31,6 +31,7 @@ from fastmasq.daemon.vpn import Vpn
 from fastmasq.errors import FastmasqError
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn import preload
+from fastmasq.vpn.events import dotted
 from fastmasq.vpn.evidence import Association
 from fastmasq.vpn.preload import Announcement, PreloadError
 
@@ -93,11 +94,11 @@ class Preload:
         try:
             return {"changed": self._make(vpn, change, caller)}
         finally:
-            vpn.changed()
+            vpn.follow_rows()
 
     def _make(self, vpn: Vpn, change: Change, caller: int | None) -> int:
         table = vpn.ipsec.esp
-        own = None if caller is None else _write(caller)
+        own = None if caller is None else dotted(caller)
         if change.do == "flush":
             inside = change.inside or own
             host = None if inside is None else _address("inside", inside)
@@ -155,7 +156,7 @@ def _masq(vpn: Vpn, text: str | None, caller: int | None) -> int:
     named = _address("masq", text)
     allowed = {present} if caller is not None else {present, *vpn.forwards.listening()}
     if named not in allowed:
-        listed = ", ".join(_write(address) for address in sorted(allowed - {None})) or "none now"
+        listed = ", ".join(dotted(address) for address in sorted(allowed - {None})) or "none now"
         raise PreloadError("EINVAL", f"masq: {text} is no external address of this gateway; there is {listed}")
     return named
 
@@ -176,16 +177,12 @@ def _lifetime(seconds: int | str | None) -> int | None:
 def _describe(row: Association, ends: int | None, now: int) -> dict[str, Any]:
     lifetime: int | str | None = row.lifetime // NS_PER_SECOND or None
     return {
-        "inside": _write(row.inside),
-        "remote": _write(row.remote),
-        "masq": _write(row.masq),
+        "inside": dotted(row.inside),
+        "remote": dotted(row.remote),
+        "masq": dotted(row.masq),
         "inbound_spi": row.ispi,
         "outbound_spi": row.ospi or None,
         "lifetime_s": UNTIL_DELETED if row.lifetime < 0 else lifetime,
         "age_s": round((now - row.since) / NS_PER_SECOND, 1),
         "left_s": None if ends is None else round(max(0, ends - now) / NS_PER_SECOND, 1),
     }
-
-
-def _write(address: int) -> str:
-    return str(ipaddress.IPv4Address(address))

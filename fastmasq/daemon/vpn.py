@@ -21,7 +21,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.tunnel_rows import OUTBOUND, TunnelRows, Way
-from fastmasq.daemon.vpn_health import Watch
+from fastmasq.daemon.vpn_health import ESP, GRE, Watch
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.table.entry import STATES
@@ -42,7 +42,6 @@ log = logging.getLogger("fastmasq.vpn")
 AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
 ASK_AGAIN = 60 * NS_PER_SECOND
-GRE, ESP = 47, 50
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
 _OVER = ("closing", "transitory")
@@ -154,7 +153,7 @@ class Vpn:
                 decision = self._isakmp(side, packet, now)
             else:
                 decision = self._quote(side, packet, now)
-            self._follow_rows()
+            self.follow_rows()
         except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
             self._lines += 1
             if self._lines <= LINES_PER_SECOND:
@@ -174,7 +173,7 @@ class Vpn:
             spi, sequence = read_esp(payload)
             decision = self._esp(side, source, destination, spi, sequence, now)
             row = self.ipsec.esp.by_outbound(source, destination, spi) if side == OUTBOUND else decision.row
-        self._follow_rows()
+        self.follow_rows()
         if decision.to and row is not None:
             self.rows.count(("gre" if protocol == GRE else "esp", row.number), side)
         return decision
@@ -368,7 +367,7 @@ class Vpn:
         self._ask_again(now)
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
-        self._follow_rows()
+        self.follow_rows()
         for line in self.watch.look(now, LINES_PER_SECOND - self._lines):
             self._lines += 1
             log.warning("%s", line)
@@ -378,16 +377,12 @@ class Vpn:
         if self._address not in (None, address):
             self._say(self.calls.move(self._address, address))
             self._say(self.ipsec.move(self._address, address))
-            self._follow_rows()
+            self.follow_rows()
         self._address = address
-
-    def changed(self) -> None:
-        """Put into the path what has been changed in the trackers by other means: preloading."""
-        self._follow_rows()
 
     # -- within ----------------------------------------------------------------------------------------------------
 
-    def _follow_rows(self) -> None:
+    def follow_rows(self) -> None:
         """Have the path move what the trackers have settled, and nothing else."""
         for call in self.calls.take_changes():
             self._place_call(call)

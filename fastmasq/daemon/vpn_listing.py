@@ -19,6 +19,7 @@ from fastmasq.daemon.vpn_health import Ends, of_association, of_call, of_connect
 from fastmasq.errors import ConfigurationError
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.calls import Call
+from fastmasq.vpn.events import dotted
 from fastmasq.vpn.evidence import Association
 from fastmasq.vpn.isakmp import Exchange
 
@@ -128,16 +129,16 @@ def _waiting(vpn: Vpn, inside: int, remote: int, spi: int, since: int, now: int)
     rows = vpn.ipsec.esp.rows.values()
     waited_for = next((row.inside for row in rows if row.remote == remote and row.state == "outstanding"), None)
     return {
-        "inside": _address(inside),
-        "remote": _address(remote),
+        "inside": dotted(inside),
+        "remote": dotted(remote),
         "outbound_spi": spi,
-        "waits_for": None if waited_for is None else _address(waited_for),
+        "waits_for": None if waited_for is None else dotted(waited_for),
         "for_s": _seconds(now - since),
     }
 
 
 def _ends(row: Any) -> dict[str, str]:
-    return {"inside": _address(row.inside), "external": _address(row.masq), "remote": _address(row.remote)}
+    return {"inside": dotted(row.inside), "external": dotted(row.masq), "remote": dotted(row.remote)}
 
 
 def _lights(packets_out: int, packets_in: int, last_out: int, last_in: int, now: int) -> dict[str, Any]:
@@ -147,10 +148,6 @@ def _lights(packets_out: int, packets_in: int, last_out: int, last_in: int, now:
         "out_s": _seconds(now - last_out) if last_out else None,
         "in_s": _seconds(now - last_in) if last_in else None,
     }
-
-
-def _address(number: int) -> str:
-    return str(ipaddress.IPv4Address(number))
 
 
 def _seconds(nanoseconds: int) -> float:

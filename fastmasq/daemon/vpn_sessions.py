@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastmasq.units import NS_PER_SECOND
+from fastmasq.vpn.events import dotted
 from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def sessions(vpn: Vpn, now: int) -> Iterator[dict[str, Any]]:
 
 def _line(protocol: str, row: Any, ids: tuple[int, int, int], expires: int, last: int, now: int) -> dict[str, Any]:
     inside, external, remote = (
-        f"{ipaddress.IPv4Address(address)}:{number}"
-        for address, number in zip((row.inside, row.masq, row.remote), ids, strict=True)
+        f"{dotted(address)}:{number}" for address, number in zip((row.inside, row.masq, row.remote), ids, strict=True)
     )
     return {
         "protocol": protocol,

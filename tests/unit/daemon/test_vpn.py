@@ -784,5 +784,5 @@ def test_a_call_id_that_is_anothers_now_is_judged_anew() -> None:
     gateway.second(40)
     gateway.vpn.calls.attach(99, address(OTHER_HOST), address(GATEWAY_OUT), address(REMOTE))
     assert gateway.vpn.calls.open(99, 0x400, gateway.harness.now_ns).external_id == 0x400
-    gateway.vpn.changed()
+    gateway.vpn.follow_rows()
     assert gateway.dropped(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x400, 9)) == "output_denied"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import ctypes
 import select
 import socket
 import struct
@@ -13,12 +12,13 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from fastmasq.errors import ConfigurationError, KernelError
+from fastmasq.ring.packet_socket import SO_RCVBUFFORCE, attach_program
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.pptp import PORT as PPTP_PORT
 from fastmasq.wire.tunnels import IKE_PORT, NATT_PORT
 
 _ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
+_SO_TIMESTAMPNS = 35
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _BUFFER = 8 << 20  # octets
 _LONGEST = 65_535
@@ -125,9 +125,9 @@ def _open(link: str) -> socket.socket:
         raise KernelError("packet sockets need CAP_NET_RAW: run it as root") from None
     try:
         with contextlib.suppress(OSError):
-            raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
         raw.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        _attach_filter(raw)
+        _filter(raw)
         raw.bind((link, _ETH_P_ALL))
     except OSError as error:
         raw.close()
@@ -136,7 +136,7 @@ def _open(link: str) -> socket.socket:
     return raw
 
 
-def _attach_filter(raw: socket.socket) -> None:
+def _filter(raw: socket.socket) -> None:
     """Let the kernel keep out what `vpn_packets.decode` has no use for, and what belongs to a VLAN interface."""
     ancillary = 0xFFFFF000  # SKF_AD_OFF
     load_half, load_octet, index_header, load_half_indexed = 0x28, 0x30, 0xB1, 0x48
@@ -163,15 +163,8 @@ def _attach_filter(raw: socket.socket) -> None:
         ("take", give, "", "", _LONGEST),
     ]
     places = {name: index for index, (name, *_) in enumerate(steps) if name}
-    program = b"".join(
-        struct.pack(
-            "HBBI",
-            code,
-            places[true] - index - 1 if true else 0,
-            places[false] - index - 1 if false else 0,
-            value,
-        )
+    program = [
+        (code, places[true] - index - 1 if true else 0, places[false] - index - 1 if false else 0, value)
         for index, (_, code, true, false, value) in enumerate(steps)
-    )
-    code = ctypes.create_string_buffer(program)
-    raw.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(steps), ctypes.addressof(code)))
+    ]
+    attach_program(raw, program)

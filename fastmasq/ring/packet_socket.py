@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastmasq.errors import KernelError
@@ -140,6 +141,11 @@ def _attach_filter(raw: socket.socket) -> None:
         (give, 0, 0, 0xFFFFFFFF),
         (give, 0, 0, 0),
     ]
+    attach_program(raw, program)
+
+
+def attach_program(raw: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Have the kernel filter by a classic BPF program of (code, jump if true, jump if false, value). Raises OSError."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     raw.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(code)))
 

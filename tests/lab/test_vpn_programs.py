@@ -94,11 +94,13 @@ def test_h12_h42_pptp_and_pptpd_clients_and_a_server_at_once(vpn: VpnNetwork) ->
             assert client.answers(number)
     assert set(states(vpn).values()) == {"established"}
     assert [row["missing"] for row in vpn.listed("connections")] == [""] * 3
+    assert net.drops() == {}
     clients[0].close()
     gone = {(INSIDE_ADDRESS, SERVER_ADDRESS): "closing", (SECOND_INSIDE, SERVER_ADDRESS): "established"}
     eventually(lambda: states(vpn) == {**gone, (THIRD_INSIDE, SERVER_ADDRESS): "established"}, what="the end of a call")
     assert clients[1].answers(4) and clients[2].answers(4)
-    assert net.drops() == {}
+    # A closed socket resets each segment that still comes, by that one's acknowledgment; a later one has been seen.
+    assert net.drops().keys() <= {"tcp_rst_out_of_window"}
 
 
 def states(vpn: VpnNetwork) -> dict[tuple[str, str], str]:

@@ -60,10 +60,14 @@ def sniff(
     links = _links(points, socket, config)
     watch = Watch(links)
     names = [link.name for link in links]
-    with contextlib.closing(Listener(names, time.time_ns)) as listener, _capture(write, names) as capture:
+    with (
+        _interrupts() as interrupted,
+        contextlib.closing(Listener(names, time.time_ns)) as listener,
+        _capture(write, names) as capture,
+    ):
         if not as_json:
             _announce(links)
-        _listen(listener, Taker(watch, capture, count, quiet=quiet or as_json), seconds)
+        _listen(listener, Taker(watch, capture, count, quiet=quiet or as_json), seconds, interrupted)
         lost = listener.lost()
     findings = watch.findings()
     if as_json:
@@ -162,23 +166,20 @@ def _capture(path: str | None, links: list[str]) -> contextlib.AbstractContextMa
     return contextlib.nullcontext() if path is None else Capture(path, links)
 
 
-def _listen(listener: Listener, taker: Taker, seconds: float | None) -> None:
-    """Take packets until time or count is reached, or Ctrl-C; then those that have come by then."""
+def _listen(listener: Listener, taker: Taker, seconds: float | None, interrupted: threading.Event) -> None:
+    """Take packets until time or count is reached, or interrupted; then those that have come by then."""
     from fastmasq.clock import now_ns
     from fastmasq.units import NS_PER_SECOND
 
     end = None if seconds is None else now_ns() + round(seconds * NS_PER_SECOND)
-    with _interrupts() as interrupted:
-        while not interrupted.is_set():
-            left = _LISTEN_S if end is None else min(_LISTEN_S, (end - now_ns()) / NS_PER_SECOND)
-            if left <= 0:
-                break
-            if taker.take(listener.hear(left)):
-                return
-            for link in listener.went_down():
-                click.echo(
-                    f"fastmasq: {link} went down; it is heard again when it is up, unless it was removed", err=True
-                )
+    while not interrupted.is_set():
+        left = _LISTEN_S if end is None else min(_LISTEN_S, (end - now_ns()) / NS_PER_SECOND)
+        if left <= 0:
+            break
+        if taker.take(listener.hear(left)):
+            return
+        for link in listener.went_down():
+            click.echo(f"fastmasq: {link} went down; it is heard again when it is up, unless it was removed", err=True)
     for _ in range(_LAST_ROUNDS):
         if listener.is_idle() or taker.take(listener.hear(0)):
             return

@@ -20,7 +20,7 @@ from fastmasq.daemon import listing, resets, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
-from fastmasq.path.world import NO_LINK
+from fastmasq.path.world import LOCAL, NO_LINK
 from fastmasq.policy.redirect import Redirect
 from fastmasq.table import entry
 
@@ -72,6 +72,9 @@ class Judge:
         protocol, ends = key1 >> 56, _Ends(key0 >> 32, key0 & 0xFFFFFFFF, key1 >> 32 & 0xFFFF, key1 & 0xFFFF)
         external = _Ends(int(out["saddr"]), ends.daddr, int(out["sid"]), ends.dport)
         turns_round = bool(row["flags"] & entry.SESSION_HAIRPIN)
+        if key1 >> 48 & 0xFF == LOCAL:
+            asking = _Ends(ends.daddr, external.saddr, ends.dport, external.sport)
+            return self._refused(_INPUT, protocol, asking, self._link(ends.daddr), "REDIRECT")
         if turns_round and not self.hairpin:
             return "hairpin is off"
         in_use = self.in_use[row["mapping"]] if row["port_class"] != entry.CLASS_NONE else None
@@ -174,7 +177,7 @@ def _judge(engine: Engine) -> Judge:
         chains=engine.rules.judge(),
         default_forward=engine.rules.rule_set.default_forward,
         hairpin=engine.settings.masquerade.hairpin,
-        outside=len(engine.names) - 1,
+        outside=next(number for number, link in engine.links.items() if link.role == "outside"),
         first=first,
         links=routes["link"],
         forwards=engine.forwards,

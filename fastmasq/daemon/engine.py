@@ -39,7 +39,7 @@ from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
-from fastmasq.net import privileges, sysctl
+from fastmasq.net import local_link, privileges, sysctl
 from fastmasq.net.guard import Guard, GuardSpec
 from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
 from fastmasq.net.ports import format_ports
@@ -47,8 +47,8 @@ from fastmasq.net.takeover import Takeover
 from fastmasq.net.world import World
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_REASONS
-from fastmasq.path.world import LINKS
-from fastmasq.policy.chains import RuleSet
+from fastmasq.path.world import LINKS, NO_LINK
+from fastmasq.policy.chains import REDIRECT, RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
@@ -122,7 +122,8 @@ class Engine:
     def __init__(self, settings: Settings, read_again: Callable[[], Loaded] | None = None) -> None:
         self.settings = settings
         self.read_again = read_again
-        self.names = tuple(str(name) for name in (*settings.interfaces.inside, settings.interfaces.outside))
+        interfaces = settings.interfaces
+        self.names = (*map(str, interfaces.inside), str(interfaces.outside), local_link.OUR_END)
         self.attached: dict[int, AttachedLink] = {}
         self.links: dict[int, Link] = {}
         self.guard: Guard | None = None
@@ -156,9 +157,9 @@ class Engine:
         privileges.require()
         self._declare()
         if len(self.names) > LINKS:
-            raise KernelError(f"{len(self.names)} links: at most {LINKS} ([interfaces])")
+            raise KernelError(f"{len(self.names) - 1} links: at most {LINKS - 1} ([interfaces])")
         self._catch_signals()
-        self.world = World(self.settings.interfaces.inside, self.settings.interfaces.outside)
+        self.world = World(self.settings.interfaces.inside, self.settings.interfaces.outside, local_link.OUR_END)
         complaints = self.world.complaints()
         if complaints:
             raise KernelError(complaints[0])
@@ -169,10 +170,11 @@ class Engine:
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
             log.warning("the last run ended without restoring: its journal is adopted")
-        self.rules.checks += [self._judge_host, self.demand.follow_rules]
+        self.rules.checks += [self._reach_programs, self._judge_host, self.demand.follow_rules]
         self.rules.countings.append(self.takeover.host_rules.collect)
         self._claim_ports()
         self.takeover.stop_forwarding()
+        self._reach_programs(self.rules.rule_set)
         self._follow_world()
         self._watch()
         self.thread = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -193,6 +195,7 @@ class Engine:
         self.table.make_ready()
         self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
         self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
+        self.forwarder.set_programs(local_link.FIRST, local_link.COUNT)
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
         self.forwards.load(self.declared.forwards, self.declared.redirects)
@@ -348,7 +351,8 @@ class Engine:
         fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
         usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
         link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
-        first, rows = world.route_rows(snapshot.routes, link_of_ifindex)
+        local = next((number for number in usable if self.links[number].role == "local"), NO_LINK)
+        first, rows = world.route_rows(snapshot.routes, link_of_ifindex, local)
         with self.forwarder.locked():  # in one go: no route may lead to a link without a sender
             for number, attached in fresh.items():
                 self.forwarder.attach(
@@ -501,6 +505,7 @@ class Engine:
             local_addresses=local,
             external={address: (ports[0], ports[1]) for address, ports in ours.items()},
             protocols=sorted({*self.forwards.protocols(), *(self.vpn.protocols() if self.vpn else ())}),
+            local=[link.name for link in snapshot.links if link.role == "local" and link.ifindex],
         )
         state = (
             tuple(local),
@@ -565,6 +570,13 @@ class Engine:
                 self.worker.wake()
             else:
                 self.world.resolve(link.ifindex, address)
+
+    def _reach_programs(self, rule_set: RuleSet) -> None:
+        """Have a link to programs of the host if a rule redirects to them. Raises KernelError."""
+        redirects = any(each.rule.target == REDIRECT for chain in rule_set.chains.values() for each in chain.rules)
+        mtus = (link.mtu for link in self.world.snapshot().links if link.role == "inside")
+        if redirects and self.takeover.make_local_link(max(mtus)):
+            self._read_world()
 
     def _judge_host(self, rule_set: RuleSet) -> None:
         """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot."""
@@ -705,7 +717,11 @@ class Engine:
             "pid": os.getpid(),
             "uptime_s": round((now_ns() - self.started_ns) / NS, 1),
             "compat": self.settings.compat,
-            "links": [self._describe_link(number) for number in self.links],
+            "links": [
+                self._describe_link(number)
+                for number, link in self.links.items()
+                if link.role != "local" or link.ifindex
+            ],
             "guard": {"backend": self.guard.backend, "detail": self.guard.describe()},
             "external": {
                 "address": None if self.external is None else str(ipaddress.IPv4Address(self.external)),
@@ -792,13 +808,16 @@ class Engine:
     def sessions(self, params: dict) -> dict[str, Any]:
         """Return the sessions that match `host`, `protocol` and `state`, at most `limit` of them, and how many do.
 
-        With `tunnels` calls, SAs and ISAKMP exchanges follow, as the kernels of 1999 listed them.
+        With `tunnels` they are what the kernels of 1999 listed: calls, SAs and ISAKMP exchanges follow, and sessions of
+        the host's own programs are left out.
         """
         limit = params.get("limit") or 1000
         now = now_ns()
         total, found = 0, []
         for rows in listing.copies(self.table, self.forwarder):
             chosen = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
+            if params.get("tunnels"):
+                chosen = listing.masqueraded(chosen)
             total += len(chosen)
             found += [listing.describe(row, self.table, now) for row in chosen[: limit - len(found)]]
         if params.get("tunnels") and self.vpn is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.forward import Forwarder
+from fastmasq.path.world import LOCAL
 from fastmasq.table import entry
 from fastmasq.table.masq import TICK_NS, MasqTable
 
@@ -50,6 +51,11 @@ def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str 
         remote = (out["key0"] & np.uint64(0xFFFFFFFF)) == address
         chosen &= inside | remote | (out["saddr"] == address)
     return rows[chosen]
+
+
+def masqueraded(rows: np.ndarray) -> np.ndarray:
+    """Return the sessions that are not of programs of this host."""
+    return rows[rows["flow"][:, entry.OUTBOUND]["key1"] >> np.uint64(48) & np.uint64(0xFF) != LOCAL]
 
 
 def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 import numpy as np
 
+from fastmasq.net import local_link
 from fastmasq.net.links import Link
 from fastmasq.net.routes import Route
 from fastmasq.net.world import Snapshot
@@ -14,13 +15,14 @@ from fastmasq.path import world
 from fastmasq.policy.portfw import OUTSIDE
 
 _LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never appears on a wire
+_SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "local": world.LOCAL}
 
 
 def link_row(link: Link) -> np.ndarray:
     """Return the world.LINK row of a link, up, down or missing."""
     framed = link.header_length > 0
     return world.link_row(
-        side=world.OUTSIDE if link.role == "outside" else world.INSIDE,
+        side=_SIDES[link.role],
         mtu=link.mtu,
         address=link.addresses[0].address if link.addresses else 0,
         mac=(link.mac or bytes(6)) if framed else b"",
@@ -29,8 +31,13 @@ def link_row(link: Link) -> np.ndarray:
     )
 
 
-def route_rows(routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (first addresses, world.ROUTE rows); routes over interfaces that are not ours lead nowhere."""
+def route_rows(
+    routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int], local: int = world.NO_LINK
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first addresses, world.ROUTE rows); routes over interfaces that are not ours lead nowhere.
+
+    `local` is the number of the link to programs of the host: the addresses that it is for are the host's, behind it.
+    """
     first = np.fromiter((route.first for route in routes), "u4", len(routes))
     rows = np.zeros(len(routes), world.ROUTE)
     for row, route in zip(rows, routes, strict=True):
@@ -38,7 +45,13 @@ def route_rows(routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int]) ->
         row["link"] = link_of_ifindex.get(route.ifindex, world.NO_LINK)
         row["gateway"] = route.gateway
         row["mtu"] = route.mtu
+        if _is_of_programs(route):
+            row["kind"], row["link"], row["gateway"] = world.ROUTE_KINDS["unicast"], local, local_link.FIRST
     return first, rows
+
+
+def _is_of_programs(route: Route) -> bool:
+    return route.kind == "local" and 0 <= route.first - local_link.FIRST + 1 < local_link.NETWORK.num_addresses
 
 
 def local_addresses(routes: tuple[Route, ...]) -> list[int]:
@@ -46,7 +59,9 @@ def local_addresses(routes: tuple[Route, ...]) -> list[int]:
     return [
         address
         for route in routes
-        if route.kind in ("local", "broadcast") and route.last - route.first < _LARGEST_LOCAL_RANGE
+        if route.kind in ("local", "broadcast")
+        and route.last - route.first < _LARGEST_LOCAL_RANGE
+        and not _is_of_programs(route)
         for address in range(route.first, route.last + 1)
     ]
 

@@ -8,6 +8,7 @@ without a VLAN tag; ARP, IPv6 and all else pass.
   outside a DHCP answer to an address not yet configured is let through.
 * What is addressed to an external address and to a TCP or UDP port of it that is ours, it drops: the host would send a
   RST or a port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
+* On the link to programs of the host it drops everything: the host is its other end.
 * Fragments without a port pass, as the host may need them; so does ICMP: the host ignores what it did not cause.
 
 A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
@@ -45,10 +46,12 @@ class GuardSpec:
     local_addresses: Sequence[int]
     external: Mapping[int, tuple[PortSet, PortSet]]
     protocols: Sequence[int] = ()
+    local: Sequence[str] = ()
 
     def roles(self) -> list[tuple[str, str]]:
         """Return (interface name, role) for every link."""
-        return [(name, "inside") for name in self.inside] + [(name, "outside") for name in self.outside]
+        of_role = {"inside": self.inside, "outside": self.outside, "local": self.local}
+        return [(name, role) for role, names in of_role.items() for name in names]
 
     def accepted_addresses(self) -> list[int]:
         """Return, sorted, all unicast and broadcast addresses for which a packet may go to the host."""

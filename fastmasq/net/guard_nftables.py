@@ -128,6 +128,8 @@ def _rules(role: str, external: Iterable[int]) -> list[str]:
         for address in external
         for protocol in ("tcp", "udp")
     ]
+    if role == "local":
+        return ["ip version 4 drop"]
     if role == "inside":
         return [*_NOT_FOR_US, _NOT_LOCAL, *ours, _OUR_PROTOCOLS]
     return [*_NOT_FOR_US, *ours, _OUR_PROTOCOLS, _DHCP, _NOT_LOCAL]

@@ -184,6 +184,13 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     ):
         code.load(R0, R6, field, 4)
         code.jump_if_not_equal(R0, wanted, "pass")
+    if role == "local":
+        code.set(R0, _TC_ACT_SHOT)
+        code.exit()
+        code.label("pass")
+        code.set(R0, _TC_ACT_UNSPEC)
+        code.exit()
+        return code.program()
     code.load_packet(link_header + 16, 4)  # destination
     for address in spec.external:
         code.jump_if_equal(R0, address, f"to {address}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.net.local_link import HOST_END
 from fastmasq.net.nft import escaped
 from fastmasq.net.nft_match import Addresses, can_be_spelled, conditions
 from fastmasq.policy.chains import (
@@ -45,6 +46,9 @@ _HOOKS = {
 
 # The rest of a TCP header whose flags a first fragment has left out: put together, it would pass rules unseen.
 _NO_HIDDEN_FLAGS = "ip protocol 6 ip frag-off & 0x1fff == 1 drop"
+
+# What is redirected to programs has been judged as it came, and their answers are when they leave.
+_REDIRECTED = {INPUT: f'iifname "{HOST_END}" accept', OUTPUT: f'oifname "{HOST_END}" accept'}
 
 # What REJECT does. Nobody is told about what went to many. In output, the sender of a datagram gets EPERM for whatever
 # is dropped; a connection attempt needs a RST, or it would go on trying.
@@ -100,6 +104,10 @@ def _counts(chain: Chain) -> bool:
     return bool(chain.rules) or chain.policy != ACCEPT
 
 
+def _targets(chain: Chain) -> set[str]:
+    return {counted.rule.target for counted in chain.rules}
+
+
 class _Hook:
     """The translation for one built-in chain, into `result`."""
 
@@ -124,6 +132,8 @@ class _Hook:
         body = self._chain(self._hook, ())
         lines = self._result.chains[self._hook] = []
         self._result.hooks[self._hook] = _HOOKS[self._hook]
+        if any(REDIRECT in targets for targets in map(_targets, self._rule_set.chains.values())):
+            lines.append(_REDIRECTED[self._hook])
         if self._hook == INPUT:
             lines.append(_NO_HIDDEN_FLAGS)
         verdict = self._verdict(chain.policy, ())
@@ -135,8 +145,7 @@ class _Hook:
         reached: set[str] = set()
         waiting = [name]
         while waiting:
-            targets = {counted.rule.target for counted in self._rule_set.chain(waiting.pop()).rules}
-            new = targets & self._rule_set.chains.keys() - reached
+            new = _targets(self._rule_set.chain(waiting.pop())) & self._rule_set.chains.keys() - reached
             reached |= new
             waiting += new
         return reached

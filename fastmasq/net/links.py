@@ -124,9 +124,9 @@ def make_link(name: str, role: str, interface: Interface | None, addresses: Iter
 
 
 def complaint(name: str, role: str, interface: Interface | None, interfaces: Iterable[Interface]) -> str | None:
-    """Return the one line that says why `name` cannot be a link of ours, or None. A missing outside may yet appear."""
+    """Return the one line that says why `name` cannot be a link of ours, or None. Only inside links must be there."""
     if interface is None:
-        if role == "outside":
+        if role != "inside":
             return None
         names = ", ".join(sorted(each.name for each in interfaces if not each.flags & IFF_LOOPBACK)) or "none but lo"
         return f"interface {name} ({role}) does not exist; there are: {names}"

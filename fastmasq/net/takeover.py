@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 
 from fastmasq.errors import KernelError
-from fastmasq.net import sysctl
+from fastmasq.net import local_link, sysctl
 from fastmasq.net.guard import BACKENDS, Guard, GuardSpec, make_guard, open_guard
 from fastmasq.net.host_chains import asks_nothing
 from fastmasq.net.host_rules import HostRules
@@ -26,6 +26,7 @@ IP_FORWARD = "net.ipv4.ip_forward"
 _ACCEPT_REDIRECTS = "net.ipv4.conf.all.accept_redirects"
 
 _HOST_RULES: Entry = {"host_rules": "nftables"}
+_LOCAL_LINK: Entry = {"link": local_link.HOST_END}
 
 _LOCK_NAME = "\0fastmasq"  # abstract names belong to a network namespace, and vanish with the process
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
@@ -35,7 +36,7 @@ class Takeover:
     """What one running forwarder has changed. Only one can exist in a network namespace.
 
     Journal entries are {"sysctl": name, "old": value, "new": value, "dependents": {name: old value}} and
-    {"guard": backend, "memory": what its removal needs to know} and {"host_rules": backend}.
+    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend} and {"link": name}.
     """
 
     def __init__(self, journal_path: str | os.PathLike[str]) -> None:
@@ -52,6 +53,7 @@ class Takeover:
             raise
         self.adopted = bool(self._journal.entries)
         self.host_rules = HostRules()
+        self._has_local_link = False
 
     def set_sysctl(self, name: str, value: str) -> None:
         """Record the value that a setting has, then change it. Raises KernelError."""
@@ -114,6 +116,16 @@ class Takeover:
             self._journal.append(_HOST_RULES)
         return self.host_rules.update(rule_set, addresses)
 
+    def make_local_link(self, mtu: int) -> bool:
+        """Make the link to programs of this host, once; return whether it is new. Raises KernelError."""
+        if self._has_local_link:
+            return False
+        if _LOCAL_LINK not in self._journal.entries:
+            self._journal.append(_LOCAL_LINK)
+        local_link.make(mtu)
+        self._has_local_link = True
+        return True
+
     def drifted(self) -> list[str]:
         """Return one sentence for each setting that somebody else has changed while we run.
 
@@ -165,7 +177,7 @@ def release(journal_path: str | os.PathLike[str]) -> list[str]:
 def _remove_unknown() -> list[str]:
     """Remove rules and guards that no journal knows of, by every backend that works here."""
     done = []
-    for entry in (_HOST_RULES, *({"guard": backend, "memory": {"qdiscs": []}} for backend in BACKENDS)):
+    for entry in (_LOCAL_LINK, _HOST_RULES, *({"guard": backend, "memory": {"qdiscs": []}} for backend in BACKENDS)):
         with contextlib.suppress(KernelError):
             done += _undo(entry)
     return done
@@ -191,6 +203,8 @@ def _undo_all(journal: Journal) -> list[str]:
 def _undo(entry: Entry) -> list[str]:
     if "host_rules" in entry:
         return ["rules for the host itself removed"] if HostRules().remove() else []
+    if "link" in entry:
+        return [f"link {entry['link']} removed"] if local_link.remove() else []
     if "guard" in entry:
         removed = make_guard(entry["guard"], entry["memory"]).remove()
         return [f"guard ({entry['guard']}) removed"] if removed else []

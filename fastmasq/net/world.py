@@ -48,8 +48,8 @@ _DUMP_ROUTES = struct.pack("=BBBBBBBBI", _AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
 class Snapshot:
     """The kernel's state at one moment; a new generation for every change of it.
 
-    `links` are the inside links in the order they were named, then the outside one. `external_address` is None while
-    the outside link is missing or has no global address.
+    `links` are the inside links in the order they were named, then the outside one, then that to programs of the host,
+    if one was named. `external_address` is None while the outside link is missing or has no global address.
     """
 
     generation: int
@@ -61,9 +61,12 @@ class Snapshot:
 class World:
     """A netlink watcher in the network namespace it was made in."""
 
-    def __init__(self, inside: Sequence[str], outside: str, receive_buffer: int = RECEIVE_BUFFER) -> None:
+    def __init__(
+        self, inside: Sequence[str], outside: str, local: str = "", receive_buffer: int = RECEIVE_BUFFER
+    ) -> None:
         """Subscribe and look once. Links are followed by name; `receive_buffer` is in bytes."""
         self._roles = [(name, "inside") for name in inside] + [(outside, "outside")]
+        self._roles += [(local, "local")] if local else []
         self._events = netlink.EventSocket(_GROUPS, receive_buffer)
         self._requests = netlink.RequestSocket()
         self._alarm = Alarm()
@@ -195,7 +198,7 @@ class World:
         if self._routes_stale or everything:
             flattened = self._dump_routes()
         our_links = tuple(self._link(name, role) for name, role in self._roles)
-        external_address = primary(our_links[-1].addresses)
+        external_address = next(primary(link.addresses) for link in our_links if link.role == "outside")
         old = self._snapshot
         if not everything and (our_links, flattened, external_address) == (old.links, old.routes, old.external_address):
             return False

@@ -11,7 +11,7 @@ from libc.string cimport memset
 from fastmasq.path.reply cimport reply_error
 from fastmasq.path.rules cimport (
     ACCEPT, CHAIN_ACCOUNTING, CHAIN_FORWARD, CHAIN_INPUT, CHAIN_OUTPUT, CachedVerdict, Chains, MASQ, MATCHED, NOWHERE, Probe,
-    REJECT, ROUTED_FLOWS, SHOWS_ACK, SHOWS_FRAGMENT, SHOWS_LEAVING, SHOWS_PORTS, SHOWS_SYN, evaluate_chain, intern_path,
+    REDIRECT, REJECT, ROUTED_FLOWS, SHOWS_ACK, SHOWS_FRAGMENT, SHOWS_LEAVING, SHOWS_PORTS, SHOWS_SYN, evaluate_chain, intern_path,
 )
 from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, count_drop
 from fastmasq.path.verdict cimport (
@@ -19,6 +19,7 @@ from fastmasq.path.verdict cimport (
 )
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport Frame
+from fastmasq.table.entry cimport LOCAL
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.icmp cimport DESTINATION_UNREACHABLE, HOST_UNREACHABLE, ICMP_CODE, ICMP_TYPE, PORT_UNREACHABLE
 from fastmasq.wire.ipv4 cimport (
@@ -124,9 +125,13 @@ cdef inline void turn_away(Path *p, int link, const Frame *frame, const Parsed *
 
 
 cdef inline bint admitted(Path *p, int link, const Frame *frame, const Parsed *parsed, int64_t ref) noexcept nogil:
-    """The input chain, on a packet as it came from the wire; False: dropped."""
+    """The input chain, on a packet as it came from the wire; False: dropped.
+
+    It does not see what a program of the host has sent. What is redirected is let in, and p.chains says so (T-10).
+    """
     cdef Chains *c = p.chains
-    cdef uint8_t verdict
+    cdef uint8_t verdict = ACCEPT
+    c.redirected = False
     find_verdict(p, link, frame, parsed, ref)
     if c.settled != NULL:
         if not c.again:
@@ -137,11 +142,13 @@ cdef inline bint admitted(Path *p, int link, const Frame *frame, const Parsed *p
     c.logged = False
     c.matched_count = 0
     describe(&c.probe, link, parsed)
-    if c.accounting and not c.again:
-        evaluate_chain(c, CHAIN_ACCOUNTING, c.first[CHAIN_ACCOUNTING], p.now_ms)
-    verdict = evaluate_chain(c, CHAIN_INPUT, c.first[CHAIN_INPUT], p.now_ms)
+    if p.links[link].side != LOCAL:
+        if c.accounting and not c.again:
+            evaluate_chain(c, CHAIN_ACCOUNTING, c.first[CHAIN_ACCOUNTING], p.now_ms)
+        verdict = evaluate_chain(c, CHAIN_INPUT, c.first[CHAIN_INPUT], p.now_ms)
     c.admitted = c.matched_count
-    if verdict != ACCEPT:
+    c.redirected = verdict == REDIRECT
+    if verdict != ACCEPT and verdict != REDIRECT:
         turn_away(p, link, frame, parsed, verdict, INPUT_DENIED, PORT_UNREACHABLE)
         return False
     return True
@@ -173,7 +180,8 @@ cdef inline bint sent_out(Path *p, int link, int out_link, const Frame *frame, P
                           uint32_t daddr, uint16_t did, uint8_t verdict) noexcept nogil:
     """The output chain, on a packet about to leave by out_link with these endpoints; False: dropped.
 
-    The packet itself is still as it came, but for its TOS. verdict is MASQ when it is translated, else ACCEPT.
+    The packet itself is still as it came, but for its TOS. verdict is MASQ when it is translated, else ACCEPT. What is
+    for a program of the host does not leave, so only the rules that let it in may have changed its TOS.
     """
     cdef Chains *c = p.chains
     cdef uint8_t output
@@ -191,12 +199,13 @@ cdef inline bint sent_out(Path *p, int link, int out_link, const Frame *frame, P
         c.probe.sport = sid
         c.probe.dport = did
     c.probe.shows |= SHOWS_LEAVING
-    output = evaluate_chain(c, CHAIN_OUTPUT, c.first[CHAIN_OUTPUT], p.now_ms)
-    if output != ACCEPT:
-        turn_away(p, link, frame, parsed, output, OUTPUT_DENIED, HOST_UNREACHABLE)
-        return False
-    if c.accounting:
-        evaluate_chain(c, CHAIN_ACCOUNTING, c.first[CHAIN_ACCOUNTING], p.now_ms)
+    if p.links[out_link].side != LOCAL:
+        output = evaluate_chain(c, CHAIN_OUTPUT, c.first[CHAIN_OUTPUT], p.now_ms)
+        if output != ACCEPT:
+            turn_away(p, link, frame, parsed, output, OUTPUT_DENIED, HOST_UNREACHABLE)
+            return False
+        if c.accounting:
+            evaluate_chain(c, CHAIN_ACCOUNTING, c.first[CHAIN_ACCOUNTING], p.now_ms)
     remember_verdict(p, link, parsed, verdict)
     if c.probe.tos_and != 0xFF or c.probe.tos_xor:
         write_tos(parsed.ip, c.probe.tos_and, c.probe.tos_xor)

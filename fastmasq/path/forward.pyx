@@ -68,7 +68,7 @@ from fastmasq.ring.ring cimport (
     BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
 )
 from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN,
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, LOCAL, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN,
     NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED,
     TCP_SYN_SENT, TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, make_key0, make_key1,
 )
@@ -77,8 +77,8 @@ from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
     MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, endpoint_hash, expire_sessions, external_of, find_external,
     find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to, mapping_row,
-    next_random, note_half_open, open_forwarded, open_inbound, open_plain, open_session, refresh_session,
-    retime_session,
+    next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_session,
+    refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -214,9 +214,10 @@ cdef inline void forward_flow(Path *p, int link, Frame *frame, Parsed *parsed, u
         mind_path_mtu(frame, parsed, flow.path_mtu)
     if not may_leave(p, link, hop, frame, parsed):
         return
-    if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
+    if (p.chains != NULL and direction == OUTBOUND and p.links[link].side != LOCAL
+            and not is_masqueraded(p, link, hop, frame, parsed)):
         return
-    if (p.follows_pptp and parsed.protocol == PROTOCOL_TCP and is_control(p, row, flow, parsed)
+    if (p.follows_pptp and parsed.protocol == PROTOCOL_TCP and s.mapping != NONE and is_control(p, row, flow, parsed)
             and not is_answered(p, link, frame, parsed, PUNT_CONTROL, ref)):
         return
     if not advance(p, row, direction, parsed):
@@ -646,13 +647,65 @@ cdef void masquerade_plain(Path *p, int link, const Route *route, Frame *frame, 
     open_redirected(p, link, hop, OUTBOUND, parsed.saddr, parsed.daddr, p.table.external[p.table.current], frame, parsed)
 
 
+# -- a program of this host --------------------------------------------------------------------------------------------
+
+cdef inline bint leads_to_programs(const Path *p, const Route *route) noexcept nogil:
+    """Whether a route is that of the addresses where redirected packets reach programs of this host: nobody else may."""
+    return route.kind == ROUTE_UNICAST and route.link != NO_LINK and p.links[route.link].side == LOCAL
+
+
+cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Open the session of a program of this host that gets a packet, whatever its destination (T-10), and send it there.
+
+    What may open none gets no session: the program's host is not asked what it thinks of a stray reset.
+    """
+    cdef const Route *route = find_route(p, p.programs_first)
+    cdef int state = first_inbound_state(parsed)
+    cdef uint16_t port = p.chains.redirect_port if p.chains.redirect_port else parsed.did
+    cdef int64_t row
+    cdef int hop
+    if not source_belongs(p, link, parsed.saddr):
+        count_drop(p, MARTIAN_SOURCE)
+        return
+    if state < 0:
+        count_drop(p, NO_SESSION)
+        return
+    if not leads_to_programs(p, route):
+        count_drop(p, LINK_DOWN)
+        return
+    hop = hop_of_route(p, route, p.programs_first)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    row = open_local(p.table, parsed.protocol, p.links[link].side, parsed.saddr, parsed.sid, parsed.daddr, parsed.did,
+                     p.programs_first, p.programs, port, <uint8_t>state, p.tick, p.now_ms)
+    if row < 0:
+        refuse_session(p, link, frame, parsed, row)
+        return
+    p.chains.slot = NULL            # the verdict is remembered with the session
+    forward_opened(p, link, hop, row, INBOUND, frame, parsed)
+
+
+cdef void miss_local(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet that a program of this host sends to nobody who was redirected to it."""
+    cdef const Route *route = find_route(p, parsed.daddr)
+    if parsed.kind == KIND_ICMP_ERROR:
+        translate_error(p, link, route, frame, parsed)
+    else:
+        count_drop(p, NO_SESSION)
+
+
+# -- which side it comes from ------------------------------------------------------------------------------------------
+
 cdef void miss_inside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet from inside that belongs to no session: for the host, for another inside network, or a new session."""
     cdef const Route *route = find_route(p, parsed.daddr)
     if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
         deliver(p)
         return
-    if is_martian_destination(parsed.daddr):
+    if is_martian_destination(parsed.daddr) or leads_to_programs(p, route):
         count_drop(p, MARTIAN_DESTINATION)
         return
     if not source_belongs(p, link, parsed.saddr):
@@ -790,7 +843,7 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
     if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST or frame.packet_type != PACKET_HOST:
         deliver(p)
         return
-    if is_martian_destination(parsed.daddr):
+    if is_martian_destination(parsed.daddr) or leads_to_programs(p, route):
         count_drop(p, MARTIAN_DESTINATION)
         return
     if not source_belongs(p, link, parsed.saddr):
@@ -862,8 +915,12 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
         forward_tunnel(p, link, frame, parsed, <uint32_t>ref)
     elif ref >= 0:
         forward_flow(p, link, frame, parsed, <uint32_t>ref)
+    elif p.chains != NULL and p.chains.redirected and parsed.kind == KIND_SESSION:
+        redirect(p, link, frame, parsed)
     elif p.links[link].side == INSIDE:
         miss_inside(p, link, frame, parsed)
+    elif p.links[link].side == LOCAL:
+        miss_local(p, link, frame, parsed)
     else:
         miss_outside(p, link, frame, parsed)
 
@@ -871,14 +928,15 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
 # -- datagrams in pieces ---------------------------------------------------------------------------------------------
 
 cdef inline bint is_reassembled(Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
-    """Whether a fragment may be one of a translated datagram: it goes outside, or to an external address."""
+    """Whether a fragment may be one of a translated datagram: it goes outside, to an external address, or is a program's."""
     cdef const Route *route = find_route(p, parsed.daddr)
     if frame.packet_type != PACKET_HOST or not source_belongs(p, link, parsed.saddr):
         return False
     if route.kind == ROUTE_LOCAL:
         return external_of(p.table, parsed.daddr) >= 0 and (p.links[link].side == OUTSIDE or p.hairpin)
-    return (route.kind == ROUTE_UNICAST and route.link != NO_LINK and p.links[link].side == INSIDE
-            and p.links[route.link].side == OUTSIDE)
+    if route.kind != ROUTE_UNICAST or route.link == NO_LINK:
+        return False
+    return p.links[link].side == LOCAL or (p.links[link].side == INSIDE and p.links[route.link].side == OUTSIDE)
 
 
 cdef inline void count_given_up(Path *p) noexcept nogil:
@@ -1275,6 +1333,11 @@ cdef class Forwarder:
         self.path.routes = <const Route *><size_t>self._routes.ctypes.data
         self.path.route_count = len(first)
         self.path.generation += 1
+
+    def set_programs(self, uint32_t first, int count):
+        """Redirect to programs of this host at `count` addresses from `first` on, over the link that is on side LOCAL."""
+        self.path.programs_first = first
+        self.path.programs = count
 
     def set_rules(self, rules):
         """Use these world.RULE rows, at most RULES, as policy for new sessions."""

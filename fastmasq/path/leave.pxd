@@ -18,6 +18,7 @@ from fastmasq.path.verdict cimport (
 )
 from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
+from fastmasq.table.entry cimport LOCAL
 from fastmasq.table.masq cimport (
     REFUSED_CLASH, REFUSED_HALF_OPEN, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS,
     REFUSED_HOST_TABLE_FULL, REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL,
@@ -146,7 +147,7 @@ cdef inline bint too_big(Path *p, int link, const Hop *hop, Frame *frame, Parsed
 cdef inline bint may_leave(Path *p, int link, int hop_row, Frame *frame, Parsed *parsed) noexcept nogil:
     """TTL, MTU and next hop in order; False when the packet has been dropped, answered or held."""
     cdef Hop *hop = &p.hops[hop_row]
-    if not ttl_left(p, link, frame, parsed):
+    if p.links[hop.link].side != LOCAL and not ttl_left(p, link, frame, parsed):
         return False
     if p.senders[hop.link] == NULL:
         count_drop(p, LINK_DOWN)        # detached, and the routes have not followed yet

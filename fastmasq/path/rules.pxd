@@ -32,6 +32,7 @@ cdef enum:                 # targets of rows; those from ACCEPT on are verdicts
     REJECT = 6
     MASQ = 7
     LOOP = 8
+    REDIRECT = 9
 
 cdef enum:                 # flags of rows
     NOT_SOURCE = 0x0001
@@ -63,7 +64,7 @@ cdef struct ChainRule:
     uint32_t source_mask
     uint32_t destination
     uint32_t destination_mask
-    uint32_t target_row         # first row of the chain jumped to; of RETURN, the end of its own chain
+    uint32_t target_row         # first row of the chain jumped to; of RETURN, the end of its own chain; of REDIRECT, the port
     uint32_t mark_and           # mark := (mark & mark_and) + mark_add
     uint32_t mark_add
     uint32_t ports              # first of its ranges: those of the source, then those of the destination
@@ -158,6 +159,8 @@ cdef struct Chains:
     bint asked_tracker          # and it got past the forward chain as well
     bint is_cacheable
     bint has_flow               # it belongs to a session
+    bint redirected             # to a program of this host
+    uint16_t redirect_port      # its port, 0: the one that the packet has
     uint8_t forwarded           # verdict of the forward chain on it; 0 before
     CachedVerdict *slot         # where its verdict is, or is to be, remembered
     VerdictPath *settled        # its verdict is known
@@ -287,9 +290,9 @@ cdef inline void note_match(Chains *c, int base, uint32_t row, uint32_t now_ms) 
 
 
 cdef inline uint8_t evaluate_chain(Chains *c, int base, uint32_t row, uint32_t now_ms) noexcept nogil:
-    """Return what a built-in chain, beginning at `row`, says about c.probe: ACCEPT, DENY, REJECT, MASQ or LOOP.
+    """Return what a built-in chain, beginning at `row`, says about c.probe: ACCEPT, DENY, REJECT, MASQ, REDIRECT or LOOP.
 
-    A jump into a chain that the packet has not left yet is a loop.
+    A jump into a chain that the packet has not left yet is a loop. Only the input chain redirects (section 5.3).
     """
     cdef const ChainRule *rule
     cdef CallerRow *caller
@@ -319,6 +322,11 @@ cdef inline uint8_t evaluate_chain(Chains *c, int base, uint32_t row, uint32_t n
             row = rule.target_row
         elif rule.target == MASQ and base != CHAIN_FORWARD:
             return ACCEPT               # only a user chain can say so, and there it means no more
+        elif rule.target == REDIRECT and base != CHAIN_INPUT:
+            return DENY if base == CHAIN_FORWARD else ACCEPT
+        elif rule.target == REDIRECT:
+            c.redirect_port = <uint16_t>rule.target_row
+            return REDIRECT
         else:
             return rule.target
 

@@ -12,7 +12,7 @@ if (world.CHAIN_RULE.itemsize != sizeof(ChainRule) or world.PORT_RANGE.itemsize 
     raise ImportError("path/rules.pxd and path/world.py disagree about the layout of a row")
 
 TARGETS = {"": TARGET_NONE, "RETURN": TARGET_RETURN, "ACCEPT": ACCEPT, "DENY": DENY, "REJECT": REJECT, "MASQ": MASQ,
-           "LOOP": LOOP}
+           "LOOP": LOOP, "REDIRECT": REDIRECT}
 """Codes of the targets that have one of their own."""
 
 JUMP, END = TARGET_JUMP, TARGET_END

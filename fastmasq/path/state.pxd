@@ -14,7 +14,7 @@ from fastmasq.table.index cimport Index
 from fastmasq.table.masq cimport Table
 
 cdef enum:
-    LINKS = 8
+    LINKS = 16
     NO_LINK = 0xFF
     HOPS = 16384
     HELD = 256                  # packets waiting for a next hop's address
@@ -159,11 +159,11 @@ cdef struct Held:
 
 cdef struct Path:
     Table *table
-    Link links[8]
-    Ring *rings[8]
-    Sender *senders[8]
+    Link links[16]
+    Ring *rings[16]
+    Sender *senders[16]
     int link_count
-    LinkCounters traffic[8]
+    LinkCounters traffic[16]
     # the world, compiled by the daemon
     const uint32_t *route_first  # sorted; the routes cover all addresses without gaps
     const Route *routes
@@ -179,6 +179,8 @@ cdef struct Path:
     Chains *chains              # NULL without rules
     Redirect redirects[64]
     int redirect_count
+    uint32_t programs_first     # of the addresses where redirected packets reach programs of this host
+    int programs                # how many there are
     Demand *demand              # NULL without triggers, direct ports and marks
     bint hairpin
     Datagrams datagrams         # in pieces
@@ -200,7 +202,7 @@ cdef struct Path:
     uint32_t error_rate         # a second and link
     uint32_t error_burst
     uint32_t error_rate_source  # a second and source address
-    Bucket link_buckets[8]
+    Bucket link_buckets[16]
     Bucket source_buckets[1024]
     uint64_t turn_octets        # received in the turn
     # time of the batch

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-LINKS = 8
+LINKS = 16
 NO_LINK = 0xFF
 ANY_SIDE = 0xFF
-INSIDE, OUTSIDE = 0, 1
+INSIDE, OUTSIDE, LOCAL = 0, 1, 4
 
 LINK = np.dtype(
     [

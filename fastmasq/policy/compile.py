@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmasq.path import rules
 from fastmasq.path.world import ACTIONS, ANY_SIDE, CHAIN_RULE, INSIDE, OUTSIDE, PORT_RANGE, RULE
-from fastmasq.policy.chains import ACCEPT, ANY_PORT, BUILT_IN, REDIRECT, Chain, Counted, Match, RuleError, RuleSet
+from fastmasq.policy.chains import ACCEPT, ANY_PORT, BUILT_IN, REDIRECT, Chain, Counted, Match, RuleSet
 from fastmasq.policy.chains import Rule as ChainRule
 from fastmasq.policy.evaluate import fits_interface
 
@@ -149,7 +149,7 @@ def _pack(
     match = rule.match
     source, source_mask = match.source
     destination, destination_mask = match.destination
-    target, target_row = _target(rule.target, end, first)
+    target, target_row = _target(rule, end, first)
     mark_and, mark_add = 0xFFFFFFFF, 0
     if rule.mark is not None:
         mark_and, mark_add = 0 if rule.mark[0] == "set" else 0xFFFFFFFF, rule.mark[1] & 0xFFFFFFFF
@@ -179,14 +179,12 @@ def _pack(
     )
 
 
-def _target(target: str, end: int, first: Mapping[str, int]) -> tuple[int, int]:
-    if target == REDIRECT:
-        raise RuleError(
-            "no target", "REDIRECT: packets of others cannot be given to a program of this host; use a port forward"
-        )
-    if target in rules.TARGETS:
-        return rules.TARGETS[target], end
-    return rules.JUMP, first[target]
+def _target(rule: ChainRule, end: int, first: Mapping[str, int]) -> tuple[int, int]:
+    if rule.target == REDIRECT:
+        return rules.TARGETS[REDIRECT], rule.redirect_port
+    if rule.target in rules.TARGETS:
+        return rules.TARGETS[rule.target], end
+    return rules.JUMP, first[rule.target]
 
 
 def _links(match: Match, links: Sequence[LinkView]) -> int:

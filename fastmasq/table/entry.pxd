@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     INSIDE = 0
     OUTSIDE = 1
+    LOCAL = 4                   # the host itself, as the other end of redirected sessions
 
 cdef enum:
     OUTBOUND = 0
@@ -18,7 +19,7 @@ cdef enum:
     CLASS_UDP = 1
     CLASS_ICMP = 2
     CLASS_COUNT = 3
-    CLASS_NONE = 3              # of sessions that have no ports, and so no mapping
+    CLASS_NONE = 3              # of sessions that have no ports
 
     NONE = 0xFFFFFFFFU          # no row
     NO_HOP = 0xFFFF             # next hop not looked up yet
@@ -83,7 +84,7 @@ cdef struct Session:
     uint32_t expires            # tick at which the session is dead if nothing refreshes it
     uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
     uint32_t timer_prev
-    uint32_t mapping            # or NONE
+    uint32_t mapping            # or NONE: of protocols without ports, and of redirected sessions
     uint32_t generation         # of the world for which the hops were looked up
     uint8_t state
     uint8_t flags
@@ -129,6 +130,10 @@ cdef inline uint64_t make_key1(uint8_t protocol, uint8_t side, uint16_t sid, uin
 
 cdef inline uint8_t key_protocol(uint64_t key1) noexcept nogil:
     return <uint8_t>(key1 >> 56)
+
+
+cdef inline uint8_t key_side(uint64_t key1) noexcept nogil:
+    return <uint8_t>(key1 >> 48)
 
 
 cdef inline uint16_t key_sid(uint64_t key1) noexcept nogil:

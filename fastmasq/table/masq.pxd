@@ -21,10 +21,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_NONE, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, MAPPING_BY_SESSION,
+    CLASS_COUNT, CLASS_ICMP, CLASS_NONE, CLASS_TCP, CLASS_UDP, Flow, Host, INBOUND, INSIDE, KEY_REPLY, LOCAL, MAPPING_BY_SESSION,
     MAPPING_FORWARD, MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, Mapping, NO_HOP, NONE, OUTBOUND, OUTSIDE, PLAIN_ACTIVE,
     SESSION_REPLIED, STATE_COUNT, STATE_FREE, Session,
-    UNKNOWN_SCALE, key_did, key_sid, make_key0, make_key1,
+    UNKNOWN_SCALE, key_did, key_sid, key_side, make_key0, make_key1,
 )
 from fastmasq.table.forwards cimport ForwardSet, Target, is_crowded, is_half_open, is_target, pass_turn
 from fastmasq.table.index cimport Index, index_insert, index_remove
@@ -503,25 +503,27 @@ cdef inline uint32_t take_row(Table *t) noexcept nogil:
     return row
 
 
-cdef inline uint32_t place_session(Table *t, uint8_t protocol, uint32_t mapping, uint32_t external, uint32_t host,
-                                   uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, uint8_t flags, uint8_t state,
-                                   uint32_t tick) noexcept nogil:
-    """Take a row for the session of the inside endpoint (saddr, sid) with the remote one (daddr, did), and return it.
+cdef inline uint32_t place_session_between(Table *t, uint8_t protocol, uint8_t near, uint8_t far, uint32_t mapping,
+                                           uint32_t external, uint16_t port, uint32_t host, uint32_t saddr, uint16_t sid,
+                                           uint32_t daddr, uint16_t did, uint8_t flags, uint8_t state,
+                                           uint32_t tick) noexcept nogil:
+    """Take a row for the session of (saddr, sid) on the side `near` with (daddr, did) on `far`, and return it.
 
-    external is the address of the mapping; without ports there is no mapping, and the ids are 0.
+    (external, port) is what the far end sees in the place of the near one; mapping is that endpoint's, or NONE.
     """
-    cdef int port_class = class_of(protocol) if mapping != NONE else CLASS_NONE
-    cdef uint16_t port = <uint16_t>mapping if mapping != NONE else 0
+    cdef int port_class = class_of(protocol)
     cdef uint32_t row = take_row(t)
     cdef Session *s = &t.sessions[row]
+    if port_class < 0:
+        port_class = CLASS_NONE
     memset(s, 0, sizeof(Session))
     s.mapping = mapping
     s.state = state
     s.flags = flags
     s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
     s.port_class = port_class
-    set_flow(&s.flow[OUTBOUND], protocol, INSIDE, saddr, sid, daddr, did, external, port, daddr, did)
-    set_flow(&s.flow[INBOUND], protocol, OUTSIDE | KEY_REPLY if protocol == PROTOCOL_ICMP else OUTSIDE,
+    set_flow(&s.flow[OUTBOUND], protocol, near, saddr, sid, daddr, did, external, port, daddr, did)
+    set_flow(&s.flow[INBOUND], protocol, far | KEY_REPLY if protocol == PROTOCOL_ICMP else far,
              daddr, did, external, port, daddr, did, saddr, sid)
     index_insert(&t.index, <uint32_t>key_hash(t, s.flow[OUTBOUND].key0, s.flow[OUTBOUND].key1), row << 1)
     index_insert(&t.index, <uint32_t>key_hash(t, s.flow[INBOUND].key0, s.flow[INBOUND].key1), (row << 1) | 1)
@@ -536,6 +538,18 @@ cdef inline uint32_t place_session(Table *t, uint8_t protocol, uint32_t mapping,
     s.expires = tick + t.timeout[state]
     wheel_link(&t.wheel, t.sessions, row, s.expires)
     return row
+
+
+cdef inline uint32_t place_session(Table *t, uint8_t protocol, uint32_t mapping, uint32_t external, uint32_t host,
+                                   uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, uint8_t flags, uint8_t state,
+                                   uint32_t tick) noexcept nogil:
+    """Take a row for the session of the inside endpoint (saddr, sid) with the remote one (daddr, did), and return it.
+
+    external is the address of the mapping; without ports there is no mapping, and the ids are 0.
+    """
+    cdef uint16_t port = <uint16_t>mapping if mapping != NONE else 0
+    return place_session_between(t, protocol, INSIDE, OUTSIDE, mapping, external, port, host, saddr, sid, daddr, did, flags,
+                                 state, tick)
 
 
 cdef inline bint has_flow(const Table *t, uint8_t protocol, uint8_t side, uint32_t saddr, uint16_t sid, uint32_t daddr,
@@ -703,10 +717,42 @@ cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint
     return place_session(t, protocol, NONE, external, host, inside, 0, remote, 0, 0, PLAIN_ACTIVE, tick)
 
 
+cdef inline int64_t open_local(Table *t, uint8_t protocol, uint8_t side, uint32_t remote, uint16_t remote_port,
+                               uint32_t asked, uint16_t asked_port, uint32_t first, int count, uint16_t port, uint8_t state,
+                               uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """Open the session of a program of this host with who asked for (asked, asked_port) (T-10); return its row or a Refusal.
+
+    remote is on `side`. The program is reached at `port` and the first of `count` addresses from `first` on where the
+    remote endpoint is not talking already: of what it asked for, the program's end shows nothing. The session is one of
+    an inside remote's share; those of outside ones have the program's address's.
+    """
+    cdef uint32_t local = first
+    cdef uint32_t payer, hash, host
+    if t.active >= t.capacity:
+        return REFUSED_TABLE_FULL
+    while has_flow(t, protocol, LOCAL, local, port, remote, remote_port):
+        local += 1
+        if local == first + count:
+            return REFUSED_CLASH
+    payer = remote if side == INSIDE else local
+    hash = host_hash(t, payer)
+    host = find_host(t, payer, hash)
+    if host == NONE:
+        host = take_host(t, payer, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
+        return REFUSED_HOST_SESSIONS
+    if not host_may_open(t, host, now_ms):
+        return REFUSED_HOST_RATE
+    return place_session_between(t, protocol, LOCAL, side, NONE, asked, asked_port, host, local, port, remote, remote_port,
+                                 SESSION_REPLIED, state, tick)
+
+
 cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:
     """Keep the count of half-open sessions, if the mapping has one, when a session changes from state `before` to `after`."""
     cdef uint32_t *half_open
-    if is_half_open(before) == is_half_open(after):
+    if mapping == NONE or is_half_open(before) == is_half_open(after):
         return
     if t.mappings[mapping].in_use == MAPPING_FORWARD:
         half_open = &t.forwards.rows[t.mappings[mapping].host].half_open
@@ -725,6 +771,8 @@ cdef inline uint32_t host_of_session(const Table *t, const Session *s) noexcept 
     cdef uint32_t address = <uint32_t>(s.flow[OUTBOUND].key0 >> 32)
     if s.mapping != NONE and t.mappings[s.mapping].in_use == MAPPING_OPEN:
         return t.mappings[s.mapping].host
+    if key_side(s.flow[INBOUND].key1) == INSIDE:
+        address = <uint32_t>s.flow[OUTBOUND].key0       # who has been redirected
     return find_host(t, address, host_hash(t, address))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,30 +11,9 @@ from fastmasq.control.client import call
 from fastmasq.errors import KernelError
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
+from tests.support.old_programs import PROGRAMS, Old
 
-PROGRAMS = Path(sys.executable).parent  # where console scripts are installed
 RULE_SETS = Path(__file__).parents[1] / "data" / "howto-rules"
-
-
-class Old:
-    """Runs the old programs in the gateway of a network."""
-
-    def __init__(self, net: Network) -> None:
-        self.net = net
-
-    def run(self, line: str, text: str = "", **environment: str) -> subprocess.CompletedProcess:
-        program, *words = line.split()
-        environment = {"FASTMASQ_SOCKET": str(self.net.fastmasq.socket), "PATH": "/usr/sbin:/usr/bin", **environment}
-        argv = [str(PROGRAMS / program), *words]
-        return self.net.lab.exec(
-            "gateway", argv, capture_output=True, text=True, input=text, env=environment, timeout=30
-        )
-
-    def lines(self, line: str, text: str = "") -> list[str]:
-        """Run a program that must succeed in silence on standard error; return what it prints."""
-        done = self.run(line, text)
-        assert (done.returncode, done.stderr) == (0, ""), line
-        return done.stdout.splitlines()
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ matches = st.builds(
     direction=st.sampled_from(["both", "both", "in", "out"]),
 )
 marks = st.none() | st.tuples(st.sampled_from(["set", "add"]), st.sampled_from([1, 7, 0xFFFFFFFF]))
-targets = st.sampled_from(["", "", "ACCEPT", "DENY", "REJECT", "MASQ", "RETURN", *USER_CHAINS, *USER_CHAINS])
+targets = st.sampled_from(
+    ["", "", "ACCEPT", "DENY", "REJECT", "MASQ", "REDIRECT", "RETURN", *USER_CHAINS, *USER_CHAINS]
+)
 octet = st.integers(0, 255)
 entries = st.builds(
     Rule, match=st.just(Match()) | matches, target=targets, mark=marks, tos=st.just((0xFF, 0)) | st.tuples(octet, octet)
@@ -57,6 +59,8 @@ def rule_sets(draw) -> RuleSet:
         result.new_chain(name)
     for name in ("forward", "input", "output", *USER_CHAINS):
         for rule in draw(chains):
+            if rule.target == "REDIRECT" and rule.match.protocol not in (6, 17):
+                continue
             if rule.target != "MASQ" or name not in ("input", "output"):
                 result.append(name, rule)
         if name == "forward":

@@ -16,9 +16,11 @@ from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
 
-LINKS = ("inside", "outside")
-GATEWAY_MAC = {"inside": b"\x02\x00\x00\x00\x01\x01", "outside": b"\x02\x00\x00\x00\x02\x01"}
-STATION_MAC = {"inside": b"\x02\x00\x00\x00\x01\x99", "outside": b"\x02\x00\x00\x00\x02\x99"}
+LINKS = ("inside", "outside", "programs")
+SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "programs": world.LOCAL}
+GATEWAY_MAC = {name: bytes((2, 0, 0, 0, number, 0x01)) for number, name in enumerate(LINKS, 1)}
+STATION_MAC = {name: bytes((2, 0, 0, 0, number, 0x99)) for number, name in enumerate(LINKS, 1)}
+PROGRAMS = "169.254.255.1"
 LINK_HEADER = 14
 
 
@@ -77,13 +79,16 @@ HOWTO_ROUTES = [
     ("200.200.200.200/32", plain("local")),
     ("200.200.200.255/32", plain("broadcast")),
     ("127.0.0.0/8", plain("local")),
+    ("169.254.255.0/27", unicast("programs", PROGRAMS)),
     ("224.0.0.0/4", plain("multicast")),
     ("255.255.255.255/32", plain("broadcast")),
 ]
 
 
 class Harness:
-    """Two memory links with a Forwarder between: inside 10.0.0.1/8, outside 200.200.200.200/24, default via .1.
+    """Memory links with a Forwarder between: inside 10.0.0.1/8, outside 200.200.200.200/24, default via .1.
+
+    A third one leads to programs of the host, at two addresses from PROGRAMS on.
 
     ports: external ports that may be used, for TCP and UDP (default 1024 to 65535 and the low ones); routes: rows for
     `flatten`; table settings (capacity, filtering, timeouts, limits) go to MasqTable. Rate limits of generated errors
@@ -108,21 +113,23 @@ class Harness:
     ):
         self.now_ns = now_ns
         self.silent: set[int] = set()
-        self.header_length = header_length or {"inside": LINK_HEADER, "outside": LINK_HEADER}
-        self.mtu = mtu or {"inside": 1500, "outside": 1500}
+        self.header_length = dict.fromkeys(LINKS, LINK_HEADER) | (header_length or {})
+        self.mtu = dict.fromkeys(LINKS, 1500) | (mtu or {})
         table_settings.setdefault("secret", bytes(range(16)))
         table_settings.setdefault("capacity", 4096)
         self.table = MasqTable(now_ns=now_ns, **table_settings)
         self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors)
         self.rings = {name: RxRing() for name in LINKS}
-        self.senders = {"inside": TxBatch(vnet=inside_vnet), "outside": TxBatch(vnet=outside_vnet)}
-        addresses = {"inside": "10.0.0.1", "outside": "200.200.200.200"}
+        has_vnet = {"inside": inside_vnet, "outside": outside_vnet, "programs": True}
+        self.senders = {name: TxBatch(vnet=has_vnet[name]) for name in LINKS}
+        self.forwarder.set_programs(address(PROGRAMS), 2)
+        addresses = {"inside": "10.0.0.1", "outside": "200.200.200.200", "programs": "0.0.0.0"}
         for number, name in enumerate(LINKS):
             self.forwarder.attach(number, self.rings[name], self.senders[name])
             self.forwarder.set_link(
                 number,
                 world.link_row(
-                    side=number,
+                    side=SIDES[name],
                     mtu=self.mtu[name],
                     address=address(addresses[name]),
                     mac=GATEWAY_MAC[name],

@@ -67,7 +67,7 @@ def test_it_runs_until_it_is_told_to_end(gateway: Gateway, make_settings: Callab
 @pytest.mark.parametrize(
     ("inside", "outside", "words"),
     [
-        (tuple(f"in{number}" for number in range(8)), "eth1", "9 links: at most 8"),
+        (tuple(f"in{number}" for number in range(15)), "eth1", "16 links: at most 15"),
         (("eth7",), "eth1", "interface eth7 (inside) does not exist; there are: eth0, eth1"),
         (("lo",), "eth1", "is the loopback interface"),
     ],

@@ -5,7 +5,19 @@ from __future__ import annotations
 import struct
 
 from tests.support.harness import Harness, Out
-from tests.support.packets import ICMP, TCP, UDP, internet_checksum, ones_sum, ping, pseudo_header, tcp, udp
+from tests.support.packets import (
+    ICMP,
+    TCP,
+    UDP,
+    decode,
+    internet_checksum,
+    ipv4,
+    ones_sum,
+    ping,
+    pseudo_header,
+    tcp,
+    udp,
+)
 
 INSIDE, OUTSIDE = "inside", "outside"
 HOST, OTHER_HOST, SERVER, ROUTER = "10.0.0.2", "10.0.0.3", "199.0.0.1", "199.0.0.254"
@@ -81,6 +93,33 @@ def opened(protocol: int = UDP, **settings) -> Harness:
     passes(harness, OUTSIDE, answer(protocol, destination=(GATEWAY_OUT, source_port)))
     harness.drops()
     return harness
+
+
+def cut(packet: bytes, *sizes: int) -> list[bytes]:
+    """Return the packet as fragments of these payload sizes, the last as long as what is left."""
+    whole = decode(packet)
+    payload = packet[whole.header_length :]
+    pieces, at = [], 0
+    for size in (*sizes, len(payload)):
+        part = payload[at : at + size]
+        if not part:
+            break
+        more = at + len(part) < len(payload)
+        pieces.append(
+            ipv4(
+                whole.source,
+                whole.destination,
+                whole.protocol,
+                part,
+                ttl=whole.ttl,
+                identification=whole.identification,
+                df=whole.df,
+                mf=more,
+                offset=at,
+            )
+        )
+        at += len(part)
+    return pieces
 
 
 # -- offloads --------------------------------------------------------------------------------------------------------

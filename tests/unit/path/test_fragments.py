@@ -23,6 +23,7 @@ from tests.unit.path.network import (
     SERVER,
     THERE,
     answer,
+    cut,
     opened,
     passes,
     query,
@@ -33,33 +34,6 @@ SIZE = 3000
 
 def body(length: int = SIZE, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(length)
-
-
-def cut(packet: bytes, *sizes: int) -> list[bytes]:
-    """Return the packet as fragments of these payload sizes, the last as long as what is left."""
-    whole = decode(packet)
-    payload = packet[whole.header_length :]
-    pieces, at = [], 0
-    for size in (*sizes, len(payload)):
-        part = payload[at : at + size]
-        if not part:
-            break
-        more = at + len(part) < len(payload)
-        pieces.append(
-            ipv4(
-                whole.source,
-                whole.destination,
-                whole.protocol,
-                part,
-                ttl=whole.ttl,
-                identification=whole.identification,
-                df=whole.df,
-                mf=more,
-                offset=at,
-            )
-        )
-        at += len(part)
-    return pieces
 
 
 def through(harness: Harness, link: str, pieces: list[bytes]) -> list[bytes]:

@@ -435,12 +435,11 @@ class Engine:
             stale = self.table.set_external(address, self._for_mappings(address))
         self.forwards.place(self._mappable_ports())
         if address is not None:
-            if self.vpn is not None:
-                self.vpn.follow_address(address)
             local = world.local_addresses(self.world.snapshot().routes)
-            for old in stale:  # sessions of a forward that has gone live on where it listened (PF-9)
+            used = {*stale, *(self.vpn.addresses() if self.vpn is not None else ())} - {address}
+            for old in sorted(used):  # what a forward that has gone leaves lives on where it listened (PF-9)
                 if old not in self.forwards.listening() and (old in self._former or old not in local):
-                    self._leave_external(old)
+                    self._leave_external(old, address)
         self.external = address
 
     def _for_mappings(self, address: int | None) -> np.ndarray:
@@ -474,8 +473,10 @@ class Engine:
         if self.thread is not None:
             self.worker.wake()
 
-    def _leave_external(self, old: int) -> None:
-        """The external address has changed: close what used the old one (rules C-60 to C-62)."""
+    def _leave_external(self, old: int, new: int) -> None:
+        """The external address has changed: tunnels follow (P-28, E-10), sessions of the old close (C-60 to C-62)."""
+        if self.vpn is not None and self.dynaddr & (DYNADDR_ENABLED | DYNADDR_VERBOSE):
+            self.vpn.move(old, new)
         if not self.dynaddr:
             return
         only_without_reply = not self.dynaddr & DYNADDR_RESET

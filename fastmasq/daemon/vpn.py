@@ -110,7 +110,6 @@ class Vpn:
         self.calls = CallTable(CallSettings(loose_source=settings.vpn.pptp_loose_source))
         self.ipsec = Ipsec(ipsec_settings(settings))
         self.connections: dict[int, Connection] = {}  # by row of the session
-        self._address: int | None = None  # the last one there was
         self._numbers = 0
         self._refused: list[int] = []  # rows of sessions that there was no room to follow
         self._ask_again_at = 0
@@ -186,7 +185,8 @@ class Vpn:
 
     def _esp(self, side: int, source: int, destination: int, spi: int, sequence: int, now: int) -> Decision:
         if side == OUTBOUND:
-            masq = self._masq(self.ipsec.esp.masq_of(source, destination, spi))
+            known = self.ipsec.esp.masq_of(source, destination, spi)
+            masq = self._masq(self.ipsec.exchanges.masq_of(source, destination) if known is None else known)
             return self.ipsec.esp_outbound(source, masq, destination, spi, sequence, now)
         redirect = self.forwards.redirected(ESP, source)
         return _or_drop(self.ipsec.esp_inbound(source, destination, spi, sequence, now, redirect), "esp_no_row")
@@ -206,8 +206,8 @@ class Vpn:
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
 
     def _masq(self, known: int | None) -> int:
-        """Return the address that a packet leaves with: its row's while a forward listens there, else the usual one."""
-        return known if known in self.forwards.listening() else self.address()
+        """Return the address that a packet leaves with: that of its row, which `move` keeps right, else the usual."""
+        return self.address() if known is None else known
 
     def _quote(self, side: int, packet: bytes, now: int) -> Decision:
         """Decide about an ICMP error that quotes ISAKMP, or ESP that is not settled: whose packet it was (C-48)."""
@@ -372,13 +372,16 @@ class Vpn:
             self._lines += 1
             log.warning("%s", line)
 
-    def follow_address(self, address: int) -> None:
-        """Let everything follow the external address, also after a while without any (P-28, E-10)."""
-        if self._address not in (None, address):
-            self._say(self.calls.move(self._address, address))
-            self._say(self.ipsec.move(self._address, address))
-            self.follow_rows()
-        self._address = address
+    def addresses(self) -> set[int]:
+        """Return the external addresses of everything that is followed."""
+        esp, exchanges = self.ipsec.esp.rows, self.ipsec.exchanges.exchanges
+        return {row.masq for rows in (self.calls.controls, self.calls.calls, exchanges, esp) for row in rows.values()}
+
+    def move(self, old: int, new: int) -> None:
+        """Let everything on an external address that has been left follow to the new one (P-28, E-10)."""
+        self._say(self.calls.move(old, new))
+        self._say(self.ipsec.move(old, new))
+        self.follow_rows()
 
     # -- within ----------------------------------------------------------------------------------------------------
 

@@ -177,10 +177,10 @@ class ExchangeTable:
         row = next(iter(rows.values()), None) or self.last_active(remote, masq, now)
         return row.inside if row else None
 
-    def masq_of(self, inside: int, remote: int, header: Isakmp) -> int | None:
-        """Return the address that an inside host's packet leaves with by its row."""
-        rows = reversed(self._by_remote.get(remote, {}).values())
-        return next((row.masq for row in rows if (row.inside, row.initiator) == (inside, header.initiator)), None)
+    def masq_of(self, inside: int, remote: int, header: Isakmp | None = None) -> int | None:
+        """Return the address that an inside host's packet leaves with by its row; without a header, its newest."""
+        rows = (row for row in reversed(self._by_remote.get(remote, {}).values()) if row.inside == inside)
+        return next((row.masq for row in rows if header is None or row.initiator == header.initiator), None)
 
     def recent_hosts(self, remote: int, masq: int, now: int) -> list[int]:
         """Return the inside hosts to guess from, most recently active first: at most five, 5 min left each (E-20)."""

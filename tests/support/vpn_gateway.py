@@ -44,7 +44,6 @@ class Gateway:
             self.forwards,
             lambda: address(GATEWAY_OUT),
         )
-        self.vpn.follow_address(address(GATEWAY_OUT))
         self.asked = 0  # packets that a tracker had to look at
 
     def send(self, link: str, packet: bytes, vnet: bytes | None = None) -> list[Out]:

@@ -622,9 +622,11 @@ def test_rules_that_deny_an_established_tunnel_stop_it() -> None:
 def test_a_changed_external_address_takes_the_rows_along() -> None:
     gateway = Gateway()
     started(gateway, HOST, 0x1000, 0x2000)
-    gateway.vpn.follow_address(address("200.200.200.77"))
+    assert gateway.vpn.addresses() == {address(GATEWAY_OUT)}
+    gateway.vpn.move(address(GATEWAY_OUT), address("200.200.200.77"))
     assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2)))[0] == "200.200.200.77"
 
+    assert gateway.vpn.addresses() == {address("200.200.200.77")}
 
 def test_a_mistake_of_a_tracker_costs_only_its_packet(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = Gateway()

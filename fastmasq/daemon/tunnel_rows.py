@@ -43,29 +43,42 @@ class TunnelRows:
         self._free = list(range(len(self.rows) - 1, -1, -1))
         self._row_of: dict[Key, int] = {}
         self._key_of: dict[int, Key] = {}
-        self._ways: dict[int, tuple[Way | None, Way | None]] = {}
+        self._ways: dict[int, list[Way | None]] = {}
+        self._waiting: dict[Key, tuple[int, Way | None, Way | None]] = {}  # for a row, oldest first
         self._seen = np.zeros((len(self.rows), 2), "u8")
         self._by_tracker: dict[Key, list[int]] = {}  # packets that a tracker let pass, outbound and inbound
 
-    def place(self, key: Key, protocol: int, outbound: Way | None, inbound: Way | None) -> None:
-        """Let the path move these ways of a tunnel, and no others; counters of a tunnel that has a row go on."""
+    def place(self, key: Key, protocol: int, outbound: Way | None, inbound: Way | None) -> bool:
+        """Let the path move these ways of a tunnel, and no others; counters of a tunnel that has a row go on.
+
+        Without a free row the path moves none of them, until one is free. Returns whether there was one.
+        """
         row = self._row_of.get(key)
         if row is None:
+            if not self._free:
+                self._waiting[key] = (protocol, outbound, inbound)
+                return False
             row = self._row_of[key] = self._free.pop()
             self._key_of[row] = key
-            self._ways[row] = (None, None)
-        wanted = (outbound, inbound)
-        for direction, (before, way) in enumerate(zip(self._ways[row], wanted, strict=True)):
-            if way == before:
-                continue
-            with self.forwarder.locked():
+            self._ways[row] = [None, None]
+        present, wanted = self._ways[row], (outbound, inbound)
+        changed = [direction for direction in (OUTBOUND, INBOUND) if present[direction] != wanted[direction]]
+        if not changed:
+            return True
+        with self.forwarder.locked():
+            for direction in changed:
                 self.forwarder.remove_way(row, direction)
+                present[direction] = None
+            for direction in changed:
+                way = wanted[direction]
                 if way is not None:
                     self.forwarder.set_way(row, direction, protocol, way.arrives, way.leaves, way.call_id)
-        self._ways[row] = wanted
+                    present[direction] = way
+        return True
 
     def remove(self, key: Key) -> None:
-        """Take a tunnel out of the path, if it is in."""
+        """Take a tunnel out of the path, if it is in; the one that has waited longest for a row gets it."""
+        self._waiting.pop(key, None)
         row = self._row_of.pop(key, None)
         if row is None:
             return
@@ -76,6 +89,9 @@ class TunnelRows:
         self._seen[row] = 0
         del self._key_of[row], self._ways[row]
         self._free.append(row)
+        if self._waiting:
+            next_key = next(iter(self._waiting))
+            self.place(next_key, *self._waiting.pop(next_key))
 
     def forget(self, key: Key) -> None:
         """Take a tunnel out for good, with its counters."""

@@ -20,7 +20,7 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.forwards import Forwards
-from fastmasq.daemon.tunnel_rows import OUTBOUND, TunnelRows, Way
+from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import ESP, GRE, Watch
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
@@ -141,18 +141,21 @@ class Vpn:
     def _answer(self, kind: str, side: int, ref: int, packet: bytes, now: int) -> None:
         """Decide about the packet that waits first, put into the path what that has settled, and send it."""
         edits: tuple[tuple[int, bytes], ...] = ()
+        tunnel: Key | None = None
         try:
             if self.address() is None:
                 decision = dropped("no_external_address")
             elif kind == "control":
                 decision, edits = self._control(ref, packet, now)
             elif kind == "tunnel":
-                decision = self._tunnel(side, packet, now)
+                decision, tunnel = self._tunnel(side, packet, now)
             elif kind == "isakmp":
                 decision = self._isakmp(side, packet, now)
             else:
                 decision = self._quote(side, packet, now)
             self.follow_rows()
+            if tunnel is not None:
+                self.rows.count(tunnel, side)
         except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
             self._lines += 1
             if self._lines <= LINES_PER_SECOND:
@@ -162,8 +165,8 @@ class Vpn:
         with self.forwarder.locked():
             self.forwarder.answer_punt(decision.to, DROP_CODE.get(decision.drop, 0), decision.id, edits)
 
-    def _tunnel(self, side: int, packet: bytes, now: int) -> Decision:
-        """Decide about GRE or ESP that no row of the path explains."""
+    def _tunnel(self, side: int, packet: bytes, now: int) -> tuple[Decision, Key | None]:
+        """Decide about GRE or ESP that no row of the path explains; return also which tunnel's packet is let pass."""
         source, destination, protocol, payload = _read(packet)
         if protocol == GRE:
             decision = self._gre(side, source, destination, read_gre(payload).call_id, now)
@@ -172,10 +175,8 @@ class Vpn:
             spi, sequence = read_esp(payload)
             decision = self._esp(side, source, destination, spi, sequence, now)
             row = self.ipsec.esp.by_outbound(source, destination, spi) if side == OUTBOUND else decision.row
-        self.follow_rows()
-        if decision.to and row is not None:
-            self.rows.count(("gre" if protocol == GRE else "esp", row.number), side)
-        return decision
+        is_counted = decision.to and row is not None
+        return decision, ("gre" if protocol == GRE else "esp", row.number) if is_counted else None
 
     def _gre(self, side: int, source: int, destination: int, call_id: int, now: int) -> Decision:
         if side == OUTBOUND:
@@ -401,7 +402,7 @@ class Vpn:
         outbound = None
         if call.remote_id is not None or call.state == "passthrough":
             outbound = Way((call.inside, call.remote, call.remote_id), (call.masq, call.remote))
-        self.rows.place(key, GRE, outbound, inbound)
+        self._place(call, key, GRE, outbound, inbound)
 
     def _place_association(self, row: Association) -> None:
         key = ("esp", row.number)
@@ -412,7 +413,14 @@ class Vpn:
             self.rows.remove(key)
             return
         outbound = Way((row.inside, row.remote, row.ospi), (row.masq, row.remote)) if row.ospi else None
-        self.rows.place(key, ESP, outbound, Way((row.remote, row.masq, row.ispi), (row.remote, row.inside)))
+        self._place(row, key, ESP, outbound, Way((row.remote, row.masq, row.ispi), (row.remote, row.inside)))
+
+    def _place(
+        self, row: Call | Association, key: Key, protocol: int, outbound: Way | None, inbound: Way | None
+    ) -> None:  # fmt: skip
+        """Have the path move a tunnel; while it has no room, each of its packets is asked about."""
+        if not self.rows.place(key, protocol, outbound, inbound):
+            self._say([Event(kind="path_full", inside=row.inside, remote=row.remote)])
 
     def _say(self, events: Iterable[Event]) -> None:
         """Log what trackers have to say, at most LINES_PER_SECOND of it a second."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
@@ -287,11 +288,11 @@ class CallTable:
             control.masq = new if control.masq == old else control.masq
         return (Event(kind="maddr_changed", old=old, new=new),) if moved else ()
 
-    def take_changes(self) -> list[Call]:
-        """Return the rows that were made, changed or (state "closed") removed since the last time, once each."""
-        changes = list(self._changes.values())
-        self._changes.clear()
-        return changes
+    def take_changes(self) -> Iterator[Call]:
+        """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
+        for row in list(self._changes.values()):
+            del self._changes[row.number]
+            yield row
 
     # -- within --------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
@@ -337,11 +337,11 @@ class EspTable:
             self._end_dispute(*key)
         return (Event(kind="maddr_changed", old=old, new=new),) if moved else ()
 
-    def take_changes(self) -> list[Association]:
-        """Return the rows that were made, changed or (state "closed") removed since the last time, once each."""
-        changes = list(self._changes.values())
-        self._changes.clear()
-        return changes
+    def take_changes(self) -> Iterator[Association]:
+        """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
+        for row in list(self._changes.values()):
+            del self._changes[row.number]
+            yield row
 
     # -- rows, also for preloading -------------------------------------------------------------------------------------
 

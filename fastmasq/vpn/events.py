@@ -85,6 +85,10 @@ LINES: dict[str, tuple[str, str]] = {
         "{inside} keeps it until it is rekeyed.",
     ),
     "maddr_changed": (INFO, "change maddr from {old} to {new}"),
+    "path_full": (
+        WARNING,
+        "no row of the path is free for the tunnel {inside} -> {remote}: each of its packets waits for its tracker",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import Duration
 from fastmasq.daemon import vpn_listing, vpn_sessions
+from fastmasq.daemon.tunnel_rows import Way
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.path.world import link_row
@@ -625,8 +626,8 @@ def test_a_changed_external_address_takes_the_rows_along() -> None:
     assert gateway.vpn.addresses() == {address(GATEWAY_OUT)}
     gateway.vpn.move(address(GATEWAY_OUT), address("200.200.200.77"))
     assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000, 2)))[0] == "200.200.200.77"
-
     assert gateway.vpn.addresses() == {address("200.200.200.77")}
+
 
 def test_a_mistake_of_a_tracker_costs_only_its_packet(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = Gateway()
@@ -634,6 +635,47 @@ def test_a_mistake_of_a_tracker_costs_only_its_packet(monkeypatch: pytest.Monkey
         patch.setattr(gateway.vpn.ipsec, "esp_outbound", lambda *_: 1 / 0)
         assert gateway.dropped(INSIDE, esp(HOST, REMOTE, 0x1000)) == "tracker_failed"
     gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))
+
+
+def test_a_tunnel_without_a_row_of_the_path_passes_by_its_tracker_until_one_is_free(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = Gateway()
+    rows = gateway.vpn.rows
+    for number in range(len(gateway.harness.forwarder.tunnels)):
+        assert rows.place(("esp", -number), ESP, Way((number, 1, 1), (2, 1)), None)
+    started(gateway, HOST, 0x1000, 0x2000)
+    started(gateway, OTHER_HOST, 0x1001, 0x2001)
+    assert "no row of the path is free for the tunnel 10.0.0.3 -> 199.0.0.2" in caplog.text
+
+    def asked_about(host: str, ospi: int, ispi: int) -> int:
+        asked = gateway.asked
+        gateway.passes(INSIDE, esp(host, REMOTE, ospi, 2))
+        gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, ispi, 2))
+        return gateway.asked - asked
+
+    assert asked_about(HOST, 0x1000, 0x2000) == asked_about(OTHER_HOST, 0x1001, 0x2001) == 2
+    rows.forget(("esp", -7))
+    assert asked_about(HOST, 0x1000, 0x2000) == 0, "it has waited longest"
+    assert asked_about(OTHER_HOST, 0x1001, 0x2001) == 2
+    gateway.vpn.ipsec.esp.remove(gateway.vpn.ipsec.esp.by_outbound(address(OTHER_HOST), address(REMOTE), 0x1001))
+    gateway.vpn.follow_rows()
+    rows.forget(("esp", -8))
+    assert rows.place(("gre", 1), GRE, Way((0, 2, 2), (2, 1)), None), "what has ended waits no more"
+
+
+def test_a_mistake_with_one_tunnel_keeps_no_other_from_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway()
+    started(gateway, HOST, 0x1000, 0x2000)
+    started(gateway, OTHER_HOST, 0x1001, 0x2001)
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.vpn.rows, "place", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gateway.vpn.move(address(GATEWAY_OUT), address("200.200.200.77"))
+    gateway.vpn.follow_rows()
+    asked = gateway.asked
+    assert ends(gateway.passes(INSIDE, esp(OTHER_HOST, REMOTE, 0x1001, 2)))[0] == "200.200.200.77"
+    assert gateway.asked == asked
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])

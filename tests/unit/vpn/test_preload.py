@@ -77,9 +77,9 @@ def test_only_the_host_itself_or_root() -> None:
 def test_what_is_learned_later_is_told_to_the_path() -> None:
     both = Ipsec()
     row = add(both.esp, sa(ospi=0), 0, A)
-    assert both.esp.take_changes() == [row]
+    assert list(both.esp.take_changes()) == [row]
     add(both.esp, sa(), 0, A)
-    assert both.esp.take_changes() == [row] and row.ospi == 0x1000
+    assert list(both.esp.take_changes()) == [row] and row.ospi == 0x1000
 
 
 def test_delete() -> None:

@@ -24,7 +24,8 @@ from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import ESP, GRE, Watch
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
-from fastmasq.table.entry import STATES
+from fastmasq.path.world import OUTSIDE
+from fastmasq.table.entry import SESSION_HAIRPIN, STATES
 from fastmasq.table.masq import MasqTable
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.calls import Call, CallSettings, CallTable
@@ -33,7 +34,7 @@ from fastmasq.vpn.events import Event
 from fastmasq.vpn.evidence import Association
 from fastmasq.vpn.ipsec import Ipsec
 from fastmasq.vpn.isakmp import IpsecSettings
-from fastmasq.vpn.pptp import ControlFollower
+from fastmasq.vpn.pptp import ControlFollower, Direction, Followed
 from fastmasq.wire.pptp import PORT as PPTP_PORT
 from fastmasq.wire.tunnels import IKE_PORT, NO_COOKIE, read_esp, read_gre, read_isakmp
 
@@ -45,6 +46,7 @@ ASK_AGAIN = 60 * NS_PER_SECOND
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
 _OVER = ("closing", "transitory")
+_TCP = 6
 _ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
@@ -111,7 +113,7 @@ class Vpn:
         self.ipsec = Ipsec(ipsec_settings(settings))
         self.connections: dict[int, Connection] = {}  # by row of the session
         self._numbers = 0
-        self._refused: list[int] = []  # rows of sessions that there was no room to follow
+        self._refused: set[int] = set()  # rows of sessions that there was no room to follow
         self._ask_again_at = 0
         self._lines = 0  # said in this second
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
@@ -233,21 +235,45 @@ class Vpn:
         """Read a segment of a control connection; return what becomes of it and of its payload."""
         row, direction = ref >> 1, "outbound" if ref & 1 == OUTBOUND else "inbound"
         source, destination, _, segment = _read(packet)
-        is_syn = bool(segment[13] & _SYN)
         with self.forwarder.locked():
             session = self.table.sessions[row].copy()
         flow = session["flow"][ref & 1]
         ends = (source << 32 | destination, int.from_bytes(segment[:4], "big"))
         if ends != (int(flow["key0"]), int(flow["key1"]) & 0xFFFFFFFF | (int(flow["key1"]) >> 32 & 0xFFFF) << 16):
             return Decision(to=(0,)), ()  # the session has closed meanwhile, and another has its row
+        followed = [(row, session, direction)]
+        if session["flags"] & SESSION_HAIRPIN:
+            followed += self._receiver(session)
+        payload = segment[(segment[12] >> 4) * 4 :]
+        edits: tuple[tuple[int, bytes], ...] = ()
+        events: tuple[Event, ...] = ()
+        for one in followed:
+            result = self._follow(*one, segment, payload, now)
+            payload, edits, events = result.applied(payload), edits + result.edits, events + result.events
+            if result.drop:
+                return dropped(result.drop, *events), ()
+        return Decision(to=(0,), events=events), edits
+
+    def _receiver(self, sender: np.void) -> list[tuple[int, np.void, Direction]]:
+        """Return the session by which a packet that turns round comes in again, as the other follower's part of it."""
+        flow = sender["flow"][OUTBOUND]
+        ends = (int(flow[name]) for name in ("saddr", "sid", "daddr", "did"))
+        with self.forwarder.locked():
+            found = self.table.find(_TCP, OUTSIDE, *ends)
+            return [] if found is None else [(found[0], self.table.sessions[found[0]].copy(), "inbound")]
+
+    def _follow(
+        self, row: int, session: np.void, direction: Direction, segment: bytes, payload: bytes, now: int
+    ) -> Followed:  # fmt: skip
+        """Have the follower of a session's connection read a segment that goes its way; `payload` as it comes to it."""
+        is_syn = bool(segment[13] & _SYN)
         connection = self._connection(row, session, now, anew=is_syn)
         if connection is None:
-            return Decision(to=(0,)), ()
+            return Followed()
         connection.accepted |= is_syn and bool(segment[13] & _ACK)
         if segment[13] & _RST and direction == "inbound" and not (connection.accepted or connection.serves):
             self.watch.note_refusal(*_ends(connection.key))
         sequence = int.from_bytes(segment[4:8], "big")
-        payload = segment[(segment[12] >> 4) * 4 :]
         if is_syn:
             if self._is_begun_again(connection, direction, sequence, segment):
                 connection.state = "transitory"  # what was before is over
@@ -255,7 +281,7 @@ class Vpn:
                 begun = connection.reopening
                 connection = self._connection(row, session, now, anew=False)
                 if connection is None:
-                    return Decision(to=(0,)), ()
+                    return Followed()
                 connection.isns.update([begun, (direction, sequence)])
                 connection.follower.begin(*begun)
             if connection.isns.get(direction) == sequence:
@@ -266,9 +292,7 @@ class Vpn:
             connection.unread = True
             with self.forwarder.locked():
                 self.forwarder.leave_unread(row, True)
-        if followed.drop:
-            return dropped(followed.drop, *followed.events), ()
-        return Decision(to=(0,), events=followed.events), followed.edits
+        return followed
 
     @staticmethod
     def _is_begun_again(connection: Connection, direction: str, sequence: int, segment: bytes) -> bool:
@@ -305,7 +329,7 @@ class Vpn:
         refused = self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote)
         if refused:
             self._say(refused)
-            self._refused.append(row)
+            self._refused.add(row)
             with self.forwarder.locked():
                 self.forwarder.leave_unread(row, True)
             return None

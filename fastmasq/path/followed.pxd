@@ -1,6 +1,6 @@
 # What trackers decide: which packets are theirs, what waits for their word, and what is done once they have spoken.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.icmp_error cimport ErrorRewrite, Quote
@@ -12,9 +12,9 @@ from fastmasq.path.punts cimport (
 from fastmasq.path.reply cimport take_token
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_endpoints
 from fastmasq.path.route cimport find_route, hop_of_route
-from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, Route, count_drop
-from fastmasq.path.tunnels cimport Way, find_any_way, tunnel_key1
-from fastmasq.path.verdict cimport PUNT, PUNTS_FULL
+from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, ROUTE_LOCAL, Route, count_drop
+from fastmasq.path.tunnels cimport Way, find_any_way, find_way, tunnel_key1
+from fastmasq.path.verdict cimport ESP_NO_ROW, GRE_NO_ROW, PUNT, PUNTS_FULL
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.entry cimport Flow, NO_HOP, OUTBOUND, OUTSIDE, make_key0
 from fastmasq.table.masq cimport REFUSED_NO_EXTERNAL, key_hash
@@ -102,32 +102,80 @@ cdef inline void write_addresses(Parsed *parsed, uint32_t saddr, uint32_t daddr)
     store32(parsed.ip + IPV4_DESTINATION, daddr)
 
 
+cdef inline int way_hop(Path *p, Way *way) noexcept nogil:
+    """Return the row of a way's next hop, or -reason - 1; looked up again when the world has changed."""
+    cdef int hop
+    if way.hop != NO_HOP and way.generation == p.generation:
+        return way.hop
+    hop = hop_of_route(p, find_route(p, way.daddr), way.daddr)
+    if hop >= 0:
+        way.hop = <uint16_t>hop
+        way.generation = p.generation
+    return hop
+
+
+cdef inline void count_way(const Path *p, Way *way, const Parsed *parsed) noexcept nogil:
+    way.packets += 1
+    way.last_ms = p.now_ms
+    if parsed.protocol == PROTOCOL_ESP:
+        way.sequence = esp_sequence(parsed.transport)
+
+
+cdef inline void send_by_way(Path *p, int link, int hop, const Way *way, Frame *frame, Parsed *parsed) noexcept nogil:
+    if way.renumbered:
+        set_call_id(parsed.transport, way.call_id)
+    write_addresses(parsed, way.saddr, way.daddr)
+    send_packet(p, link, &p.hops[hop], frame, parsed)
+
+
 cdef inline void forward_tunnel(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t ref) noexcept nogil:
     """Translate and send a packet of the tunnel's way `ref` (row << 1 | direction)."""
     cdef int direction = ref & 1
     cdef Way *way = &p.tunnels.rows[ref >> 1].way[direction]
-    cdef int hop = way.hop
-    if hop == NO_HOP or way.generation != p.generation:
-        hop = hop_of_route(p, find_route(p, way.daddr), way.daddr)
-        if hop < 0:
+    cdef int hop = way_hop(p, way)
+    if hop < 0:
+        if direction == OUTBOUND and find_route(p, way.daddr).kind == ROUTE_LOCAL:
+            turn_tunnel_round(p, link, way, frame, parsed)
+        else:
             no_hop(p, link, frame, parsed, hop)
-            return
-        way.hop = <uint16_t>hop
-        way.generation = p.generation
+        return
     if not may_leave(p, link, hop, frame, parsed):
         return
     if p.chains != NULL and direction == OUTBOUND and not is_masqueraded(p, link, hop, frame, parsed):
         return
     if not passes_output(p, link, hop, frame, parsed, way.saddr, 0, way.daddr, 0):
         return
-    way.packets += 1
-    way.last_ms = p.now_ms
-    if parsed.protocol == PROTOCOL_ESP:
-        way.sequence = esp_sequence(parsed.transport)
-    elif way.renumbered:
-        set_call_id(parsed.transport, way.call_id)
-    write_addresses(parsed, way.saddr, way.daddr)
-    send_packet(p, link, &p.hops[hop], frame, parsed)
+    count_way(p, way, parsed)
+    send_by_way(p, link, hop, way, frame, parsed)
+
+
+cdef inline void turn_tunnel_round(Path *p, int link, Way *sent, Frame *frame, Parsed *parsed) noexcept nogil:
+    """A packet from inside to an address of ours that a server inside stands behind: out by one way, in by another.
+
+    The client's way makes it what a host outside would send, and the server's takes it in, as sessions turn round.
+    """
+    cdef uint64_t key0 = make_key0(sent.saddr, sent.daddr)
+    cdef uint64_t key1 = tunnel_key1(parsed.protocol, OUTSIDE, parsed.tunnel_id)
+    cdef int64_t found = find_way(&p.tunnels, <uint32_t>key_hash(p.table, key0, key1), key0, key1, False)
+    cdef Way *received
+    cdef int hop
+    if found < 0:
+        count_drop(p, GRE_NO_ROW if parsed.protocol == PROTOCOL_GRE else ESP_NO_ROW)
+        return
+    received = &p.tunnels.rows[found >> 1].way[found & 1]
+    hop = way_hop(p, received)
+    if hop < 0:
+        no_hop(p, link, frame, parsed, hop)
+        return
+    if not may_leave(p, link, hop, frame, parsed):
+        return
+    if p.chains != NULL:
+        p.chains.slot = NULL        # the receiver may be another the next time
+    if not passes_output(p, link, hop, frame, parsed, received.saddr, 0, received.daddr, 0):
+        return
+    count_way(p, sent, parsed)
+    count_way(p, received, parsed)
+    send_by_way(p, link, hop, received, frame, parsed)
 
 
 cdef inline void send_answered(Path *p, int link, const Route *route, uint32_t forward_to, uint32_t saddr, uint32_t daddr,

@@ -33,7 +33,7 @@ from fastmasq.path.followed cimport (
 from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.icmp_error cimport (
     ErrorRewrite, QUOTE_UNKNOWN, Quote, find_quoted_mapping, find_quoted_session, find_quoted_tunnel, note_path_mtu,
-    parse_quote, rewrite_error, turn_error_round,
+    parse_quote, quoted_tunnel_id, rewrite_error, turn_error_round,
 )
 from fastmasq.path.leave cimport (
     deliver, is_masqueraded, may_leave, no_hop, passes_output, reason_of, refuse_session, send_plain,
@@ -58,10 +58,11 @@ from fastmasq.path.tunnels cimport (
     ANY_CALL_ID, QUOTED, TUNNELS, TUNNEL_INDEX, Tunnel, Way, forget_way, index_way, tunnel_key1,
 )
 from fastmasq.path.verdict cimport (
-    AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, FILTERED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_OVERLAP,
-    FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, ICMP_TYPE_REFUSED, LINK_DOWN, MARTIAN_DESTINATION, MARTIAN_SOURCE, NEIGHBOUR_FAILED,
-    NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_STATELESS_INBOUND, NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION,
-    POLICY_REFUSED, PROTOCOL_NOT_MASQUERADED, PUNT, TCP_RST_OUT_OF_WINDOW, VERDICT_COUNT,
+    AH_NOT_MASQUERADED, DELIVER, DROP_REASON_COUNT, ESP_NO_ROW, FILTERED, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN,
+    FRAGMENT_OVERLAP, FRAGMENT_REFUSED, FRAGMENT_TOO_LONG, GRE_NO_ROW, ICMP_TYPE_REFUSED, LINK_DOWN, MARTIAN_DESTINATION,
+    MARTIAN_SOURCE, NEIGHBOUR_FAILED, NEIGHBOUR_UNRESOLVED, NOTE_BATCHES, NOTE_COUNT, NOTE_STATELESS_INBOUND,
+    NO_EXTERNAL_ADDRESS, NO_ROUTE, NO_SESSION, POLICY_REFUSED, PROTOCOL_NOT_MASQUERADED, PUNT, TCP_RST_OUT_OF_WINDOW,
+    VERDICT_COUNT,
 )
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport (
@@ -84,6 +85,7 @@ from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire.checksum cimport delta16, delta32, update_full_at
+from fastmasq.wire.gre cimport PROTOCOL_GRE
 from fastmasq.wire.icmp cimport (
     ADMINISTRATIVELY_PROHIBITED, DESTINATION_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE, is_query,
 )
@@ -236,6 +238,13 @@ cdef inline void mind_path_mtu(Frame *frame, const Parsed *parsed, uint16_t mtu)
         frame.vnet.gso_size = <uint16_t>(mtu - headers)
 
 
+cdef inline bint is_turned_control(const Path *p, uint32_t row, int64_t returning, const Parsed *parsed) noexcept nogil:
+    """Whether a segment that turns round is to be read: by the follower of the sender's session or the receiver's."""
+    cdef const Flow *flow = &p.table.sessions[row].flow[OUTBOUND]
+    return (p.follows_pptp and parsed.protocol == PROTOCOL_TCP
+            and (is_control(p, row, flow, parsed) or is_control(p, <uint32_t>(returning >> 1), flow, parsed)))
+
+
 cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t row, uint32_t mapping) noexcept nogil:
     """A packet from inside to an external endpoint of ours: out by the sender's mapping, in by the receiver's.
 
@@ -275,8 +284,6 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    if row != NONE and not advance(p, row, OUTBOUND, parsed):
-        return
     if returning < 0 and t.mappings[receiver].in_use == MAPPING_FORWARD and first_inbound_state(parsed) >= 0:
         returning = open_forwarded(t, parsed.protocol, receiver, external, port, SESSION_HAIRPIN,
                                    <uint8_t>first_inbound_state(parsed), p.tick, p.now_ms)
@@ -284,6 +291,11 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
             count_drop(p, reason_of(returning))
             return
         returning = returning << 1 if returning >= 0 else returning
+    if row != NONE and returning >= 0 and is_turned_control(p, row, returning, parsed):
+        if not is_answered(p, link, frame, parsed, PUNT_CONTROL, <int64_t>row << 1 | OUTBOUND):
+            return
+    if row != NONE and not advance(p, row, OUTBOUND, parsed):
+        return
     if returning >= 0 and not advance(p, <uint32_t>(returning >> 1), INBOUND, parsed):
         return
     if p.chains != NULL:
@@ -496,7 +508,7 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     if reason < 0:
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
         if reason == QUOTE_UNKNOWN:
-            reason = find_quoted_tunnel(p, <uint8_t>side, parsed, &quote, &new)
+            reason = find_quoted_tunnel(p, <uint8_t>side, parsed, &quote, quoted_tunnel_id(&quote), &new)
         if reason == QUOTE_UNKNOWN and is_asked_about_quote(p, &quote):
             if not find_quoted_by_tracker(p, link, frame, parsed, &quote, &new):
                 return
@@ -544,6 +556,9 @@ cdef void to_local_address(Path *p, int link, const Route *route, Frame *frame, 
     cdef uint32_t receiver, sender, target
     if parsed.kind == KIND_ICMP_ERROR:
         translate_error(p, link, route, frame, parsed)
+        return
+    if parsed.kind == KIND_TUNNEL and external_of(t, parsed.daddr) >= 0:
+        count_drop(p, GRE_NO_ROW if parsed.protocol == PROTOCOL_GRE else ESP_NO_ROW)    # the guard keeps it from the host
         return
     if not p.hairpin or parsed.kind != KIND_SESSION or port_class == CLASS_ICMP:
         deliver(p)

@@ -6,7 +6,7 @@
 # is kept (any router may report, RFC 4787 REQ-12a) unless the flow hides its source, i.e. the error comes from inside
 # (RFC 5508 REQ-5: also when an inner router reports). The session's timer and state are not touched (REQ-6).
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.state cimport Link, Parsed, Path
 from fastmasq.path.tunnels cimport Way, find_quoted_way
@@ -171,24 +171,29 @@ cdef inline int find_quoted_mapping(Path *p, const Parsed *parsed, const Quote *
     return -1
 
 
-cdef inline int find_quoted_tunnel(Path *p, uint8_t side, const Parsed *parsed, const Quote *quote,
-                                   ErrorRewrite *new) noexcept nogil:
-    """Fill in `new` from the tunnel of a quoted GRE or ESP packet, which is found as it left (C-48)."""
-    cdef const Way *way
-    cdef uint32_t id
-    cdef long long found
+cdef inline int64_t quoted_tunnel_id(const Quote *quote) noexcept nogil:
+    """Return the Call ID or SPI of a quoted packet, or -1 when it is of no tunnel."""
     if quote.protocol == PROTOCOL_ESP:
-        id = spi(quote.transport)
-    elif quote.protocol == PROTOCOL_GRE and is_pptp(quote.transport):
-        id = call_id(quote.transport)
-    else:
+        return spi(quote.transport)
+    if quote.protocol == PROTOCOL_GRE and is_pptp(quote.transport):
+        return call_id(quote.transport)
+    return -1
+
+
+cdef inline int find_quoted_tunnel(Path *p, uint8_t side, const Parsed *parsed, const Quote *quote, int64_t id,
+                                   ErrorRewrite *new) noexcept nogil:
+    """Fill in `new` from the tunnel of a quoted GRE or ESP packet with this id, which is found as it left (C-48)."""
+    cdef const Way *way
+    cdef int64_t found
+    if id < 0:
         return QUOTE_UNKNOWN
-    found = find_quoted_way(&p.tunnels, &p.table.secret, quote.protocol, side, quote.saddr, quote.daddr, id)
+    found = find_quoted_way(&p.tunnels, &p.table.secret, quote.protocol, side, quote.saddr, quote.daddr, <uint32_t>id)
     if found < 0:
         return QUOTE_UNKNOWN
     way = &p.tunnels.rows[found >> 1].way[found & 1]
     new.quoted_saddr = <uint32_t>(way.key0 >> 32)
     new.quoted_daddr = <uint32_t>way.key0
+    new.quoted_sid, new.quoted_did = 0, 0
     new.quoted_call_id = <uint16_t>way.original_id
     new.renumbered = way.renumbered
     new.daddr = new.quoted_saddr
@@ -219,6 +224,11 @@ cdef inline int turn_error_round(Path *p, const Parsed *parsed, const Quote *quo
     outside.daddr = new.quoted_daddr
     outside.did = new.quoted_did
     reason = find_quoted_session(p, OUTSIDE, parsed, &outside, &turned)
+    if reason == QUOTE_UNKNOWN:
+        reason = find_quoted_tunnel(p, OUTSIDE, parsed, &outside,
+                                    new.quoted_call_id if new.renumbered else quoted_tunnel_id(quote), &turned)
+        if new.renumbered:
+            turned.renumbered, turned.quoted_call_id = True, new.quoted_call_id
     if reason != -1:
         return NO_SESSION
     turned.saddr = new.saddr

@@ -76,7 +76,7 @@ _SENTENCES = {
     ISAKMP_HOST_LIMIT: ("isakmp_host_limit", "the inside host has all the ISAKMP exchanges it may have"),
     PARALLEL_DISABLED: ("parallel_disabled",
                         "IPsec to a remote that another inside host uses, while parallel sessions are off"),
-    ESP_NO_ROW: ("esp_no_row", "ESP from outside with an SPI that belongs to no inside host"),
+    ESP_NO_ROW: ("esp_no_row", "ESP with an SPI that belongs to no inside host"),
     ESP_ZERO_SPI: ("esp_zero_spi", "ESP with SPI zero"),
     ESP_BLOCKED: ("esp_blocked", "the first ESP packet of an SA, while another start to the same remote is pending"),
     ESP_SQUELCHED: ("esp_squelched", "ESP of a start that got no answer and lost its turn"),

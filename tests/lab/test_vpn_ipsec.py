@@ -445,6 +445,16 @@ def test_rfc3948_nat_traversal_is_plain_udp(vpn: VpnNetwork, version: int) -> No
     assert vpn.undisturbed() and [peer.repeated for peer in peers] == [0, 0]
 
 
+def test_pf5_nat_traversal_reaches_a_server_inside_by_the_external_address(net: Network) -> None:
+    net.start(FORWARD.replace("500", "4500"))
+    vpn = VpnNetwork(net)
+    server = vpn.ipsec(THIRD_INSIDE, natt=True)
+    peers = [vpn.ipsec(address, natt=True).negotiate(EXTERNAL_ADDRESS) for address in CLIENTS]
+    both_ways(*((peer, server) for peer in peers))
+    assert {other.remote[0] for other in server.peers} == {EXTERNAL_ADDRESS}
+    assert vpn.undisturbed()
+
+
 def test_c30_ah_is_refused_by_name(vpn: VpnNetwork) -> None:
     """Outbound it is dropped and its sender is not left in the dark; inbound it is nobody's inside."""
     net = vpn.net

@@ -404,6 +404,105 @@ def test_5_6_a_redirect_of_gre_serves_what_no_call_explains(net: Network) -> Non
     assert vpn.undisturbed()
 
 
+# --- a server inside, called from inside by the external address: PF-5 --------------------------------------------
+
+
+def test_pf5_clients_inside_reach_the_server_by_the_external_address(vpn: VpnNetwork) -> None:
+    """Two inside clients, one of them the server's own host, and one outside, all with one Call ID."""
+    net = vpn.net
+    inside_server = vpn.pptp_server(THIRD_INSIDE)
+    router, near, far = (net.sniff(host, "eth0") for host in ("router", "inside", "inside2"))
+    clients = [vpn.pptp(address) for address in (INSIDE_ADDRESS, SECOND_INSIDE)]
+    calls = [client.dial(EXTERNAL_ADDRESS, 7) for client in clients]
+    assert router.of(protocol=GRE) == [] and near.of(source=THIRD_INSIDE) == far.of(source=INSIDE_ADDRESS) == []
+    outside = vpn.pptp(SERVER_ADDRESS).dial(EXTERNAL_ADDRESS, 7)
+    served = inside_server.calls()
+    for ends in zip([*calls, outside], served, strict=True):
+        for call in ends:
+            call.exchange(3)
+    assert [call.connection.remote for call in served] == [EXTERNAL_ADDRESS, EXTERNAL_ADDRESS, SERVER_ADDRESS]
+    assert len({call.peer_id for call in served[:2]} | {call.peer_id for call in calls}) == 4, "one space of numbers"
+    assert near.of(source=THIRD_INSIDE) == far.of(source=INSIDE_ADDRESS) == [], "each sees the external address"
+    second = calls[0].connection.call(8)
+    offered = served[1].connection.offer(9)
+    answering = next(each for each in clients[1].calls() if each not in calls)
+    for call in (second, inside_server.calls()[-1], offered, answering):
+        call.exchange(3)
+    with talking(*(call.answers for call in (*calls, second, offered, *served))):
+        for connection in (calls[0].connection, served[1].connection):
+            connection.echo()
+    served[0].disconnect()
+    eventually(lambda: calls[0].disconnected, what="the disconnect at the client")
+    second.exchange(2)
+    assert sorted(row["state"] for row in vpn.listed("calls")) == ["closing"] * 2 + ["established"] * 7
+    assert [row["missing"] for row in vpn.listed("connections")] == [""] * 5
+    assert vpn.undisturbed()
+
+
+def test_pf5_pf4_the_forward_may_listen_on_another_address(net: Network) -> None:
+    """The client's external address is the usual one then, and the server's that of its forward."""
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.start(FORWARD.replace("eth1:", f"{NEW_ADDRESS}:"))
+    vpn = VpnNetwork(net)
+    inside_server = vpn.pptp_server(THIRD_INSIDE)
+    call = vpn.pptp(INSIDE_ADDRESS).dial(NEW_ADDRESS, 7)
+    [served] = inside_server.calls()
+    call.exchange(3)
+    served.exchange(3)
+    assert served.connection.remote == EXTERNAL_ADDRESS
+    assert {row["external"] for row in vpn.listed("calls")} == {EXTERNAL_ADDRESS, NEW_ADDRESS}
+    assert vpn.undisturbed()
+
+
+def test_pf5_p42_call_ids_that_turn_round_may_be_cut_anywhere(vpn: VpnNetwork) -> None:
+    inside_server, client = vpn.pptp_server(THIRD_INSIDE), vpn.pptp(INSIDE_ADDRESS)
+    taken = vpn.pptp(SECOND_INSIDE).dial(EXTERNAL_ADDRESS, 7)
+    for cut in (2, 12, 13, 14, 15):
+        connection = client.connect(EXTERNAL_ADDRESS)
+        connection.cuts = (cut,)
+        connection.start()
+        inside_server.connections[-1].cuts = (cut,)
+        call = connection.call(7)
+        call.exchange(2)
+        inside_server.calls()[-1].exchange(2)
+        connection.stop()
+    taken.exchange(2)
+    assert vpn.undisturbed()
+
+
+def test_pf5_p47_the_end_of_a_connection_that_turns_round_ends_its_calls_at_both_ends(vpn: VpnNetwork) -> None:
+    vpn.pptp_server(THIRD_INSIDE)
+    ends = ("reset", "close", "stop")
+    calls = [vpn.pptp(INSIDE_ADDRESS).dial(EXTERNAL_ADDRESS, 7)]
+    calls += [calls[0].connection.host.dial(EXTERNAL_ADDRESS, 7) for _ in ends[1:]]
+    for call, end in zip(calls, ends, strict=True):
+        getattr(call.connection, end)()
+    eventually(
+        lambda: [row["state"] for row in vpn.listed("calls")] == ["closing"] * 6,
+        what="the end of both rows of every call",
+    )
+
+
+def test_pf5_p50_an_error_about_gre_that_turned_round_reaches_its_sender(vpn: VpnNetwork) -> None:
+    """The server's host refuses protocol 47; the client hears of its packet as it sent it."""
+    net = vpn.net
+    inside_server = vpn.pptp_server(THIRD_INSIDE)
+    vpn.pptp(SECOND_INSIDE).dial(EXTERNAL_ADDRESS, 0x12)  # so that the server's second number is not free
+    call = vpn.pptp(INSIDE_ADDRESS).dial(EXTERNAL_ADDRESS, 7)
+    call.exchange(1)
+    assert call.peer_id != inside_server.calls()[-1].own_id
+    refusal = "ip protocol gre reject with icmp type prot-unreachable"
+    net.run("inside2", "nft", f"table ip deaf {{ chain c {{ type filter hook input priority 0; {refusal}; }}; }}")
+    heard = net.sniff("inside", "eth0")
+    call.ask()
+    eventually(lambda: heard.of(protocol=socket.IPPROTO_ICMP, sent=False), what="the error")
+    [error] = heard.of(protocol=socket.IPPROTO_ICMP, sent=False)
+    quote = error.payload[8:]
+    assert (error.source, error.icmp_type_and_code) == (EXTERNAL_ADDRESS, (3, 2))
+    assert (socket.inet_ntoa(quote[12:16]), socket.inet_ntoa(quote[16:20])) == (INSIDE_ADDRESS, EXTERNAL_ADDRESS)
+    assert struct.unpack_from(">H", quote, 26) == (call.peer_id,)
+
+
 # --- errors and addresses: P-28, P-50 ----------------------------------------------------------------------------
 
 

@@ -103,6 +103,23 @@ def test_h12_h42_pptp_and_pptpd_clients_and_a_server_at_once(vpn: VpnNetwork) ->
     assert net.drops().keys() <= {"tcp_rst_out_of_window"}
 
 
+def test_pf5_pptp_inside_reaches_pptpd_inside_by_the_external_address(vpn: VpnNetwork) -> None:
+    net = vpn.net
+    start_pptpd(net, "inside2", THIRD_INSIDE)
+    clients = [Client(net, host, EXTERNAL_ADDRESS) for host in ("inside", "inside2", "server")]
+    for number in (1, 2, 3):
+        for client in clients:
+            assert client.answers(number)
+    assert net.drops() == {}
+    clients[0].close()
+    eventually(
+        lambda: sorted(row["state"] for row in vpn.listed("calls")) == ["closing"] * 2 + ["established"] * 3,
+        what="the end of a call at both ends",
+    )
+    assert clients[1].answers(4) and clients[2].answers(4)
+    assert net.drops().keys() <= {"tcp_rst_out_of_window"}
+
+
 def states(vpn: VpnNetwork) -> dict[tuple[str, str], str]:
     """Return the states of calls by inside host and remote."""
     return {(row["inside"], row["remote"]): row["state"] for row in vpn.listed("calls")}

@@ -20,7 +20,7 @@ from fastmasq.vpn.calls import CallSettings
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after
-from tests.support.packets import decode, icmp_error, ipv4, problems, tcp, udp
+from tests.support.packets import decode, dotted, icmp_error, ipv4, problems, tcp, udp
 from tests.support.vpn_gateway import (
     ESP,
     GRE,
@@ -69,6 +69,64 @@ def test_p49_two_clients_with_equal_call_ids_and_a_server() -> None:
     assert gateway.asked == asked, "the path moves the data of calls alone"
     rows = gateway.vpn.handlers()["vpn"]({})["calls"]
     assert [(row["packets_out"], row["packets_in"]) for row in rows] == [(1, 1)] * 3
+
+
+SERVER_FORWARD = PortForward(
+    protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),)
+)
+
+
+def test_pf5_a_call_that_turns_round_is_moved_by_the_path_and_obeys_the_output_chain() -> None:
+    gateway = Gateway(forwards=(SERVER_FORWARD,))
+    client, server, external = (HOST, 4000), (THIRD_HOST, 1723), (GATEWAY_OUT, 1723)
+
+    def turn(source: tuple[str, int], destination: tuple[str, int], flags: str, payload: bytes = b"") -> bytes:
+        numbers = (1000, 7000) if source == client else (7000, 1000)
+        seq, ack = (number + ("S" not in flags) for number in numbers)
+        [out] = gateway.send(INSIDE, tcp(source, destination, flags, seq=seq, ack=ack, payload=payload))
+        assert out.link == INSIDE and problems(out.packet) == []
+        return out.packet
+
+    seen = decode(turn(client, external, "S"))
+    assert (dotted(seen.source), dotted(seen.destination)) == (GATEWAY_OUT, THIRD_HOST)
+    outside = (GATEWAY_OUT, seen.source_port)
+    assert decode(turn(server, outside, "SA")).destination_port == 4000
+    asked = turn(client, external, "PA", message(Type.OUTGOING_CALL_REQUEST, struct.pack("!H", 7)))
+    assert struct.unpack_from("!H", asked, 52) == (7,)
+    reply = message(Type.OUTGOING_CALL_REPLY, struct.pack("!HHB", 7, 7, 1))
+    assert struct.unpack_from("!HH", turn(server, outside, "PA", reply), 52) == (61000, 7)
+
+    def data(source: str, call_id: int) -> tuple[tuple[str, str], int]:
+        [out] = gateway.send(INSIDE, gre(source, GATEWAY_OUT, call_id))
+        assert out.link == INSIDE and problems(out.packet) == []
+        return ends(out.packet), id_of(out.packet)
+
+    waited = gateway.asked
+    assert data(HOST, 61000) == ((GATEWAY_OUT, THIRD_HOST), 7)
+    assert data(THIRD_HOST, 7) == ((GATEWAY_OUT, HOST), 7)
+    assert gateway.asked == waited
+    rows = gateway.vpn.handlers()["vpn"]({})["calls"]
+    assert [(row["inside"], row["packets_out"], row["packets_in"]) for row in rows] == [
+        (HOST, 1, 1),
+        (THIRD_HOST, 1, 1),
+    ]
+    whole = gre(HOST, GATEWAY_OUT, 61000, payload=bytes(160))[20:]
+    pieces = [
+        ipv4(HOST, GATEWAY_OUT, GRE, whole[at : at + 80], identification=7, offset=at, mf=at + 80 < len(whole))
+        for at in range(0, len(whole), 80)
+    ]
+    sent = [out.packet for piece in reversed(pieces) for out in gateway.send(INSIDE, piece)]
+    assert [ends(packet) for packet in sent] == [(GATEWAY_OUT, THIRD_HOST)] * 3
+    gateway.harness.set_rule_set(chains_after("ipchains -A forward -j MASQ", f"ipchains -A output -d {HOST} -j DENY"))
+    assert data(HOST, 61000) == ((GATEWAY_OUT, THIRD_HOST), 7)
+    assert gateway.dropped(INSIDE, gre(THIRD_HOST, GATEWAY_OUT, 7)) == "output_denied"
+
+
+def test_pf5_gre_to_our_own_address_without_a_call_is_dropped_by_name() -> None:
+    gateway = Gateway(forwards=(SERVER_FORWARD,))
+    assert gateway.dropped(INSIDE, gre(HOST, GATEWAY_OUT, 7)) == "gre_no_row"
+    assert gateway.dropped(INSIDE, esp(HOST, GATEWAY_OUT, 0x1000)) == "esp_no_row"
+    assert gateway.asked == 0
 
 
 def test_p42_a_split_and_repeated_id_is_translated_alike_with_right_checksums() -> None:

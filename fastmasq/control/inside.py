@@ -38,6 +38,7 @@ from fastmasq.control.connection import LineConnection
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.protocol import Failure, Reply, decode_request, encode
 from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.log_limit import LogLimit
 from fastmasq.units import NS_PER_SECOND
 
 Handler = Callable[[int, dict[str, Any]], object]
@@ -95,7 +96,7 @@ class InsideServer:
         self._selector = selector
         self._listeners: dict[Endpoint, socket.socket] = {}
         self._clients: dict[int, _Client] = {}  # by descriptor, oldest first
-        self._lines = 0  # said in this second
+        self._limit = LogLimit(_log, LINES_PER_SECOND, "inside hosts")
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
@@ -117,9 +118,7 @@ class InsideServer:
 
     def every_second(self, now: int) -> None:
         """Close the connections whose time is over. Time in nanoseconds."""
-        if self._lines > LINES_PER_SECOND:
-            _log.warning("%d more lines about inside hosts were suppressed", self._lines - LINES_PER_SECOND)
-        self._lines = 0
+        self._limit.every_second()
         for client in [client for client in self._clients.values() if client.until_ns <= now]:
             if not client.answered:
                 self._send(client.line.connection, _refusal("ETIME", f"no request within {PATIENCE_S} s"))
@@ -249,8 +248,7 @@ class InsideServer:
             return Reply(error=Failure(f"{request.method}: internal error; see fastmasq's log"))
 
     def _say(self, text: str, *values: object) -> None:
-        self._lines += 1
-        if self._lines <= LINES_PER_SECOND:
+        if self._limit.allows(logging.WARNING):
             _log.warning(text, *values)
 
 

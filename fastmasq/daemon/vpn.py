@@ -22,6 +22,7 @@ from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import ESP, GRE, Watch
+from fastmasq.log_limit import LogLimit
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.path.world import OUTSIDE
@@ -115,7 +116,7 @@ class Vpn:
         self._numbers = 0
         self._refused: set[int] = set()  # rows of sessions that there was no room to follow
         self._ask_again_at = 0
-        self._lines = 0  # said in this second
+        self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
         self.watch = Watch(self)
@@ -159,8 +160,7 @@ class Vpn:
             if tunnel is not None:
                 self.rows.count(tunnel, side)
         except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
-            self._lines += 1
-            if self._lines <= LINES_PER_SECOND:
+            if self._limit.allows(logging.ERROR):
                 log.exception("a tracker failed on %s", packet[:80].hex())
             decision = dropped("tracker_failed")
         self._say(decision.events)
@@ -380,9 +380,7 @@ class Vpn:
 
     def every_second(self, now: int) -> None:
         """Tell the trackers what the path has moved, and let end what is over."""
-        if self._lines > LINES_PER_SECOND:
-            log.warning("%d more lines about VPNs were suppressed", self._lines - LINES_PER_SECOND)
-        self._lines = 0
+        self._limit.every_second()
         for (kind, number), outbound_ns, inbound_ns, sequence in self.rows.moved(now):
             if kind == "gre":
                 self.calls.saw(number, outbound_ns, inbound_ns)
@@ -393,9 +391,9 @@ class Vpn:
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
         self.follow_rows()
-        for line in self.watch.look(now, LINES_PER_SECOND - self._lines):
-            self._lines += 1
-            log.warning("%s", line)
+        for line in self.watch.look(now, self._limit.left):
+            if self._limit.allows(logging.WARNING):
+                log.warning("%s", line)
 
     def addresses(self) -> set[int]:
         """Return the external addresses of everything that is followed."""
@@ -450,10 +448,8 @@ class Vpn:
         """Log what trackers have to say, at most LINES_PER_SECOND of it a second."""
         for event in events:
             level = _LEVELS[event.level]
-            if log.isEnabledFor(level):
-                self._lines += 1
-                if self._lines <= LINES_PER_SECOND:
-                    log.log(level, "%s", event.text)
+            if self._limit.allows(level):
+                log.log(level, "%s", event.text)
 
 
 def _ends(key: tuple[int, int]) -> tuple[int, int]:

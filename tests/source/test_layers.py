@@ -9,7 +9,7 @@
     3  path
     2  ring | table
     1  wire
-    0  errors   units   clock
+    0  errors   units   clock   log_limit
 
 A module may import from lower layers and from its own folder, and from nothing else. Commands that need a higher layer
 load it by name, when they are run.
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastmasq"
 
 LAYERS = (
-    ("errors", "units", "clock"),
+    ("errors", "units", "clock", "log_limit"),
     ("wire",),
     ("ring", "table"),
     ("path",),

@@ -8,9 +8,7 @@ import click
 
 from fastmasq.cli.options import ADDRESS, Checked, client_options, find_socket, json_option
 from fastmasq.units import NS_PER_SECOND, parse_duration
-
-UNTIL_DELETED = "until-deleted"
-LOWEST_SPI, HIGHEST_SPI = 256, 0xFFFFFFFF  # RFC 4303 section 2.1
+from fastmasq.vpn.preload import SPIS, UNTIL_DELETED
 
 
 def read_spi(text: str) -> str:
@@ -19,8 +17,8 @@ def read_spi(text: str) -> str:
         number = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
         raise ValueError(f"{text!r} is not an SPI; write for example 0xc1a2b3c4 or 3248665540") from None
-    if not LOWEST_SPI <= number <= HIGHEST_SPI:
-        raise ValueError(f"{text} cannot be an SPI; they are {LOWEST_SPI} to 0x{HIGHEST_SPI:x}")
+    if number not in SPIS:
+        raise ValueError(f"{text} cannot be an SPI; they are {SPIS[0]} to 0x{SPIS[-1]:x}")
     return str(number)
 
 
@@ -112,7 +110,7 @@ def flush(socket: str | None, config: str | None, inside: str | None) -> None:
 @json_option
 def list_sas(socket: str | None, config: str | None, inside: str | None, as_json: bool) -> None:
     """List the SAs that were told; `fastmasq vpn` lists all, with their packets."""
-    from fastmasq.cli.render import align, print_json, span
+    from fastmasq.cli.render import align, print_json, span, spi
     from fastmasq.control.client import call
 
     sas = call(find_socket(socket, config), "esp", **({"inside": inside} if inside else {}))
@@ -124,8 +122,8 @@ def list_sas(socket: str | None, config: str | None, inside: str | None, as_json
                 one["inside"],
                 one["masq"],
                 one["remote"],
-                "-" if one["outbound_spi"] is None else f"{one['outbound_spi']:08x}",
-                f"{one['inbound_spi']:08x}",
+                spi(one["outbound_spi"]),
+                spi(one["inbound_spi"]),
                 span(one["age_s"]),
                 UNTIL_DELETED if one["lifetime_s"] == UNTIL_DELETED else span(one["left_s"]),
             )

@@ -65,7 +65,9 @@ def _ago(seconds: float | None) -> str:
 
 
 def _spi(number: int | None) -> str:
-    return "-" if number is None else f"{number:08x}"
+    from fastmasq.cli.render import spi
+
+    return spi(number)
 
 
 def _call(row: dict[str, Any]) -> tuple[str, ...]:

@@ -33,10 +33,9 @@ from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn import preload
 from fastmasq.vpn.events import dotted
 from fastmasq.vpn.evidence import Association
-from fastmasq.vpn.preload import Announcement, PreloadError
+from fastmasq.vpn.preload import UNTIL_DELETED, Announcement, PreloadError
 
 LONGEST_S = 366 * 86_400
-UNTIL_DELETED = "until-deleted"
 _NOT_FOLLOWED = (
     "IPsec is not followed, so there is nothing to preload: [vpn] ipsec is off, or the host has UDP port 500"
 )

@@ -15,8 +15,8 @@ from fastmasq.vpn.esp import EspTable
 from fastmasq.vpn.events import dotted
 from fastmasq.vpn.evidence import Association
 
-LOWEST_SPI = 256  # lower ones are reserved (RFC 4303 section 2.1)
-_SPIS = range(LOWEST_SPI, 1 << 32)
+SPIS = range(256, 1 << 32)  # lower ones are reserved (RFC 4303 section 2.1)
+UNTIL_DELETED = "until-deleted"  # how people and programs write a lifetime of -1
 
 Reason = Literal["EEXIST", "ENOENT", "EPERM", "EINVAL", "ENOSPC"]
 
@@ -100,8 +100,8 @@ def _check(sa: Announcement, caller: int | None) -> None:
         raise PreloadError(
             "EPERM", f"{dotted(caller)} may not speak for {dotted(sa.inside)}; only the host itself, or root"
         )
-    if sa.inbound_spi not in _SPIS or (sa.outbound_spi and sa.outbound_spi not in _SPIS):
-        raise PreloadError("EINVAL", f"SPIs are {LOWEST_SPI} to {_SPIS[-1]}")
+    if sa.inbound_spi not in SPIS or (sa.outbound_spi and sa.outbound_spi not in SPIS):
+        raise PreloadError("EINVAL", f"SPIs are {SPIS[0]} to {SPIS[-1]}")
     if sa.lifetime is not None and sa.lifetime < -1:
         raise PreloadError("EINVAL", "a lifetime cannot be negative")
 

@@ -189,7 +189,7 @@ class Vpn:
     def _esp(self, side: int, source: int, destination: int, spi: int, sequence: int, now: int) -> Decision:
         if side == OUTBOUND:
             known = self.ipsec.esp.masq_of(source, destination, spi)
-            masq = self._masq(self.ipsec.exchanges.masq_of(source, destination) if known is None else known)
+            masq = self._masq(self.ipsec.masq_with(source, destination) if known is None else known)
             return self.ipsec.esp_outbound(source, masq, destination, spi, sequence, now)
         redirect = self.forwards.redirected(ESP, source)
         return _or_drop(self.ipsec.esp_inbound(source, destination, spi, sequence, now, redirect), "esp_no_row")
@@ -217,8 +217,7 @@ class Vpn:
         quoted = packet[(packet[0] & 15) * 4 + _ICMP_LENGTH :]
         source, destination, protocol, payload = _read(quoted)
         if side == OUTBOUND:  # from an inside host, about what came in
-            talks = destination in self.ipsec.exchanges.hosts_of(source) | self.ipsec.esp.hosts_of(source)
-            return self._to(self.address() if talks else None)
+            return self._to(self.ipsec.masq_with(destination, source))
         if protocol == ESP:
             return self._to(self.ipsec.esp.host_of(destination, source, read_esp(payload).spi), "esp_no_row")
         cookie = payload[_UDP_LENGTH : _UDP_LENGTH + _COOKIE_LENGTH]

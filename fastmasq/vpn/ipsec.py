@@ -63,6 +63,12 @@ class Ipsec:
         self.exchanges.move(old, new)
         return self.esp.move(old, new)
 
+    def masq_with(self, inside: int, remote: int) -> int | None:
+        """Return the address that an inside host's newest exchange with a remote has, else its newest SA; or None."""
+        known = self.exchanges.masq_of(inside, remote)
+        rows = self.esp.rows_with(inside, remote)
+        return rows[-1].masq if known is None and rows else known
+
     def _other_owner(self, inside: int, remote: int) -> int | None:
         """E-32: return the other inside host that has a remote for itself; None if parallel sessions are on."""
         if self.settings.parallel:

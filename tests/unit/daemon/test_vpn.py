@@ -375,6 +375,18 @@ def test_c48_errors_that_quote_isakmp_reach_the_host(octets: int) -> None:
     ) == ("isakmp_no_row")
 
 
+def test_pf9_what_has_another_address_than_the_external_one_now_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors that its host sends, and the next SA, are from the address that the remote knows."""
+    gateway = Gateway()
+    exchange(gateway, HOST, b"one")
+    inbound = gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one", RESPONDER))
+    monkeypatch.setattr(gateway.vpn, "address", lambda: address("200.200.200.77"))
+    assert ends(gateway.passes(INSIDE, icmp_error(HOST, REMOTE, 3, 3, inbound))) == (GATEWAY_OUT, REMOTE)
+    assert ends(gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1000))) == (GATEWAY_OUT, REMOTE)
+    inbound = gateway.passes(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x2000))
+    assert ends(gateway.passes(INSIDE, icmp_error(HOST, REMOTE, 3, 2, inbound))) == (GATEWAY_OUT, REMOTE)
+
+
 # -- ESP ---------------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import contextlib
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from fastmasq.path.datagrams cimport (
     COVERS_BOTH, COVERS_NEW, COVERS_OLD, Coverage, DATAGRAMS, Datagram, Datagrams, FIRST_MISSING, FRAGMENT_MS, HOST_OWN,
@@ -505,6 +505,7 @@ cdef void translate_error(Path *p, int link, const Route *route, Frame *frame, P
     cdef int side = p.links[link].side
     cdef int reason = parse_quote(parsed, &quote)
     cdef int hop
+    memset(&new, 0, sizeof(new))        # not all that may be found has ids
     if reason < 0:
         reason = find_quoted_session(p, <uint8_t>side, parsed, &quote, &new)
         if reason == QUOTE_UNKNOWN:

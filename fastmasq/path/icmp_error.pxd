@@ -193,7 +193,6 @@ cdef inline int find_quoted_tunnel(Path *p, uint8_t side, const Parsed *parsed, 
     way = &p.tunnels.rows[found >> 1].way[found & 1]
     new.quoted_saddr = <uint32_t>(way.key0 >> 32)
     new.quoted_daddr = <uint32_t>way.key0
-    new.quoted_sid, new.quoted_did = 0, 0
     new.quoted_call_id = <uint16_t>way.original_id
     new.renumbered = way.renumbered
     new.daddr = new.quoted_saddr

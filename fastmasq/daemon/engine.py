@@ -39,7 +39,8 @@ from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
-from fastmasq.net import local_link, privileges, sysctl
+from fastmasq.net import bpf, local_link, privileges, sysctl
+from fastmasq.net.asked import Asked
 from fastmasq.net.guard import Guard, GuardSpec
 from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
 from fastmasq.net.ports import format_ports
@@ -134,6 +135,7 @@ class Engine:
         self.thread: threading.Thread | None = None
         self.worker: Worker | None = None
         self.vpn: Vpn | None = None
+        self.asked: Asked | None = None
         self.inside_server: InsideServer | None = None
         self.selector = selectors.DefaultSelector()
         self.rates = Rates()
@@ -318,6 +320,8 @@ class Engine:
             self._close()
 
     def _close(self) -> None:
+        if self.asked is not None:
+            self.asked.close()
         if self.inside_server is not None:
             self.inside_server.close()
         if self.server is not None:
@@ -576,8 +580,16 @@ class Engine:
         """Have a link to programs of the host if a rule redirects to them. Raises KernelError."""
         redirects = any(each.rule.target == REDIRECT for chain in rule_set.chains.values() for each in chain.rules)
         mtus = (link.mtu for link in self.world.snapshot().links if link.role == "inside")
-        if redirects and self.takeover.make_local_link(max(mtus)):
-            self._read_world()
+        if not redirects or not self.takeover.make_local_link(max(mtus)):
+            return
+        self._read_world()
+        try:
+            self.asked = Asked()
+        except KernelError as error:
+            log.warning("%s", error)
+            return
+        with self.forwarder.locked():
+            self.forwarder.tell_programs(self.asked.map, self.asked.cookie, bpf.system_call())
 
     def _judge_host(self, rule_set: RuleSet) -> None:
         """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot."""

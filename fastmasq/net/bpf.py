@@ -1,6 +1,6 @@
-"""A small eBPF assembler, and the bpf(2) calls to make a one-entry array map and load a classifier for tc.
+"""A small eBPF assembler, and the bpf(2) calls to make maps, load programs, and attach them to a control group.
 
-Only what the guard needs. Programs refer to jump targets by label; `Assembler.program` resolves them.
+Only what fastmasq needs. Programs refer to jump targets by label; `Assembler.program` resolves them.
 Instruction encodings are those of linux/bpf.h and RFC 9669.
 """
 
@@ -13,16 +13,19 @@ import struct
 
 from fastmasq.errors import KernelError
 
-_SYS_BPF = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
-_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD = 0, 2, 5
-_BPF_MAP_TYPE_ARRAY = 2
+SYSTEM_CALL = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
+_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_LINK_CREATE = 0, 2, 5, 28
+_BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH = 2, 9
 _BPF_PROG_TYPE_SCHED_CLS = 3
-_BPF_PSEUDO_MAP_VALUE = 2
+_BPF_PSEUDO_MAP_FD, _BPF_PSEUDO_MAP_VALUE = 1, 2
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, the same on every machine
+_CLOSE_ON_EXEC, _CREATE = 1, 6
 _LOG_BYTES = 1 << 16
 
-R0, R1, R6, R7, R8 = 0, 1, 6, 7, 8
+R0, R1, R2, R3, R6, R7, R8, STACK = 0, 1, 2, 3, 6, 7, 8, 10
+MAP_LOOKUP, NETNS_COOKIE = 1, 122  # helper functions
 
-_SIZES = {4: 0x00, 2: 0x08, 1: 0x10}  # BPF_W, BPF_H, BPF_B
+_SIZES = {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}  # BPF_DW, BPF_W, BPF_H, BPF_B
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,8 +68,18 @@ class Assembler:
         self._emit(0x7C, dst, src)
 
     def load(self, dst: int, base: int, offset: int, size: int) -> None:
-        """dst = native-endian memory of 1, 2 or 4 bytes at base + offset."""
+        """dst = native-endian memory of 1, 2, 4 or 8 bytes at base + offset."""
         self._emit(0x61 | _SIZES[size], dst, base, offset)
+
+    def store(self, base: int, offset: int, src: int, size: int) -> None:
+        """Native-endian memory of 1, 2, 4 or 8 bytes at base + offset = src."""
+        self._emit(0x63 | _SIZES[size], base, src, offset)
+
+    def store_value(self, base: int, offset: int, value: int, size: int) -> None:
+        self._emit(0x62 | _SIZES[size], base, offset=offset, immediate=value)
+
+    def call(self, helper: int) -> None:
+        self._emit(0x85, immediate=helper)
 
     def load_packet(self, offset: int, size: int) -> None:
         """R0 = big-endian packet bytes at `offset`; a packet too short ends the program with 0. Needs R6 = context."""
@@ -80,6 +93,18 @@ class Assembler:
         """dst = address of `offset` in the value of a one-entry array map."""
         self._emit(0x18, dst, _BPF_PSEUDO_MAP_VALUE, immediate=map_descriptor)
         self._emit(0x00, immediate=offset)
+
+    def load_map(self, dst: int, map_descriptor: int) -> None:
+        self._emit(0x18, dst, _BPF_PSEUDO_MAP_FD, immediate=map_descriptor)
+        self._emit(0x00)
+
+    def jump_if_zero(self, register: int, target: str) -> None:
+        """Jump if all 64 bits are zero: a pointer that leads nowhere."""
+        self._emit(0x15, register, offset=target)
+
+    def jump_if_above(self, register: int, other: int, target: str) -> None:
+        """Compare two registers, all 64 bits of them: the bounds of memory."""
+        self._emit(0x2D, register, other, target)
 
     def jump(self, target: str) -> None:
         self._emit(0x05, offset=target)
@@ -110,16 +135,25 @@ def _registers(dst: int, src: int) -> int:
     return dst | src << 4 if struct.pack("=H", 1)[0] else dst << 4 | src
 
 
-def _bpf(command: int, attributes: bytes) -> int:
-    """Do one bpf(2) system call; return a descriptor or 0. Raises OSError."""
-    number = _SYS_BPF.get(platform.machine())
+def system_call() -> int:
+    """Return the number of bpf(2) on this machine. Raises KernelError."""
+    number = SYSTEM_CALL.get(platform.machine())
     if number is None:
         raise KernelError(f"bpf: the system call's number on {platform.machine()} is not known to fastmasq")
+    return number
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    """Do one bpf(2) system call; return a descriptor or 0. Raises OSError."""
+    number = system_call()
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    result = _libc.syscall(number, command, buffer, len(attributes))
+    return _checked(_libc.syscall(number, command, buffer, len(attributes)), "bpf")
+
+
+def _checked(result: int, what: str) -> int:
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"bpf: {os.strerror(error)}")
+        raise OSError(error, f"{what}: {os.strerror(error)}")
     return result
 
 
@@ -139,8 +173,33 @@ def load_value(value: bytes) -> int:
     return descriptor
 
 
+def make_cache(key_bytes: int, value_bytes: int, entries: int) -> int:
+    """Make a hash map that forgets what was not used for longest, and return its descriptor. Raises OSError."""
+    return _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_LRU_HASH, key_bytes, value_bytes, entries))
+
+
+def open_root_group() -> int:
+    """Return a descriptor of the root control group, wherever its file system is mounted or not. Raises OSError."""
+    context = _checked(_libc.syscall(_FSOPEN, b"cgroup2", _CLOSE_ON_EXEC), "cgroup2")
+    try:
+        _checked(_libc.syscall(_FSCONFIG, context, _CREATE, None, None, 0), "cgroup2")
+        return _checked(_libc.syscall(_FSMOUNT, context, _CLOSE_ON_EXEC, 0), "cgroup2")
+    finally:
+        os.close(context)
+
+
+def attach_to_group(program: int, group: int, attach_type: int) -> int:
+    """Attach a program to a control group for as long as the descriptor returned is open. Raises OSError."""
+    return _bpf(_BPF_LINK_CREATE, struct.pack("=IIII", program, group, attach_type, 0))
+
+
 def load_classifier(program: bytes, name: str) -> int:
     """Load a tc classifier and return its descriptor. Raises OSError, with the verifier's reason if it refused."""
+    return load_program(program, name, _BPF_PROG_TYPE_SCHED_CLS)
+
+
+def load_program(program: bytes, name: str, kind: int, attach_type: int = 0) -> int:
+    """Load a program of a kind (BPF_PROG_TYPE_*), return its descriptor. Raises OSError, with the verifier's reason."""
     code = ctypes.create_string_buffer(program, len(program))
     licence = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(_LOG_BYTES)
@@ -149,8 +208,8 @@ def load_classifier(program: bytes, name: str) -> int:
         return _bpf(
             _BPF_PROG_LOAD,
             struct.pack(
-                "=IIQQIIQII16s",
-                _BPF_PROG_TYPE_SCHED_CLS,
+                "=IIQQIIQII16sII",
+                kind,
                 len(program) // 8,
                 ctypes.addressof(code),
                 ctypes.addressof(licence),
@@ -160,6 +219,8 @@ def load_classifier(program: bytes, name: str) -> int:
                 0,  # kernel version
                 0,  # flags
                 name.encode()[:15],
+                0,  # interface
+                attach_type,
             ),
         )
 

@@ -131,7 +131,6 @@ cdef inline bint admitted(Path *p, int link, const Frame *frame, const Parsed *p
     """
     cdef Chains *c = p.chains
     cdef uint8_t verdict = ACCEPT
-    c.redirected = False
     find_verdict(p, link, frame, parsed, ref)
     if c.settled != NULL:
         if not c.again:

@@ -39,6 +39,7 @@ from fastmasq.path.leave cimport (
     deliver, is_masqueraded, may_leave, no_hop, passes_output, reason_of, refuse_session, send_plain,
 )
 from fastmasq.path.parse cimport parse_frame
+from fastmasq.path.programs cimport tell_what_was_asked
 from fastmasq.path.punts cimport (
     ANSWER_DROP, ANSWER_NONE, ANSWER_SEND, Answer, PUNTS, PUNT_CONTROL, PUNT_ISAKMP, PUNT_QUOTE, PUNT_TUNNEL, Punt, PuntQueue,
     punt_memory,
@@ -700,6 +701,8 @@ cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nog
     if row < 0:
         refuse_session(p, link, frame, parsed, row)
         return
+    if parsed.protocol == PROTOCOL_TCP:
+        tell_what_was_asked(p, &p.table.sessions[row])
     p.chains.slot = NULL            # the verdict is remembered with the session
     forward_opened(p, link, hop, row, INBOUND, frame, parsed)
 
@@ -925,8 +928,10 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
         ref = find_flow(p.table, parsed.key0, parsed.key1, parsed.hash)
     elif parsed.kind == KIND_PROTOCOL_OTHER and frame.packet_type == PACKET_HOST:
         ref = find_way_of(p, link, parsed) if is_tunnel(p, parsed) else find_plain(p, link, parsed)
-    if p.chains != NULL and not (ref < 0 and is_for_host(p, link, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
-        return
+    if p.chains != NULL:
+        p.chains.redirected = False
+        if not (ref < 0 and is_for_host(p, link, frame, parsed)) and not admitted(p, link, frame, parsed, ref):
+            return
     if ref >= 0 and parsed.kind == KIND_TUNNEL:
         forward_tunnel(p, link, frame, parsed, <uint32_t>ref)
     elif ref >= 0:
@@ -1244,6 +1249,7 @@ cdef class Forwarder:
         p.error_burst = error_burst
         p.error_rate_source = error_rate_source
         p.generation = 1
+        p.asked_map = -1
         self.set_routes(np.zeros(1, "u4"), np.zeros(1, world.ROUTE))
 
     def _make_datagrams(self):
@@ -1354,6 +1360,12 @@ cdef class Forwarder:
         """Redirect to programs of this host at `count` addresses from `first` on, over the link that is on side LOCAL."""
         self.path.programs_first = first
         self.path.programs = count
+
+    def tell_programs(self, int asked_map, uint64_t cookie, long bpf_call):
+        """Note in a map what each redirected TCP session asked for, see net/asked.py; -1: nowhere."""
+        self.path.asked_map = asked_map
+        self.path.asked_cookie = cookie
+        self.path.bpf_call = bpf_call
 
     def set_rules(self, rules):
         """Use these world.RULE rows, at most RULES, as policy for new sessions."""

@@ -181,6 +181,9 @@ cdef struct Path:
     int redirect_count
     uint32_t programs_first     # of the addresses where redirected packets reach programs of this host
     int programs                # how many there are
+    int asked_map               # descriptor of the map that tells them what was asked for, -1 without
+    uint64_t asked_cookie       # of our network namespace
+    long bpf_call               # number of bpf(2)
     Demand *demand              # NULL without triggers, direct ports and marks
     bint hairpin
     Datagrams datagrams         # in pieces

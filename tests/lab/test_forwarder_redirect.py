@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.support.lab_network import (
 )
 from tests.support.old_programs import Old
 
+SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
 ELSEWHERE = "198.51.100.7"  # nobody has it
 PROXY = 8080
 RULES = [
@@ -87,6 +90,27 @@ def test_t10_the_program_sees_who_asks_and_the_client_whom_it_asked(net: Network
     send_and_compare(near, far, 20 << 20)
     send_and_compare(far, near, 20 << 20)
     assert net.drops() == {}
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_t10_the_program_learns_what_was_asked(net: Network, family: socket.AddressFamily) -> None:
+    """As the sockets of 1999 said it, and as the kernel's NAT does; other sockets say what they always did."""
+    start(net, RULES)
+    with net.on("gateway"):
+        listener = net.keep(socket.create_server(("", PROXY), family=family, dualstack_ipv6=family == socket.AF_INET6))
+    near = net.connect("inside", (ELSEWHERE, 80))
+    far, _ = listener.accept()
+    net.keep(far)
+    address, port = far.getsockname()[:2]
+    assert (address.removeprefix("::ffff:"), port) == (ELSEWHERE, 80)
+    asked = far.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
+    assert struct.unpack("=H", asked[:2]) == (socket.AF_INET,)
+    assert (socket.inet_ntoa(asked[4:8]), *struct.unpack(">H", asked[2:4])) == (ELSEWHERE, 80)
+    direct = net.connect("inside", (GATEWAY_INSIDE, PROXY))
+    far, _ = listener.accept()
+    net.keep(far)
+    assert far.getsockname()[0].removeprefix("::ffff:") == GATEWAY_INSIDE
+    assert near.getsockname()[0] == direct.getsockname()[0] == INSIDE_ADDRESS
 
 
 def test_t10_curl_with_offloads_through_a_real_web_server(net: Network, tmp_path: Path) -> None:

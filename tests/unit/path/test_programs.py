@@ -8,6 +8,7 @@ from fastmasq.policy.chains import Match, Rule, RuleSet
 from tests.support.harness import PROGRAMS, Harness, address
 from tests.support.packets import TCP, UDP, decode, dotted, icmp_error, problems, tcp, udp
 from tests.unit.path.network import (
+    GATEWAY_IN,
     GATEWAY_OUT,
     HOST,
     INSIDE,
@@ -15,6 +16,7 @@ from tests.unit.path.network import (
     OUTSIDE,
     SERVER,
     cut,
+    delivered,
     dropped,
     opened,
     passes,
@@ -85,6 +87,12 @@ def test_t10_a_packet_of_a_session_is_not_redirected():
     harness.set_rule_set(rule_set())
     went = passes(harness, INSIDE, tcp((HOST, 4000), (SERVER, 80), "A", seq=1001, ack=5001))
     assert ends(went) == ((GATEWAY_OUT, 4000), (SERVER, 80))
+
+
+def test_t10_what_is_for_the_host_is_not_redirected_after_something_that_is():
+    harness = redirecting()
+    passes(harness, INSIDE, syn())
+    assert delivered(harness, INSIDE, syn(CLIENT, (GATEWAY_IN, 22)))
 
 
 def test_t10_the_last_hop_takes_no_hop():

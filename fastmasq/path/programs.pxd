@@ -1,0 +1,63 @@
+# What a redirected connection asked for, told to the program that will accept it: an entry in the map of net/asked.py.
+#
+# One system call for each redirected TCP session that is opened; none for its other packets. An entry that cannot be made
+# is not made: the program then sees its own address.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastmasq.path.state cimport Path
+from fastmasq.table.entry cimport INBOUND, Session, key_did, key_sid
+from fastmasq.wire.octets cimport htonl, htons
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+
+cdef enum:
+    BPF_MAP_UPDATE_ELEM = 2
+
+
+cdef struct AskedKey:
+    # addresses and remote_port as they are on the wire
+    uint64_t namespace_cookie
+    uint32_t local
+    uint32_t remote
+    uint32_t local_port         # host order
+    uint32_t remote_port
+
+cdef struct AskedValue:
+    uint32_t address
+    uint16_t port
+    uint16_t reserved
+
+cdef struct MapUpdate:
+    uint32_t map
+    uint32_t reserved
+    uint64_t key
+    uint64_t value
+    uint64_t flags
+
+
+cdef inline void tell_what_was_asked(const Path *p, const Session *s) noexcept nogil:
+    """Let the program that a session leads to learn what its client asked for."""
+    cdef uint64_t key1 = s.flow[INBOUND].key1
+    cdef AskedKey key
+    cdef AskedValue value
+    cdef MapUpdate update
+    if p.asked_map < 0:
+        return
+    memset(&key, 0, sizeof(key))
+    memset(&value, 0, sizeof(value))
+    key.namespace_cookie = p.asked_cookie
+    key.local = htonl(s.flow[INBOUND].daddr)
+    key.remote = htonl(<uint32_t>(s.flow[INBOUND].key0 >> 32))
+    key.local_port = s.flow[INBOUND].did
+    key.remote_port = htons(key_sid(key1))
+    value.address = htonl(<uint32_t>s.flow[INBOUND].key0)
+    value.port = htons(<uint16_t>key_did(key1))
+    update.map = <uint32_t>p.asked_map
+    update.reserved = 0
+    update.key = <uint64_t><size_t>&key
+    update.value = <uint64_t><size_t>&value
+    update.flags = 0
+    syscall(p.bpf_call, BPF_MAP_UPDATE_ELEM, &update, sizeof(update))

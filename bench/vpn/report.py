@@ -17,16 +17,18 @@ def measure(scenario: Scenario, name: str, *, seeds: int = 1, evidence: bool) ->
     """Return the figures of a scenario over some seeds: shares of SAs with inbound traffic, seconds a start waited.
 
     wrong: its inbound SPI was given to another host alone; astray: and that was so to the end. copied: its packets went
-    to several hosts for a while. waits: of every SA that sent anything, from its first packet at the gateway to the
-    first that was let through. never: starts of which none was let through before the SA was given up, or the end.
+    to several hosts for a while. copies, missed: of all inbound packets, those that went to several hosts, and those that
+    did not go to their own. waits: of every SA that sent anything, from its first packet at the gateway to the first that
+    was let through. never: starts of which none was let through before the SA was given up, or the end.
     """
     sas = [
         sa
         for seed in range(scenario.seed, scenario.seed + seeds)
         for sa in Simulation(replace(scenario, seed=seed), IpsecSettings(evidence=evidence)).run()
     ]
-    seen = [sa for sa in sas if sa.seen]
+    seen = [sa for sa in sas if sa.packets]
     tried = [sa for sa in sas if sa.tried is not None]
+    packets = sum(sa.packets for sa in seen)
     waits = sorted((sa.passed - sa.tried) / SECOND for sa in tried if sa.passed is not None)
     return {
         "hosts": scenario.hosts,
@@ -37,7 +39,9 @@ def measure(scenario: Scenario, name: str, *, seeds: int = 1, evidence: bool) ->
         "sas": len(seen),
         "wrong": _share(sum(sa.wrong for sa in seen), len(seen)),
         "astray": _share(sum(sa.astray for sa in seen), len(seen)),
-        "copied": _share(sum(sa.copied for sa in seen), len(seen)),
+        "copied": _share(sum(sa.copies > 0 for sa in seen), len(seen)),
+        "copies": _share(sum(sa.copies for sa in seen), packets),
+        "missed": _share(sum(sa.missed for sa in seen), packets),
         "waited": _share(sum(wait > 0 for wait in waits), len(waits)),
         "wait_95": _quantile(waits, 0.95),
         "wait_most": waits[-1] if waits else 0.0,
@@ -60,6 +64,8 @@ def table(figures: Sequence[dict[str, Any]]) -> Any:
         "wrong",
         "to the end",
         "copied",
+        "copies",
+        "missed",
         "had to wait",
         "wait 95 %",
         "longest",
@@ -71,6 +77,7 @@ def table(figures: Sequence[dict[str, Any]]) -> Any:
         made.add_row(
             str(one["hosts"]), str(one["rtt_ms"]), str(one["behind_ms"]), f"{one['loss']:.0%}", one["algorithm"],
             str(one["sas"]), f"{one['wrong']:.1%}", f"{one['astray']:.1%}", f"{one['copied']:.1%}",
+            f"{one['copies']:.1%}", f"{one['missed']:.1%}",
             f"{one['waited']:.1%}", f"{one['wait_95']:.1f} s", f"{one['wait_most']:.1f} s", str(one["never"]),
         )  # fmt: skip
     return made

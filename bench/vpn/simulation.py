@@ -57,10 +57,11 @@ class Sa:
     received: int = 0
     tried: int | None = None  # when its first packet reached the gateway from inside
     passed: int | None = None  # when one was let through
-    seen: bool = False  # from outside
     wrong: bool = False  # given to another host alone, at some time
     astray: bool = False  # the last of its packets was
-    copied: bool = False  # sent to several hosts at some time
+    packets: int = 0  # from outside
+    copies: int = 0  # of them, sent to several hosts
+    missed: int = 0  # of them, not sent to their host
 
 
 @dataclass(eq=False)
@@ -242,10 +243,11 @@ class Simulation:
 
         def at_gateway() -> None:
             decision = self.gateway.esp_inbound(_REMOTE, _MASQ, sa.ispi, sequence, self.now)
-            sa.seen = True
             sa.astray = decision.row is not None and decision.to != (host.address,)
             sa.wrong |= sa.astray
-            sa.copied |= len(decision.to) > 1
+            sa.packets += 1
+            sa.copies += len(decision.to) > 1
+            sa.missed += host.address not in decision.to
             if host.address in decision.to and sa.host_ready:
                 self.at(self.scenario.inside_delay, at_host)
 

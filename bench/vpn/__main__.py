@@ -25,6 +25,8 @@ _LOSS = (0.0, 0.05)
 @click.option("--loss", type=click.FloatRange(0, 0.5), multiple=True, default=_LOSS, help="Share of packets, each way.")
 @click.option("--spread", type=click.IntRange(1, 2000), default=600, show_default=True, help="All start within, in s.")
 @click.option("--burst", type=click.IntRange(1, 1000), default=1, show_default=True, help="Hosts that start at once.")
+@click.option("--quiet", type=click.FloatRange(0, 1), default=0, show_default=True,
+              help="Share of what hosts would answer at once that they do not.")  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the first run.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, counted together.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here.")
@@ -36,6 +38,7 @@ def main(
     loss: tuple[float, ...],
     spread: int,
     burst: int,
+    quiet: float,
     seed: int,
     seeds: int,
     json_file: Path | None,
@@ -51,7 +54,7 @@ def main(
     cases = list(itertools.product(hosts, rtt_ms, behind_ms, loss, ALGORITHMS))
     figures: list[dict[str, Any]] = [
         measure(
-            Scenario(one, rtt * MS, share, behind * MS, spread * SECOND, burst, seed=seed),
+            Scenario(one, rtt * MS, share, behind * MS, spread * SECOND, burst, quiet=quiet, seed=seed),
             name,
             seeds=seeds,
             evidence=ALGORITHMS[name],

@@ -17,9 +17,9 @@ def measure(scenario: Scenario, name: str, *, seeds: int = 1, evidence: bool) ->
     """Return the figures of a scenario over some seeds: shares of SAs with inbound traffic, seconds a start waited.
 
     wrong: its inbound SPI was given to another host alone; astray: and that was so to the end. copied: its packets went
-    to several hosts for a while. copies, missed: of all inbound packets, those that went to several hosts, and those that
-    did not go to their own. waits: of every SA that sent anything, from its first packet at the gateway to the first that
-    was let through. never: starts of which none was let through before the SA was given up, or the end.
+    to several hosts for a while. copies, missed: of all inbound packets, those that went to several hosts, and those
+    that did not go to their own. waits: of every SA that sent anything, from its first packet at the gateway to the
+    first that was let through. never: starts of which none was let through before the SA was given up, or the end.
     """
     sas = [
         sa

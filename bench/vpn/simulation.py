@@ -39,6 +39,7 @@ class Scenario:
     rekey: int = 600 * SECOND
     question_gap: int = 15 * SECOND
     push_gap: int = 30 * SECOND
+    quiet: float = 0.0  # of what reaches an inside host and would be answered at once, the share that is not
     jitter: float = 0.2
     inside_delay: int = SECOND // 1000
     seed: int = 1
@@ -254,7 +255,8 @@ class Simulation:
         def at_host() -> None:
             first = question in host.open
             host.open.discard(question)
-            if question is None or (first and question % 2):  # half of the conversations are TCP's
+            answers = question is None or (first and question % 2)  # half of the conversations are TCP's
+            if answers and not (self.scenario.quiet and self.chance.random() < self.scenario.quiet):
                 self.to_remote(host, None)
 
         self.at(self.way(host, outbound=False), at_gateway)

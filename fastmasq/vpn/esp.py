@@ -1,4 +1,4 @@
-"""ESP masquerade: starts to one remote take turns, so that an unknown SPI from it can be told apart (E-1 to E-33).
+"""ESP masquerade: which outbound and which inbound SPI are one host's, though starts look alike (E-1 to E-33).
 
 An outbound packet with a new SPI *starts* a row. Until the remote's SPI is known the row is outstanding, and others
 that want the same remote wait: their packets are dropped, and the row they wait for is *blocking* from then on. A
@@ -11,12 +11,12 @@ turn.
       |   +-(others pass)-- squelched ------------> gone
       +--init lifetime without a packet--> gone
 
-That is so for hosts whose ISAKMP was not seen. Starts that were seen being negotiated take turns faster: each has the
-remote for as long as an answer can take, then the next may go, and nobody is squelched (`vpn/evidence.py`).
+That is so among hosts whose ISAKMP was not seen. The others do not wait, nor are they waited for: an unknown SPI that
+may belong to several hosts is *disputed*, and each of them gets copies until it is known whose it is
+(`vpn/evidence.py`).
 
-An unknown SPI from a remote is associated with the row that waits for it, or with the host that the evidence points
-to; several hosts get copies until it is settled. One that nothing explains is *guessed*: copies go to the hosts whose
-ISAKMP with the remote is most recent (E-20).
+An unknown SPI that only one host can explain is associated with it at once. One that nothing explains is *guessed*:
+copies go to the hosts whose ISAKMP with the remote is most recent (E-20).
 
 Outbound `spi` and inbound `spi` are different numbers of one row. Time is nanoseconds and an argument.
 """
@@ -27,15 +27,25 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from fastmasq.units import NS_PER_SECOND
 from fastmasq.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.vpn.decision import Decision, dropped
 from fastmasq.vpn.events import Event
-from fastmasq.vpn.evidence import AT_ONCE, REMEMBERED, Association, Dispute, candidates, expecting, measure, patience
+from fastmasq.vpn.evidence import (
+    AT_ONCE,
+    DISPUTED_FOR,
+    DISPUTED_PACKETS,
+    REMEMBERED,
+    Association,
+    Dispute,
+    candidates,
+    expecting,
+    measure,
+    patience,
+    says_little,
+)
 from fastmasq.vpn.isakmp import ExchangeTable, IpsecSettings
 from fastmasq.vpn.unanswered import Unanswered
 
-STILL_WANTED = 3 * NS_PER_SECOND  # after which a waiter that has not come back is not waited for
 MOST_WAITERS = 1024  # remembered; others wait all the same
 
 
@@ -92,9 +102,9 @@ class EspTable:
             self._renew(half, now)
             self._changes[half.number] = half
             return Decision(to=(half.masq,), row=half, events=events + self._follow_address(half, masq))
-        negotiated = self._is_negotiated(inside, remote, now)
-        in_the_way = self._in_the_way(inside, remote, now, negotiated=negotiated)
-        if in_the_way:
+        negotiated = self._is_negotiated(inside, remote)
+        in_the_way = [row for row in self._pending.get(remote, {}).values() if not row.negotiated]
+        if in_the_way and not negotiated:
             return self._wait(in_the_way, inside, remote, spi, now)
         refusal = self.refusal(inside)
         if refusal:
@@ -102,7 +112,7 @@ class EspTable:
             return dropped(refusal, event)
         row = self.add(inside, masq, remote, now)
         row.ospi, row.last_out, row.first_sequence, row.negotiated = spi, now, sequence, negotiated
-        row.sent, row.turn = [now], now
+        row.sent = [now]
         self._out[inside, remote, spi] = row
         self._pending.setdefault(remote, {})[row.number] = row
         self._renew(row, now)
@@ -111,43 +121,18 @@ class EspTable:
 
     def _repeat(self, row: Association, now: int) -> Decision | None:
         """E-4, E-5: note another packet of a pending start; return a decision if it is not let through."""
-        if not row.negotiated:
-            if row.blocking:
-                row.retries += 1
-                if row.retries > self.settings.init_retries:
-                    return self._squelch(row, now)
-        else:
-            in_the_way = self._in_the_way(row.inside, row.remote, now, negotiated=True)
-            if in_the_way:
-                return self._wait(in_the_way, row.inside, row.remote, row.ospi, now)
-            if now - row.turn > (patience(self.exchanges, row.remote) or 0):
-                if row.blocking and self._others_wait(row, now):
-                    return self._wait([], row.inside, row.remote, row.ospi, now)
-                row.turn, row.blocking = now, False
-        self.waiting.pop((row.inside, row.remote, row.ospi), None)
+        if row.blocking:
+            row.retries += 1
+            if row.retries > self.settings.init_retries:
+                return self._squelch(row, now)
         row.sent = [*row.sent[1 - REMEMBERED :], now]
         return None
 
-    def _is_negotiated(self, inside: int, remote: int, now: int) -> bool:
-        """Whether a start of a host can be told by its time: it has negotiated, and the remote's answers were timed."""
+    def _is_negotiated(self, inside: int, remote: int) -> bool:
+        """Whether a start can be told from others: the host's ISAKMP was seen, and the remote's answers were timed."""
         if not self.settings.evidence or patience(self.exchanges, remote) is None:
             return False
-        return any(one.inside == inside for one in self.exchanges.negotiations(remote, now))
-
-    def _in_the_way(self, inside: int, remote: int, now: int, *, negotiated: bool) -> list[Association]:
-        """Return the pending starts to a remote that a packet of a start has to wait for."""
-        pending = list(self._pending.get(remote, {}).values())
-        if not negotiated or not all(row.negotiated for row in pending):
-            return [row for row in pending if row.inside != inside or not row.negotiated] if negotiated else pending
-        longest = patience(self.exchanges, remote) or 0
-        return [row for row in pending if row.inside != inside and now - row.sent[-1] <= longest]
-
-    def _others_wait(self, row: Association, now: int) -> bool:
-        """Whether somebody has asked for the remote during a row's turn, and not long ago."""
-        return any(
-            remote == row.remote and inside != row.inside and last >= row.turn and now - last <= STILL_WANTED
-            for (inside, remote, _), (_, last) in self.waiting.items()
-        )
+        return inside in self.exchanges.hosts_of(remote)
 
     def _wait(self, pending: list[Association], inside: int, remote: int, spi: int, now: int) -> Decision:
         """E-6: drop the packet, and let those that are waited for know that they block."""
@@ -159,8 +144,6 @@ class EspTable:
             self.waiting[inside, remote, spi] = (since, now)
             self._deadlines.set(("wait", inside, remote, spi), now + self.settings.init_lifetime)
         own = next((row for row in pending if row.inside == inside), None)
-        if not pending:
-            return dropped("esp_blocked")
         if own is not None:
             event = Event(kind="esp_blocked_self", inside=inside, remote=remote, id=spi, new_id=own.ospi)
         else:
@@ -207,7 +190,7 @@ class EspTable:
 
     def _unknown(self, remote: int, masq: int, spi: int, sequence: int, now: int) -> Decision:
         """E-18 to E-21: associate an SPI never seen before, or guess."""
-        pending = [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
+        pending = self._outstanding(remote, masq)
         if self.settings.evidence:
             hosts = candidates(remote, sequence, pending, self.exchanges, now)
         else:
@@ -225,41 +208,51 @@ class EspTable:
         return Decision(to=decision.to, row=decision.row, events=(event, *decision.events))
 
     def _disputed(self, dispute: Dispute, sequence: int, now: int) -> Decision:
-        """Send copies to the hosts that still expect something, unless it is the answer to a start of one of them."""
+        """Send copies until the signs, or the SPIs of all others, name the owner."""
         remote, masq, spi = dispute.remote, dispute.masq, dispute.spi
-        pending = [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
-        before = dispute.hosts
-        for row in pending:
-            if (
-                dispute.last
-                and row.inside in before
-                and expecting(row, self.exchanges, now)
-                and row.last_out > dispute.last
-            ):
-                return self._associate(row.inside, remote, masq, spi, sequence, now, "answered in time")
-        expects = {row.inside for row in pending} | {one.inside for one in self.exchanges.negotiations(remote, now)}
-        dispute.hosts = [host for host in before if host in expects] or before
+        pending = self._outstanding(remote, masq)
         if len(dispute.hosts) == 1:
             return self._associate(dispute.hosts[0], remote, masq, spi, sequence, now, "the others have theirs")
+        answers = [row for row in pending if expecting(row, self.exchanges, now)]
+        for inside in {row.inside for row in answers if not says_little(row, self.exchanges, now)}:
+            dispute.note_sign(inside)
+        owner = dispute.owner()
+        if owner is not None:
+            return self._associate(owner, remote, masq, spi, sequence, now, "answered in time")
+        if dispute.packets == DISPUTED_PACKETS or now - dispute.since > DISPUTED_FOR:
+            return self._associate(dispute.ranking()[0], remote, masq, spi, sequence, now, "no other is likelier")
         dispute.last = now
-        self._deadlines.set(("dispute", remote, masq, spi), now + self.settings.lifetime)
-        return Decision(to=tuple(dispute.hosts))
+        dispute.packets += 1
+        dispute.answered.clear()
+        self._deadlines.set(("dispute", remote, masq, spi), now + DISPUTED_FOR)
+        return Decision(to=tuple(dispute.ranking()[: self.settings.most_copies]))
 
     def _answered_at_once(self, inside: int, masq: int, remote: int, now: int) -> tuple[Event, ...]:
-        """Settle a disputed SPI on a host whose start sends something right after it got a packet with it."""
+        """Note for which disputed SPIs it is a sign that a host sends now; settle one that this makes the host's."""
+        if any(
+            row.inside == inside and says_little(row, self.exchanges, now) for row in self._outstanding(remote, masq)
+        ):
+            return ()
         for dispute in list(self.disputes.values()):
-            just_now = now - dispute.last <= AT_ONCE
-            if just_now and inside in dispute.hosts and (dispute.remote, dispute.masq) == (remote, masq):
-                return self._associate(inside, remote, masq, dispute.spi, 0, now, "it answered at once").events
+            concerned = inside in dispute.hosts and (dispute.remote, dispute.masq) == (remote, masq)
+            if concerned and now - dispute.last <= AT_ONCE and inside not in dispute.answered:
+                dispute.answered.add(inside)
+                dispute.note_sign(inside)
+                if dispute.owner() == inside:
+                    return self._associate(inside, remote, masq, dispute.spi, 0, now, "it answered at once").events
         return ()
+
+    def _outstanding(self, remote: int, masq: int) -> list[Association]:
+        """Return the starts to a remote that have no inbound SPI, oldest first."""
+        return [row for row in self._pending.get(remote, {}).values() if row.masq == masq]
 
     def _associate(
         self, inside: int, remote: int, masq: int, spi: int, sequence: int, now: int, why: str
     ) -> Decision:  # fmt: skip
         """Give an inbound SPI to a host: to its pending start, else to a row that its next start will complete."""
         disputed = self._end_dispute(remote, masq, spi)
-        pending = self._pending.get(remote, {}).values()
-        row = next((row for row in pending if row.inside == inside and row.masq == masq), None)
+        own = [row for row in self._outstanding(remote, masq) if row.inside == inside]
+        row = max(own, key=lambda row: row.last_out, default=None)
         if row is None:
             refusal = self.refusal(inside)
             if refusal:
@@ -270,7 +263,7 @@ class EspTable:
         self.complete(row, spi)
         row.last_in, row.sequence = now, sequence
         self._renew(row, now)
-        self.exchanges.claim(inside, remote, now)
+        self.claim(row, now)
         kind = "esp_settled" if disputed else "esp_associated"
         event = Event(kind=kind, inside=inside, remote=remote, id=spi, new_id=row.ospi, why=why)
         return Decision(to=(inside,), row=row, events=(event,))
@@ -403,6 +396,14 @@ class EspTable:
         self._in[row.remote, row.masq, ispi] = row
         self._end_dispute(row.remote, row.masq, ispi)
         self._no_longer_pending(row)
+
+    def claim(self, row: Association, now: int) -> None:
+        """Let what a host has negotiated with a remote be done; it is a candidate only for what else it has started."""
+        self.exchanges.claim(row.inside, row.remote, now)
+        if not any(one.inside == row.inside for one in self._outstanding(row.remote, row.masq)):
+            for dispute in self.disputes.values():
+                if dispute.remote == row.remote and row.inside in dispute.hosts and len(dispute.hosts) > 1:
+                    dispute.hosts.remove(row.inside)
 
     def name_outbound(self, row: Association, ospi: int) -> None:
         """Set the outbound SPI of a row that has none."""

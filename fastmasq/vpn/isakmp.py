@@ -34,8 +34,8 @@ SHORTEST_LIFETIME = 900 * NS_PER_SECOND  # a shorter IPsec lifetime counts as th
 class IpsecSettings(Struct, frozen=True, kw_only=True):
     """Every constant of ISAKMP and ESP; times in nanoseconds. The defaults are those of the 2.0 and 2.2 patches.
 
-    evidence: let what ISAKMP shows decide where 1999 took what came first, and let starts to one remote take turns as
-    long as a round trip; off, or where no ISAKMP was seen, the rules E-1 to E-21 hold to the letter.
+    evidence: let what ISAKMP shows, and what hosts do, decide where 1999 took what came first, and let no start wait
+    for another; off, or where no ISAKMP was seen, the rules E-1 to E-21 hold to the letter.
     """
 
     lifetime: int = 1800 * NS_PER_SECOND
@@ -55,6 +55,7 @@ class IpsecSettings(Struct, frozen=True, kw_only=True):
     associations: int = 16384  # ESP rows
     associations_per_host: int = 1024
     disputes: int = 32  # of one remote; further unknown SPIs are guessed, and not remembered
+    most_copies: int = 16  # of one packet with a disputed SPI
 
     def __post_init__(self) -> None:
         if self.lifetime < SHORTEST_LIFETIME:
@@ -74,6 +75,7 @@ class Exchange(Struct, kw_only=True, eq=False):
     responder: bytes = NO_COOKIE
     last: int = 0  # ns, of the last packet either way
     asked: int | None = None  # ns, of the first outbound packet not answered yet
+    request: tuple[int, int] | None = None  # the last unanswered conversation, and its time in ns
     told: int | None = None  # ns, of the last line about its zero cookie
     messages: dict[int, int] = {}  # of conversations that make SAs: directions seen, 1 out, 2 in
 
@@ -92,6 +94,7 @@ class Negotiation(Struct, kw_only=True, eq=False):
 
 
 _MOST_MESSAGES = 16  # unfinished exchanges remembered of one row
+_ANSWERS_TIMED = 8  # of one remote, the last
 _MOST_NEGOTIATIONS = 1024  # of one remote
 _MOST_FORGOTTEN = 1024  # remotes
 _TELL_AGAIN = 60 * NS_PER_SECOND
@@ -103,7 +106,7 @@ class ExchangeTable:
     def __init__(self, settings: IpsecSettings) -> None:
         self.settings = settings
         self.exchanges: dict[int, Exchange] = {}
-        self.rtt: dict[int, int] = {}  # by remote: the shortest time to an answer seen, ns
+        self._times: dict[int, list[int]] = {}  # by remote: times to the last answers, ns
         self.answers: dict[int, tuple[int, int]] = {}  # by remote: mean and deviation of the time to ESP's answers, ns
         self._by_cookie: dict[tuple[int, int, bytes], dict[int, Exchange]] = {}  # (remote, masq, initiator): by number
         self._by_remote: dict[int, OrderedDict[int, Exchange]] = {}  # by number, last active last
@@ -198,6 +201,10 @@ class ExchangeTable:
         """Return the inside hosts that have an exchange with a remote (E-32)."""
         return {row.inside for row in self._by_remote.get(remote, {}).values()}
 
+    def rtt(self, remote: int) -> int | None:
+        """Return the shortest time of a remote's last answers, in ns; None if none was seen."""
+        return min(self._times.get(remote, ()), default=None)
+
     def negotiations(self, remote: int, now: int) -> list[Negotiation]:
         """Return the unclaimed negotiations with a remote that still count, oldest first."""
         listed = self._negotiations.get(remote)
@@ -212,11 +219,10 @@ class ExchangeTable:
         return list(live)
 
     def claim(self, inside: int, remote: int, now: int) -> None:
-        """Let a host's oldest negotiation with a remote be the one whose inbound SPI is known now."""
+        """Let a host's negotiations with a remote be over: of the last, which replaces all, the SPI is known."""
         for one in self.negotiations(remote, now):
             if one.inside == inside:
                 one.claimed = True
-                return
 
     # -- time and addresses --------------------------------------------------------------------------------------------
 
@@ -306,17 +312,22 @@ class ExchangeTable:
 
     def _touch(self, row: Exchange, header: Isakmp, now: int, *, outbound: bool) -> None:
         """Note a packet: activity, the time to an answer, and how far exchanges that make SAs have come."""
+        conversation = _conversation(header, outbound=outbound)
         self._note_activity(row, now)
         if outbound:
             if self._unanswered.settle(row):
                 self._rows_of[row.inside] += 1
             row.asked = now if row.asked is None else row.asked
-        elif row.asked is not None:
-            sample = now - row.asked
+            if row.request is None or row.request[0] != conversation:
+                row.request = conversation, now
+        else:
             row.asked = None
-            self.rtt[row.remote] = min(sample, self.rtt.get(row.remote, sample))
+            if row.request is not None and row.request[0] == conversation:
+                times = self._times.get(row.remote, [])
+                self._times[row.remote] = [*times[1 - _ANSWERS_TIMED :], now - row.request[1]]
+                row.request = None
         if header.exchange in _MAKES_SA and row.initiator != NO_COOKIE:
-            self._note_message(row, _conversation(header, outbound=outbound), now, outbound=outbound)
+            self._note_message(row, conversation, now, outbound=outbound)
 
     def _note_message(self, row: Exchange, conversation: int, now: int, *, outbound: bool) -> None:
         """Note the direction of a message; once request and answer were seen, both SPIs are agreed on."""
@@ -355,7 +366,7 @@ class ExchangeTable:
         if not rows:
             del self._by_remote[row.remote]
             self._negotiations.pop(row.remote, None)
-            self.rtt.pop(row.remote, None)
+            self._times.pop(row.remote, None)
             self.answers.pop(row.remote, None)
 
 

@@ -70,7 +70,7 @@ def add(table: EspTable, sa: Announcement, now: int, caller: int | None, *, repl
     row.preloaded = True
     row.lifetime = 0 if sa.lifetime is None else sa.lifetime
     table.keep(row, now)
-    table.exchanges.claim(sa.inside, sa.remote, now)
+    table.claim(row, now)
     return row
 
 

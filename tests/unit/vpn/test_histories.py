@@ -72,7 +72,7 @@ class EvidenceHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ipsec = Ipsec(IpsecSettings(associations=12, associations_per_host=5, most_candidates=2))
+        self.ipsec = Ipsec(IpsecSettings(associations=12, associations_per_host=5, most_candidates=2, most_copies=2))
         self.now = 0
         self.seen: set[tuple[int, int]] = set()
 

@@ -207,12 +207,25 @@ def test_a_negotiation_nobody_uses_stops_counting() -> None:
     assert not both.exchanges.negotiations(R, at + both.settings.negotiation_window)
 
 
-def test_the_fastest_answer_is_remembered() -> None:
+def test_the_fastest_of_the_last_eight_answers_counts() -> None:
+    """So that a path that has become slower is followed, and one late answer is not."""
     both = ipsec()
-    for start, rtt in ((0, 300), (10, 200), (20, 250)):
+    times, least = (300, 200, *[250] * 7, 400), []
+    for start, rtt in enumerate(times):
         both.isakmp_outbound(A, M, R, header(I1), start * SECOND)
         both.isakmp_inbound(R, M, header(I1, ANSWER), start * SECOND + rtt * 1_000_000)
-    assert both.exchanges.rtt[R] == 200_000_000
+        least.append(both.exchanges.rtt(R) // 1_000_000)
+    assert least == [300, *[200] * 8, 250]
+
+
+def test_a_message_that_has_no_answer_is_not_timed() -> None:
+    """The third of a quick mode; what comes next may be the remote's own, minutes later."""
+    both = ipsec()
+    at = negotiate(both, A, 0, I1, rtt=SECOND // 10)
+    for now, message_id in ((at + 10 * MINUTE, 7), (at + 20 * MINUTE, 8)):
+        both.isakmp_inbound(R, M, header(I1, I1[::-1], QUICK, message_id), now)
+        negotiate(both, A, now + SECOND, I1, rtt=SECOND // 5, message_id=message_id + 10)
+    assert both.exchanges._times[R] == [SECOND // 10, SECOND // 5, SECOND // 5]
 
 
 # --- fuzz ---------------------------------------------------------------------------------------------------------
@@ -248,7 +261,7 @@ def test_any_headers_in_any_order(sequence: list[tuple[bool, int, int, bytes, in
         assert all(event.text for event in decision.events)
         assert len(both.exchanges.exchanges) <= 6
     both.expire(now + 31 * MINUTE)
-    assert not both.exchanges.exchanges and not both.exchanges.rtt
+    assert not both.exchanges.exchanges and both.exchanges.rtt(R) is both.exchanges.rtt(OTHER_R) is None
 
 
 def test_h_86_a_rekey_after_the_entry_has_timed_out_is_said_once() -> None:

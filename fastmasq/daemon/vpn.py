@@ -155,7 +155,7 @@ class Vpn:
             elif kind == "isakmp":
                 decision = self._isakmp(side, packet, now)
             else:
-                decision = self._quote(side, packet, now)
+                decision = self._quote(side, packet)
             self.follow_rows()
             if tunnel is not None:
                 self.rows.count(tunnel, side)
@@ -204,7 +204,7 @@ class Vpn:
             masq = self._masq(self.ipsec.exchanges.masq_of(source, destination, header))
             return self.ipsec.isakmp_outbound(source, masq, destination, header, now)
         if header is None:
-            return self._to(self.ipsec.exchanges.host_of(source, destination, None, now))
+            return self._to(self.ipsec.exchanges.host_of(source, destination, None))
         redirect = self.forwards.target_of(destination, "udp", IKE_PORT)
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
 
@@ -212,7 +212,7 @@ class Vpn:
         """Return the address that a packet leaves with: that of its row, which `move` keeps right, else the usual."""
         return self.address() if known is None else known
 
-    def _quote(self, side: int, packet: bytes, now: int) -> Decision:
+    def _quote(self, side: int, packet: bytes) -> Decision:
         """Decide about an ICMP error that quotes ISAKMP, or ESP that is not settled: whose packet it was (C-48)."""
         quoted = packet[(packet[0] & 15) * 4 + _ICMP_LENGTH :]
         source, destination, protocol, payload = _read(quoted)
@@ -222,7 +222,7 @@ class Vpn:
             return self._to(self.ipsec.esp.host_of(destination, source, read_esp(payload).spi), "esp_no_row")
         cookie = payload[_UDP_LENGTH : _UDP_LENGTH + _COOKIE_LENGTH]
         initiator = cookie if len(cookie) == _COOKIE_LENGTH and cookie != NO_COOKIE else None
-        return self._to(self.ipsec.exchanges.host_of(destination, source, initiator, now))
+        return self._to(self.ipsec.exchanges.host_of(destination, source, initiator))
 
     @staticmethod
     def _to(address: int | None, reason: str = "isakmp_no_row") -> Decision:

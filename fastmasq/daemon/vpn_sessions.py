@@ -35,7 +35,7 @@ def sessions(vpn: Vpn, now: int) -> Iterator[dict[str, Any]]:
             **_moved(vpn.rows.packets(("esp", row.number))),
         }
     for row in vpn.ipsec.exchanges.exchanges.values():
-        expires = row.last + vpn.ipsec.settings.lifetime
+        expires = vpn.ipsec.exchanges.expires(row.number)
         yield {**_line("udp", row, (IKE_PORT,) * 3, expires, row.last, now), **_moved((0, 0))}
 
 

@@ -352,6 +352,11 @@ class EspTable:
         """Return the inside hosts with a row of any kind for a remote (E-32)."""
         return {row.inside for row in self._remote.get(remote, {}).values()}
 
+    def used_until(self, inside: int, remote: int) -> int:
+        """Return until when a host has an established row with a remote, in ns; 0 if it has none."""
+        rows = (row for row in self.rows_with(inside, remote) if row.state == "established")
+        return max((self._deadlines.get(row.number) or 0 for row in rows), default=0)
+
     def expires(self, number: int, now: int) -> int:
         """Return when a row ends if nothing refreshes it; one that is kept until deleted, as if it were used now."""
         when = self._deadlines.get(number)

@@ -55,8 +55,8 @@ class Ipsec:
 
     def expire(self, now: int) -> None:
         """Remove what is over. Rows that the path moves must have been told with `saw` before."""
-        self.exchanges.expire(now)
         self.esp.expire(now)
+        self.exchanges.expire(now, self.esp.used_until)
 
     def move(self, old: int, new: int) -> tuple[Event, ...]:
         """Let everything follow a new masquerade address."""

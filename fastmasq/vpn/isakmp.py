@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -155,7 +156,7 @@ class ExchangeTable:
         inside = redirect
         events: tuple[Event, ...] = ()
         if inside is None:
-            last = self.last_active(remote, masq, now) if self.settings.remote_phase1 else None
+            last = self.last_active(remote, masq) if self.settings.remote_phase1 else None
             if last is None:
                 return Decision(events=self._of_nobody("isakmp_unknown", remote))
             inside = last.inside
@@ -169,15 +170,15 @@ class ExchangeTable:
 
     # -- what ESP asks -------------------------------------------------------------------------------------------------
 
-    def last_active(self, remote: int, masq: int, now: int) -> Exchange | None:
+    def last_active(self, remote: int, masq: int) -> Exchange | None:
         """Return the exchange of a remote that saw a packet last."""
         rows = reversed(self._by_remote.get(remote, {}).values())
-        return next((row for row in rows if row.masq == masq and row.last + self.settings.lifetime > now), None)
+        return next((row for row in rows if row.masq == masq), None)
 
-    def host_of(self, remote: int, masq: int, initiator: bytes | None, now: int) -> int | None:
+    def host_of(self, remote: int, masq: int, initiator: bytes | None) -> int | None:
         """Return the inside host that a packet to a remote came from, by its cookie or who talked last (C-48)."""
         rows = self._by_cookie.get((remote, masq, initiator or b""), {})
-        row = next(iter(rows.values()), None) or self.last_active(remote, masq, now)
+        row = next(iter(rows.values()), None) or self.last_active(remote, masq)
         return row.inside if row else None
 
     def masq_of(self, inside: int, remote: int, header: Isakmp | None = None) -> int | None:
@@ -226,16 +227,28 @@ class ExchangeTable:
 
     # -- time and addresses --------------------------------------------------------------------------------------------
 
-    def expire(self, now: int) -> None:
-        """Remove the rows whose time is over, and what is remembered of remotes without rows."""
+    def expire(self, now: int, used_until: Callable[[int, int], int] = lambda inside, remote: 0) -> None:
+        """Remove the rows whose time is over, and what is remembered of remotes without rows.
+
+        A host's last row with a remote stays while the two use ESP, for it is needed when the remote rekeys (H-86):
+        until used_until(inside, remote), in ns.
+        """
         for number in self._deadlines.due(now):
             row = self.exchanges[number]
+            until = min(used_until(row.inside, row.remote), now + self.settings.lifetime)
+            if until > now and self._is_last(row):
+                self._deadlines.set(number, until)
+                continue
             self._remove(row)
             if not row.outstanding:
                 self._forgotten[row.remote] = row.inside
                 self._forgotten.move_to_end(row.remote)
         while len(self._forgotten) > _MOST_FORGOTTEN:
             self._forgotten.popitem(last=False)
+
+    def expires(self, number: int) -> int:
+        """Return when a row ends if nothing refreshes it, in ns."""
+        return self._deadlines.get(number) or 0
 
     def saw(self, number: int, last_ns: int) -> None:
         """Tell when the path last moved a packet of a row. Call in order of time, before `expire`."""
@@ -271,7 +284,7 @@ class ExchangeTable:
 
     def _inbound_zero(self, remote: int, masq: int, header: Isakmp, now: int) -> Decision:
         """K-5: a zero cookie names nobody; the host that talked to the remote last gets it."""
-        row = self.last_active(remote, masq, now)
+        row = self.last_active(remote, masq)
         if row is None:
             return Decision(events=self._of_nobody("isakmp_zero_cookie_in", remote))
         events: tuple[Event, ...] = ()
@@ -346,6 +359,11 @@ class ExchangeTable:
         row.last = now
         self._by_remote[row.remote].move_to_end(row.number)
         self._deadlines.set(row.number, now + self.settings.lifetime)
+
+    def _is_last(self, row: Exchange) -> bool:
+        """Whether no other row of the host with the remote has been active later."""
+        rows = reversed(self._by_remote[row.remote].values())
+        return next(one for one in rows if one.inside == row.inside) is row
 
     def _forget_cookie(self, row: Exchange) -> None:
         rows = self._by_cookie[row.remote, row.masq, row.initiator]

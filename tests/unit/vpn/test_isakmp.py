@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.vpn.isakmp import SHORTEST_LIFETIME, IpsecSettings
+from fastmasq.vpn.preload import Announcement, add, flush
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp, read_isakmp
 from tests.unit.vpn.network import (
     ANSWER,
@@ -296,3 +297,43 @@ def test_h_86_a_host_that_has_begun_anew_is_not_said_to_be_forgotten() -> None:
     both.isakmp_outbound(A, M, R, header(I2), 31 * MINUTE)
     decision = both.isakmp_inbound(R, M, header(I1, ANSWER), 32 * MINUTE)
     assert [event.kind for event in decision.events] == ["isakmp_unknown"]
+
+
+def test_h_86_esp_in_use_keeps_the_entry_that_its_rekeying_needs() -> None:
+    """K-6 alone lets it time out under traffic, and the remote's quick mode then finds nobody."""
+    both = ipsec()
+    both.isakmp_outbound(A, M, R, header(I1), 0)
+    both.isakmp_inbound(R, M, header(I1, ANSWER), 0)
+    both.isakmp_outbound(A, M, R, header(I2), SECOND)
+    both.isakmp_inbound(R, M, header(I2, OTHER_ANSWER), SECOND)
+    both.esp_outbound(A, M, R, 0x1000, 1, 2 * SECOND)
+    for minute in range(0, 120, 10):
+        assert both.esp_inbound(R, M, 0x5000, 1, minute * MINUTE + 3 * SECOND).to == (A,)
+    now = 125 * MINUTE
+    assert both.isakmp_inbound(R, M, header(I2, OTHER_ANSWER, QUICK, 7), now).row.initiator == I2
+    assert [row.initiator for row in both.exchanges.exchanges.values()] == [I2], "the last, not all that ever were"
+    assert both.isakmp_inbound(R, M, header(NO_COOKIE), now).to == (A,), "K-5"
+    both.expire(now + 30 * MINUTE + 1)
+    assert not both.exchanges.exchanges, "ESP was idle for as long"
+
+
+def test_h_86_a_new_phase_1_of_the_remote_finds_the_host_that_uses_esp() -> None:
+    """K-10: for the remote that lets its own phase 1 run out and begins another."""
+    both = ipsec()
+    both.isakmp_outbound(A, M, R, header(I1), 0)
+    both.isakmp_inbound(R, M, header(I1, ANSWER), 0)
+    both.esp_outbound(A, M, R, 0x1000, 1, SECOND)
+    for minute in (0, 20, 40):
+        assert both.esp_inbound(R, M, 0x5000, 1, minute * MINUTE + 3 * SECOND).to == (A,)
+    assert both.isakmp_inbound(R, M, header(OTHER_ANSWER), 50 * MINUTE).to == (A,)
+
+
+def test_h_86_an_sa_kept_for_ever_does_not_keep_the_entry_of_a_host_without_it() -> None:
+    both = ipsec()
+    both.isakmp_outbound(A, M, R, header(I1), 0)
+    add(both.esp, Announcement(inside=A, remote=R, masq=M, inbound_spi=0x5000, lifetime=-1), 0, None)
+    both.expire(100 * MINUTE)
+    assert len(both.exchanges.exchanges) == 1
+    flush(both.esp, None)
+    both.expire(131 * MINUTE)
+    assert not both.exchanges.exchanges

@@ -10,6 +10,7 @@ from fastmasq.path.state cimport (
 from fastmasq.path.verdict cimport NOTE_REPLIES_SUPPRESSED, REPLY
 from fastmasq.ring.abi cimport PACKET_HOST, VNET_LENGTH
 from fastmasq.ring.ring cimport Frame, Sender, sender_queue, sender_scratch
+from fastmasq.table.entry cimport LOCAL
 from fastmasq.table.masq cimport next_random
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire.checksum cimport sum_octets
@@ -56,7 +57,7 @@ cdef inline bint may_answer_fragment(const Parsed *parsed) noexcept nogil:
 cdef inline bint may_answer(Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
     """Never about an error, a later fragment, a broadcast or multicast, or to an address that is not one host's."""
     cdef uint64_t hash
-    if p.links[link].address == 0 or frame.packet_type != PACKET_HOST:
+    if (p.links[link].address == 0 and p.links[link].side != LOCAL) or frame.packet_type != PACKET_HOST:
         return False
     if parsed.kind == KIND_ICMP_ERROR or parsed.kind == KIND_ICMP_OTHER:
         return False
@@ -73,7 +74,11 @@ cdef inline bint may_answer(Path *p, int link, const Frame *frame, const Parsed 
 
 cdef inline void reply_error(Path *p, int link, const Frame *frame, const Parsed *parsed, uint8_t type, uint8_t code,
                              uint16_t mtu) noexcept nogil:
-    """Answer a packet, still as it was received, to the station that sent it; mtu is 0 except for code 4 of type 3."""
+    """Answer a packet, still as it was received, to the station that sent it; mtu is 0 except for code 4 of type 3.
+
+    A program of this host is told by the address that it sent to: what comes from one of the host's own, or from where
+    the host knows no way to, the kernel drops.
+    """
     cdef Sender *sender = p.senders[link]
     cdef uint8_t *ip
     cdef uint8_t *icmp
@@ -92,7 +97,7 @@ cdef inline void reply_error(Path *p, int link, const Frame *frame, const Parsed
     store16(ip + IPV4_ID, <uint16_t>next_random(p.table))
     ip[IPV4_TTL] = REPLY_TTL
     ip[IPV4_PROTOCOL] = PROTOCOL_ICMP
-    store32(ip + IPV4_SOURCE, p.links[link].address)
+    store32(ip + IPV4_SOURCE, p.links[link].address if p.links[link].side != LOCAL else parsed.daddr)
     store32(ip + IPV4_DESTINATION, parsed.saddr)
     finish_header(ip, IPV4_MINIMUM)
     icmp[0] = type

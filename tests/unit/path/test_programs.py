@@ -150,6 +150,18 @@ def test_t10_a_datagram_in_pieces():
     assert len(sent) == len(pieces)
 
 
+def test_an_answer_too_big_for_the_clients_link_is_told_to_the_program():
+    """As if by the client: an address that the host has, or has no way to, would be dropped there."""
+    harness = redirecting(protocol=UDP, mtu={INSIDE: 1280})
+    passes(harness, INSIDE, udp(CLIENT, ASKED, b"?"))
+    answer = udp(PROGRAM, CLIENT, bytes(1400), df=True)
+    reason, told = refused(harness, LOCAL, answer)
+    assert reason == "fragmentation_needed"
+    assert problems(told) == []
+    assert (dotted(decode(told).source), dotted(decode(told).destination)) == (HOST, PROGRAMS)
+    assert answer.startswith(decode(told).quote[:28])
+
+
 def test_no_session_no_way_out():
     """What a program sends to somebody who was not redirected to it, and a reset that would open a session."""
     harness = redirecting()

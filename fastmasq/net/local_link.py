@@ -79,31 +79,65 @@ def remove() -> bool:
         requests.close()
 
 
+def put_back(mtu: int) -> bool:
+    """Restore what somebody has removed: the pair, its routes, or the rule; return whether that was so. KernelError."""
+    if not {HOST_END, OUR_END} <= {each.name for each in list_interfaces()}:
+        make(mtu)
+        return True
+    requests = netlink.RequestSocket()
+    try:
+        return _lead(requests)
+    except OSError as error:
+        raise KernelError(f"the link {HOST_END} cannot be restored: {error.strerror}") from None
+    finally:
+        requests.close()
+
+
 def _make(requests: netlink.RequestSocket, mtu: int) -> None:
     requests.ask(netlink.RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, _pair(mtu))
     for name in (HOST_END, OUR_END):
         sysctl.write_if_present(f"net.ipv6.conf.{name}.disable_ipv6", "1")
     sysctl.write(f"net.ipv4.conf.{HOST_END}.rp_filter", "2")  # the way back to a sender is never over this link
-    ifindex = {each.name: each.ifindex for each in list_interfaces()}
-    host = ifindex[HOST_END]
-    for each in (host, ifindex[OUR_END]):
-        requests.ask(netlink.RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, 0, each, IFF_UP, IFF_UP))
+    _lead(requests)
 
-    create = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+
+def _lead(requests: netlink.RequestSocket) -> bool:
+    """Lead packets over the pair and back, as far as that is not so already; return whether anything was missing."""
+    ends = {each.name: each for each in list_interfaces() if each.name in (HOST_END, OUR_END)}
+    host, ours = ends[HOST_END].ifindex, ends[OUR_END].ifindex
+    down = [each.ifindex for each in ends.values() if not each.flags & IFF_UP]
+    for each in down:
+        requests.ask(netlink.RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, 0, each, IFF_UP, IFF_UP))
+    missing = [_is_new(requests, kind, body) for kind, body in _ways(host, ours)]
+    return bool(down) or any(missing)
+
+
+def _is_new(requests: netlink.RequestSocket, kind: int, body: bytes) -> bool:
+    try:
+        requests.ask(kind, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, body)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _ways(host: int, ours: int) -> list[tuple[int, bytes]]:
+    """Return the requests for address, routes, rule and neighbour of a pair with these interface numbers."""
     first = struct.pack(">I", FIRST)
     address = _IFADDRMSG.pack(socket.AF_INET, 32, 0, _SCOPE_LINK, host) + netlink.attribute(_IFA_LOCAL, first)
-    requests.ask(netlink.RTM_NEWADDR, create, address)
     out_there = netlink.attribute(_RTA_OIF, struct.pack("=i", host))
-    ours = _RTMSG.pack(socket.AF_INET, NETWORK.prefixlen, 0, 0, _TABLE_LOCAL, _STATIC, _SCOPE_HOST, _LOCAL, 0)
-    network = netlink.attribute(_RTA_DST, NETWORK.network_address.packed)
-    requests.ask(netlink.RTM_NEWROUTE, create, ours + network + out_there)
+    to_host = _RTMSG.pack(socket.AF_INET, NETWORK.prefixlen, 0, 0, _TABLE_LOCAL, _STATIC, _SCOPE_HOST, _LOCAL, 0)
+    to_host += netlink.attribute(_RTA_DST, NETWORK.network_address.packed) + out_there
     everything = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, _STATIC, _SCOPE_LINK, _UNICAST, 0)
-    table = netlink.attribute(_RTA_TABLE, struct.pack("=I", _TABLE))
-    requests.ask(netlink.RTM_NEWROUTE, create, everything + table + out_there)
-    requests.ask(netlink.RTM_NEWRULE, create, _rule())
-    neighbour = _NDMSG.pack(socket.AF_INET, 0, 0, ifindex[OUR_END], _PERMANENT, 0, 0)
+    everything += netlink.attribute(_RTA_TABLE, struct.pack("=I", _TABLE)) + out_there
+    neighbour = _NDMSG.pack(socket.AF_INET, 0, 0, ours, _PERMANENT, 0, 0)
     neighbour += netlink.attribute(_NDA_DST, first) + netlink.attribute(_NDA_LLADDR, _MAC)
-    requests.ask(netlink.RTM_NEWNEIGH, create, neighbour)
+    return [
+        (netlink.RTM_NEWADDR, address),
+        (netlink.RTM_NEWROUTE, to_host),
+        (netlink.RTM_NEWROUTE, everything),
+        (netlink.RTM_NEWRULE, _rule()),
+        (netlink.RTM_NEWNEIGH, neighbour),
+    ]
 
 
 def _pair(mtu: int) -> bytes:

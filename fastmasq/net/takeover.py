@@ -53,7 +53,7 @@ class Takeover:
             raise
         self.adopted = bool(self._journal.entries)
         self.host_rules = HostRules()
-        self._has_local_link = False
+        self._local_mtu = 0  # of the link to programs of this host; 0 without one
 
     def set_sysctl(self, name: str, value: str) -> None:
         """Record the value that a setting has, then change it. Raises KernelError."""
@@ -118,20 +118,22 @@ class Takeover:
 
     def make_local_link(self, mtu: int) -> bool:
         """Make the link to programs of this host, once; return whether it is new. Raises KernelError."""
-        if self._has_local_link:
+        if self._local_mtu:
             return False
         if _LOCAL_LINK not in self._journal.entries:
             self._journal.append(_LOCAL_LINK)
         local_link.make(mtu)
-        self._has_local_link = True
+        self._local_mtu = mtu
         return True
 
     def drifted(self) -> list[str]:
         """Return one sentence for each setting that somebody else has changed while we run.
 
-        Rules for the host itself are put back in force at once.
+        Rules for the host itself and the link to its programs are put back at once.
         """
         removed = ["somebody removed the nftables table ip fastmasq; it is back"] if self.host_rules.put_back() else []
+        if self._local_mtu and local_link.put_back(self._local_mtu):
+            removed.append(f"somebody changed the link {local_link.HOST_END}, its routes or its rule; it is back")
         return removed + [
             f"{entry['sysctl']} is {now}, but fastmasq needs {entry['new']}: somebody changed it; set it back"
             for entry in self._journal.entries

@@ -275,9 +275,37 @@ def test_everything_is_put_back(net: Network, guard: str) -> None:
     assert state(net) == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rule del pref 1",
+        "route flush table 6160",
+        f"route del local {NETWORK} table local",
+        f"address flush dev {HOST_END}",
+        f"link set {HOST_END} down",
+        f"link del {HOST_END}",
+    ],
+)
+def test_what_somebody_else_takes_away_is_put_back(proxied: Network, command: str) -> None:
+    """As systemd-networkd does with rules and routes that it does not know, when it starts again."""
+    net = proxied
+    before = state(net)
+    net.ip("gateway", command)
+    eventually(lambda: state(net) == before, what="the link as it was")
+    eventually(lambda: net.link(OUR_END)["state"] == "up", what="the tap")
+    assert greeting(net, "inside", (ELSEWHERE, 80)) == b"the gateway"
+    assert f"the link {HOST_END}" in net.fastmasq.errors()
+
+
 def state(net: Network) -> tuple[str, ...]:
-    links = [row["ifname"] for row in json.loads(net.ip("gateway", "-json link show"))]
-    return (*links, net.ip("gateway", "rule show"), net.ip("gateway", "route show table all"))
+    links = json.loads(net.ip("gateway", "-json address show"))
+    addresses = [each.get("local", "") for row in links for each in row["addr_info"]]
+    return (
+        *(row["ifname"] for row in links),
+        *addresses,
+        net.ip("gateway", "rule show"),
+        net.ip("gateway", "route show table all"),
+    )
 
 
 def test_after_a_crash_it_is_adopted_and_released(net: Network) -> None:

@@ -949,12 +949,19 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
 # -- datagrams in pieces ---------------------------------------------------------------------------------------------
 
 cdef inline bint is_reassembled(Path *p, int link, const Frame *frame, const Parsed *parsed) noexcept nogil:
-    """Whether a fragment may be one of a translated datagram: it goes outside, to an external address, or is a program's."""
+    """Whether a fragment may be one of a translated datagram.
+
+    It goes outside, to an external address, is a program's, or for one by a rule, to wherever it is addressed.
+    """
     cdef const Route *route = find_route(p, parsed.daddr)
     if frame.packet_type != PACKET_HOST or not source_belongs(p, link, parsed.saddr):
         return False
     if route.kind == ROUTE_LOCAL:
         return external_of(p.table, parsed.daddr) >= 0 and (p.links[link].side == OUTSIDE or p.hairpin)
+    if route.kind == ROUTE_BROADCAST or route.kind == ROUTE_MULTICAST:
+        return False
+    if p.chains != NULL and p.chains.redirects:
+        return True
     if route.kind != ROUTE_UNICAST or route.link == NO_LINK:
         return False
     return p.links[link].side == LOCAL or (p.links[link].side == INSIDE and p.links[route.link].side == OUTSIDE)

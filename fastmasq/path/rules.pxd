@@ -148,6 +148,7 @@ cdef struct Chains:
     uint32_t generation
     bint default_forward        # nobody has touched the forward chain
     bint accounting             # the accounting chain has rules
+    bint redirects              # a rule may redirect, so datagrams in pieces have to be put together first (C-57)
     # the packet in hand
     Probe probe
     uint64_t packet             # its serial number

@@ -70,6 +70,7 @@ cdef class RuleTable:
         c.generation += 1
         c.default_forward = compiled.default_forward
         c.accounting = compiled.accounting
+        c.redirects = bool((self._rows["target"] == REDIRECT).any())
 
     def set_cache(self, bint on):
         """Remember verdicts, or ask the rules about every packet. For tests and measurements."""

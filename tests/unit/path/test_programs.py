@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.policy.chains import Match, Rule, RuleSet
-from tests.support.harness import PROGRAMS, Harness, address
+from tests.support.harness import HOWTO_ROUTES, PROGRAMS, Harness, address, plain
 from tests.support.packets import TCP, UDP, decode, dotted, icmp_error, problems, tcp, udp
 from tests.unit.path.network import (
     GATEWAY_IN,
@@ -140,11 +140,21 @@ def test_t10_an_icmp_error_about_an_answer_reaches_the_program():
     assert (dotted(quoted.source), quoted.source_port) == PROGRAM
 
 
-def test_t10_a_datagram_in_pieces():
-    harness = redirecting(protocol=UDP)
-    pieces = cut(udp(CLIENT, ASKED, bytes(3000)), 1480, 1480)
+@pytest.mark.parametrize(
+    ("link", "source", "destination"),
+    [
+        (INSIDE, CLIENT, ASKED),
+        (INSIDE, CLIENT, ("10.9.9.9", 80)),  # another inside network, towards which nothing is translated
+        (INSIDE, CLIENT, ("192.0.2.1", 80)),  # no route leads there
+        (OUTSIDE, OUTSIDER, (HOST, 80)),
+    ],
+)
+def test_t10_a_datagram_in_pieces(link, source, destination):
+    """Redirecting needs whole datagrams (C-57), wherever they go."""
+    harness = redirecting(protocol=UDP, routes=[*HOWTO_ROUTES, ("192.0.2.0/24", plain("unreachable"))])
+    pieces = cut(udp(source, destination, bytes(3000)), 1480, 1480)
     for piece in reversed(pieces):
-        harness.inject(INSIDE, piece)
+        harness.inject(link, piece)
     sent = harness.run()
     assert {(out.link, dotted(decode(out.packet).destination)) for out in sent} == {(LOCAL, PROGRAMS)}
     assert len(sent) == len(pieces)
@@ -160,6 +170,20 @@ def test_an_answer_too_big_for_the_clients_link_is_told_to_the_program():
     assert problems(told) == []
     assert (dotted(decode(told).source), dotted(decode(told).destination)) == (HOST, PROGRAMS)
     assert answer.startswith(decode(told).quote[:28])
+
+
+def test_pieces_that_no_rule_redirects_are_routed_as_they_came():
+    harness = redirecting(protocol=UDP, more=[("forward", Rule(match=Match(), target="ACCEPT"))])
+    pieces = cut(udp(OUTSIDER, (HOST, 81), bytes(3000)), 1480, 1480)
+    for piece in reversed(pieces):
+        harness.inject(OUTSIDE, piece)
+    sent = harness.run()
+    assert {(out.link, dotted(decode(out.packet).destination)) for out in sent} == {(INSIDE, HOST)}
+    assert {decode(out.packet).identification for out in sent} == {decode(pieces[0]).identification}
+    assert (
+        b"".join(out.packet[20:] for out in sorted(sent, key=lambda out: decode(out.packet).offset))
+        == udp(OUTSIDER, (HOST, 81), bytes(3000))[20:]
+    )
 
 
 def test_no_session_no_way_out():

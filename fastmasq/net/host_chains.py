@@ -47,7 +47,8 @@ _HOOKS = {
 # The rest of a TCP header whose flags a first fragment has left out: put together, it would pass rules unseen.
 _NO_HIDDEN_FLAGS = "ip protocol 6 ip frag-off & 0x1fff == 1 drop"
 
-# What is redirected to programs has been judged as it came, and their answers are when they leave.
+# What is redirected to programs has been judged as it came, and their answers are when they leave. Sessions live on
+# when the rule that redirected them goes.
 _REDIRECTED = {INPUT: f'iifname "{HOST_END}" accept', OUTPUT: f'oifname "{HOST_END}" accept'}
 
 # What REJECT does. Nobody is told about what went to many. In output, the sender of a datagram gets EPERM for whatever
@@ -130,10 +131,8 @@ class _Hook:
     def translate(self) -> None:
         chain = self._rule_set.chain(self._hook)
         body = self._chain(self._hook, ())
-        lines = self._result.chains[self._hook] = []
+        lines = self._result.chains[self._hook] = [_REDIRECTED[self._hook]]
         self._result.hooks[self._hook] = _HOOKS[self._hook]
-        if any(REDIRECT in targets for targets in map(_targets, self._rule_set.chains.values())):
-            lines.append(_REDIRECTED[self._hook])
         if self._hook == INPUT:
             lines.append(_NO_HIDDEN_FLAGS)
         verdict = self._verdict(chain.policy, ())

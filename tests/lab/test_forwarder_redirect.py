@@ -185,6 +185,18 @@ def test_t10_open_sessions_live_on_when_rules_change(net: Network) -> None:
     }
 
 
+def test_t10_a_session_lives_on_behind_a_policy_of_deny(net: Network) -> None:
+    """On its way to the program it meets the hook of the host's own packets, where no rule fits it any more."""
+    accept = "ipchains -A input -i eth0 -s 10.0.0.0/24 -j ACCEPT"
+    start(net, [*RULES, accept, "ipchains -A input -i lo -j ACCEPT", "ipchains -P input DENY"])
+    net.echo_tcp("gateway", port=PROXY)
+    redirected = net.connect("inside", (ELSEWHERE, 80))
+    assert round_trip(redirected, None, b"one")
+    ipchains(net, "-D input 1")
+    ipchains(net, "-D input 1")
+    assert round_trip(redirected, None, b"two", seconds=3)
+
+
 def test_t10_nobody_listens(net: Network) -> None:
     start(net, RULES)
     with pytest.raises(ConnectionRefusedError):

@@ -46,7 +46,8 @@ def _sessions(name: str, socket: str) -> Iterable[str]:
     ports = PortRanges.read(status["external"]["ports"]).count
     free = {protocol: max(0, ports - status["sessions"][protocol]) for protocol in ("tcp", "udp", "icmp")}
     wanted = SESSION_FILES.get(name)
-    sessions = call(socket, "sessions", protocol=wanted, limit=_MOST_SESSIONS, tunnels=not wanted)["sessions"]
+    asked = {"protocol": wanted, "limit": _MOST_SESSIONS, "masqueraded": True, "tunnels": not wanted}
+    sessions = call(socket, "sessions", **asked)["sessions"]
     return ip_masq(wanted, sessions, free[wanted]) if wanted else ip_masquerade(sessions, free)
 
 

@@ -821,15 +821,15 @@ class Engine:
     def sessions(self, params: dict) -> dict[str, Any]:
         """Return the sessions that match `host`, `protocol` and `state`, at most `limit` of them, and how many do.
 
-        With `tunnels` they are what the kernels of 1999 listed: calls, SAs and ISAKMP exchanges follow, and sessions of
-        the host's own programs are left out.
+        With `masqueraded`, as the kernels of 1999 listed them, sessions of the host's own programs are left out. With
+        `tunnels` calls, SAs and ISAKMP exchanges follow.
         """
         limit = params.get("limit") or 1000
         now = now_ns()
         total, found = 0, []
         for rows in listing.copies(self.table, self.forwarder):
             chosen = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
-            if params.get("tunnels"):
+            if params.get("masqueraded"):
                 chosen = listing.masqueraded(chosen)
             total += len(chosen)
             found += [listing.describe(row, self.table, now) for row in chosen[: limit - len(found)]]

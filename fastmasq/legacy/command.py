@@ -129,7 +129,7 @@ def _verdicts(request: Check) -> list[str]:
 def _print_sessions(request: ListSessions, names: Names, *, capitals: bool) -> None:
     from fastmasq.legacy.listing import Shown, session_lines
 
-    answer = ask("sessions", limit=MOST_SESSIONS, tunnels=True)
+    answer = ask("sessions", limit=MOST_SESSIONS, masqueraded=True, tunnels=True)
     shown = Shown(names, request.numeric)
     _say(session_lines(answer["sessions"], shown, deltas=request.extended, capitals=capitals))
     if answer["total"] > len(answer["sessions"]):

@@ -261,6 +261,8 @@ def test_the_listings_of_1999_do_not_show_it(proxied: Network) -> None:
     assert greeting(net, "inside", (ELSEWHERE, 80)) == b"the gateway"
     assert len(net.sessions()) == 1
     assert ipchains(net, "-M -L -n") == ["IP masquerading entries"]
+    for name in ("ip_masquerade", "ip_masq/tcp"):
+        assert len(net.fastmasq.run_command("proc", name).splitlines()) == 1
 
 
 def test_enforcing_closes_what_is_no_longer_redirected(net: Network) -> None:

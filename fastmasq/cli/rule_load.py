@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -29,12 +30,14 @@ def load(socket: str | None, config: str | None, strict: bool, file: str, argume
     path = find_socket(socket, config)
     present = _rule_set(call(path, "rules"))
     prepared = prepare([file], Names(), present, tolerant=not strict, arguments=arguments)
-    for warning in prepared.warnings:
+    left_out, requests = _rehearse(path, prepared.others, tolerant=not strict)
+    for warning in (*prepared.warnings, *left_out):
         click.echo(f"warning: {warning}", err=True)
     call(path, "rules.change", changes=msgspec.to_builtins(prepared.changes))
-    for request in prepared.others:
+    for request in requests:
         _carry_out(path, request)
-    click.echo(f"{file}: {len(prepared.changes)} changes made")
+    made = len(prepared.changes) + sum(len(getattr(request, "changes", "1")) for request in requests)
+    click.echo(f"{file}: {made} changes made")
 
 
 def _rule_set(answer: dict[str, Any]) -> Any:
@@ -49,6 +52,44 @@ def _rule_set(answer: dict[str, Any]) -> Any:
     rules.chains = chains
     rules.default_forward = answer["default_forward"]
     return rules
+
+
+def _rehearse(path: str, items: Iterable[Any], *, tolerant: bool) -> tuple[list[str], list[Any]]:
+    """Try what lines ask for on copies of the forwards and redirects that run; return what is left out, and the rest.
+
+    Raises ConfigurationError.
+    """
+    import msgspec
+
+    from fastmasq.control.client import call
+    from fastmasq.errors import ConfigurationError
+    from fastmasq.legacy.requests import Forwarding
+    from fastmasq.legacy.script import may_be_left_out
+    from fastmasq.policy import autofw, markfw, portfw, redirect
+
+    kinds = {
+        "forwards": (portfw, portfw.PortForward),
+        "redirects": (redirect, redirect.Redirect),
+        "autofw": (autofw, autofw.AutoForward),
+        "mfw": (markfw, markfw.MarkTarget),
+    }
+    trial: dict[str, tuple] = {}
+    left_out, requests = [], []
+    for place, request in items:
+        if isinstance(request, Forwarding):
+            name = request.method.removesuffix(".change")
+            policy, kind = kinds[name]
+            if name not in trial:
+                trial[name] = msgspec.convert(call(path, name), tuple[kind, ...])
+            try:
+                trial[name] = policy.apply(trial[name], msgspec.convert(list(request.changes), list[policy.Change]))
+            except ConfigurationError as error:
+                if not tolerant or not may_be_left_out(request):
+                    raise ConfigurationError(f"{place}: {error}") from None
+                left_out.append(f"{place}: left out: {error}")
+                continue
+        requests.append(request)
+    return left_out, requests
 
 
 def _carry_out(path: str, request: Any) -> None:

@@ -29,7 +29,7 @@ from fastmasq.daemon import enforce, timeouts
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
-from fastmasq.legacy.script import prepare
+from fastmasq.legacy.script import may_be_left_out, prepare
 from fastmasq.policy import autofw, changes, markfw, portfw, redirect
 from fastmasq.policy.autofw import AutoForward
 from fastmasq.policy.chains import RuleSet
@@ -80,9 +80,15 @@ def declare(settings: Settings) -> Declared:
         redirects=settings.redirect,
         warnings=tuple(prepared.warnings),
     )
-    for request in prepared.others:
-        declared = _with_request(declared, request)
-    return declared
+    left_out = []
+    for item in prepared.others:
+        try:
+            declared = _with_request(declared, item.request)
+        except ConfigurationError as error:
+            if settings.rules.strict or not may_be_left_out(item.request):
+                raise ConfigurationError(f"{item.place}: {error}") from None
+            left_out.append(f"{item.place}: left out: {error}")
+    return replace(declared, warnings=(*declared.warnings, *left_out))
 
 
 def _with_request(declared: Declared, request: Any) -> Declared:

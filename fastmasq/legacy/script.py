@@ -57,6 +57,7 @@ _MODULES = ("modprobe", "insmod", "rmmod", "depmod")
 _SILENT = ("echo", ":", "true", "export", "cd", "umask", "sleep")
 _SETTINGS = "/proc/sys/net/ipv4/"
 _HARMLESS = ("exists", "no rule", "no chain")  # why clearing away or making a chain may fail in a script run again
+_TAKING_AWAY = ("delete", "withdraw")  # port forwards and redirects
 _CLEARING = ("flush", "zero", "delete", "delete_equal", "delete_chain", "new_chain")
 
 
@@ -102,7 +103,7 @@ class Prepared(Struct, frozen=True):
     """What rule files come to: changes of chains that have been tried, the other requests in order, and warnings."""
 
     changes: list[Change]
-    others: list[Any]
+    others: list[Item]
     warnings: list[str]
 
 
@@ -130,10 +131,15 @@ def prepare(
     return prepared
 
 
+def may_be_left_out(request: Any) -> bool:
+    """Whether tolerant reading leaves a line out when it cannot be done: it takes away what may not be there."""
+    return isinstance(request, Forwarding) and all(change["action"] in _TAKING_AWAY for change in request.changes)
+
+
 def _rehearse(item: Item, trial: RuleSet, prepared: Prepared, tolerant: bool) -> list[str]:
     """Make the changes of one line in `trial`; return what is wrong with them."""
     if not isinstance(item.request, Changes):
-        prepared.others.append(item.request)
+        prepared.others.append(item)
         return []
     mistakes = []
     for change in item.request.changes:
@@ -211,7 +217,7 @@ class _Reading:
         for change in request.changes:
             if change["action"] == "clear" and request.method in self._forwarded:
                 self.warnings.append(f"{place}: takes away again what was set up by {self._forwarded[request.method]}")
-            elif change["action"] != "clear":
+            elif change["action"] not in ("clear", *_TAKING_AWAY):
                 self._forwarded[request.method] = place
 
     def _ignore(self, place: str, program: str, command: Command) -> str | None:

@@ -221,8 +221,35 @@ def test_a15_rule_load_takes_a_script_with_its_arguments(old: Old, tmp_path: Pat
     ):
         done = old.net.lab.exec("gateway", [*command, *words], capture_output=True, text=True, timeout=30)
         assert (done.returncode, done.stderr) == (status, said)
-    assert done.stdout == f"{script}: 2 changes made\n"
+    assert done.stdout == f"{script}: 3 changes made\n"
     assert old.lines("ipfwadm -I -l -n -e")[2].split()[7:9] == ["ppp0", "200.200.200.200"]
+
+
+def test_rule_load_does_all_of_a_script_or_nothing(old: Old, tmp_path: Path) -> None:
+    lines = [
+        "ipchains -A input -p tcp -d 0/0 77 -j DENY",
+        "ipportfw -A -t200.200.200.200/7777 -R 10.0.0.2/80",
+        "ipmasqadm autofw -A -r tcp 7000 7010 -c tcp 7070",
+        "ipmasqadm mfw -A -m 1 -r 10.0.0.2 80",
+        "ipfwd --masq 10.0.0.2 47",
+    ]
+    script = tmp_path / "script"
+    command = [sys.executable, "-m", "fastmasq", "rule", "load", "--socket", str(old.net.fastmasq.socket), str(script)]
+
+    def load(last: str, *options: str) -> tuple[int, str, str]:
+        script.write_text("\n".join([*lines, last, ""]))
+        done = old.net.lab.exec("gateway", [*command, *options], capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stdout, done.stderr
+
+    missing = f"{script}:6: tcp 200.200.200.200:80: no such forward; see `fastmasq forward list`\n"
+    assert load("ipportfw -D -t200.200.200.200/80", "--strict") == (2, "", f"fastmasq: {missing}")
+    assert old.lines("ipchains -L input -n") == ["Chain input (policy ACCEPT):"]
+    assert len(old.lines("ipmasqadm portfw -l -n")) == 1
+    assert load("ipportfw -D -t200.200.200.200/7777") == (0, f"{script}: 6 changes made\n", "")
+    left_out = missing.replace(":6: ", ":6: left out: ")
+    said = f"warning: {left_out}"
+    assert load("ipportfw -D -t200.200.200.200/80") == (0, f"{script}: 5 changes made\n", said)
+    assert len(old.lines("ipmasqadm portfw -l -n")) == 2
 
 
 def test_a_mistake_in_a_rule_file_leaves_the_host_as_it_was(net: Network, tmp_path: Path) -> None:

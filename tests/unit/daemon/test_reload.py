@@ -57,6 +57,16 @@ def test_keys_that_cannot_change_are_named_alone(text: str, links: str, keys: st
     assert str(refused.value).startswith(f"{keys}: cannot change while fastmasq runs")
 
 
+def test_taking_away_a_forward_that_is_not_there_is_left_out_as_by_a_shell(tmp_path: Path) -> None:
+    script = tmp_path / "rc.firewall"
+    script.write_text("ipportfw -D -t200.200.200.200/80\nipfwd --masq 10.0.0.2 47\n")
+    left_out = f"{script}:1: left out: tcp 200.200.200.200:80: no such forward; see `fastmasq forward list`"
+    found = declared(f'[rules]\nfiles = ["{script}"]\n')
+    assert (found.warnings, [one.protocol for one in found.redirects]) == ((left_out,), [47])
+    with pytest.raises(ConfigurationError, match=r"rc\.firewall:1: tcp 200\.200\.200\.200:80: no such forward"):
+        declared(f'[rules]\nfiles = ["{script}"]\nstrict = true\n')
+
+
 def test_rule_files_are_compared_by_what_they_come_to(tmp_path: Path) -> None:
     file = tmp_path / "rc.firewall"
     text = f'[rules]\nfiles = ["{file}"]\n'

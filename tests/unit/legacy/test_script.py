@@ -182,7 +182,7 @@ def test_files_build_on_each_other_and_on_what_is_there(tmp_path):
     result = prepare([first, second], NAMES, rules)
     assert [change.do for change in result.changes] == ["append", "delete"]
     assert result.changes[0].rule == Rule(target="vpn")
-    assert result.others == [SetDynaddr(5), SetTimeouts(1, 2, 3)]
+    assert [item.request for item in result.others] == [SetDynaddr(5), SetTimeouts(1, 2, 3)]
 
 
 class Wanted(Struct):
@@ -207,6 +207,10 @@ def test_a_program_of_forwards_is_read_once_it_is_registered(monkeypatch):
     assert requests_of(text) == [Forwarding("forwards.change", ({"action": "set"},))]
     assert warnings_of(text) == ["f:2: ignored: ipportfw would only print something"]
     assert mistakes_of("ipportfw -X") == ["f:1: ipportfw: unknown option; correct the line or remove it"]
+
+
+def test_a14_deleting_sets_nothing_up():
+    assert warnings_of("ipportfw -D -t1.2.3.4/80\nipportfw -C\n") == []
 
 
 def test_a14_clearing_what_the_file_has_set_up_is_warned_of(monkeypatch):

@@ -36,6 +36,7 @@ CounterKey = tuple[str, Rule | None, int]
 
 _DEEPEST = 14  # user chains within each other; nftables keeps 16 return addresses, and we need two
 _MOST_RULES = 65536
+_SHOWN = 3  # rules that a line names
 
 # Before connection tracking puts fragments together, so that rules see them as they come. After the others' output
 # chains, which may still change what leaves.
@@ -68,12 +69,20 @@ _OWN_RESET = '{} "lo" tcp flags & rst == rst fib saddr type != local accept'
 
 @dataclass
 class Translation:
-    """`chains`: nftables chain name -> rules. `hooks`: those at a hook -> how. `not_enforced`: one line for each."""
+    """`chains`: nftables chain name -> rules. `hooks`: those at a hook -> how. `weaker`: rules by chain and reason."""
 
     chains: dict[str, list[str]] = field(default_factory=dict)
     hooks: dict[str, str] = field(default_factory=dict)
     counters: dict[str, CounterKey] = field(default_factory=dict)
-    not_enforced: list[str] = field(default_factory=list)
+    weaker: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    @property
+    def not_enforced(self) -> list[str]:
+        """What of the rules is not enforced, one line for each chain and reason."""
+        return [
+            f"{_numbered(numbers)} of chain {chain}: not enforced on the host's own packets: {reason}"
+            for (chain, reason), numbers in self.weaker.items()
+        ]
 
 
 def asks_nothing(rule_set: RuleSet) -> bool:
@@ -219,9 +228,20 @@ class _Hook:
         if not can_be_spelled(rule.match.interface):
             reasons.append(f"interface {rule.match.interface!r}")
         for reason in reasons:
-            line = f"rule {number} of chain {chain}: not enforced on the host's own packets: {reason}"
-            if line not in self._result.not_enforced:
-                self._result.not_enforced.append(line)
+            numbers = self._result.weaker.setdefault((chain, reason), [])
+            if number not in numbers[-1:]:  # a chain may be translated several times, each time as a whole
+                numbers.append(number)
+
+
+def _numbered(numbers: list[int]) -> str:
+    """Return rule 1; rules 1 and 2; or rules 1, 2, 3 and 9 more."""
+    each = list(dict.fromkeys(numbers))
+    if len(each) == 1:
+        return f"rule {each[0]}"
+    shown, more = each[:_SHOWN], len(each) - _SHOWN
+    if more > 0:
+        return f"rules {', '.join(map(str, shown))} and {more} more"
+    return f"rules {', '.join(map(str, shown[:-1]))} and {shown[-1]}"
 
 
 def _rejection(hook: str) -> str:

@@ -21,7 +21,7 @@ from fastmasq.net.links import IFF_UP, list_interfaces
 
 HOST_END, OUR_END = "fastmasq0", "fastmasq1"
 
-NETWORK = ipaddress.IPv4Network("169.254.255.0/27")
+NETWORK = ipaddress.IPv4Network("169.254.255.0/24")
 FIRST, COUNT = int(NETWORK[1]), NETWORK.num_addresses - 2
 
 _MAC = bytes.fromhex("02666d000001")  # of both ends: the host, which asks for no address, then writes the right one

@@ -97,7 +97,7 @@ _SENTENCES = {
     TX_REFUSED: ("tx_refused", "the kernel refused to send the packet"),
     TX_NO_BUFFER: ("tx_no_buffer", "the sending queue was full"),
     ENDPOINT_CLASH: ("endpoint_clash",
-                     "the inside host of a forward or redirect already has a session with this remote endpoint by another way"),
+                     "the target of a forward or redirect already has a session with this remote endpoint by another way"),
     CANNOT_SEGMENT: ("cannot_segment", "a large send could not be cut into segments for a link without offloads"),
 }
 

@@ -722,17 +722,23 @@ cdef inline int64_t open_local(Table *t, uint8_t protocol, uint8_t side, uint32_
                                uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of a program of this host with who asked for (asked, asked_port) (T-10); return its row or a Refusal.
 
-    remote is on `side`. The program is reached at `port` and the first of `count` addresses from `first` on where the
-    remote endpoint is not talking already: of what it asked for, the program's end shows nothing. The session is one of
-    an inside remote's share; those of outside ones have the program's address's.
+    remote is on `side`. The program is reached at `port` and an address where the remote endpoint is not talking already:
+    of what it asked for, the program's end shows nothing. There are `count` addresses from `first` on; where that is taken,
+    the search begins at a place of what was asked for. The session is one of an inside remote's share; those of outside ones
+    have the program's address's.
     """
     cdef uint32_t local = first
     cdef uint32_t payer, hash, host
+    cdef int tried
     if t.active >= t.capacity:
         return REFUSED_TABLE_FULL
-    while has_flow(t, protocol, LOCAL, local, port, remote, remote_port):
-        local += 1
-        if local == first + count:
+    if has_flow(t, protocol, LOCAL, local, port, remote, remote_port):
+        hash = host_hash(t, asked)
+        for tried in range(count):
+            local = first + (hash + <uint32_t>tried) % <uint32_t>count
+            if not has_flow(t, protocol, LOCAL, local, port, remote, remote_port):
+                break
+        else:
             return REFUSED_CLASH
     payer = remote if side == INSIDE else local
     hash = host_hash(t, payer)

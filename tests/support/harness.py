@@ -79,7 +79,7 @@ HOWTO_ROUTES = [
     ("200.200.200.200/32", plain("local")),
     ("200.200.200.255/32", plain("broadcast")),
     ("127.0.0.0/8", plain("local")),
-    ("169.254.255.0/27", unicast("programs", PROGRAMS)),
+    ("169.254.255.0/24", unicast("programs", PROGRAMS)),
     ("224.0.0.0/4", plain("multicast")),
     ("255.255.255.255/32", plain("broadcast")),
 ]

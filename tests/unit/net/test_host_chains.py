@@ -48,12 +48,24 @@ def test_what_can_be_enforced_is_not_announced() -> None:
     rules.append(OUTPUT, Rule(match=Match(protocol=6), target=REDIRECT, tos=(0x01, 0x10)))
     result = translated(rules)
     assert result.not_enforced == []
+
     fragment = "ip frag-off & 0x1fff != 0"
     assert result.chains["input_input"] == [
         f'{fragment} limit rate 10/second burst 20 packets log prefix "Packet log: input DENY #1 " level info',
         f'{fragment} counter name "input.0" meta mark set 7 drop',
     ]
     assert result.chains["output_output"] == ['ip protocol 6 counter name "output.0" ip dscp set 4 accept']
+
+
+@pytest.mark.parametrize(
+    ("count", "named"), [(1, "rule 1"), (2, "rules 1 and 2"), (3, "rules 1, 2 and 3"), (9, "rules 1, 2, 3 and 6 more")]
+)
+def test_many_rules_that_are_not_enforced_are_one_line(count: int, named: str) -> None:
+    rules = RuleSet()
+    for _ in range(count):
+        rules.append("input", Rule(match=Match(protocol=6), target="REDIRECT"))
+    [line] = translated(rules).not_enforced
+    assert line.startswith(f"{named} of chain input: not enforced on the host's own packets: REDIRECT")
 
 
 def test_nothing_is_asked_of_nftables_where_all_is_accepted() -> None:

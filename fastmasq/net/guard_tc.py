@@ -184,14 +184,22 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     ):
         code.load(R0, R6, field, 4)
         code.jump_if_not_equal(R0, wanted, "pass")
-    if role == "local":
-        code.set(R0, _TC_ACT_SHOT)
-        code.exit()
-        code.label("pass")
-        code.set(R0, _TC_ACT_UNSPEC)
-        code.exit()
-        return code.program()
-    code.load_packet(link_header + 16, 4)  # destination
+    if role != "local":  # the verifier refuses code that is never reached
+        _judge_destination(code, spec, role, link_header)
+        if spec.external:
+            _judge_ours(code, spec, link_header, ports)
+    code.label("drop")
+    code.set(R0, _TC_ACT_SHOT)
+    code.exit()
+    code.label("pass")
+    code.set(R0, _TC_ACT_UNSPEC)
+    code.exit()
+    return code.program()
+
+
+def _judge_destination(code: bpf.Assembler, spec: GuardSpec, role: str, link_header: int) -> None:
+    """Emit what finds out to whom a packet is: to the host, to others, or to an external address."""
+    code.load_packet(link_header + 16, 4)
     for address in spec.external:
         code.jump_if_equal(R0, address, f"to {address}")
     code.jump_if_at_least(R0, FIRST_GROUP_ADDRESS, "pass")
@@ -200,16 +208,6 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     if role == "outside":
         _pass_dhcp_answers(code, link_header)
     code.jump("drop")
-
-    if spec.external:  # the verifier refuses code that is never reached
-        _judge_ours(code, spec, link_header, ports)
-    code.label("drop")
-    code.set(R0, _TC_ACT_SHOT)
-    code.exit()
-    code.label("pass")
-    code.set(R0, _TC_ACT_UNSPEC)
-    code.exit()
-    return code.program()
 
 
 def _judge_ours(code: bpf.Assembler, spec: GuardSpec, link_header: int, ports: int) -> None:

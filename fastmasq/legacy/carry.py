@@ -154,6 +154,7 @@ class _Carrying:
             port = rule.to.lstrip(":") or "0"
             if not port.isdecimal():
                 raise _DoesNotFit("packets are redirected to one local port")
+            self._note(rule, "changed", "INPUT is not asked as well about what it redirects")
             for match in self._matches(rule, rule.in_link):
                 self.result.rules.append(INPUT, Rule(match=match, target=REDIRECT, redirect_port=int(port)))
             return

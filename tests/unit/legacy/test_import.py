@@ -109,6 +109,7 @@ def test_nft_becomes_forwards_redirects_and_chains(printed, form):
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "REJECT"
     assert verdict(carried, "forward", 6, "192.168.0.1", "199.0.0.1", (40000, 80)) == "ACCEPT"  # never was masqueraded
     assert verdict(carried, "input", 6, "10.0.0.2", "199.0.0.1", (40000, 80), interface="eth0") == "REDIRECT"
+    assert "INPUT is not asked as well about what it redirects" in reasons(carried, "changed").values()
 
 
 def test_s51_t6_answers_of_forwarded_services_are_masqueraded(printed):

@@ -29,7 +29,7 @@ from fastmasq.config.values import PortRanges
 from fastmasq.control.inside import Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server
-from fastmasq.daemon import listing, ports, reload, resets, timeouts, vpn_sessions, world
+from fastmasq.daemon import listing, ports, programs, reload, resets, timeouts, vpn_sessions, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.log_levels import LogLevels
@@ -49,7 +49,7 @@ from fastmasq.net.world import World
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.path.world import LINKS, NO_LINK
-from fastmasq.policy.chains import REDIRECT, RuleSet
+from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
@@ -578,9 +578,8 @@ class Engine:
 
     def _reach_programs(self, rule_set: RuleSet) -> None:
         """Have a link to programs of the host if a rule redirects to them. Raises KernelError."""
-        redirects = any(each.rule.target == REDIRECT for chain in rule_set.chains.values() for each in chain.rules)
         mtus = (link.mtu for link in self.world.snapshot().links if link.role == "inside")
-        if not redirects or not self.takeover.make_local_link(max(mtus)):
+        if not programs.redirects(rule_set) or not self.takeover.make_local_link(max(mtus)):
             return
         self._read_world()
         try:
@@ -667,8 +666,8 @@ class Engine:
         return mapped
 
     def _check_settings(self) -> None:
-        """Say it, once, when somebody has changed a setting of the kernel that we depend on."""
-        drifted = self.takeover.drifted()
+        """Say it, once, when what we depend on is not as it should be: settings of the kernel, programs of the host."""
+        drifted = self.takeover.drifted() + programs.out_of_reach(self.rules.rule_set)
         for sentence in drifted:
             if sentence not in self._drifted:
                 log.warning("%s", sentence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +45,23 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     return used
 
 
-def _bound_ports(protocol: int) -> list[int]:
+def listeners(protocol: int) -> dict[int, set[str]]:
+    """Return, by port, the addresses where programs wait to be asked over TCP or UDP."""
+    found: dict[int, set[str]] = {}
+    for each in _connections(protocol):
+        if each.laddr and not each.raddr:
+            found.setdefault(each.laddr.port, set()).add(each.laddr.ip)
+    return found
+
+
+def _connections(protocol: int) -> list[Any]:
     import psutil
 
-    connections = psutil.net_connections({socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}[protocol])
-    ports = [connection.laddr.port for connection in connections if connection.laddr]
+    return psutil.net_connections({socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}[protocol])
+
+
+def _bound_ports(protocol: int) -> list[int]:
+    ports = [connection.laddr.port for connection in _connections(protocol) if connection.laddr]
     return ports + _idle_tcp_ports() if protocol == socket.IPPROTO_TCP else ports
 
 

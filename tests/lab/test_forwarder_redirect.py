@@ -207,6 +207,14 @@ def test_t10_nobody_listens(net: Network) -> None:
     assert net.drops() == {}
 
 
+def test_t10_a_program_that_listens_on_one_address_is_named(net: Network) -> None:
+    start(net, RULES)
+    net.listen("gateway", GATEWAY_INSIDE, PROXY)
+    said = f"REDIRECT to TCP port {PROXY}: its program listens on {GATEWAY_INSIDE} alone"
+    eventually(lambda: said in net.fastmasq.errors(), what="a word about it")
+    assert "UDP port 5353" not in net.fastmasq.errors()
+
+
 def test_t10_input_and_output_chains_still_judge(net: Network) -> None:
     """The hook of the host's own packets does not judge again; the output chain sees the answer as it leaves."""
     rules = ["ipchains -P input DENY", "ipchains -A input -i lo -j ACCEPT", *RULES]

@@ -50,16 +50,19 @@ Targets = Callable[[tuple[MarkTarget, ...]], tuple[MarkTarget, ...]]
 class Demand:
     """The autoforwards and marks of one engine.
 
+    renews: a trigger's time begins again with each session that it lets in (compat 2.0).
     react is called after a change of policy: it has the guard and the table follow (see `Engine`).
     `reserved` is bool[3][65536] by class: the ports that outbound mappings must not have. `ours` are those and what
     direct rows may keep: the guard must know them.
     """
 
-    def __init__(self, forwarder: Forwarder, forwards: Forwards, react: Callable[[], None]) -> None:
+    def __init__(
+        self, forwarder: Forwarder, forwards: Forwards, react: Callable[[], None], *, renews: bool = False
+    ) -> None:
         self.forwarder = forwarder
         self.forwards = forwards
         self.react = react
-        self.table = DemandTable()
+        self.table = DemandTable(renews=renews)
         self.rows: tuple[AutoForward, ...] = ()
         self.rules = RuleSet()
         self.spare = np.zeros((3, 65536), bool)  # what the host does not use itself, by class

@@ -201,7 +201,8 @@ class Engine:
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)
         self.forwards.load(self.declared.forwards, self.declared.redirects)
-        self.demand = Demand(self.forwarder, self.forwards, self._follow_policy)
+        renews = self.settings.compat == "2.0"
+        self.demand = Demand(self.forwarder, self.forwards, self._follow_policy, renews=renews)
         self.demand.load(self.declared.auto_forwards, self.declared.mark_targets, self.rules.rule_set)
         self.vpn = self._make_vpn()
         busy_poll_ns = self.settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0

@@ -63,6 +63,7 @@ cdef struct Demand:
     int direct_count
     int mark_count
     uint32_t half_open_limit    # of each external endpoint
+    bint renews                 # a trigger's time begins again with a session that it lets in, as in 2.0
     uint64_t ours[2][1024]      # by class: ports kept for triggers and marks, and all that a direct row may keep
 
 
@@ -89,13 +90,15 @@ cdef inline void note_contact(Demand *d, uint8_t protocol, uint32_t host, uint32
 
 
 cdef inline uint32_t triggered_host(Demand *d, uint8_t protocol, uint16_t port, uint32_t remote, uint32_t tick) noexcept nogil:
-    """Return the inside host that a remote may reach at an external port by a trigger; 0 without one."""
+    """Return the inside host that a remote may reach at an external port by a trigger (section 5.5); 0 without one."""
     cdef Trigger *trigger
     cdef int i
     for i in range(d.trigger_count):
         trigger = &d.triggers[i]
         if (trigger.protocol == protocol and trigger.first <= port <= trigger.last and is_active(trigger, tick)
                 and (not trigger.peer_only or trigger.peer == remote)):
+            if d.renews:
+                trigger.contact = tick
             return trigger.host
     return 0
 

@@ -19,11 +19,13 @@ TICK_NS = TICK_MS * 1_000_000
 cdef class DemandTable:
     """What the path opens sessions by, besides forwards.
 
-    half_open_limit: sessions of one external endpoint of which only one end has been heard; more are refused.
+    half_open_limit: sessions of one external endpoint of which only one end has been heard; more are refused. renews: a
+    trigger's time begins again with each session that it lets in, as in the kernels 2.0 (section 5.5).
     """
 
-    def __init__(self, uint32_t half_open_limit=1024):
+    def __init__(self, uint32_t half_open_limit=1024, *, bint renews=False):
         self.demand.half_open_limit = half_open_limit
+        self.demand.renews = renews
 
     def set_ports(self, ours):
         """Say which ports, bool[2 or more][65536] by class, are ours for what is here; the guard must know them."""

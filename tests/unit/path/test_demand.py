@@ -28,9 +28,9 @@ def demanding(
     triggers: Iterable = (), directs: Iterable = (), marks: dict | None = None, *, ports=range(1024, 65536), **settings
 ) -> Harness:
     """Return a Harness with these rows in force; marks are {mark: [(host, port, weight), ...]}."""
-    half_open = settings.pop("half_open", 1024)
+    half_open, renews = settings.pop("half_open", 1024), settings.pop("renews", False)
     harness = Harness(ports=ports, **settings)
-    harness.demand = DemandTable(half_open)
+    harness.demand = DemandTable(half_open, renews=renews)
     set_rows(harness, triggers, directs, marks)
     return harness
 
@@ -130,6 +130,16 @@ def test_5_5_autofw_inbound_packets_do_not_renew_the_limit():
         passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
     harness.advance(1)
     assert dropped(harness, OUTSIDE, udp((PEER, 5001), (GATEWAY_OUT, 6970), b"x")) == "no_session"
+
+
+def test_5_5_autofw_in_the_manner_of_2_0_an_inbound_session_renews_the_limit():
+    harness = demanding([(*MEDIA, True, True)], renews=True)
+    contact(harness)
+    for port in (5000, 5001, 5002):
+        harness.advance(10)
+        passes(harness, OUTSIDE, udp((PEER, port), (GATEWAY_OUT, 6970), b"x"))
+    harness.advance(15.5)
+    assert dropped(harness, OUTSIDE, udp((PEER, 5003), (GATEWAY_OUT, 6970), b"x")) == "no_session"
 
 
 def test_5_5_autofw_the_peer_is_enforced():

@@ -77,9 +77,9 @@ from fastmasq.table.entry cimport (
 from fastmasq.table.forwards cimport Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
-    MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, endpoint_hash, expire_sessions, external_of, find_external,
-    find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to, mapping_row,
-    next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_session,
+    MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, close_session, endpoint_hash, expire_sessions, external_of,
+    find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to,
+    mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_session,
     refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
@@ -290,6 +290,8 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
                                    <uint8_t>first_inbound_state(parsed), p.tick, p.now_ms)
         if returning < 0 and returning != REFUSED_HALF_OPEN:
             count_drop(p, reason_of(returning))
+            if row != NONE and t.sessions[row].flow[OUTBOUND].packets == 0:
+                close_session(t, row)           # this packet has opened it
             return
         returning = returning << 1 if returning >= 0 else returning
     if row != NONE and returning >= 0 and is_turned_control(p, row, returning, parsed):

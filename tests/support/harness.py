@@ -175,7 +175,7 @@ class Harness:
         """Process everything queued, resolving next hops as asked, and return what was sent, in order for each link."""
         while self.forwarder.step(self.now_ns):
             pass
-        if self.forwarder.hops_wanted:
+        while self.forwarder.hops_wanted:  # by another link, when the packet has been looked at again
             for number, hop in self.forwarder.wanted_hops():
                 if hop not in self.silent:
                     self.forwarder.set_neighbour(number, hop, STATION_MAC[LINKS[number]])

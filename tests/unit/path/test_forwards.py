@@ -172,6 +172,13 @@ def test_pf6_the_client_is_told_when_the_server_is_dead():
     assert dotted(told.source) == GATEWAY_OUT
 
 
+def test_pf5_what_the_target_may_not_have_leaves_nothing_with_its_sender():
+    harness = forwarding(WEB, protocol=UDP, sessions_per_host=1)
+    passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"one"))
+    assert dropped(harness, INSIDE, udp((OTHER_HOST, 5000), PUBLIC, b"two")) == "host_session_limit"
+    assert states(harness) == ["unanswered"]
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=str)
 def test_pf7_a_datagram_in_pieces_arrives_whole_at_one_target(order: tuple[int, ...]):
     """It opens one session, whichever piece comes first, and the answer in pieces goes back by it."""

@@ -673,6 +673,14 @@ cdef inline bint leads_to_programs(const Path *p, const Route *route) noexcept n
     return route.kind == ROUTE_UNICAST and route.link != NO_LINK and p.links[route.link].side == LOCAL
 
 
+cdef inline bint may_be_redirected(const Path *p, const Parsed *parsed) noexcept nogil:
+    """Whether a packet that a rule redirects may open a session with a program: what has an address of ours may not.
+
+    An external endpoint is its mapping's (T-10: that is tried first), all else the host's own.
+    """
+    return parsed.kind == KIND_SESSION and find_route(p, parsed.daddr).kind != ROUTE_LOCAL
+
+
 cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """Open the session of a program of this host that gets a packet, whatever its destination (T-10), and send it there.
 
@@ -938,7 +946,7 @@ cdef inline void handle_packet(Path *p, int link, Frame *frame, Parsed *parsed) 
         forward_tunnel(p, link, frame, parsed, <uint32_t>ref)
     elif ref >= 0:
         forward_flow(p, link, frame, parsed, <uint32_t>ref)
-    elif p.chains != NULL and p.chains.redirected and parsed.kind == KIND_SESSION:
+    elif p.chains != NULL and p.chains.redirected and may_be_redirected(p, parsed):
         redirect(p, link, frame, parsed)
     elif p.links[link].side == INSIDE:
         miss_inside(p, link, frame, parsed)

@@ -95,6 +95,14 @@ def test_t10_what_is_for_the_host_is_not_redirected_after_something_that_is():
     assert delivered(harness, INSIDE, syn(CLIENT, (GATEWAY_IN, 22)))
 
 
+def test_t10_what_has_an_address_of_ours_is_not_redirected():
+    """A mapping gets what is for it; without one its port is nobody's."""
+    harness = redirecting(protocol=UDP)
+    assert dropped(harness, OUTSIDE, udp(OUTSIDER, (GATEWAY_OUT, 80))) == "no_session"
+    passes(harness, INSIDE, udp((HOST, 80), (SERVER, 53), b"?"))
+    assert ends(passes(harness, OUTSIDE, udp(OUTSIDER, (GATEWAY_OUT, 80), b"!"))) == (OUTSIDER, (HOST, 80))
+
+
 def test_t10_the_last_hop_takes_no_hop():
     """What is delivered to this host has not been forwarded: it may come with its last hop."""
     assert ends(passes(redirecting(), INSIDE, syn(ttl=1))) == (CLIENT, PROGRAM)

@@ -691,6 +691,9 @@ cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nog
     cdef uint16_t port = p.chains.redirect_port if p.chains.redirect_port else parsed.did
     cdef int64_t row
     cdef int hop
+    if is_martian_destination(parsed.daddr) or leads_to_programs(p, find_route(p, parsed.daddr)):
+        count_drop(p, MARTIAN_DESTINATION)
+        return
     if not source_belongs(p, link, parsed.saddr):
         count_drop(p, MARTIAN_SOURCE)
         return

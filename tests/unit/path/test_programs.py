@@ -211,6 +211,12 @@ def test_nobody_reaches_the_link_by_its_addresses():
     assert dropped(harness, OUTSIDE, syn(CLIENT, ASKED)) == "martian_source"
 
 
+def test_rfc1812_5_3_7_a_martian_destination_is_not_redirected():
+    harness = redirecting()
+    for asked in ("127.0.0.1", "0.0.0.0", "240.0.0.1", PROGRAMS):
+        assert dropped(harness, INSIDE, syn(CLIENT, (asked, 80))) == "martian_destination"
+
+
 def test_an_inside_host_pays_from_its_share():
     harness = redirecting(sessions_per_host=2)
     passes(harness, INSIDE, syn())

@@ -711,8 +711,11 @@ cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nog
         return
     row = open_local(p.table, parsed.protocol, p.links[link].side, parsed.saddr, parsed.sid, parsed.daddr, parsed.did,
                      p.programs_first, p.programs, port, <uint8_t>state, p.tick, p.now_ms)
-    if row < 0:
+    if row < 0 and p.links[link].side == INSIDE:
         refuse_session(p, link, frame, parsed, row)
+        return
+    if row < 0:
+        count_drop(p, reason_of(row))
         return
     if parsed.protocol == PROTOCOL_TCP:
         tell_what_was_asked(p, &p.table.sessions[row])

@@ -217,6 +217,12 @@ def test_rfc1812_5_3_7_a_martian_destination_is_not_redirected():
         assert dropped(harness, INSIDE, syn(CLIENT, (asked, 80))) == "martian_destination"
 
 
+def test_a_stranger_is_not_told_of_a_limit():
+    harness = redirecting(sessions_per_host=1)
+    passes(harness, OUTSIDE, syn(OUTSIDER, (HOST, 80)))
+    assert dropped(harness, OUTSIDE, syn((SERVER, 4001), (HOST, 80))) == "host_session_limit"
+
+
 def test_an_inside_host_pays_from_its_share():
     harness = redirecting(sessions_per_host=2)
     passes(harness, INSIDE, syn())

@@ -629,6 +629,9 @@ cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t in
     if not may_leave(p, link, hop, frame, parsed):
         return
     row = open_plain(p.table, parsed.protocol, inside, remote, external, p.tick, p.now_ms)
+    if row < 0 and direction == OUTBOUND:
+        refuse_session(p, link, frame, parsed, row)
+        return
     if row < 0:
         count_drop(p, reason_of(row))
         return

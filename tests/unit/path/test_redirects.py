@@ -23,8 +23,8 @@ GRE, ESP, AH = 47, 50, 51
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 
 
-def redirecting(*redirects: Redirect) -> Harness:
-    harness = Harness()
+def redirecting(*redirects: Redirect, **settings) -> Harness:
+    harness = Harness(**settings)
     harness.forwarder.set_redirects(compile_redirects(redirects or (Redirect(protocol=GRE, host=HOST),)))
     return harness
 
@@ -92,7 +92,15 @@ def test_5_6_one_remote_belongs_to_one_inside_host():
     harness = redirecting()
     passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT))
     harness.forwarder.set_redirects(compile_redirects([Redirect(protocol=GRE, host=OTHER_HOST)]))
-    assert dropped(harness, INSIDE, packet(OTHER_HOST, REMOTE)) == "endpoint_clash"
+    assert refused(harness, INSIDE, packet(OTHER_HOST, REMOTE))[0] == "endpoint_clash"
+
+
+def test_rfc6888_req11_only_the_inside_is_told_that_the_table_is_full():
+    harness = redirecting(capacity=1)
+    passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT))
+    assert dropped(harness, OUTSIDE, packet(OTHER_REMOTE, GATEWAY_OUT)) == "table_full"
+    reason, answer = refused(harness, INSIDE, packet(HOST, OTHER_REMOTE))
+    assert (reason, decode(answer).kind, decode(answer).code) == ("table_full", 3, 1)
 
 
 def test_c48_errors_about_a_redirected_protocol_are_translated_both_ways():

@@ -875,6 +875,13 @@ cdef void inbound_by_mapping(Path *p, int link, Frame *frame, Parsed *parsed) no
     pass_stateless(p, link, hop, parsed.saddr, parsed.sid, target, p.table.mappings[mapping].id, frame, parsed)
 
 
+cdef bint is_about_answer(Path *p, const Parsed *parsed) noexcept nogil:
+    """Whether an ICMP error from outside, to an address that is not ours, quotes what a program has answered as that."""
+    cdef Quote quote
+    cdef ErrorRewrite new
+    return parse_quote(parsed, &quote) < 0 and find_quoted_session(p, OUTSIDE, parsed, &quote, &new) == -1
+
+
 cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A packet from outside that belongs to no session: for the host, for a mapping, or nobody's."""
     cdef const Route *route = find_route(p, parsed.daddr)
@@ -888,7 +895,9 @@ cdef void miss_outside(Path *p, int link, Frame *frame, Parsed *parsed) noexcept
         count_drop(p, MARTIAN_SOURCE)
         return
     if route.kind != ROUTE_LOCAL:
-        if p.chains != NULL and not p.chains.default_forward:
+        if parsed.kind == KIND_ICMP_ERROR and is_about_answer(p, parsed):
+            translate_error(p, link, route, frame, parsed)
+        elif p.chains != NULL and not p.chains.default_forward:
             forward_by_chain(p, link, route, frame, parsed)
         else:
             count_drop(p, POLICY_REFUSED)

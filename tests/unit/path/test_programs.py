@@ -14,6 +14,7 @@ from tests.unit.path.network import (
     INSIDE,
     OTHER_HOST,
     OUTSIDE,
+    ROUTER,
     SERVER,
     cut,
     delivered,
@@ -146,6 +147,19 @@ def test_t10_an_icmp_error_about_an_answer_reaches_the_program():
     quoted = decode(decode(told).quote)
     assert dotted(decode(told).destination) == PROGRAMS
     assert (dotted(quoted.source), quoted.source_port) == PROGRAM
+
+
+def test_t10_an_icmp_error_from_outside_reaches_the_program():
+    harness = redirecting(protocol=UDP)
+    passes(harness, OUTSIDE, udp(OUTSIDER, (HOST, 80), b"?"))
+    answer = passes(harness, LOCAL, udp(PROGRAM, OUTSIDER, b"!"))
+    told = passes(harness, OUTSIDE, icmp_error(ROUTER, HOST, 3, 1, answer))
+    assert problems(told) == []
+    quoted = decode(decode(told).quote)
+    assert (dotted(decode(told).source), dotted(decode(told).destination)) == (ROUTER, PROGRAMS)
+    assert (dotted(quoted.source), quoted.source_port) == PROGRAM
+    stray = icmp_error(ROUTER, HOST, 3, 1, udp((HOST, 81), OUTSIDER))
+    assert dropped(harness, OUTSIDE, stray) == "policy_refused"
 
 
 @pytest.mark.parametrize(

@@ -622,6 +622,22 @@ cdef inline const Redirect *find_redirect(const Path *p, uint8_t protocol, uint3
     return NULL
 
 
+cdef inline bint is_inside_only(const Path *p, uint32_t address) noexcept nogil:
+    """Whether an address of ours is an inside link's: nothing leaves with it as its source (RFC 3022 section 5.1)."""
+    cdef int i
+    if external_of(p.table, address) >= 0:
+        return False
+    for i in range(p.link_count):
+        if p.links[i].side == INSIDE and p.links[i].address == address:
+            return True
+    return False
+
+
+cdef inline const Redirect *find_inbound_redirect(const Path *p, const Parsed *parsed) noexcept nogil:
+    """Return the redirect that takes a packet from outside to an address of ours, or NULL."""
+    return NULL if is_inside_only(p, parsed.daddr) else find_redirect(p, parsed.protocol, parsed.saddr)
+
+
 cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t inside, uint32_t remote, uint32_t external,
                           Frame *frame, Parsed *parsed) noexcept nogil:
     """Open the session of a redirect's host with a remote one, and send the packet on."""
@@ -640,7 +656,7 @@ cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t in
 
 cdef void redirect_inbound(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nogil:
     """A protocol without ports that no session and no tracker claims: for a redirect's host, or for our own."""
-    cdef const Redirect *redirect = find_redirect(p, parsed.protocol, parsed.saddr)
+    cdef const Redirect *redirect = find_inbound_redirect(p, parsed)
     cdef int hop
     if redirect == NULL:
         deliver(p)
@@ -928,7 +944,7 @@ cdef bint is_for_host(const Path *p, int link, const Frame *frame, const Parsed 
     if p.links[link].side == OUTSIDE and is_asked_about(p, parsed):
         return external_of(p.table, parsed.daddr) < 0
     if parsed.kind == KIND_PROTOCOL_OTHER and p.links[link].side == OUTSIDE:
-        return find_redirect(p, parsed.protocol, parsed.saddr) == NULL
+        return find_inbound_redirect(p, parsed) == NULL
     if parsed.kind != KIND_SESSION or (parsed.protocol == PROTOCOL_ICMP and is_query(parsed.transport[0])):
         return True
     port_class = class_of(parsed.protocol)

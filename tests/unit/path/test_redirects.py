@@ -8,6 +8,7 @@ from fastmasq.policy.redirect import Redirect, compile_redirects
 from tests.support.harness import Harness
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems
 from tests.unit.path.network import (
+    GATEWAY_IN,
     GATEWAY_OUT,
     HOST,
     INSIDE,
@@ -46,6 +47,14 @@ def test_5_6_a_redirected_protocol_goes_to_its_host_with_the_source_kept():
     assert ends(passes(harness, INSIDE, packet(HOST, REMOTE))) == (GATEWAY_OUT, REMOTE, b"some data")
     assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
     assert [session["state"] for session in harness.sessions()] == ["active"]
+
+
+def test_rfc3022_5_1_no_session_shows_an_inside_address_outside():
+    """A packet from outside to the inside link's address would have its answers leave with that."""
+    harness = redirecting()
+    assert delivered(harness, OUTSIDE, packet(REMOTE, GATEWAY_IN))
+    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
 
 
 @pytest.mark.parametrize("payload", [b"", b"1", b"123"])

@@ -10,7 +10,7 @@ import pytest
 from tests.cases.story import Mismatch, play, read_story
 from tests.model import tcp, wire
 from tests.model.nat import Model
-from tests.model.state import Mapping, Reply, Session, Verdict
+from tests.model.state import Mapping, Observed, Reply, Session, Verdict
 from tests.model.subjects import ModelSubject
 from tests.model.tcp import Connection, Step
 from tests.model.wire import Parsed, Refused, Rewriter, Segment
@@ -76,17 +76,17 @@ class NeverRefreshes(Model):
 class ErrorsEndSessions(Model):
     """Takes an ICMP error for the end of the session it is about."""
 
-    def inbound_error(self, packet: Parsed, mapping: Mapping) -> Rewriter:
-        mapping.sessions.clear()
-        return super().inbound_error(packet, mapping)
+    def inbound_error(self, packet: Parsed, session: Session) -> Rewriter:
+        session.mapping.sessions.clear()
+        return super().inbound_error(packet, session)
 
 
 class ForgetsTheQuote(Model):
     """Rewrites only the outside of ICMP errors."""
 
-    def inbound_error(self, packet: Parsed, mapping: Mapping) -> Rewriter:
+    def inbound_error(self, packet: Parsed, session: Session) -> Rewriter:
         outer = Rewriter(packet.raw, packet.start, packet.protocol)
-        outer.destination(mapping.address, None)
+        outer.destination(session.inside[0], None)
         return outer
 
 
@@ -102,7 +102,7 @@ class ReportsAsItself(Model):
 class AnswersErrors(Model):
     """Sends errors about errors."""
 
-    def step(self, link: str, packet: bytes, now_ns: int, observed: int | None = None) -> Verdict:
+    def step(self, link: str, packet: bytes, now_ns: int, observed: Observed | None = None) -> Verdict:
         verdict = super().step(link, packet, now_ns, observed)
         if getattr(verdict, "reason", "") == "ttl_exceeded":
             return Reply(link, self.answer(link, wire.parse(packet), 11, 0, 0), "ttl_exceeded")

@@ -6,14 +6,20 @@ route. `Model.step` takes one packet from a link and says what becomes of it:
 * Forward - it leaves on a link, translated or not, in one or more pieces;
 * Reply   - it goes no further, and its sender is told so by an ICMP error; a drop reason is counted;
 * Deliver - it is for the gateway host itself: the kernel decides;
-* Drop    - it goes no further; a drop reason is counted.
+* Drop    - it goes no further; a drop reason is counted;
+* Several - it is a piece of a datagram: what became of it and of those that waited for it.
+
+A third link leads to programs of the host: what a rule redirects to them (T-10) leaves by it, and their answers come
+from it.
 
 Principles. A packet that is not forwarded changes nothing: no session, no state, no timer. A packet that turns round
 on the inside (hairpin) is treated as if it had gone out and come back: it meets the sender's session on its way out and
 the receiver's on its way in. Rate limits are not part of the specification.
 
-The one thing the specification leaves open is which external port a new mapping gets when its own cannot be kept. The
-caller passes the port that was observed, and `WrongPort` is raised if it breaks the rules.
+What the specification leaves open is which external port a new mapping gets when its own cannot be kept, which target
+of a port forward serves a remote endpoint while there is no room for its session, and the identification of a datagram
+that leaves in pieces. The caller passes what was observed; `WrongPort` or `WrongTarget` is raised if it breaks the
+rules.
 """
 
 from __future__ import annotations
@@ -22,19 +28,29 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 from tests.model import tcp
+from tests.model.datagrams import HOST, LIFE, REFUSED, Datagram
 from tests.model.state import (
     INSIDE,
     OUTSIDE,
+    PROGRAMS,
     SECOND,
     Deliver,
     Drop,
     Forward,
     Mapping,
+    Observed,
+    PlainSession,
+    PortForward,
+    ProgramRedirect,
+    ProgramSession,
     Reply,
     Session,
     Settings,
+    Several,
+    Target,
     Verdict,
     WrongPort,
+    WrongTarget,
 )
 from tests.model.tcp import IN, OUT
 from tests.model.wire import (
@@ -47,6 +63,7 @@ from tests.model.wire import (
     Parsed,
     Refused,
     Rewriter,
+    as_whole,
     check_error,
     fragments,
     parse,
@@ -63,6 +80,12 @@ LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
 LIMITED_BROADCAST = 0xFFFFFFFF
 MARTIAN_NETWORKS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "240.0.0.0/4"))
 MULTICAST = IPv4Network("224.0.0.0/4")
+LOOPBACK = IPv4Network("127.0.0.0/8")
+PROGRAM_NETWORK = IPv4Network("169.254.255.0/27")  # where programs of the host are reached; on no wire
+PROGRAM_ADDRESSES = [int(PROGRAM_NETWORK[number]) for number in (1, 2)]
+UNANSWERED = 60 * SECOND  # a TCP client has given up by then
+
+AnySession = Session | PlainSession | ProgramSession
 
 
 class Model:
@@ -74,41 +97,67 @@ class Model:
         self.own = {to_address(self.settings.inside_address), self.external}
         self.inside_network = IPv4Network(self.settings.inside_network)
         self.outside_network = IPv4Network(self.settings.outside_network)
-        self.mtu = {INSIDE: self.settings.inside_mtu, OUTSIDE: self.settings.outside_mtu}
+        self.mtu = {INSIDE: self.settings.inside_mtu, OUTSIDE: self.settings.outside_mtu, PROGRAMS: 1500}
         self.by_inside: dict[tuple[int, int, int], Mapping] = {}  # (protocol, address, id)
         self.by_external: dict[tuple[int, int], Mapping] = {}  # (protocol, external id)
         self.held_down: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external id): last owner, end (ns)
+        self.plain: dict[tuple[int, int], PlainSession] = {}  # (protocol, remote address)
+        self.programs: dict[tuple, ProgramSession] = {}  # (protocol, client's link, client, what it asked for)
+        self.datagrams: dict[tuple, Datagram] = {}  # (link, source, destination, protocol, identification)
+        self.orphans = 0  # pieces that have waited in vain
+        self.served: dict[tuple, tuple[int, int]] = {}  # (mapping, remote endpoint): target while no session can be had
         self.now_ns = 0
-        self.observed: int | None = None
+        self.observed = Observed()
+        self.datagram: Datagram | None = None  # that of the piece in hand
+        for forward in self.settings.forwards:
+            self.add_forward(forward)
 
-    def step(self, link: str, packet: bytes, now_ns: int, observed: int | None = None) -> Verdict:
-        """Return what becomes of a packet that arrives on `link`; `observed` is the port its new mapping has got."""
+    def step(self, link: str, packet: bytes, now_ns: int, observed: Observed | None = None) -> Verdict:
+        """Return what becomes of a packet that arrives on `link`; `observed` is what has been seen of free choices."""
         self.expire(now_ns)
-        self.observed = observed
-        parsed = None
+        self.observed = observed or Observed()
+        self.datagram = None
         try:
             parsed = parse(packet)
-            if self.is_broadcast(parsed.destination) or is_within(parsed.destination, MULTICAST):
-                return Deliver()
-            self.check_addresses(link, parsed)
-            return self.inside(parsed) if link == INSIDE else self.outside(parsed)
         except Refused as refused:
-            if refused.answer and parsed and may_be_answered(parsed):
-                return Reply(link, self.answer(link, parsed, *refused.answer), refused.reason)
             return Drop(refused.reason)
+        if parsed.is_fragment and self.is_reassembled(link, parsed):
+            return self.piece(link, parsed)
+        return self.handled(link, parsed)
+
+    def handled(self, link: str, packet: Parsed) -> Verdict:
+        """Return what becomes of a well-formed packet, or of one that stands for its datagram."""
+        try:
+            if link == PROGRAMS:
+                return self.from_program(packet)
+            if self.is_broadcast(packet.destination) or is_within(packet.destination, MULTICAST):
+                return Deliver()
+            self.check_addresses(link, packet)
+            if self.is_for_program(link, packet):
+                return self.to_program(link, packet)
+            return self.inside(packet) if link == INSIDE else self.outside(packet)
+        except Refused as refused:
+            return self.refused(link, packet, refused)
+
+    def refused(self, link: str, packet: Parsed, refused: Refused) -> Verdict:
+        if refused.answer and may_be_answered(packet):
+            return Reply(link, self.answer(link, packet, *refused.answer), refused.reason)
+        return Drop(refused.reason)
 
     # -- where it comes from, where it goes ------------------------------------------------------------------------
 
     def check_addresses(self, link: str, packet: Parsed) -> None:
         """Refuse addresses that cannot be right (RFC 1812 section 5.3.7)."""
-        if is_within(packet.destination, *MARTIAN_NETWORKS):
+        if is_within(packet.destination, *MARTIAN_NETWORKS, PROGRAM_NETWORK):
             raise Refused("martian_destination")
         if not self.may_be_source(link, packet.source):
             raise Refused("martian_source")
 
     def may_be_source(self, link: str, address: int) -> bool:
         """Return whether the way back to a source leads over the link it came from (RFC 3704 section 2.2)."""
-        if is_within(address, *MARTIAN_NETWORKS, MULTICAST) or address in self.own or self.is_broadcast(address):
+        if is_within(address, *MARTIAN_NETWORKS, MULTICAST, PROGRAM_NETWORK):
+            return False
+        if address in self.own or self.is_broadcast(address):
             return False
         return is_within(address, self.inside_network) == (link == INSIDE)
 
@@ -118,6 +167,9 @@ class Model:
 
     def inside(self, packet: Parsed) -> Verdict:
         """A packet from the inside link, its header and addresses found good."""
+        error = self.error_for_program(INSIDE, packet) if packet.is_error else None
+        if error:
+            return error
         if packet.destination == self.external:
             return self.to_external_endpoint(packet)
         if packet.destination in self.own:
@@ -130,7 +182,9 @@ class Model:
     def outside(self, packet: Parsed) -> Verdict:
         """A packet from the outside link, its header and addresses found good."""
         if packet.destination not in self.own:
-            raise Refused("policy_refused")
+            return self.outside_to_others(packet)
+        if packet.destination == self.external and is_plain(packet):
+            return self.redirected_in(packet)
         if packet.destination != self.external or not self.is_translated(packet):
             return Deliver()
         target = self.find_target(packet)
@@ -138,6 +192,18 @@ class Model:
             return self.unclaimed(packet)
         self.check_way(packet, INSIDE)
         return self.forward(INSIDE, self.inbound(packet, *target))
+
+    def outside_to_others(self, packet: Parsed) -> Verdict:
+        """A packet from outside to an address that is none of ours: nobody's, unless a program has answered as that."""
+        try:
+            error = self.error_for_program(OUTSIDE, packet) if packet.is_error else None
+        except Refused as refused:
+            if refused.answer:
+                raise
+            error = None  # damaged: it says nothing about whom it is for
+        if error is None:
+            raise Refused("policy_refused")
+        return error
 
     def to_external_endpoint(self, packet: Parsed) -> Verdict:
         """A packet from inside to the external address: it turns round if it belongs to a mapping (RFC 4787 REQ-9)."""
@@ -150,14 +216,21 @@ class Model:
             return self.unclaimed(packet)
         sender = self.by_inside.get((packet.protocol, packet.source, packet.source_id))
         session = sender and target.sessions.get((self.external, sender.external_id))
-        if session and packet.protocol == TCP and self.find_session(packet) is None and is_reset(packet):
+        known = self.find_session(packet)
+        if session and packet.protocol == TCP and known is None and is_reset(packet):
             self.check_way(packet, INSIDE)  # refuses a connection that only the other host has a session of
             turned = self.with_external_source(packet, sender)
         else:
             turned = self.outbound(packet, INSIDE)
-        returning = parse(turned.bytes())
+        returning = as_whole(parse(turned.bytes()))
         session = target.sessions.get((returning.source, returning.source_id))
-        return self.forward(INSIDE, self.inbound(returning, target, session))
+        try:
+            return self.forward(INSIDE, self.inbound(returning, target, session))
+        except Refused:
+            opened = self.find_session(packet)
+            if known is None and opened:
+                self.end(opened)
+            raise
 
     def is_translated(self, packet: Parsed) -> bool:
         """Return whether a packet to the external address may be for the inside at all; all else is for the host."""
@@ -173,22 +246,23 @@ class Model:
 
     def check_way(self, packet: Parsed, link: str) -> None:
         """Refuse what cannot leave on `link`: the TTL has run out, or the packet is too long and must stay whole."""
-        if packet.ttl <= 1:
+        if packet.ttl <= 1 and link != PROGRAMS:  # what is for this host may come with its last hop
             raise Refused("ttl_exceeded", (11, 0, 0))
         if packet.df and len(packet.raw) > self.mtu[link]:
             raise Refused("fragmentation_needed", (3, 4, self.mtu[link]))
 
     def forward(self, link: str, rewriter: Rewriter) -> Forward:
         rewriter.hop()
+        if self.datagram and self.datagram.identification is not None:
+            rewriter.identification(self.datagram.identification)
         return Forward(link, fragments(rewriter.bytes(), self.mtu[link]))
 
     # -- outbound ---------------------------------------------------------------------------------------------------
 
     def outbound(self, packet: Parsed, link: str) -> Rewriter:
         """Give a packet that leaves on `link` its external source; open a session or move it on."""
-        assert not packet.is_fragment, "the specification knows fragments only where they are not translated"
-        if packet.protocol not in (TCP, UDP, ICMP):
-            raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
+        if is_plain(packet):
+            return self.redirected_out(packet, link)
         if packet.is_error:
             rewriter = self.outbound_error(packet)
             self.check_way(packet, link)
@@ -200,12 +274,18 @@ class Model:
             raise Refused("no_session")
         self.check_way(packet, link)
         if session is None:
-            session = self.open(packet)
-        elif packet.protocol == TCP:
-            self.advance(session, OUT, packet)
-        else:
-            self.refresh(session)
+            mapping = self.crowded(packet) or self.open(packet).mapping
+            return self.with_external_source(packet, mapping)
+        self.send(session, packet)
         return self.with_external_source(packet, session.mapping)
+
+    def send(self, session: AnySession, packet: Parsed) -> None:
+        """Move a session on by a packet from the end that the gateway hides."""
+        if packet.protocol == TCP:
+            self.advance(session, OUT, packet)
+            return
+        session.answered = True
+        self.refresh(session)
 
     def with_external_source(self, packet: Parsed, mapping: Mapping) -> Rewriter:
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
@@ -214,7 +294,8 @@ class Model:
 
     def find_session(self, packet: Parsed) -> Session | None:
         mapping = self.by_inside.get((packet.protocol, packet.source, packet.source_id))
-        return mapping and mapping.sessions.get((packet.destination, packet.destination_id))
+        session = mapping and mapping.sessions.get((packet.destination, packet.destination_id))
+        return session if session and session.inside == (packet.source, packet.source_id) else None
 
     def open(self, packet: Parsed) -> Session:
         connection = tcp.opened(segment_of(packet)) if packet.protocol == TCP else None
@@ -222,6 +303,9 @@ class Model:
         key = (packet.protocol, packet.source, packet.source_id)
         mapping = self.by_inside.get(key) or Mapping(*key, self.external_id(*key))
         session = Session(mapping, (packet.destination, packet.destination_id), connection=connection)
+        session.target = key[1:] if mapping.targets else None
+        if session.remote in mapping.sessions:
+            raise Refused("endpoint_clash", (3, 13, 0))  # another target of the forward has this remote endpoint
         mapping.sessions[session.remote] = session
         self.held_down.pop((packet.protocol, mapping.external_id), None)
         self.by_inside[key] = self.by_external[packet.protocol, mapping.external_id] = mapping
@@ -230,15 +314,24 @@ class Model:
 
     def check_limits(self, packet: Parsed) -> None:
         """Refuse a new session that is over a limit; the sender is told which (RFC 5508 REQ-8, RFC 6888 REQ-11)."""
-        mine = [mapping for mapping in self.by_inside.values() if mapping.address == packet.source]
-        if len(list(self.sessions())) >= self.settings.sessions:
-            raise Refused("table_full", (3, 1, 0))
-        if sum(len(mapping.sessions) for mapping in mine) >= self.settings.sessions_per_host:
-            raise Refused("host_session_limit", (3, 13, 0))
+        self.check_room()
+        self.check_share(packet.source)
         if (packet.protocol, packet.source, packet.source_id) in self.by_inside:
             return
+        mine = [mapping for mapping in self.by_inside.values() if mapping.address == packet.source]
         if sum(mapping.protocol == packet.protocol for mapping in mine) >= self.settings.ports_per_host:
             raise Refused("host_port_limit", (3, 13, 0))
+
+    def check_room(self) -> None:
+        if len(list(self.all_sessions())) >= self.settings.sessions:
+            raise Refused("table_full", (3, 1, 0))
+
+    def check_share(self, host: int) -> None:
+        mine: list[AnySession] = [session for session in self.sessions() if session.inside[0] == host]
+        mine += [session for session in self.plain.values() if session.inside[0] == host]
+        mine += [session for session in self.programs.values() if session.payer == host]
+        if len(mine) >= self.settings.sessions_per_host:
+            raise Refused("host_session_limit", (3, 13, 0))
 
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
@@ -261,13 +354,13 @@ class Model:
             candidates = {id for id, end in left.items() if end == min(left.values())}
         if not candidates:
             raise Refused("ports_exhausted", (3, 1, 0))
-        if self.observed is None:
+        if self.observed.port is None:
             return min(candidates)
-        if self.observed not in candidates:
+        if self.observed.port not in candidates:
             raise WrongPort(
-                f"external port {self.observed} for inside port {wanted}: not one of {sorted(candidates)[:9]}"
+                f"external port {self.observed.port} for inside port {wanted}: not one of {sorted(candidates)[:9]}"
             )
-        return self.observed
+        return self.observed.port
 
     # -- inbound ----------------------------------------------------------------------------------------------------
 
@@ -290,6 +383,8 @@ class Model:
 
     def admits(self, mapping: Mapping, remote: int) -> bool:
         """Return whether a remote address without a session may send to a mapping (RFC 4787 section 5)."""
+        if mapping.targets:
+            return True  # that is what a port forward is for
         if self.settings.filtering == "endpoint-independent":
             return True
         if self.settings.filtering == "address-and-port-dependent":
@@ -299,12 +394,301 @@ class Model:
     def inbound(self, packet: Parsed, mapping: Mapping, session: Session | None) -> Rewriter:
         """Give a packet its inside destination. Without a session it passes and leaves no trace."""
         if packet.is_error:
-            return self.inbound_error(packet, mapping)
-        if session and packet.protocol == TCP:
-            self.advance(session, IN, packet)
+            return self.inbound_error(packet, session)
+        if session is None and mapping.targets:
+            session = self.open_forwarded(packet, mapping)
+        if session:
+            self.receive(session, packet)
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
-        rewriter.destination(mapping.address, mapping.id)
+        if session is None and mapping.targets:
+            rewriter.destination(*self.target_without_session(packet, mapping))
+        else:
+            rewriter.destination(*(session.inside if session else (mapping.address, mapping.id)))
         return rewriter
+
+    def receive(self, session: AnySession, packet: Parsed) -> None:
+        """Move a session on by a packet of its remote end."""
+        if packet.protocol == TCP:
+            self.advance(session, IN, packet)
+        elif session.state == tcp.UNANSWERED:
+            self.refresh(session)  # what nobody answers, such as log messages, keeps to one target
+
+    # -- port forwards ----------------------------------------------------------------------------------------------
+
+    def add_forward(self, forward: PortForward) -> None:
+        """Let an external port lead to its targets, and what they send leave by it (PF-3)."""
+        targets = [Target((to_address(host), port), weight, weight) for host, port, weight in forward.targets]
+        mapping = Mapping(forward.protocol, 0, 0, forward.port, targets=targets)
+        self.by_external[forward.protocol, forward.port] = mapping
+        for target in targets:
+            self.by_inside[forward.protocol, *target.endpoint] = mapping
+
+    def is_crowded(self, mapping: Mapping) -> bool:
+        return mapping.half_open >= self.settings.half_open
+
+    def open_forwarded(self, packet: Parsed, mapping: Mapping) -> Session | None:
+        """Open a session with the target whose turn it is (PF-8); None if the packet or a limit forbids it."""
+        connection = tcp.begun_outside(segment_of(packet)) if packet.protocol == TCP else None
+        if packet.protocol == TCP and connection is None:
+            return None
+        try:
+            self.check_room()
+            if self.is_crowded(mapping):
+                return None
+            turn = mapping.targets[0]
+            if (mapping.protocol, INSIDE, turn.endpoint, (packet.source, packet.source_id)) in self.programs:
+                raise Refused("endpoint_clash")  # to its target, a program is that remote endpoint
+            self.check_share(turn.endpoint[0])
+        except Refused as refused:
+            raise Refused(refused.reason) from None  # the outside is not told
+        session = Session(mapping, (packet.source, packet.source_id), 0, connection, turn.endpoint, answered=False)
+        mapping.sessions[session.remote] = session
+        self.refresh(session)
+        if turn.weight:
+            turn.left -= 1
+            if turn.left == 0:
+                turn.left = turn.weight
+                mapping.targets.append(mapping.targets.pop(0))
+        return session
+
+    def target_without_session(self, packet: Parsed, mapping: Mapping) -> tuple[int, int]:
+        """Return where a packet that opens no session goes: while none can be opened, always to the same target."""
+        if not self.is_crowded(mapping):
+            return mapping.targets[0].endpoint
+        key = (mapping.protocol, mapping.external_id, packet.source, packet.source_id)
+        endpoints = [target.endpoint for target in mapping.targets]
+        chosen = self.served.setdefault(key, self.observed.target or endpoints[0])
+        if chosen not in endpoints or self.observed.target not in (None, chosen):
+            raise WrongTarget(f"{self.observed.target} gets a packet of {key} to {endpoints}, of which {chosen} is its")
+        return chosen
+
+    def crowded(self, packet: Parsed) -> Mapping | None:
+        """Return the forward of an answer for which there is no room: it leaves without a session.
+
+        An answer opens a session of which only one end has been heard, like a stranger's packet.
+        """
+        mapping = self.by_inside.get((packet.protocol, packet.source, packet.source_id))
+        if not mapping or not mapping.targets or packet.protocol != TCP:
+            return None
+        if tcp.opened(segment_of(packet)).state not in tcp.HALF_OPEN or not self.is_crowded(mapping):
+            return None
+        self.check_limits(packet)
+        return None if (packet.destination, packet.destination_id) in mapping.sessions else mapping
+
+    # -- protocols without ports ------------------------------------------------------------------------------------
+
+    def redirected_in(self, packet: Parsed) -> Verdict:
+        """A protocol without ports, from outside to the external address: for a redirect's host, or for this one."""
+        session = self.plain.get((packet.protocol, packet.source))
+        host = session.inside[0] if session else self.find_redirect(packet.protocol, packet.source)
+        if host is None:
+            return Deliver()
+        self.check_way(packet, INSIDE)
+        if session is None:
+            try:
+                self.open_plain(packet.protocol, host, packet.source)
+            except Refused as refused:
+                raise Refused(refused.reason) from None  # the outside is not told
+        rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
+        rewriter.destination(host, None)
+        return self.forward(INSIDE, rewriter)
+
+    def redirected_out(self, packet: Parsed, link: str) -> Rewriter:
+        """A protocol without ports, from inside: only the host of a redirect may send it."""
+        session = self.plain.get((packet.protocol, packet.destination))
+        if session is None or session.inside[0] != packet.source:
+            if self.find_redirect(packet.protocol, packet.destination) != packet.source:
+                raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
+            session = None
+        self.check_way(packet, link)
+        self.refresh(session or self.open_plain(packet.protocol, packet.source, packet.destination))
+        rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
+        rewriter.source(self.external, None)
+        return rewriter
+
+    def find_redirect(self, protocol: int, remote: int) -> int | None:
+        """Return the inside host that gets a protocol from a remote address: the narrowest network decides."""
+        fitting = [
+            (IPv4Network(redirect.source).prefixlen, to_address(redirect.host))
+            for redirect in self.settings.redirects
+            if redirect.protocol == protocol and is_within(remote, IPv4Network(redirect.source))
+        ]
+        return max(fitting)[1] if fitting else None
+
+    def open_plain(self, protocol: int, host: int, remote: int) -> PlainSession:
+        self.check_room()
+        session = self.plain[protocol, remote] = PlainSession(protocol, (host, None), remote)
+        self.refresh(session)
+        return session
+
+    # -- programs of this host --------------------------------------------------------------------------------------
+
+    def is_for_program(self, link: str, packet: Parsed) -> bool:
+        """Return whether a rule gives a packet to a program: none of another session, none to an address of ours."""
+        if packet.protocol not in (TCP, UDP) or packet.is_fragment or packet.destination in self.own:
+            return False
+        if self.program_key(link, packet) in self.programs:
+            return True
+        if link == INSIDE and self.find_session(packet):
+            return False
+        return self.find_program_rule(packet) is not None
+
+    def find_program_rule(self, packet: Parsed) -> ProgramRedirect | None:
+        wanted = (packet.protocol, packet.destination_id)
+        return next((rule for rule in self.settings.programs if (rule.protocol, rule.port) == wanted), None)
+
+    def program_key(self, link: str, packet: Parsed) -> tuple:
+        client = (packet.source, packet.source_id)
+        return packet.protocol, link, client, (packet.destination, packet.destination_id)
+
+    def to_program(self, link: str, packet: Parsed) -> Verdict:
+        """A packet that a rule redirects, whatever its destination (T-10): as if from the client to the program."""
+        session = self.programs.get(self.program_key(link, packet))
+        if session is None and packet.protocol == TCP and tcp.begun_outside(segment_of(packet)) is None:
+            raise Refused("no_session")
+        self.check_way(packet, PROGRAMS)
+        if session is None:
+            try:
+                session = self.open_program(link, packet)
+            except Refused as refused:
+                raise Refused(refused.reason, refused.answer if link == INSIDE else None) from None
+        self.receive(session, packet)
+        rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
+        rewriter.destination(*session.program)
+        return self.forward(PROGRAMS, rewriter)
+
+    def open_program(self, link: str, packet: Parsed) -> ProgramSession:
+        """Open a session at an address of the programs where the client has none with that port."""
+        protocol, _, client, asked = key = self.program_key(link, packet)
+        port = self.find_program_rule(packet).program_port or packet.destination_id
+        self.check_room()
+        taken = {(one.protocol, one.client, one.program) for one in self.programs.values()}
+        free = [address for address in PROGRAM_ADDRESSES if (protocol, client, (address, port)) not in taken]
+        if not free:
+            raise Refused("endpoint_clash", (3, 13, 0))
+        seen = self.observed.target and self.observed.target[0]
+        address = free[0] if seen not in free or free[0] == PROGRAM_ADDRESSES[0] else seen
+        payer = client[0] if link == INSIDE else address
+        self.check_share(payer)
+        connection = tcp.begun_outside(segment_of(packet)) if protocol == TCP else None
+        session = ProgramSession(protocol, link, client, asked, (address, port), payer, connection=connection)
+        self.programs[key] = session
+        self.refresh(session)
+        return session
+
+    def from_program(self, packet: Parsed) -> Verdict:
+        """What a program sends: to a client it gets the source that the client asked, to others nothing leaves."""
+        if packet.is_error:
+            return self.error_from_program(packet)
+        source, destination = (packet.source, packet.source_id), (packet.destination, packet.destination_id)
+        session = self.find_program_session(packet.protocol, source, destination)
+        if session is None:
+            raise Refused("no_session")
+        self.check_way(packet, session.link)
+        self.send(session, packet)
+        rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
+        rewriter.source(*session.asked)
+        return self.forward(session.link, rewriter)
+
+    def find_program_session(self, protocol: int, program: tuple, client: tuple) -> ProgramSession | None:
+        wanted = (protocol, program, client)
+        return next((one for one in self.programs.values() if (one.protocol, one.program, one.client) == wanted), None)
+
+    def error_from_program(self, packet: Parsed) -> Verdict:
+        """The host reports about a packet that it got for a program: the client gets it from where it had sent that."""
+        quoted = check_error(packet)
+        receiver, sender = (quoted.destination, quoted.destination_id), (quoted.source, quoted.source_id)
+        session = self.find_program_session(quoted.protocol, receiver, sender)
+        if not session or packet.destination != quoted.source or not tcp_quote_is_recent(session, IN, quoted):
+            raise Refused("no_session")
+        self.check_way(packet, session.link)
+        inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)
+        inner.destination(*session.asked)
+        outer = Rewriter(packet.raw, packet.start, packet.protocol)
+        outer.quote(inner.bytes())
+        outer.source(session.asked[0], None)
+        return self.forward(session.link, outer)
+
+    def error_for_program(self, link: str, packet: Parsed) -> Verdict | None:
+        """An error about what a program has sent to a client on this link; None if it is about anything else."""
+        quoted = check_error(packet)
+        client, asked = (quoted.destination, quoted.destination_id), (quoted.source, quoted.source_id)
+        session = self.programs.get((quoted.protocol, link, client, asked))
+        if not session or packet.destination != quoted.source or not tcp_quote_is_recent(session, OUT, quoted):
+            return None
+        self.check_way(packet, PROGRAMS)
+        inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)
+        inner.source(*session.program)
+        outer = Rewriter(packet.raw, packet.start, packet.protocol)
+        outer.quote(inner.bytes())
+        outer.destination(session.program[0], None)
+        return self.forward(PROGRAMS, outer)
+
+    # -- datagrams in pieces ----------------------------------------------------------------------------------------
+
+    def is_reassembled(self, link: str, packet: Parsed) -> bool:
+        """Return whether a fragment is of a datagram that may be translated; others are routed one by one.
+
+        While a rule redirects to programs, that is any datagram that is not for an address of ours (C-57).
+        """
+        routed = not is_within(packet.destination, LOOPBACK, MULTICAST) and packet.destination not in self.own
+        routed = routed and not self.is_broadcast(packet.destination)
+        if link == PROGRAMS:
+            return routed and is_within(packet.source, PROGRAM_NETWORK)
+        if not self.may_be_source(link, packet.source):
+            return False
+        if packet.destination == self.external:
+            return True
+        if self.settings.programs:
+            return routed
+        leaves = link == INSIDE and not is_within(packet.destination, self.inside_network, PROGRAM_NETWORK)
+        return routed and leaves
+
+    def piece(self, link: str, packet: Parsed) -> Verdict:
+        """A piece of a datagram: it waits for the first, shares its fate, or decides that of those that have waited."""
+        key = (link, packet.source, packet.destination, packet.protocol, packet.raw[4:6])
+        datagram = self.datagrams.setdefault(key, Datagram(self.now_ns))
+        datagram.waiting.append(packet)
+        if datagram.fate is None and packet.offset:
+            return Several(())
+        datagram.waiting.sort(key=lambda piece: piece is not packet)
+        verdicts = tuple(self.placed(link, piece, datagram) for piece in datagram.waiting)
+        datagram.waiting = []
+        if datagram.is_complete and datagram.fate != REFUSED:
+            del self.datagrams[key]
+        return Several(verdicts)
+
+    def placed(self, link: str, packet: Parsed, datagram: Datagram) -> Verdict:
+        self.datagram = datagram
+        wrong = datagram.place(packet)
+        if wrong:
+            return wrong
+        if packet.offset:
+            return self.follow(link, packet, datagram)
+        if link == INSIDE:
+            datagram.identification = self.observed.identification
+        verdict = self.handled(link, as_whole(packet))
+        if isinstance(verdict, Forward):
+            datagram.fate = verdict
+        else:
+            datagram.fate = HOST if isinstance(verdict, Deliver) else REFUSED
+        return verdict
+
+    def follow(self, link: str, packet: Parsed, datagram: Datagram) -> Verdict:
+        """Do with a later piece what was done with the first: it gets the same addresses."""
+        if datagram.fate == HOST:
+            return Deliver()
+        if datagram.fate == REFUSED:
+            return Drop("fragment_refused")
+        first = parse(datagram.fate.packets[0])
+        try:
+            self.check_way(packet, datagram.fate.link)
+        except Refused as refused:
+            return self.refused(link, packet, refused)
+        rewriter = Rewriter(packet.raw, packet.start, protocol=0)
+        rewriter.source(first.source, None)
+        rewriter.destination(first.destination, None)
+        return self.forward(datagram.fate.link, rewriter)
 
     # -- ICMP errors ------------------------------------------------------------------------------------------------
 
@@ -313,19 +697,22 @@ class Model:
         quoted = check_error(packet)
         if quoted.source != self.external or quoted.is_reply:
             return None
+        if is_plain(quoted):
+            session = self.plain.get((quoted.protocol, quoted.destination))
+            return session and (None, session)
         mapping = self.by_external.get((quoted.protocol, quoted.source_id))
         session = mapping and mapping.sessions.get((quoted.destination, quoted.destination_id))
         if not session or not tcp_quote_is_recent(session, OUT, quoted):
             return None
         return mapping, session
 
-    def inbound_error(self, packet: Parsed, mapping: Mapping) -> Rewriter:
+    def inbound_error(self, packet: Parsed, session: Session | PlainSession) -> Rewriter:
         quoted = check_error(packet)
         inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)
-        inner.source(mapping.address, mapping.id)
+        inner.source(*session.inside)
         outer = Rewriter(packet.raw, packet.start, packet.protocol)
         outer.quote(inner.bytes())
-        outer.destination(mapping.address, None)
+        outer.destination(session.inside[0], None)
         return outer
 
     def outbound_error(self, packet: Parsed) -> Rewriter:
@@ -334,23 +721,35 @@ class Model:
         Any router on the inside may report (RFC 5508 REQ-5), but only to the sender of the packet it quotes.
         """
         quoted = check_error(packet)
-        mapping = self.by_inside.get((quoted.protocol, quoted.destination, quoted.destination_id))
-        if not mapping or quoted.is_request or packet.destination != quoted.source:
-            raise Refused("no_session")
-        session = mapping.sessions.get((quoted.source, quoted.source_id))
-        if session and not tcp_quote_is_recent(session, IN, quoted):
+        if packet.destination != quoted.source:
             raise Refused("no_session")
         inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)
-        inner.destination(self.external, mapping.external_id)
+        inner.destination(self.external, self.quoted_external_id(quoted))
         outer = Rewriter(packet.raw, packet.start, packet.protocol)
         outer.quote(inner.bytes())
         outer.source(self.external, None)
         return outer
 
+    def quoted_external_id(self, quoted: Parsed) -> int | None:
+        """Return the external port that a packet quoted by an inside host was sent to; None: it has none."""
+        if is_plain(quoted):
+            session = self.plain.get((quoted.protocol, quoted.source))
+            if session is None or session.inside[0] != quoted.destination:
+                raise Refused("no_session")
+            return None
+        receiver = (quoted.destination, quoted.destination_id)
+        mapping = self.by_inside.get((quoted.protocol, *receiver))
+        if not mapping or quoted.is_request:
+            raise Refused("no_session")
+        session = mapping.sessions.get((quoted.source, quoted.source_id))
+        if session and session.inside == receiver and not tcp_quote_is_recent(session, IN, quoted):
+            raise Refused("no_session")
+        return mapping.external_id
+
     def hairpin_error(self, packet: Parsed) -> Verdict:
         """An error about a packet that turned round goes the same way back (RFC 5508 REQ-7), or is for the host."""
         try:
-            returning = parse(self.outbound_error(packet).bytes())
+            returning = as_whole(parse(self.outbound_error(packet).bytes()))
         except Refused as refused:
             if refused.reason == "no_session":
                 return Deliver()
@@ -359,24 +758,26 @@ class Model:
         if target is None:
             return Deliver()
         self.check_way(packet, INSIDE)
-        return self.forward(INSIDE, self.inbound_error(returning, target[0]))
+        return self.forward(INSIDE, self.inbound_error(returning, target[1]))
 
     # -- sessions and their time ------------------------------------------------------------------------------------
 
-    def advance(self, session: Session, direction: str, packet: Parsed) -> None:
+    def advance(self, session: AnySession, direction: str, packet: Parsed) -> None:
         step = tcp.stepped(session.connection, direction, segment_of(packet))
         session.connection = step.connection
         if step.refreshed:
             self.refresh(session)
 
-    def refresh(self, session: Session) -> None:
+    def refresh(self, session: AnySession) -> None:
         session.expires = self.now_ns + self.lifetime(session)
 
-    def lifetime(self, session: Session) -> int:
+    def lifetime(self, session: AnySession) -> int:
+        if session.connection and session.state == tcp.UNANSWERED:
+            return min(self.settings.tcp_transitory, UNANSWERED)
         if session.connection:
             long_lived = session.connection.state in tcp.LONG_LIVED
             return self.settings.tcp_established if long_lived else self.settings.tcp_transitory
-        return self.settings.udp if session.mapping.protocol == UDP else self.settings.icmp
+        return self.settings.icmp if session.protocol == ICMP else self.settings.udp
 
     def expire(self, now_ns: int) -> None:
         """Forget what is dead at `now_ns`; a mapping goes with its last session."""
@@ -385,31 +786,56 @@ class Model:
         self.now_ns = now_ns
         for session in list(self.sessions()):
             if session.expires <= now_ns:
-                del session.mapping.sessions[session.remote]
-        for key, mapping in list(self.by_inside.items()):
-            if not mapping.sessions:
-                del self.by_inside[key]
-                del self.by_external[mapping.protocol, mapping.external_id]
-                self.held_down[mapping.protocol, mapping.external_id] = (mapping.address, now_ns + HOLD_DOWN)
+                self.end(session)
+        self.plain = {key: session for key, session in self.plain.items() if session.expires > now_ns}
+        self.programs = {key: session for key, session in self.programs.items() if session.expires > now_ns}
         self.held_down = {port: (owner, end) for port, (owner, end) in self.held_down.items() if end > now_ns}
+        for key, datagram in list(self.datagrams.items()):
+            if datagram.since + LIFE <= now_ns:
+                self.orphans += len(datagram.waiting)
+                del self.datagrams[key]
+
+    def end(self, session: Session) -> None:
+        """Forget a session; its mapping goes with its last one, unless it is a port forward's."""
+        mapping = session.mapping
+        del mapping.sessions[session.remote]
+        if not mapping.sessions and not mapping.targets:
+            del self.by_inside[mapping.protocol, mapping.address, mapping.id]
+            del self.by_external[mapping.protocol, mapping.external_id]
+            self.held_down[mapping.protocol, mapping.external_id] = (mapping.address, self.now_ns + HOLD_DOWN)
 
     def sessions(self) -> Iterator[Session]:
-        for mapping in self.by_inside.values():
+        """Return the sessions of all mappings."""
+        for mapping in self.by_external.values():
             yield from mapping.sessions.values()
 
+    def all_sessions(self) -> Iterator[AnySession]:
+        yield from self.sessions()
+        yield from self.plain.values()
+        yield from self.programs.values()
+
     def answer(self, link: str, packet: Parsed, kind: int, code: int, mtu: int) -> bytes:
-        """Return the ICMP error that tells a packet's sender, on the link it came from, why it went no further."""
-        own = self.settings.inside_address if link == INSIDE else self.settings.outside_address
+        """Return the ICMP error that tells a packet's sender, on the link it came from, why it went no further.
+
+        A program is told as if by its client: the host would take none from an address of its own.
+        """
+        own = {INSIDE: to_address(self.settings.inside_address), OUTSIDE: self.external}.get(link, packet.destination)
         return packets.icmp_error(own, packet.source, kind, code, packet.raw[:QUOTE], mtu=mtu)
 
     def __str__(self) -> str:
         lines = []
-        for session in self.sessions():
-            mapping = session.mapping
-            ends = [(mapping.address, mapping.id), (self.external, mapping.external_id), session.remote]
-            shown = " ".join(f"{dotted(address)}:{id}" for address, id in ends)
-            lines.append(f"{packets.PROTOCOL_NAMES[mapping.protocol]} {session.state} {shown}")
+        for session in self.all_sessions():
+            shown = " ".join(f"{dotted(address)}:{id or 0}" for address, id in self.ends(session))
+            lines.append(f"protocol {session.protocol} {session.state} {shown}")
         return "\n".join(lines)
+
+    def ends(self, session: AnySession) -> tuple[tuple[int, int | None], ...]:
+        """Return the endpoint that the gateway hides, the one that it shows instead, and the remote one."""
+        if isinstance(session, ProgramSession):
+            return session.program, session.asked, session.client
+        if isinstance(session, PlainSession):
+            return session.inside, (self.external, None), (session.remote, None)
+        return session.inside, (self.external, session.mapping.external_id), session.remote
 
 
 # --- small questions -------------------------------------------------------------------------------------------------
@@ -430,11 +856,16 @@ def may_be_answered(packet: Parsed) -> bool:
     return packet.protocol != ICMP or any(kind in REQUESTS or kind in REPLIES for kind in kinds)
 
 
+def is_plain(packet: Parsed) -> bool:
+    """Return whether a packet is of a protocol without ports."""
+    return packet.protocol not in (TCP, UDP, ICMP) and packet.protocol != -1
+
+
 def is_reset(packet: Parsed) -> bool:
     return bool(segment_of(packet).flags & RST)
 
 
-def tcp_quote_is_recent(session: Session, direction: str, quoted: Parsed) -> bool:
+def tcp_quote_is_recent(session: Session | ProgramSession, direction: str, quoted: Parsed) -> bool:
     """Return whether a quoted TCP segment was sent in `direction` not long ago (RFC 5927 section 4.1)."""
     end = session.connection and session.connection.ends[direction].end
     if end is None:

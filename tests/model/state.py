@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.model import tcp
 
-INSIDE, OUTSIDE = "inside", "outside"
+INSIDE, OUTSIDE, PROGRAMS = "inside", "outside", "programs"
 SECOND = 1_000_000_000
 ANY_PORT = frozenset(range(1, 65536))
 USUAL_PORTS = frozenset(range(1024, 32768)) | frozenset(range(61000, 65536))
@@ -37,14 +37,61 @@ class Drop:
     reason: str
 
 
-Verdict = Forward | Reply | Deliver | Drop
+@dataclass(frozen=True)
+class Several:
+    """What became of a piece of a datagram and, after it, of those that had waited for it; none: it waits itself."""
+
+    verdicts: tuple[Forward | Reply | Deliver | Drop, ...]
+
+
+Verdict = Forward | Reply | Deliver | Drop | Several
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of the choices that the specification leaves open. None: choose for yourself."""
+
+    port: int | None = None  # the source port, or identifier, of the packet that left
+    target: tuple[int, int] | None = None  # its destination
+    identification: int | None = None
 
 
 class WrongPort(AssertionError):
     """The external port that was given to a new mapping is not one the rules allow."""
 
 
+class WrongTarget(AssertionError):
+    """A packet to a port forward went to another target than the rules allow."""
+
+
 # --- the network and the state -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PortForward:
+    """An external port that leads inside (PF-1): `targets` are (address, port, weight); the first has the turn."""
+
+    protocol: int
+    port: int
+    targets: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """A protocol without ports that one inside host gets (section 5.6), from the remote network `source`."""
+
+    protocol: int
+    host: str
+    source: str = "0.0.0.0/0"
+
+
+@dataclass(frozen=True)
+class ProgramRedirect:
+    """A rule of the input chain: what is for this port goes to a program of the host (T-10); 0: at the same port."""
+
+    protocol: int
+    port: int
+    program_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,28 +114,99 @@ class Settings:
     tcp_transitory: int = 240 * SECOND
     udp: int = 300 * SECOND
     icmp: int = 60 * SECOND
+    forwards: tuple[PortForward, ...] = ()
+    half_open: int = 1024  # sessions of one forward of which only one end has been heard
+    redirects: tuple[Redirect, ...] = ()
+    programs: tuple[ProgramRedirect, ...] = ()
+
+
+@dataclass
+class Target:
+    """An inside endpoint behind a port forward; `left`: the sessions it gets before the turn passes on."""
+
+    endpoint: tuple[int, int]
+    weight: int
+    left: int
 
 
 @dataclass
 class Mapping:
-    """An inside endpoint and the external port it has, the same for every remote (RFC 4787 REQ-1)."""
+    """An inside endpoint and the external port it has, the same for every remote (RFC 4787 REQ-1).
+
+    That of a port forward has `targets`, the one whose turn it is first, and no inside endpoint of its own.
+    """
 
     protocol: int
     address: int
     id: int
     external_id: int
     sessions: dict[tuple[int, int], Session] = field(default_factory=dict)  # by remote endpoint
+    targets: list[Target] = field(default_factory=list)
+
+    @property
+    def half_open(self) -> int:
+        return sum(session.state in tcp.HALF_OPEN for session in self.sessions.values())
 
 
 @dataclass
 class Session:
-    """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. Only TCP has a `connection`."""
+    """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. Only TCP has a `connection`.
+
+    `target` is the inside endpoint if a port forward leads to it. `answered`: of UDP, the inside has been heard.
+    """
 
     mapping: Mapping
     remote: tuple[int, int]
     expires: int = 0
     connection: tcp.Connection | None = None
+    target: tuple[int, int] | None = None
+    answered: bool = True
+
+    @property
+    def protocol(self) -> int:
+        return self.mapping.protocol
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        return self.target or (self.mapping.address, self.mapping.id)
 
     @property
     def state(self) -> str:
-        return self.connection.state if self.connection else "active"
+        return state_of(self)
+
+
+@dataclass
+class PlainSession:
+    """The traffic of a redirected protocol, which has no ports, between its inside host and one remote address."""
+
+    protocol: int
+    inside: tuple[int, None]
+    remote: int
+    expires: int = 0
+    connection: None = None
+    state: str = "active"
+
+
+@dataclass
+class ProgramSession:
+    """What a program of the host has with a client, who takes it for the endpoint that was `asked`."""
+
+    protocol: int
+    link: str  # the client's
+    client: tuple[int, int]
+    asked: tuple[int, int]
+    program: tuple[int, int]
+    payer: int  # the address of whose share it is
+    expires: int = 0
+    connection: tcp.Connection | None = None
+    answered: bool = False
+
+    @property
+    def state(self) -> str:
+        return state_of(self)
+
+
+def state_of(session: Session | ProgramSession) -> str:
+    if session.connection:
+        return session.connection.state
+    return "active" if session.answered else tcp.UNANSWERED

@@ -6,16 +6,32 @@ moved. `difference` compares what was seen with what the specification says.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
+from fastmasq.policy.chains import Match, Rule, RuleSet
+from fastmasq.policy.redirect import Redirect, compile_redirects
+from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.timeouts import Timeouts
 from tests.cases.notation import show
 from tests.model.nat import Model
-from tests.model.state import INSIDE, OUTSIDE, SECOND, Deliver, Drop, Forward, Reply, Settings, Verdict
-from tests.support.harness import Harness
-from tests.support.packets import Malformed, decode, dotted, problems, reassemble
+from tests.model.state import (
+    INSIDE,
+    OUTSIDE,
+    SECOND,
+    Deliver,
+    Drop,
+    Forward,
+    Observed,
+    Reply,
+    Settings,
+    Several,
+    Verdict,
+)
+from tests.support.harness import Harness, address
+from tests.support.packets import TCP, Malformed, decode, dotted, problems, reassemble
 
 START_NS = 1_000 * SECOND
 
@@ -43,6 +59,9 @@ class Subject(Protocol):
 
     def send(self, link: str, packet: bytes) -> Seen: ...
 
+    def drops(self) -> dict[str, int]:
+        """Return how far which drop counter has moved by itself since the last packet: pieces that waited in vain."""
+
     def sessions(self) -> set[tuple[str, str, str, str, str]]:
         """Return (protocol, inside, external, remote, state) of every session; for ICMP the remote is an address."""
 
@@ -61,13 +80,14 @@ class ModelSubject:
 
     def send(self, link: str, packet: bytes) -> Seen:
         verdict = self.model.step(link, packet, self.now_ns)
-        if isinstance(verdict, Forward):
-            return Seen([(verdict.link, piece) for piece in verdict.packets])
-        if isinstance(verdict, Reply):
-            return Seen([(verdict.link, verdict.packet)], {verdict.reason: 1})
-        if isinstance(verdict, Drop):
-            return Seen(drops={verdict.reason: 1})
-        return Seen()
+        return Seen(
+            [(one.link, packet) for one in each(verdict) for packet in packets_of(one)],
+            drops_of(verdict),
+        )
+
+    def drops(self) -> dict[str, int]:
+        orphans, self.model.orphans = self.model.orphans, 0
+        return {"fragment_orphan": orphans} if orphans else {}
 
     def sessions(self) -> set[tuple[str, str, str, str, str]]:
         return sessions_of(self.model)
@@ -89,6 +109,19 @@ class PathSubject:
             ports_per_host=settings.ports_per_host,
             timeouts=Timeouts(settings.tcp_established, settings.tcp_transitory, settings.udp, settings.icmp),
         )
+        self.forwards = ForwardTable(self.harness.table, settings.half_open)
+        for forward in settings.forwards:
+            targets = [(address(host), port, weight) for host, port, weight in forward.targets]
+            port_class = 0 if forward.protocol == TCP else 1
+            self.forwards.place(address(settings.outside_address), port_class, forward.port, targets)
+        redirects = [Redirect(protocol=one.protocol, host=one.host, source=one.source) for one in settings.redirects]
+        self.harness.forwarder.set_redirects(compile_redirects(redirects))
+        if settings.programs:
+            rules = RuleSet()
+            for one in settings.programs:
+                match = Match(protocol=one.protocol, destination_ports=((one.port, one.port),))
+                rules.append("input", Rule(match=match, target="REDIRECT", redirect_port=one.program_port))
+            self.harness.set_rule_set(rules)
 
     @property
     def now_ns(self) -> int:
@@ -100,6 +133,9 @@ class PathSubject:
     def send(self, link: str, packet: bytes) -> Seen:
         out = self.harness.send(link, packet)
         return Seen([(one.link, one.packet) for one in out], self.harness.drops())
+
+    def drops(self) -> dict[str, int]:
+        return self.harness.drops()
 
     def sessions(self) -> set[tuple[str, str, str, str, str]]:
         found = set()
@@ -117,12 +153,10 @@ def endpoint(address: int, port: int) -> str:
 
 def sessions_of(model: Model) -> set[tuple[str, str, str, str, str]]:
     found = set()
-    for session in model.sessions():
-        mapping, (remote, remote_id) = session.mapping, session.remote
-        name = {1: "icmp", 6: "tcp", 17: "udp"}[mapping.protocol]
-        inside = endpoint(mapping.address, mapping.id)
-        external = endpoint(model.external, mapping.external_id)
-        shown = dotted(remote) if name == "icmp" else endpoint(remote, remote_id)
+    for session in model.all_sessions():
+        name = {1: "icmp", 6: "tcp", 17: "udp"}.get(session.protocol, "other")
+        inside, external, remote = (endpoint(host, port or 0) for host, port in model.ends(session))
+        shown = remote.partition(":")[0] if name == "icmp" else remote
         found.add((name, inside, external, shown, session.state))
     return found
 
@@ -130,20 +164,39 @@ def sessions_of(model: Model) -> set[tuple[str, str, str, str, str]]:
 # --- comparing -----------------------------------------------------------------------------------------------------
 
 
-def observed_port(seen: Seen) -> int | None:
-    """Return the external port, or identifier, that the packet seen leaving has: of its new mapping, if it made one."""
+def observed(seen: Seen) -> Observed:
+    """Return what the packet seen leaving shows of choices that are free, such as its new mapping's external port."""
     for _, packet in seen.out:
         try:
             decoded = decode(packet)
         except Malformed:
-            return None
+            return Observed()
         if not decoded.is_error:
-            return decoded.source_port
-    return None
+            target = (decoded.destination, decoded.destination_port)
+            return Observed(decoded.source_port, target, decoded.identification)
+    return Observed()
+
+
+def each(verdict: Verdict) -> tuple[Forward | Reply | Deliver | Drop, ...]:
+    return verdict.verdicts if isinstance(verdict, Several) else (verdict,)
+
+
+def packets_of(verdict: Forward | Reply | Deliver | Drop) -> tuple[bytes, ...]:
+    """Return the packets that leave by a verdict."""
+    if isinstance(verdict, Forward):
+        return verdict.packets
+    return (verdict.packet,) if isinstance(verdict, Reply) else ()
+
+
+def drops_of(verdict: Verdict) -> dict[str, int]:
+    """Return how often which drop reason is counted by a verdict."""
+    return dict(Counter(one.reason for one in each(verdict) if isinstance(one, (Reply, Drop))))
 
 
 def difference(verdict: Verdict, seen: Seen) -> str | None:
     """Return how what was seen differs from what should have been, or None."""
+    if isinstance(verdict, Several):
+        return _pieces_difference(verdict, seen) or _drop_difference(drops_of(verdict), seen)
     if isinstance(verdict, Forward):
         return _forward_difference(verdict, seen) or _drop_difference({}, seen)
     if isinstance(verdict, Reply):
@@ -155,6 +208,15 @@ def difference(verdict: Verdict, seen: Seen) -> str | None:
 
 def _drop_difference(expected: dict[str, int], seen: Seen) -> str | None:
     return None if seen.drops == expected else f"expected drops {expected or 'none'}, but saw {seen}"
+
+
+def _pieces_difference(verdict: Several, seen: Seen) -> str | None:
+    """Compare the pieces of a datagram that left, in order; or the answer to its first one."""
+    answers = [one for one in verdict.verdicts if isinstance(one, Reply)]
+    if answers:
+        return _reply_difference(answers[0], seen)
+    expected = [(one.link, packet) for one in verdict.verdicts for packet in packets_of(one)]
+    return None if seen.out == expected else f"expected {Seen(expected)}, but saw {seen}"
 
 
 def _forward_difference(verdict: Forward, seen: Seen) -> str | None:

@@ -7,9 +7,13 @@ answers makes it "established": after a SYN only a SYN does, otherwise anything 
 inside starts over; in "transitory" any other segment brings "established" back. "syn-received" waits for a sign that
 the outside has heard the answer: its SYN once more is none, and a reset only lets the session die in its time.
 
-"established", "fin-out" and "fin-in" live for the established timeout, the others for the transitory one. Segments
-restart the timer in both directions, except: nothing does in "closing"; strangers do not before "established"; a SYN in
-the middle of a connection, a segment that does not fit the window, and a reset that changes nothing never do.
+Where the outside may begin, through a port forward, its first segment makes the session "unanswered", and nothing that
+it sends changes that. The inside's SYN makes it "syn-received", anything else that is believable "established".
+
+"established", "fin-out" and "fin-in" live for the established timeout, the others for the transitory one, "unanswered"
+for a minute at most. Segments restart the timer in both directions, except: nothing does in "closing"; strangers do not
+before "established"; a SYN in the middle of a connection, a segment that does not fit the window, and a reset that
+changes nothing never do.
 
 What is believed. Each end's highest sequence number, highest acknowledgment and the right edge of its window are noted.
 A segment fits when it ends at or before the receiver's edge and not too far behind what it acknowledged. Numbers that
@@ -29,8 +33,9 @@ OTHER = {OUT: IN, IN: OUT}
 
 SYN_SENT, SYN_RECEIVED, ESTABLISHED = "syn-sent", "syn-received", "established"
 FIN_OUT, FIN_IN, CLOSING = "fin-out", "fin-in", "closing"
-TRANSITORY, RESUMED = "transitory", "resumed"
-OPENING = (SYN_SENT, SYN_RECEIVED, RESUMED)
+TRANSITORY, RESUMED, UNANSWERED = "transitory", "resumed", "unanswered"
+OPENING = (SYN_SENT, SYN_RECEIVED, RESUMED, UNANSWERED)
+HALF_OPEN = (SYN_RECEIVED, UNANSWERED)  # only one end has been heard
 LONG_LIVED = (ESTABLISHED, FIN_OUT, FIN_IN)
 
 LARGEST_SCALE = 14  # RFC 7323 section 2.3: what an end whose SYN was not seen may use
@@ -73,6 +78,13 @@ def opened(segment: Segment) -> Connection:
     return Connection(state, {OUT: noted(End(), segment, window_shift(End(), End())), IN: End()})
 
 
+def begun_outside(segment: Segment) -> Connection | None:
+    """Return the connection that a first segment from outside opens, where it may; None: a reset or answer does not."""
+    if segment.flags & RST or segment.flags & (SYN | ACK) == SYN | ACK:
+        return None
+    return Connection(UNANSWERED, {OUT: End(), IN: End()})
+
+
 def stepped(connection: Connection, direction: str, segment: Segment) -> Step:
     """Return what a segment does to a connection. Raises Refused for a reset outside the window."""
     if segment.flags & RST:
@@ -89,6 +101,8 @@ def stepped(connection: Connection, direction: str, segment: Segment) -> Step:
 
 def after_data(state: str, direction: str, fin: bool) -> tuple[str, bool]:
     """Return the state after a believable segment without SYN and RST, and whether it changed."""
+    if state == UNANSWERED and direction == OUT:
+        return (FIN_OUT if fin else ESTABLISHED), True
     if state == ESTABLISHED and fin:
         return (FIN_OUT if direction == OUT else FIN_IN), True
     if fin and (state, direction) in ((FIN_OUT, IN), (FIN_IN, OUT)):
@@ -104,6 +118,10 @@ def synchronised(connection: Connection, direction: str, segment: Segment) -> St
     state = connection.state
     if state in (TRANSITORY, CLOSING) and direction == OUT:
         return Step(opened(segment), refreshed=True)
+    if state == UNANSWERED and direction == OUT:
+        return Step(replace(with_noted(connection, direction, segment), state=SYN_RECEIVED), refreshed=True)
+    if state == UNANSWERED:
+        return Step(with_noted(connection, direction, segment), refreshed=False)
     if state == SYN_RECEIVED and direction == IN and not segment.flags & ACK:
         return Step(with_noted(connection, direction, segment), refreshed=False)  # the first SYN again proves nothing
     if state in OPENING:
@@ -119,7 +137,7 @@ def reset(connection: Connection, direction: str, segment: Segment) -> Step:
             raise Refused("tcp_rst_out_of_window")
         return Step(replace(connection, state=TRANSITORY), refreshed=True)
     if segment.seq in (sender.end, receiver.ack):
-        if state in (TRANSITORY, CLOSING, SYN_RECEIVED):
+        if state in (TRANSITORY, CLOSING, SYN_RECEIVED, UNANSWERED):
             return Step(connection, refreshed=False)
         return Step(replace(connection, state=TRANSITORY), refreshed=True)
     if receiver.ack is not None and not ahead(segment.seq, receiver.ack) >= 0 >= ahead(segment.seq, receiver.edge):

@@ -161,6 +161,13 @@ def with_ids(parsed: Parsed, body: bytes) -> Parsed:
     return parsed
 
 
+def as_whole(parsed: Parsed) -> Parsed:
+    """Return the packet that a first fragment begins, with what has come of it; anything else is returned as it is."""
+    if not parsed.is_fragment or parsed.offset:
+        return parsed
+    return replace(with_transport(parsed, parsed.raw[parsed.start :]), is_fragment=False)
+
+
 def segment_of(parsed: Parsed) -> Segment:
     body = parsed.raw[parsed.start :]
     seq, ack, offset, flags, window = struct.unpack(">IIBBH", body[4:16])
@@ -190,8 +197,8 @@ def check_error(parsed: Parsed) -> Parsed:
     """Return the packet quoted in an ICMP error. Raises Refused when error or quote are damaged (RFC 5508 REQ-3).
 
     The quote may be cut anywhere after eight octets of its transport header; its transport checksum is not looked at.
-    A fragmentation-needed must name a possible MTU, or none at all (RFC 1191 section 4). A quote of a protocol without
-    ports is returned with protocol -1: it belongs to no session.
+    A fragmentation-needed must name a possible MTU, or none at all (RFC 1191 section 4). A quote of an ICMP packet
+    without an identifier is returned with protocol -1: it belongs to no session.
     """
     if folded_sum(parsed.raw[parsed.start :]) != 0xFFFF:
         raise Refused("bad_icmp_checksum")
@@ -210,8 +217,6 @@ def check_error(parsed: Parsed) -> Parsed:
         raise Refused("bad_mtu_in_icmp")
     source, destination = struct.unpack(">II", quote[12:20])
     quoted = Parsed(quote, start, quote[8], bool(fragment & 0x4000), protocol, source, destination)
-    if protocol not in (TCP, UDP, ICMP):
-        return replace(quoted, protocol=-1)
     quoted = with_ids(quoted, quote[start:])
     if protocol == ICMP and not (quoted.is_request or quoted.is_reply):
         return replace(quoted, protocol=-1)
@@ -285,8 +290,11 @@ class Rewriter:
         return self.start + (4 if self.protocol == ICMP else port_offset)
 
     def hop(self) -> None:
-        """Decrement the TTL."""
-        self._write(8, bytes((self.raw[8] - 1, self.raw[9])), 10)
+        """Decrement the TTL; that of what goes to a program of the host nobody has looked at, so it may wrap."""
+        self._write(8, bytes(((self.raw[8] - 1) % 256, self.raw[9])), 10)
+
+    def identification(self, number: int) -> None:
+        self._write(4, struct.pack(">H", number), 10)
 
     def quote(self, rewritten: bytes) -> None:
         """Put the rewritten quote into an ICMP error; its length is the same."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.cases.notation import show
 from tests.model.nat import Model
-from tests.model.state import ANY_PORT, INSIDE, OUTSIDE, Settings
+from tests.model.state import ANY_PORT, INSIDE, OUTSIDE, Observed, Settings
 from tests.property import traffic
 from tests.support import packets
 from tests.support.harness import Harness, Out
@@ -101,7 +101,7 @@ def test_partial_checksum_in(protocol: int, source, size: int) -> None:
     model, harness = Model(ALL_PORTS), Harness(inside_vnet=False)
     [seen] = harness.send(INSIDE, first)
     port = decode(seen.packet).source_port
-    model.step(INSIDE, first, NOW, port)
+    model.step(INSIDE, first, NOW, Observed(port))
     answer = segment(protocol, remote, (traffic.EXTERNAL, port), packets.pattern(size))
     [expected] = model.step(OUTSIDE, answer, NOW).packets
     unfinished, vnet = with_partial_checksum(answer)

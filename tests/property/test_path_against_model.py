@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.model.subjects import PathSubject
-from tests.property.machine import Comparison
+from tests.property.machine import PROGRAM_RULES, Comparison
 
 pytestmark = pytest.mark.timeout(1200)  # seconds: a failure is shrunk before it is shown
 
@@ -18,7 +18,7 @@ class AddressDependent(Comparison):
 
 
 class EndpointIndependent(AddressDependent):
-    settings = replace(Comparison.settings, filtering="endpoint-independent")
+    settings = replace(Comparison.settings, filtering="endpoint-independent", programs=PROGRAM_RULES, half_open=4)
 
 
 class AddressAndPortDependent(AddressDependent):
@@ -26,7 +26,7 @@ class AddressAndPortDependent(AddressDependent):
 
 
 class TightLimits(AddressDependent):
-    settings = replace(Comparison.settings, sessions=8, sessions_per_host=3, ports_per_host=2)
+    settings = replace(Comparison.settings, sessions=8, sessions_per_host=3, ports_per_host=2, programs=PROGRAM_RULES)
 
 
 TestAddressDependent = AddressDependent.TestCase

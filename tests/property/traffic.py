@@ -6,13 +6,14 @@ an answer, a stranger and an ICMP error arrive at one mapping.
 
 from __future__ import annotations
 
-from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.support import packets
 from tests.support.packets import BAD, with_ip_checksum
+from tests.unit.path.network import cut
 
 EXTERNAL = "200.200.200.200"
+PROGRAM = "169.254.255.1"  # a program of the host, as the path reaches it
 HOSTS = ("10.0.0.2", "10.0.0.3", "10.200.0.4")
 REMOTES = ("199.0.0.1", "199.0.0.2", "62.1.2.3")
 INSIDE_PORTS = (1024, 1025, 1026, 600, 601, 40000)
@@ -135,6 +136,42 @@ def pieces_between(draw, sources, destinations) -> bytes:
     return packets.ipv4(draw(sources), draw(destinations), protocol, b"\x08" + payload, **fields, **draw(lives))
 
 
+@st.composite
+def long_between(draw, protocol: int, source: tuple, destination: tuple) -> bytes:
+    """A datagram worth cutting up. Few identifications, so that pieces of several may be taken for one."""
+    payload = bytes(range(draw(st.sampled_from([40, 256])))) * draw(st.sampled_from([1, 2, 3]))
+    fields = {"identification": draw(st.sampled_from([7, 7, 8])), **draw(lives)}
+    if protocol == packets.UDP:
+        return packets.udp(source, destination, payload, checksum=draw(st.sampled_from([None, 0, BAD])), **fields)
+    if protocol == packets.TCP:
+        return packets.tcp(source, destination, draw(st.sampled_from(["S", "PA", "R"])), payload=payload, **fields)
+    if protocol != packets.ICMP:
+        return packets.ipv4(source[0], destination[0], protocol, payload, **fields)
+    if source[1] in (8, 13, 15, 17):
+        answer = {8: 0, 13: 14, 15: 16, 17: 18}[source[1]]
+        return packets.ping(source[0], destination[0], destination[1], kind=answer, payload=payload, **fields)
+    return packets.ping(source[0], destination[0], source[1], kind=destination[1], payload=payload, **fields)
+
+
+@st.composite
+def cut_up(draw, packet: bytes) -> list[bytes]:
+    """The fragments of a packet, its transport header in the first."""
+    return cut(packet, 24, *draw(st.lists(st.sampled_from([8, 16, 232, 480]), min_size=1, max_size=3)))
+
+
+@st.composite
+def long_from(draw, sources, destinations) -> bytes:
+    protocol = draw(st.sampled_from([packets.UDP, packets.UDP, packets.TCP, packets.ICMP, 47]))
+    source, destination = draw(sources), draw(destinations)
+    if protocol == packets.ICMP:
+        source, destination = (source[0], draw(identifiers)), (destination[0], 8)
+    return draw(long_between(protocol, source, destination))
+
+
+long_outbound = long_from(inside_endpoints, remote_endpoints | external_endpoints)
+long_inbound = long_from(remote_endpoints, external_endpoints)
+
+
 ADDRESSES = (
     *HOSTS,
     *REMOTES,
@@ -148,14 +185,10 @@ ADDRESSES = (
     "127.0.0.1",
     "0.0.0.0",
     "240.0.0.1",
+    PROGRAM,
 )
 any_address = st.sampled_from(ADDRESSES)
 any_endpoint = st.tuples(any_address, st.sampled_from((*INSIDE_PORTS, *REMOTE_PORTS)))
-
-
-def is_not_reassembled(packet: bytes) -> bool:
-    """Whether this is no fragment, or one that is not translated: those have tests of their own (test_fragments)."""
-    return len(packet) < 20 or not int.from_bytes(packet[6:8], "big") & 0x3FFF or packet[16] == 10
 
 
 def anywhere() -> st.SearchStrategy[bytes]:
@@ -165,7 +198,7 @@ def anywhere() -> st.SearchStrategy[bytes]:
         tcp_between(any_endpoint, any_endpoint),
         pings_between(any_address, any_address, [8, 0]),
         other_protocols(any_address, any_address) | other_icmp(any_address, any_address),
-        pieces_between(any_address, any_address).filter(is_not_reassembled),
+        pieces_between(any_address, any_address),
         pieces_between(hosts, hosts),
     )
 
@@ -180,9 +213,7 @@ def damaged(draw, whole: st.SearchStrategy[bytes]) -> bytes:
     cut = draw(st.sampled_from([0, 0, 0, 1, 8, 20]))
     result = bytes(packet[: max(1, len(packet) - cut)]) + bytes(draw(st.sampled_from([0, 0, 3, 18])))
     repaired = draw(st.booleans()) and len(result) >= 20 and len(result) >= (result[0] & 15) * 4 >= 20
-    result = with_ip_checksum(result) if repaired else result
-    assume(is_not_reassembled(result))
-    return result
+    return with_ip_checksum(result) if repaired else result
 
 
 ERRORS = ((3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (4, 0), (11, 0), (11, 1), (12, 0), (5, 1))

@@ -572,6 +572,21 @@ cdef inline int64_t may_use_forward(Table *t, uint32_t mapping, uint8_t protocol
     return 0
 
 
+cdef inline int64_t paying_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
+    """Return the row of the host whose share a new session is of, a new row if it has none; or a Refusal."""
+    cdef uint32_t hash = host_hash(t, address)
+    cdef uint32_t host = find_host(t, address, hash)
+    if host == NONE:
+        host = take_host(t, address, hash, now_ms)
+        if host == NONE:
+            return REFUSED_HOST_TABLE_FULL
+    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
+        return REFUSED_HOST_SESSIONS
+    if not host_may_open(t, host, now_ms):
+        return REFUSED_HOST_RATE
+    return host
+
+
 cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did,
                                  uint8_t flags, uint8_t state, bint keep, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside endpoint (saddr, sid) towards (daddr, did); return its row or a Refusal.
@@ -579,37 +594,29 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
     flags is SESSION_HAIRPIN when (daddr, did) is an external endpoint of ours, else 0. keep: the port is to stay the same.
     """
     cdef int port_class = class_of(protocol)
-    cdef uint32_t hash = host_hash(t, saddr)
-    cdef uint32_t host = find_host(t, saddr, hash)
-    cdef bint new_host = host == NONE
-    cdef int64_t mapping
+    cdef int64_t host, mapping
     cdef int64_t refusal = 0
     cdef uint32_t endpoint
     if t.current < 0:
         return REFUSED_NO_EXTERNAL
     if t.active >= t.capacity:
         return REFUSED_TABLE_FULL
-    if new_host:
-        host = take_host(t, saddr, hash, now_ms)
-        if host == NONE:
-            return REFUSED_HOST_TABLE_FULL
-    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
-        return REFUSED_HOST_SESSIONS
-    if not host_may_open(t, host, now_ms):
-        return REFUSED_HOST_RATE
+    host = paying_host(t, saddr, now_ms)
+    if host < 0:
+        return host
     endpoint = <uint32_t>endpoint_hash(t, port_class, saddr, sid)
     mapping = find_internal(t, port_class, saddr, sid, endpoint)
     if mapping == NONE:
-        mapping = take_mapping(t, port_class, saddr, sid, endpoint, host, keep)
+        mapping = take_mapping(t, port_class, saddr, sid, endpoint, <uint32_t>host, keep)
         refusal = mapping if mapping < 0 else 0
     elif t.mappings[mapping].in_use == MAPPING_FORWARD:
         refusal = may_use_forward(t, <uint32_t>mapping, protocol, daddr, did, state)
     if refusal < 0:
-        if new_host:
-            give_back_host(t, host)
+        if t.hosts[host].sessions == 0:
+            give_back_host(t, <uint32_t>host)       # the row is new
         return refusal
-    return place_session(t, protocol, <uint32_t>mapping, mapping_address(t, <uint32_t>mapping), host, saddr, sid, daddr, did,
-                         flags, state, tick)
+    return place_session(t, protocol, <uint32_t>mapping, mapping_address(t, <uint32_t>mapping), <uint32_t>host, saddr, sid,
+                         daddr, did, flags, state, tick)
 
 
 cdef inline int64_t inbound_host(Table *t, uint8_t protocol, uint32_t address, uint16_t id, uint32_t remote, uint16_t port,
@@ -728,7 +735,8 @@ cdef inline int64_t open_local(Table *t, uint8_t protocol, uint8_t side, uint32_
     have the program's address's.
     """
     cdef uint32_t local = first
-    cdef uint32_t payer, hash, host
+    cdef uint32_t hash
+    cdef int64_t host
     cdef int tried
     if t.active >= t.capacity:
         return REFUSED_TABLE_FULL
@@ -740,19 +748,11 @@ cdef inline int64_t open_local(Table *t, uint8_t protocol, uint8_t side, uint32_
                 break
         else:
             return REFUSED_CLASH
-    payer = remote if side == INSIDE else local
-    hash = host_hash(t, payer)
-    host = find_host(t, payer, hash)
-    if host == NONE:
-        host = take_host(t, payer, hash, now_ms)
-        if host == NONE:
-            return REFUSED_HOST_TABLE_FULL
-    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
-        return REFUSED_HOST_SESSIONS
-    if not host_may_open(t, host, now_ms):
-        return REFUSED_HOST_RATE
-    return place_session_between(t, protocol, LOCAL, side, NONE, asked, asked_port, host, local, port, remote, remote_port,
-                                 SESSION_REPLIED, state, tick)
+    host = paying_host(t, remote if side == INSIDE else local, now_ms)
+    if host < 0:
+        return host
+    return place_session_between(t, protocol, LOCAL, side, NONE, asked, asked_port, <uint32_t>host, local, port, remote,
+                                 remote_port, SESSION_REPLIED, state, tick)
 
 
 cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:

@@ -175,7 +175,18 @@ class Comparison(RuleBasedStateMachine):
     @rule(data=st.data(), seed=traffic.payloads)
     def answer(self, data: st.DataObject, seed: bytes) -> None:
         """The remote of a session answers."""
+        self.answer_in(self.pick_session(data, UDP, ICMP, 47, 50), seed)
+
+    @with_session(UDP, ICMP, 47, 50)
+    @rule(data=st.data())
+    def answers_alone(self, data: st.DataObject) -> None:
+        """Only the remote goes on with a session, for a while."""
         session = self.pick_session(data, UDP, ICMP, 47, 50)
+        for _ in range(3):
+            self.answer_in(session, b"and more")
+            self.let_pass(121)
+
+    def answer_in(self, session: AnySession, seed: bytes) -> None:
         link, source, destination = self.inward(session)
         if session.protocol == UDP:
             packet = packets.udp(source, destination, seed)

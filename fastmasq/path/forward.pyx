@@ -644,7 +644,7 @@ cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t in
     cdef int64_t row
     if not may_leave(p, link, hop, frame, parsed):
         return
-    row = open_plain(p.table, parsed.protocol, inside, remote, external, p.tick, p.now_ms)
+    row = open_plain(p.table, parsed.protocol, inside, remote, external, direction == INBOUND, p.tick, p.now_ms)
     if row < 0 and direction == OUTBOUND:
         refuse_session(p, link, frame, parsed, row)
         return

@@ -705,11 +705,11 @@ cdef inline int64_t open_inbound(Table *t, uint8_t protocol, uint32_t row, uint3
 
 
 cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
-                               uint32_t tick, uint32_t now_ms) noexcept nogil:
+                               bint from_outside, uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside host with a remote one in a protocol without ports; return its row or a Refusal.
 
-    Only addresses are translated, so one inside host has a remote one to itself. inside is a host that policy names:
-    its share is not touched.
+    Only addresses are translated, so one inside host has a remote one to itself. inside is a host that policy names: it
+    has no limit, but strangers open no more once half of its share of sessions is used.
     """
     cdef uint32_t hash = host_hash(t, inside)
     cdef uint32_t host = find_host(t, inside, hash)
@@ -721,6 +721,8 @@ cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint
         host = take_host(t, inside, hash, now_ms)
         if host == NONE:
             return REFUSED_HOST_TABLE_FULL
+    elif from_outside and t.hosts[host].sessions >= (t.limits.sessions_per_host + 1) // 2:
+        return REFUSED_HOST_SESSIONS
     return place_session(t, protocol, NONE, external, host, inside, 0, remote, 0, 0, PLAIN_ACTIVE, tick)
 
 

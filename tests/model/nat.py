@@ -84,6 +84,7 @@ LOOPBACK = IPv4Network("127.0.0.0/8")
 PROGRAM_NETWORK = IPv4Network("169.254.255.0/27")  # where programs of the host are reached; on no wire
 PROGRAM_ADDRESSES = [int(PROGRAM_NETWORK[number]) for number in (1, 2)]
 UNANSWERED = 60 * SECOND  # a TCP client has given up by then
+WITHOUT_PORTS = 600 * SECOND
 
 AnySession = Session | PlainSession | ProgramSession
 
@@ -326,11 +327,14 @@ class Model:
         if len(list(self.all_sessions())) >= self.settings.sessions:
             raise Refused("table_full", (3, 1, 0))
 
-    def check_share(self, host: int) -> None:
+    def share_of(self, host: int) -> list[AnySession]:
+        """Return the sessions that count towards a host's limit."""
         mine: list[AnySession] = [session for session in self.sessions() if session.inside[0] == host]
         mine += [session for session in self.plain.values() if session.inside[0] == host]
-        mine += [session for session in self.programs.values() if session.payer == host]
-        if len(mine) >= self.settings.sessions_per_host:
+        return mine + [session for session in self.programs.values() if session.payer == host]
+
+    def check_share(self, host: int) -> None:
+        if len(self.share_of(host)) >= self.settings.sessions_per_host:
             raise Refused("host_session_limit", (3, 13, 0))
 
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
@@ -486,6 +490,9 @@ class Model:
         self.check_way(packet, INSIDE)
         if session is None:
             try:
+                self.check_room()
+                if len(self.share_of(host)) >= (self.settings.sessions_per_host + 1) // 2:
+                    raise Refused("host_session_limit")  # strangers have half of it
                 self.open_plain(packet.protocol, host, packet.source)
             except Refused as refused:
                 raise Refused(refused.reason) from None  # the outside is not told
@@ -777,6 +784,8 @@ class Model:
         if session.connection:
             long_lived = session.connection.state in tcp.LONG_LIVED
             return self.settings.tcp_established if long_lived else self.settings.tcp_transitory
+        if isinstance(session, PlainSession):
+            return WITHOUT_PORTS
         return self.settings.icmp if session.protocol == ICMP else self.settings.udp
 
     def expire(self, now_ns: int) -> None:

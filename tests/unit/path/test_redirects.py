@@ -57,6 +57,15 @@ def test_rfc3022_5_1_no_session_shows_an_inside_address_outside():
     assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
 
 
+def test_strangers_have_half_of_the_hosts_share():
+    harness = redirecting(sessions_per_host=4)
+    for number in (1, 2):
+        passes(harness, OUTSIDE, packet(f"198.51.100.{number}", GATEWAY_OUT))
+    assert dropped(harness, OUTSIDE, packet("198.51.100.3", GATEWAY_OUT)) == "host_session_limit"
+    assert ends(passes(harness, OUTSIDE, packet("198.51.100.1", GATEWAY_OUT)))[1] == HOST
+    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
+
+
 @pytest.mark.parametrize("payload", [b"", b"1", b"123"])
 def test_5_6_not_an_octet_of_the_payload_is_touched_or_needed(payload: bytes):
     harness = redirecting()
@@ -130,6 +139,8 @@ def test_c48_errors_about_a_redirected_protocol_are_translated_both_ways():
 def test_sessions_without_ports_end_and_leave_nothing_behind():
     harness = redirecting()
     passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT))
-    harness.advance(301)
+    harness.advance(599)
+    assert len(harness.sessions()) == 1
+    harness.advance(3)
     counts = harness.table.counts()
     assert (counts["active"], counts["hosts"], counts["mappings"]) == (0, 0, 0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 import pytest
 
 from fastmasq.lab.topology import Lab
 from tests.support.lab_network import Network
-
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, what tests start would not be hung up on
 
 
 @pytest.fixture

@@ -114,10 +114,6 @@ def _counts(chain: Chain) -> bool:
     return bool(chain.rules) or chain.policy != ACCEPT
 
 
-def _targets(chain: Chain) -> set[str]:
-    return {counted.rule.target for counted in chain.rules}
-
-
 class _Hook:
     """The translation for one built-in chain, into `result`."""
 
@@ -153,7 +149,8 @@ class _Hook:
         reached: set[str] = set()
         waiting = [name]
         while waiting:
-            new = _targets(self._rule_set.chain(waiting.pop())) & self._rule_set.chains.keys() - reached
+            targets = {counted.rule.target for counted in self._rule_set.chain(waiting.pop()).rules}
+            new = targets & self._rule_set.chains.keys() - reached
             reached |= new
             waiting += new
         return reached

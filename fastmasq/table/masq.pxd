@@ -572,7 +572,7 @@ cdef inline int64_t may_use_forward(Table *t, uint32_t mapping, uint8_t protocol
     return 0
 
 
-cdef inline int64_t paying_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
+cdef inline int64_t sharing_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
     """Return the row of the host whose share a new session is of, a new row if it has none; or a Refusal."""
     cdef uint32_t hash = host_hash(t, address)
     cdef uint32_t host = find_host(t, address, hash)
@@ -582,7 +582,13 @@ cdef inline int64_t paying_host(Table *t, uint32_t address, uint32_t now_ms) noe
             return REFUSED_HOST_TABLE_FULL
     elif t.hosts[host].sessions >= t.limits.sessions_per_host:
         return REFUSED_HOST_SESSIONS
-    if not host_may_open(t, host, now_ms):
+    return host
+
+
+cdef inline int64_t paying_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
+    """The same for a session that the host opens itself, which its rate must allow."""
+    cdef int64_t host = sharing_host(t, address, now_ms)
+    if host >= 0 and not host_may_open(t, <uint32_t>host, now_ms):
         return REFUSED_HOST_RATE
     return host
 
@@ -622,17 +628,9 @@ cdef inline int64_t open_session(Table *t, uint8_t protocol, uint32_t saddr, uin
 cdef inline int64_t inbound_host(Table *t, uint8_t protocol, uint32_t address, uint16_t id, uint32_t remote, uint16_t port,
                                  uint32_t now_ms) noexcept nogil:
     """Return the host row of an inside endpoint that is to get a session of a remote one's making; or a Refusal."""
-    cdef uint32_t hash = host_hash(t, address)
-    cdef uint32_t host = find_host(t, address, hash)
     if has_flow(t, protocol, INSIDE, address, id, remote, port):
         return REFUSED_CLASH            # it talks to that remote endpoint through another mapping
-    if host == NONE:
-        host = take_host(t, address, hash, now_ms)
-        if host == NONE:
-            return REFUSED_HOST_TABLE_FULL
-    elif t.hosts[host].sessions >= t.limits.sessions_per_host:
-        return REFUSED_HOST_SESSIONS
-    return host
+    return sharing_host(t, address, now_ms)
 
 
 cdef inline int64_t open_forwarded(Table *t, uint8_t protocol, uint32_t mapping, uint32_t remote, uint16_t port,

@@ -39,6 +39,8 @@ Compat = Literal["modern", "2.0", "2.2"]
 
 SHARE = 4  # by default one inside host may have one part in SHARE of the sessions, and of the ports
 
+_ICMP, _TCP, _UDP, _GRE, _ESP, _AH = 1, 6, 17, 47, 50, 51
+
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all sections have in common: they do not change, and know all their keys."""
@@ -67,6 +69,7 @@ class Masquerade(Section, frozen=True, kw_only=True):
     mapping: Literal["endpoint-independent"] = "endpoint-independent"
     filtering: Literal["address-dependent", "endpoint-independent", "address-and-port-dependent"] = "address-dependent"
     hairpin: bool = True
+    other_protocols: bool = True
     dynaddr: Annotated[int, Bounds(0, 7)] = 7
     timeouts: Timeouts = Timeouts()
 
@@ -152,12 +155,24 @@ class Settings(Section, frozen=True, kw_only=True):
         """Return whether external ports are dealt out one after the other, never preserved, as in 1999."""
         return self.compat != "modern"
 
+    @property
+    def by_address(self) -> frozenset[int]:
+        """Return the protocols without ports that any inside host may begin, by addresses alone.
+
+        AH covers its addresses. ESP is its tracker's or nobody's, since it may be an IKE daemon's of this host, and GRE
+        without the tracker that knows its calls is nobody's either.
+        """
+        if not self.masquerade.other_protocols:
+            return frozenset()
+        return frozenset(range(256)) - {_ICMP, _TCP, _UDP, _ESP, _AH} - (set() if self.vpn.pptp else {_GRE})
+
 
 def _masquerade_of_1999(icmp: str) -> Masquerade:
     return Masquerade(
         ports=PortRanges.read("61000-65095"),
         filtering="address-and-port-dependent",
         hairpin=False,
+        other_protocols=False,
         timeouts=Timeouts(
             tcp_established=Duration.read("15m"),
             tcp_transitory=Duration.read("2m"),

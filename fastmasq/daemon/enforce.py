@@ -52,7 +52,8 @@ class Judge:
     """The policy in force, to be asked about sessions.
 
     chains: as the path has them, None without rules. outside: the number of the outside link. first, links: routes, by
-    first address and number of the link they lead over. in_use: state of each mapping row.
+    first address and number of the link they lead over. in_use: state of each mapping row. by_address: the
+    protocols without ports that need no redirect.
     """
 
     chains: RuleTable | None
@@ -64,6 +65,7 @@ class Judge:
     forwards: Forwards
     demand: Demand
     in_use: np.ndarray
+    by_address: frozenset[int]
 
     def why_not(self, row: np.void) -> str | None:
         """Return why a session would not be opened today; None when it would."""
@@ -89,9 +91,11 @@ class Judge:
                 return "no triggered range and no mark leads there"
             return self._why_not_inbound(protocol, ends, external)
         if in_use is None and not (ends.sport or ends.dport):
-            if not any(_leads(one, protocol, ends) for one in self.forwards.redirects):
+            redirects = [one for one in self.forwards.redirects if _is_about(one, protocol, ends)]
+            if any(int(ipaddress.IPv4Address(one.host)) == ends.saddr for one in redirects):
+                return self._why_not_inbound(protocol, ends, external)
+            if redirects or protocol not in self.by_address:
                 return "no redirect leads there"
-            return self._why_not_inbound(protocol, ends, external)
         return self._why_not_outbound(protocol, ends, external, turns_round)
 
     def _why_not_outbound(self, protocol: int, ends: _Ends, external: _Ends, turns_round: bool) -> str | None:
@@ -130,12 +134,8 @@ class Judge:
         return int(self.links[np.searchsorted(self.first, address, side="right") - 1])
 
 
-def _leads(one: Redirect, protocol: int, ends: _Ends) -> bool:
-    return (
-        one.protocol == protocol
-        and int(ipaddress.IPv4Address(one.host)) == ends.saddr
-        and ipaddress.IPv4Address(ends.daddr) in ipaddress.IPv4Network(one.source)
-    )
+def _is_about(one: Redirect, protocol: int, ends: _Ends) -> bool:
+    return one.protocol == protocol and ipaddress.IPv4Address(ends.daddr) in ipaddress.IPv4Network(one.source)
 
 
 def close_forbidden(engine: Engine) -> Closed:
@@ -183,4 +183,5 @@ def _judge(engine: Engine) -> Judge:
         forwards=engine.forwards,
         demand=engine.demand,
         in_use=engine.table.mappings["in_use"],
+        by_address=engine.by_address,
     )

@@ -43,7 +43,7 @@ from fastmasq.net import bpf, local_link, privileges, sysctl
 from fastmasq.net.asked import Asked
 from fastmasq.net.guard import Guard, GuardSpec
 from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
-from fastmasq.net.ports import format_ports
+from fastmasq.net.ports import format_ports, host_protocols
 from fastmasq.net.takeover import Takeover
 from fastmasq.net.world import World
 from fastmasq.path.forward import Forwarder
@@ -146,6 +146,7 @@ class Engine:
         self._signals: tuple[int, int] | None = None
         self._old_handlers: dict[int, Any] = {}
         self._guarded: tuple | None = None
+        self.by_address: frozenset[int] = frozenset()
         self._former: set[int] = set()  # addresses that were the external one
         self._still_used = np.zeros((3, 65536), bool)  # ports of the host's that sessions have not left yet, by class
         self._demanded = np.zeros((3, 65536), bool)  # ports that lead inside on demand, by class
@@ -375,7 +376,7 @@ class Engine:
         for number, attached in fresh.items():
             self._replace(number, attached)
         self.forwards.resolve(world.addresses_by_name(snapshot))
-        self._follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
+        self.follow_guard()  # first: the host would reset the first sessions on an address it thinks its own alone
         self._follow_external(snapshot.external_address)
         self._judge_host(self.rules.rule_set)  # a rule may ask for the address of an interface
         if self.inside_server is not None:
@@ -473,7 +474,7 @@ class Engine:
     def _follow_policy(self) -> None:
         """Forwards, redirects, or what opens sessions on demand have changed."""
         self.demand.follow_ports(self._spare_ports())
-        self._follow_guard()
+        self.follow_guard()
         self._follow_external(self.external)
         if self.thread is not None:
             self.worker.wake()
@@ -499,11 +500,12 @@ class Engine:
                 "%d sessions of %s closed, %d inside ends reset", closed_total, ipaddress.IPv4Address(old), reset_total
             )
 
-    def _follow_guard(self) -> None:
+    def follow_guard(self) -> None:
         """Put the guard in force as the world is now, if that differs from what it was told last."""
         snapshot = self.world.snapshot()
         local = world.local_addresses(snapshot.routes)
         self._follow_demand()
+        self._follow_protocols()
         ours = self._our_ports(snapshot.external_address, local)
         spec = GuardSpec(
             inside=self.settings.interfaces.inside,
@@ -528,6 +530,15 @@ class Engine:
         else:
             self.guard.update(spec)
         self._guarded = state
+
+    def _follow_protocols(self) -> None:
+        """Have the path carry by address what the settings say, but for what this host uses itself just now."""
+        wanted = self.settings.by_address
+        wanted = wanted and wanted - host_protocols()
+        if wanted != self.by_address:
+            self.by_address = wanted
+            with self.forwarder.locked():
+                self.forwarder.carry_by_address(wanted)
 
     def _our_ports(self, external: int | None, local: Iterable[int]) -> dict[int, np.ndarray]:
         """Return the external addresses, and of each bool[3][65536] by class: the ports that the host must leave alone.
@@ -633,7 +644,7 @@ class Engine:
             protocol = entry.CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
         if self.demand.follow_ports(self._spare_ports()):
-            self._follow_guard()
+            self.follow_guard()
 
     def _allow_ports(self, allowed: np.ndarray) -> np.ndarray:
         """Let masquerading use these ports; return those, by class, that it has just lost but sessions still use."""
@@ -645,7 +656,7 @@ class Engine:
         lost = still_used & ~self._still_used
         self._still_used = still_used
         self.guarded_ports = allowed | still_used
-        self._follow_guard()
+        self.follow_guard()
         return lost
 
     def _follow_demand(self) -> None:

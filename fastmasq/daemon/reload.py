@@ -263,3 +263,4 @@ def _apply_to_table(engine: Engine, old: Declared, new: Declared) -> None:
         engine.table.set_filtering(masquerade.filtering)
         engine.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
         engine.forwarder.set_hairpin(masquerade.hairpin)
+    engine.follow_guard()

@@ -38,7 +38,7 @@ class GuardSpec:
 
     `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or
     not. `external` has the external addresses, and of each the TCP and the UDP ports that are ours. `protocols` are IP
-    protocols that are ours as a whole (GRE, ESP), on all of these.
+    protocols without ports that are ours as a whole, on all of these.
     """
 
     inside: Sequence[str]

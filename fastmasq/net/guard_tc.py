@@ -219,13 +219,15 @@ def _judge_ours(code: bpf.Assembler, spec: GuardSpec, link_header: int, ports: i
     code.label("to us")
     code.load_packet(link_header + 9, 1)  # protocol
     code.move(R7, R0)
+    code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
+    code.jump_if_equal(R7, socket.IPPROTO_UDP, "to UDP")
     for protocol in spec.protocols:
         code.jump_if_equal(R7, protocol, "drop")
-    _jump_if_later_fragment(code, link_header, "pass")
-    code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
-    code.jump_if_not_equal(R7, socket.IPPROTO_UDP, "pass")
+    code.jump("pass")
+    code.label("to UDP")
     code.add_value(R8, _BITMAP_BYTES)
     code.label("look up")
+    _jump_if_later_fragment(code, link_header, "pass")
     _load_destination_port(code, link_header)
     code.move(R1, R0)
     code.shift_right(R1, 3)

@@ -1,4 +1,4 @@
-"""Which ports and ICMP identifiers the host itself uses, so that masquerading stays off them."""
+"""The ports, ICMP identifiers and protocols without ports that the host itself uses: masquerading stays off them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.net import netlink
+from fastmasq.net import links, netlink
 
 PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 
 EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _PING_SOCKETS = Path("/proc/net/icmp")
+_RAW_SOCKETS = Path("/proc/net/raw")
+_SOCKETS_OF = {136: Path("/proc/net/udplite"), 132: Path("/proc/net/sctp/eps")}  # UDP-Lite, SCTP
+_TUNNELS = {768: 4, 776: 41, 778: 47}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
 _TCP_BOUND_INACTIVE = 13
@@ -43,6 +46,25 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
         used &= ~ours
     used[_bound_ports(protocol)] = True
     return used
+
+
+def host_protocols() -> frozenset[int]:
+    """Return the protocols without ports that the host itself uses: tunnels that are up, and sockets of any program."""
+    used = {_TUNNELS[each.hardware] for each in links.list_interfaces() if is_tunnel(each)}
+    used.update(int(local.rpartition(":")[2], 16) for local in _local_ends(_RAW_SOCKETS))
+    used.update(protocol for protocol, sockets in _SOCKETS_OF.items() if _local_ends(sockets))
+    return frozenset(used)
+
+
+def is_tunnel(interface: links.Interface) -> bool:
+    return interface.hardware in _TUNNELS and bool(interface.flags & links.IFF_UP)
+
+
+def _local_ends(table: Path) -> list[str]:
+    """Return the second column of a table in /proc/net, which begins with a line of names; nothing if there is none."""
+    if not table.exists():
+        return []
+    return [row.split()[1] for row in table.read_text().splitlines()[1:]]
 
 
 def listeners(protocol: int) -> dict[int, set[str]]:
@@ -85,10 +107,7 @@ def _idle_tcp_ports() -> list[int]:
 
 
 def _ping_identifiers() -> list[int]:
-    if not _PING_SOCKETS.exists():
-        return []
-    rows = _PING_SOCKETS.read_text().splitlines()[1:]
-    return [int(row.split()[1].rpartition(":")[2], 16) for row in rows]
+    return [int(local.rpartition(":")[2], 16) for local in _local_ends(_PING_SOCKETS)]
 
 
 def parse_ports(text: str) -> PortSet:

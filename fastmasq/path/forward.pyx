@@ -79,8 +79,8 @@ from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport (
     MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, close_session, endpoint_hash, expire_sessions, external_of,
     find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to,
-    mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_session,
-    refresh_session, retime_session,
+    mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_redirected,
+    open_session, refresh_session, retime_session,
 )
 from fastmasq.table.ports cimport POOL_WORDS
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -638,13 +638,16 @@ cdef inline const Redirect *find_inbound_redirect(const Path *p, const Parsed *p
     return NULL if is_inside_only(p, parsed.daddr) else find_redirect(p, parsed.protocol, parsed.saddr)
 
 
-cdef void open_redirected(Path *p, int link, int hop, int direction, uint32_t inside, uint32_t remote, uint32_t external,
-                          Frame *frame, Parsed *parsed) noexcept nogil:
-    """Open the session of a redirect's host with a remote one, and send the packet on."""
+cdef void open_by_address(Path *p, int link, int hop, int direction, bint redirected, uint32_t inside, uint32_t remote,
+                          uint32_t external, Frame *frame, Parsed *parsed) noexcept nogil:
+    """Open the session of an inside host with a remote one, and send the packet on."""
     cdef int64_t row
     if not may_leave(p, link, hop, frame, parsed):
         return
-    row = open_plain(p.table, parsed.protocol, inside, remote, external, direction == INBOUND, p.tick, p.now_ms)
+    if redirected:
+        row = open_redirected(p.table, parsed.protocol, inside, remote, external, direction == INBOUND, p.tick, p.now_ms)
+    else:
+        row = open_plain(p.table, parsed.protocol, inside, remote, external, p.tick, p.now_ms)
     if row < 0 and direction == OUTBOUND:
         refuse_session(p, link, frame, parsed, row)
         return
@@ -665,14 +668,15 @@ cdef void redirect_inbound(Path *p, int link, Frame *frame, Parsed *parsed) noex
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
-    open_redirected(p, link, hop, INBOUND, redirect.host, parsed.saddr, parsed.daddr, frame, parsed)
+    open_by_address(p, link, hop, INBOUND, True, redirect.host, parsed.saddr, parsed.daddr, frame, parsed)
 
 
 cdef void masquerade_plain(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
-    """A protocol without ports from inside: only the host that a redirect gives it to may begin."""
+    """A protocol without ports from inside: the host that a redirect gives it to may begin, without one any host."""
     cdef const Redirect *redirect = find_redirect(p, parsed.protocol, parsed.daddr)
+    cdef bint may_begin = redirect.host == parsed.saddr if redirect != NULL else p.by_address[parsed.protocol] != 0
     cdef int hop
-    if redirect == NULL or redirect.host != parsed.saddr:
+    if not may_begin:
         count_drop(p, AH_NOT_MASQUERADED if parsed.protocol == PROTOCOL_AH else PROTOCOL_NOT_MASQUERADED)
         return
     if p.table.current < 0:
@@ -682,7 +686,8 @@ cdef void masquerade_plain(Path *p, int link, const Route *route, Frame *frame, 
     if hop < 0:
         no_hop(p, link, frame, parsed, hop)
         return
-    open_redirected(p, link, hop, OUTBOUND, parsed.saddr, parsed.daddr, p.table.external[p.table.current], frame, parsed)
+    open_by_address(p, link, hop, OUTBOUND, redirect != NULL, parsed.saddr, parsed.daddr,
+                    p.table.external[p.table.current], frame, parsed)
 
 
 # -- a program of this host --------------------------------------------------------------------------------------------
@@ -1447,6 +1452,12 @@ cdef class Forwarder:
         rows = np.ascontiguousarray(redirects, world.REDIRECT)
         memcpy(self.path.redirects, <const uint8_t *><size_t>rows.ctypes.data, len(rows) * sizeof(Redirect))
         self.path.redirect_count = len(rows)
+
+    def carry_by_address(self, protocols):
+        """Let any inside host begin these protocols without ports, one host for each remote; sessions that are open stay."""
+        cdef int protocol
+        for protocol in range(256):
+            self.path.by_address[protocol] = protocol in protocols
 
     # -- what trackers tell the path, and are asked by it ----------------------------------------------------------
 

@@ -8,6 +8,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastmasq.path.rewrite cimport sums_addresses
 from fastmasq.path.state cimport Link, Parsed, Path
 from fastmasq.path.tunnels cimport Way, find_quoted_way
 from fastmasq.path.verdict cimport BAD_ICMP_CHECKSUM, BAD_MTU_IN_ICMP, BAD_QUOTED_HEADER, NO_SESSION
@@ -26,7 +27,7 @@ from fastmasq.wire.icmp cimport (
 )
 from fastmasq.wire.ipv4 cimport (
     IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_MINIMUM, IPV4_PROTOCOL, IPV4_SOURCE, OFFSET_MASK,
-    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDP_LITE,
 )
 from fastmasq.wire.octets cimport load16, load32, store16, store32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM, TCP_SEQUENCE
@@ -243,13 +244,17 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     cdef uint32_t total = 0
     cdef uint8_t *field = NULL
     cdef uint16_t before, after
-    if class_of(quote.protocol) < 0:
+    if sums_addresses(quote.protocol, quote.available):
+        ids = 0
+        if quote.protocol == PROTOCOL_DCCP or load16(at + UDP_CHECKSUM) != 0:
+            field = at + UDP_CHECKSUM
+    elif class_of(quote.protocol) < 0:
         if not new.renumbered:
             return 0
         before = load16(at + GRE_CALL_ID)
         store16(at + GRE_CALL_ID, new.quoted_call_id)
         return delta16(before, new.quoted_call_id)
-    if quote.protocol == PROTOCOL_ICMP:
+    elif quote.protocol == PROTOCOL_ICMP:
         # one identifier; the quoted checksum is always there, within the first 8 octets
         store16(at + ICMP_IDENTIFIER, new.quoted_sid if is_query(at[0]) else new.quoted_did)
         field = at + ICMP_CHECKSUM
@@ -265,7 +270,7 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const ErrorRew
     if field != NULL:
         before = load16(field)
         after = update_full(before, fold(<uint64_t>ids + address_delta))
-        if after == 0 and quote.protocol == PROTOCOL_UDP:
+        if after == 0 and (quote.protocol == PROTOCOL_UDP or quote.protocol == PROTOCOL_UDP_LITE):
             after = 0xFFFF          # the reporting router saw what we sent, and a computed 0 is sent so (RFC 768)
         store16(field, after)
         total += delta16(before, after)

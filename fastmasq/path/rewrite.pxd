@@ -7,11 +7,12 @@ from fastmasq.table.entry cimport Flow
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full_at, update_partial, update_udp_at
 from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_IDENTIFIER, is_query
 from fastmasq.wire.ipv4 cimport (
-    IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_SOURCE, IPV4_TTL, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_SOURCE, IPV4_TTL, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    PROTOCOL_UDP_LITE,
 )
 from fastmasq.wire.octets cimport load16, store16, store32
 from fastmasq.wire.tcp cimport TCP_CHECKSUM
-from fastmasq.wire.udp cimport UDP_CHECKSUM
+from fastmasq.wire.udp cimport UDP_CHECKSUM, UDP_LENGTH_OCTETS
 
 
 cdef inline void decrement_ttl(uint8_t *ip, uint32_t delta) noexcept nogil:
@@ -19,6 +20,14 @@ cdef inline void decrement_ttl(uint8_t *ip, uint32_t delta) noexcept nogil:
     cdef uint16_t before = load16(ip + IPV4_TTL)
     ip[IPV4_TTL] -= 1
     update_full_at(ip + IPV4_CHECKSUM, delta16(before, load16(ip + IPV4_TTL)) + delta)
+
+
+cdef inline bint sums_addresses(uint8_t protocol, uint32_t length) noexcept nogil:
+    """Whether a protocol whose ports are not translated has a checksum over the addresses within `length` octets.
+
+    UDP-Lite (RFC 3828 section 3.1) and DCCP (RFC 4340 section 9.1) have it where UDP has its own.
+    """
+    return (protocol == PROTOCOL_UDP_LITE or protocol == PROTOCOL_DCCP) and length >= UDP_LENGTH_OCTETS
 
 
 cdef inline void rewrite_transport(Parsed *parsed, uint16_t sid, uint16_t did, uint16_t address_delta,
@@ -38,6 +47,11 @@ cdef inline void rewrite_transport(Parsed *parsed, uint16_t sid, uint16_t did, u
     elif parsed.protocol == PROTOCOL_ICMP:
         store16(at + ICMP_IDENTIFIER, sid if is_query(at[0]) else did)
         update_full_at(at + ICMP_CHECKSUM, transport_delta)
+    elif sums_addresses(parsed.protocol, parsed.length - parsed.header_length):
+        if parsed.protocol == PROTOCOL_DCCP:
+            update_full_at(at + UDP_CHECKSUM, transport_delta)
+        else:
+            update_udp_at(at + UDP_CHECKSUM, transport_delta)
 
 
 cdef inline void rewrite_flow(Parsed *parsed, const Flow *flow) noexcept nogil:

@@ -179,6 +179,7 @@ cdef struct Path:
     Chains *chains              # NULL without rules
     Redirect redirects[64]
     int redirect_count
+    uint8_t by_address[256]     # protocols without ports that any inside host may begin
     uint32_t programs_first     # of the addresses where redirected packets reach programs of this host
     int programs                # how many there are
     int asked_map               # descriptor of the map that tells them what was asked for, -1 without

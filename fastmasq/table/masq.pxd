@@ -702,19 +702,38 @@ cdef inline int64_t open_inbound(Table *t, uint8_t protocol, uint32_t row, uint3
                          SESSION_REPLIED, state, tick)
 
 
-cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
-                               bint from_outside, uint32_t tick, uint32_t now_ms) noexcept nogil:
-    """Open the session of an inside host with a remote one in a protocol without ports; return its row or a Refusal.
-
-    Only addresses are translated, so one inside host has a remote one to itself. inside is a host that policy names: it
-    has no limit, but strangers open no more once half of its share of sessions is used.
-    """
-    cdef uint32_t hash = host_hash(t, inside)
-    cdef uint32_t host = find_host(t, inside, hash)
+cdef inline int64_t may_open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote,
+                                   uint32_t external) noexcept nogil:
+    """Return 0 or a Refusal: only addresses are translated, so one inside host has a remote one to itself."""
     if t.active >= t.capacity:
         return REFUSED_TABLE_FULL
     if has_flow(t, protocol, OUTSIDE, remote, 0, external, 0) or has_flow(t, protocol, INSIDE, inside, 0, remote, 0):
         return REFUSED_CLASH
+    return 0
+
+
+cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
+                               uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """Open the session of an inside host with a remote one in a protocol without ports; return its row or a Refusal."""
+    cdef int64_t host = may_open_plain(t, protocol, inside, remote, external)
+    if host == 0:
+        host = paying_host(t, inside, now_ms)
+    if host < 0:
+        return host
+    return place_session(t, protocol, NONE, external, <uint32_t>host, inside, 0, remote, 0, 0, PLAIN_ACTIVE, tick)
+
+
+cdef inline int64_t open_redirected(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
+                                    bint from_outside, uint32_t tick, uint32_t now_ms) noexcept nogil:
+    """The same for a host that policy names.
+
+    It has no limit, but strangers open no more once half of its share of sessions is used.
+    """
+    cdef uint32_t hash = host_hash(t, inside)
+    cdef uint32_t host = find_host(t, inside, hash)
+    cdef int64_t refusal = may_open_plain(t, protocol, inside, remote, external)
+    if refusal < 0:
+        return refusal
     if host == NONE:
         host = take_host(t, inside, hash, now_ms)
         if host == NONE:

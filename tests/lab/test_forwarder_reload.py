@@ -14,6 +14,7 @@ from fastmasq.errors import FastmasqError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, Network, eventually, round_trip, send_and_compare
 
+UDP_LITE = 136
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 ALL_OUT = "ipchains -P forward DENY\nipchains -A forward -s 10.0.0.0/8 -j MASQ\n"
 NO_NEW_TCP = (
@@ -185,6 +186,19 @@ def test_enforce_closes_sessions_of_a_forward_that_has_gone(net: Network) -> Non
     told = reload(net, "--enforce")
     assert "no forward leads there" in told and "1 sessions closed" in told
     assert net.sessions() == []
+
+
+def test_enforce_closes_sessions_by_address_that_are_no_longer_allowed(net: Network) -> None:
+    net.start()
+    server, client = (net.udp(host, port=4000, protocol=UDP_LITE) for host in ("server", "inside"))
+    client.sendto(b"hello", (SERVER_ADDRESS, 4000))
+    server.recv(100)
+    assert "0 sessions closed" in reload(net, "--enforce")
+    configure(net, "[masquerade]\nother_protocols = false\n")
+    told = reload(net, "--enforce")
+    assert "no redirect leads there" in told and "1 sessions closed" in told
+    client.sendto(b"hello", (SERVER_ADDRESS, 4000))
+    eventually(lambda: net.drops() == {"protocol_not_masqueraded": 1}, what="the drop")
 
 
 BAD = {

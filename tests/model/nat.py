@@ -501,12 +501,18 @@ class Model:
         return self.forward(INSIDE, rewriter)
 
     def redirected_out(self, packet: Parsed, link: str) -> Rewriter:
-        """A protocol without ports, from inside: only the host of a redirect may send it."""
+        """A protocol without ports, from inside: a redirect's host's, or without one that of who has the remote."""
         session = self.plain.get((packet.protocol, packet.destination))
         if session is None or session.inside[0] != packet.source:
-            if self.find_redirect(packet.protocol, packet.destination) != packet.source:
+            host = self.find_redirect(packet.protocol, packet.destination)
+            if packet.source != host and (host is not None or packet.protocol not in self.settings.by_address):
                 raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
-            session = None
+            self.check_way(packet, link)
+            self.check_room()
+            if session:
+                raise Refused("endpoint_clash", (3, 13, 0))  # another host has the remote
+            if host is None:
+                self.check_share(packet.source)
         self.check_way(packet, link)
         self.refresh(session or self.open_plain(packet.protocol, packet.source, packet.destination))
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)

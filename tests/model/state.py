@@ -117,6 +117,7 @@ class Settings:
     forwards: tuple[PortForward, ...] = ()
     half_open: int = 1024  # sessions of one forward of which only one end has been heard
     redirects: tuple[Redirect, ...] = ()
+    by_address: frozenset[int] = frozenset()  # protocols without ports that any inside host may begin
     programs: tuple[ProgramRedirect, ...] = ()
 
 
@@ -177,7 +178,7 @@ class Session:
 
 @dataclass
 class PlainSession:
-    """The traffic of a redirected protocol, which has no ports, between its inside host and one remote address."""
+    """The traffic of a protocol without ports between an inside host and one remote address, which it has to itself."""
 
     protocol: int
     inside: tuple[int, None]

@@ -116,6 +116,7 @@ class PathSubject:
             self.forwards.place(address(settings.outside_address), port_class, forward.port, targets)
         redirects = [Redirect(protocol=one.protocol, host=one.host, source=one.source) for one in settings.redirects]
         self.harness.forwarder.set_redirects(compile_redirects(redirects))
+        self.harness.forwarder.carry_by_address(settings.by_address)
         if settings.programs:
             rules = RuleSet()
             for one in settings.programs:

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, replace
 
 ICMP, TCP, UDP = 1, 6, 17
+DCCP, UDP_LITE = 33, 136
 
 REQUESTS = {8, 13, 15, 17}  # ICMP queries with an identifier (RFC 5508 section 3)
 REPLIES = {0: 8, 14: 13, 16: 15, 18: 17}  # reply: the request it answers
@@ -262,7 +263,7 @@ class Rewriter:
             if field + 2 > len(self.raw):
                 continue  # not inside a quote that was cut short
             checksum = struct.unpack(">H", self.raw[field : field + 2])[0]
-            if self.protocol == UDP and field == self.start + 6:
+            if self.protocol in (UDP, UDP_LITE) and field == self.start + 6:
                 if checksum == 0:
                     continue  # no checksum (RFC 768)
                 changed = corrected(checksum, old, new) or 0xFFFF
@@ -271,10 +272,11 @@ class Rewriter:
             self.raw[field : field + 2] = struct.pack(">H", changed)
 
     def _address_checksums(self) -> tuple[int, ...]:
-        return (10, *self._transport_checksum()) if self.protocol in (TCP, UDP) else (10,)
+        covered = self.protocol in (TCP, UDP, UDP_LITE, DCCP)
+        return (10, *self._transport_checksum()) if covered else (10,)
 
     def _transport_checksum(self) -> tuple[int, ...]:
-        return ({TCP: self.start + 16, UDP: self.start + 6, ICMP: self.start + 2}[self.protocol],)
+        return (self.start + {TCP: 16, ICMP: 2}.get(self.protocol, 6),)
 
     def source(self, address: int, id: int | None) -> None:
         self._write(12, struct.pack(">I", address), *self._address_checksums())

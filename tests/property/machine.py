@@ -34,7 +34,7 @@ from tests.model.state import (
 from tests.model.subjects import START_NS, Subject, difference, observed, sessions_of
 from tests.property import traffic
 from tests.support import packets
-from tests.support.packets import BAD, ICMP, TCP, UDP, dotted
+from tests.support.packets import BAD, DCCP, ICMP, TCP, UDP, UDP_LITE, dotted
 
 SLACK = 1 * SECOND
 FEW_PORTS = frozenset((*range(600, 603), *range(1024, 1030)))
@@ -51,7 +51,8 @@ PROGRAM_RULES = (  # ports of remotes that are asked, and of our own address, wh
     ProgramRedirect(UDP, 1025, 53),
 )
 AnySession = Session | PlainSession | ProgramSession
-EVERY_PROTOCOL = (UDP, TCP, ICMP, 47, 50)
+BY_ADDRESS = (41, 47, 50, UDP_LITE, DCCP)  # GRE and ESP are some hosts' by the redirects
+EVERY_PROTOCOL = (UDP, TCP, ICMP, *BY_ADDRESS)
 
 
 def with_session(*protocols: int, state: str | None = None) -> Callable:
@@ -76,7 +77,13 @@ class Comparison(RuleBasedStateMachine):
     """Subclasses say which translator, and with which settings."""
 
     settings = Settings(
-        ports=FEW_PORTS, outside_mtu=576, inside_mtu=600, forwards=FORWARDS, half_open=1, redirects=REDIRECTS
+        ports=FEW_PORTS,
+        outside_mtu=576,
+        inside_mtu=600,
+        forwards=FORWARDS,
+        half_open=1,
+        redirects=REDIRECTS,
+        by_address=frozenset(BY_ADDRESS),
     )
 
     def make_subject(self) -> Subject:
@@ -330,6 +337,22 @@ class Comparison(RuleBasedStateMachine):
         """A redirected protocol, from its host or from outside, to this or that address of ours."""
         ends = (redirect.host, remote) if out else (remote, address)
         self.exchange(INSIDE if out else OUTSIDE, packets.ipv4(*ends, redirect.protocol, b"without ports", **fields))
+
+    @rule(
+        data=st.data(),
+        protocol=st.sampled_from(BY_ADDRESS),
+        host=traffic.hosts,
+        remote=traffic.remotes,
+        out=st.booleans(),
+        payload=st.sampled_from([b"", b"short", b"12345678", b"with a checksum, or what could be one"]),
+    )
+    def by_address(self, data: st.DataObject, protocol: int, host: str, remote: str, out: bool, payload: bytes) -> None:
+        """Whatever inside host sends in a protocol without ports, or its remote answers; often one that is known."""
+        if self.sessions(*BY_ADDRESS) and data.draw(st.booleans(), label="known"):
+            session = self.pick_session(data, *BY_ADDRESS)
+            protocol, remote = session.protocol, dotted(session.remote)
+        ends = (host, remote) if out else (remote, traffic.EXTERNAL)
+        self.exchange(INSIDE if out else OUTSIDE, packets.ipv4(*ends, protocol, payload))
 
     # -- datagrams in pieces ------------------------------------------------------------------------------------------
 

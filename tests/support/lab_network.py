@@ -165,17 +165,19 @@ class Network:
         """Have something closed at the end of the test; return it."""
         return self._open.enter_context(contextlib.closing(closable))
 
-    def udp(self, host: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
-        """Return a UDP socket on a host, bound; waiting on it ends after PATIENCE_S."""
+    def udp(
+        self, host: str, address: str = "0.0.0.0", port: int = 0, protocol: int = socket.IPPROTO_UDP
+    ) -> socket.socket:
+        """Return a UDP (or UDP-Lite) socket on a host, bound; waiting on it ends after PATIENCE_S."""
         with self.on(host):
-            made = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            made = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, protocol))
         made.settimeout(PATIENCE_S)
         made.bind((address, port))
         return made
 
-    def asking(self, host: str, remote: tuple[str, int]) -> socket.socket:
-        """Return a UDP socket on a host that is connected and keeps ICMP errors for `icmp_error`."""
-        made = self.udp(host)
+    def asking(self, host: str, remote: tuple[str, int], protocol: int = socket.IPPROTO_UDP) -> socket.socket:
+        """Return a UDP (or UDP-Lite) socket on a host that is connected and keeps ICMP errors for `icmp_error`."""
+        made = self.udp(host, protocol=protocol)
         made.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         made.connect(remote)
         return made

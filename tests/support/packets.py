@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 ICMP, TCP, UDP = 1, 6, 17
+DCCP, UDP_LITE = 33, 136
 PROTOCOL_NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
 
 ECHO_REPLY, UNREACHABLE, SOURCE_QUENCH, REDIRECT, ECHO = 0, 3, 4, 5, 8

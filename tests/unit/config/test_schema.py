@@ -54,6 +54,19 @@ def test_ports_of_today():
     assert settings.limits.ports_per_host == 16_384
 
 
+def test_what_leaves_by_addresses_alone():
+    """Everything without ports but AH, which covers them, and what only a tracker carries."""
+    today = defaults().by_address
+    assert set(range(256)) - today == {1, 6, 17, 50, 51}
+    assert today - replace(defaults(), vpn=replace(defaults().vpn, pptp=False)).by_address == {47}
+    assert not replace(defaults(), masquerade=replace(defaults().masquerade, other_protocols=False)).by_address
+
+
+@pytest.mark.parametrize("compat", ["2.0", "2.2"])
+def test_c_30_nothing_left_by_addresses_alone_in_1999(compat):
+    assert defaults(compat).by_address == frozenset()
+
+
 def test_settings_do_not_change():
     with pytest.raises(AttributeError):
         defaults().compat = "2.0"

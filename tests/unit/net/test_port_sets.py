@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.net.ports import format_ports, parse_ports, port_ranges
+from fastmasq.net.links import IFF_UP, Interface
+from fastmasq.net.ports import format_ports, is_tunnel, parse_ports, port_ranges
 
 
 def port_set(*ports: int) -> np.ndarray:
@@ -34,3 +35,12 @@ def test_spelling() -> None:
 def test_mistakes_are_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a port or a range"):
         parse_ports(text)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "flags", "counts"),
+    [(776, IFF_UP, True), (768, IFF_UP, True), (778, IFF_UP, True), (776, 0, False), (1, IFF_UP, False)],
+)
+def test_a_tunnel_counts_when_it_is_up(hardware, flags, counts):
+    """A module of tunnels brings a link that is down and belongs to nobody."""
+    assert is_tunnel(Interface(3, "sit0", flags, 1480, b"", hardware, 0, "noqueue")) == counts

@@ -7,8 +7,7 @@ rfc4787-req1-same-port.case, C-45 by test_c45_... and C-45-....case. Other tests
 is met when a test proves it. Where that would say too much, the data has a status, with its reason:
 
 * partly          - what the tests prove is not all of it
-* not met         - and nobody works on it
-* planned         - not met until a test carries its id
+* not met
 * does not apply
 """
 
@@ -24,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 MANUAL = ROOT / "fastmasq" / "manual"
-PROVEN, PLANNED = "met", "planned"
-STATUSES = ("partly", "not met", PLANNED, "does not apply")
+PROVEN = "met"
+STATUSES = ("partly", "not met", "does not apply")
 SHOWN = 4  # tests of one rule
 
 PAGES = {
@@ -68,8 +67,6 @@ class Entry:
 
     @property
     def mark(self) -> str:
-        if self.status == PLANNED:
-            return PROVEN if self.proofs else "not met"
         return self.status or PROVEN
 
     def complaint(self) -> str | None:
@@ -78,7 +75,7 @@ class Entry:
             return f"{self.id}: there is no test {', '.join(self.unknown)}"
         if self.status and self.status not in STATUSES:
             return f"{self.id}: {self.status!r} is no status; there are: {', '.join(STATUSES)}"
-        if self.status and self.status != PLANNED and not self.why:
+        if self.status and not self.why:
             return f"{self.id} is marked {self.status!r} without a reason"
         if self.mark in (PROVEN, "partly") and not self.proofs:
             return f"{self.id} is marked {self.mark!r}, but no test proves it"

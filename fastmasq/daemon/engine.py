@@ -512,7 +512,9 @@ class Engine:
             outside=[self.settings.interfaces.outside],
             local_addresses=local,
             external={address: (ports[0], ports[1]) for address, ports in ours.items()},
-            protocols=sorted({*self.forwards.protocols(), *(self.vpn.protocols() if self.vpn else ())}),
+            protocols=sorted(
+                {*self.by_address, *self.forwards.protocols(), *(self.vpn.protocols() if self.vpn else ())}
+            ),
             local=[link.name for link in snapshot.links if link.role == "local" and link.ifindex],
         )
         state = (

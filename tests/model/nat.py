@@ -627,7 +627,11 @@ class Model:
         quoted = check_error(packet)
         client, asked = (quoted.destination, quoted.destination_id), (quoted.source, quoted.source_id)
         session = self.programs.get((quoted.protocol, link, client, asked))
-        if not session or packet.destination != quoted.source or not tcp_quote_is_recent(session, OUT, quoted):
+        if not session or packet.destination != quoted.source:
+            return None
+        if not tcp_quote_is_recent(session, OUT, quoted):
+            if link == INSIDE:
+                raise Refused("no_session")  # not either about what came in by a mapping of the client's
             return None
         self.check_way(packet, PROGRAMS)
         inner = Rewriter(quoted.raw, quoted.start, quoted.protocol)

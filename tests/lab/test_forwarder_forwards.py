@@ -75,13 +75,6 @@ def connects(net: Network, remote: tuple[str, int], host: str = "server") -> boo
     return round_trip(near, None, b"hello")
 
 
-def raw_gre(net: Network, host: str) -> socket.socket:
-    with net.on(host):
-        made = net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE))
-    made.settimeout(5)
-    return made
-
-
 def test_pf1_pf5_curl_from_outside_and_by_hairpin(net: Network, tmp_path: Path) -> None:
     net.start('[[forward]]\nprotocol = "tcp"\nlisten = "eth1:8080"\nto = "10.0.0.2:80"')
     payload = services.make_payload(tmp_path / "file", 1 << 20)
@@ -266,7 +259,7 @@ def test_5_4_and_5_5_the_commands_of_1999(running: Network) -> None:
 def test_5_6_gre_is_redirected_and_answered(running: Network) -> None:
     net = running
     legacy(net, "ipfwd", "--masq", INSIDE_ADDRESS, str(GRE), "&")
-    inside, server = raw_gre(net, "inside"), raw_gre(net, "server")
+    inside, server = net.raw("inside", GRE), net.raw("server", GRE)
     question, answer = struct.pack(">HH", 0, 0x0800) + b"question", struct.pack(">HH", 0, 0x0800) + b"answer"
     server.sendto(question, (EXTERNAL_ADDRESS, 0))
     packet, source = inside.recvfrom(2048)

@@ -75,14 +75,6 @@ def add(net: Network, host: str, **sa: object) -> dict[str, Any]:
     return ask(net, host, "esp.change", do="add", **sa)
 
 
-def raw_esp(net: Network, host: str) -> socket.socket:
-    """Return a socket that sends and hears ESP on a host."""
-    with net.on(host):
-        raw = net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, ESP))
-    raw.settimeout(5)
-    return raw
-
-
 def hear(raw: socket.socket) -> tuple[str, int]:
     """Return source and SPI of the next ESP packet."""
     packet, (source, _) = raw.recvfrom(2048)
@@ -104,7 +96,7 @@ def test_h103_announced_sas_pass_both_ways_at_once(gateway: Network) -> None:
     """Two hosts start with one server at the same time: without preloading one of them would wait."""
     net = gateway
     assert add(net, "inside", **SA) == add(net, "inside2", **OTHER_SA) == {"result": {"changed": 1}}
-    hosts = {host: raw_esp(net, host) for host in ("inside", "inside2", "server")}
+    hosts = {host: net.raw(host, ESP) for host in ("inside", "inside2", "server")}
     for _ in range(2):  # what comes in first goes first, too
         send(hosts["server"], EXTERNAL_ADDRESS, 0x6000)
         send(hosts["server"], EXTERNAL_ADDRESS, 0x5000)
@@ -228,7 +220,7 @@ def test_h103_fastmasq_esp(gateway: Network) -> None:
     run("esp", "replace", "--inside", INSIDE2_ADDRESS, *ends[2:], "--inbound", "0x5000")
     [row] = json.loads(run("esp", "list", "--json"))
     assert (row["inside"], row["masq"], row["inbound_spi"]) == (INSIDE2_ADDRESS, EXTERNAL_ADDRESS, 0x5000)
-    server, inside2 = raw_esp(gateway, "server"), raw_esp(gateway, "inside2")
+    server, inside2 = gateway.raw("server", ESP), gateway.raw("inside2", ESP)
     send(server, EXTERNAL_ADDRESS, 0x5000)
     assert hear(inside2) == (SERVER_ADDRESS, 0x5000)
     run("esp", "delete", "--remote", SERVER_ADDRESS, "--inbound", "0x5000")
@@ -435,7 +427,7 @@ def test_updown_scripts(inside: InsideHost, name: str, variables: Callable[..., 
     done = inside.run(updown, **variables("up-client"))
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
     assert inside.told() == [(0x5000, 0x1000)]
-    server, host = raw_esp(net, "server"), raw_esp(net, "inside")
+    server, host = net.raw("server", ESP), net.raw("inside", ESP)
     send(server, EXTERNAL_ADDRESS, 0x5000)
     assert hear(host) == (SERVER_ADDRESS, 0x5000)
     eventually(lambda: len(inside.watchers()) == 1, what="the watcher")

@@ -8,17 +8,10 @@ import pytest
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import INSIDE_ADDRESS, Network, eventually, icmp_error
+from tests.support.packets import UDP_LITE
 
-UDP_LITE, SIX_IN_FOUR = 136, 41
+SIX_IN_FOUR = 41
 PORT = 4000
-
-
-def raw(net: Network, host: str, protocol: int) -> socket.socket:
-    """Return a raw socket of a host; waiting on it ends after a second."""
-    with net.on(host):
-        made = net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol))
-    made.settimeout(1)
-    return made
 
 
 def received(near: socket.socket) -> tuple[str, bytes]:
@@ -63,7 +56,7 @@ def test_this_host_does_not_answer_for_an_inside_host(net: Network, guard: str) 
 
 @pytest.mark.parametrize("guard", ["nftables", "tc"])
 def test_what_this_host_uses_itself_stays_its_own(net: Network, guard: str) -> None:
-    gateway, server, client = (raw(net, host, SIX_IN_FOUR) for host in ("gateway", "server", "inside"))
+    gateway, server, client = (net.raw(host, SIX_IN_FOUR, 1) for host in ("gateway", "server", "inside"))
     net.start(f'[takeover]\nguard = "{guard}"\n')
     client.sendto(b"from inside", (SERVER_ADDRESS, 0))
     eventually(lambda: net.drops() == {"protocol_not_masqueraded": 1}, what="the drop")
@@ -73,7 +66,7 @@ def test_what_this_host_uses_itself_stays_its_own(net: Network, guard: str) -> N
 
 def test_one_inside_host_has_a_remote_and_the_other_is_told(net: Network) -> None:
     net.start()
-    server, first, second = (raw(net, host, SIX_IN_FOUR) for host in ("server", "inside", "inside2"))
+    server, first, second = (net.raw(host, SIX_IN_FOUR, 1) for host in ("server", "inside", "inside2"))
     first.sendto(b"from the first", (SERVER_ADDRESS, 0))
     assert received(server) == (EXTERNAL_ADDRESS, b"from the first")
     server.sendto(b"to the first", (EXTERNAL_ADDRESS, 0))
@@ -86,5 +79,5 @@ def test_one_inside_host_has_a_remote_and_the_other_is_told(net: Network) -> Non
 
 def test_other_protocols_can_be_refused(net: Network) -> None:
     net.start("[masquerade]\nother_protocols = false\n")
-    raw(net, "inside", SIX_IN_FOUR).sendto(b"from inside", (SERVER_ADDRESS, 0))
+    net.raw("inside", SIX_IN_FOUR).sendto(b"from inside", (SERVER_ADDRESS, 0))
     eventually(lambda: net.drops() == {"protocol_not_masqueraded": 1}, what="the drop")

@@ -13,8 +13,8 @@ from fastmasq.control.client import call
 from fastmasq.errors import FastmasqError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, Network, eventually, round_trip, send_and_compare
+from tests.support.packets import UDP_LITE
 
-UDP_LITE = 136
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 ALL_OUT = "ipchains -P forward DENY\nipchains -A forward -s 10.0.0.0/8 -j MASQ\n"
 NO_NEW_TCP = (

@@ -460,8 +460,7 @@ def test_c30_ah_is_refused_by_name(vpn: VpnNetwork) -> None:
     net = vpn.net
     heard, inside = net.sniff("router", "eth0"), net.sniff("inside", "eth0")
     for address, remote in ((INSIDE_ADDRESS, SERVER_ADDRESS), (SERVER_ADDRESS, EXTERNAL_ADDRESS)):
-        with net.on(HOSTS[address]):
-            raw = net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, AH))
+        raw = net.raw(HOSTS[address], AH)
         raw.sendto(struct.pack(">BBHII", 50, 4, 0, 0x1234, 1) + bytes(12), (remote, 0))
     eventually(lambda: heard.of(protocol=AH, sent=True), what="the server's packet on its way")
     eventually(lambda: net.drops().get("ah_not_masqueraded") == 1, what="the drop")

@@ -331,10 +331,8 @@ def test_a_call_that_is_refused_is_told(vpn: VpnNetwork) -> None:
 
 
 def raw_gre(net: Network, address: str) -> socket.socket:
-    with net.on(HOSTS[address]):
-        made = net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE))
+    made = net.raw(HOSTS[address], GRE)
     made.bind((address, 0))
-    made.settimeout(5)
     return made
 
 

@@ -320,8 +320,7 @@ def test_h_71_esp_that_goes_one_way_on_a_link_of_unknown_side(
         _, client = far.recvfrom(2048)
         far.sendto(bytes(ISAKMP(init_cookie=b"initiat1", resp_cookie=b"respond1", exch_type=exchange)), client)
         near.recv(2048)
-    with routed.on("inside"):
-        raw = routed.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP))
+    raw = routed.raw("inside", socket.IPPROTO_ESP)
     raw.sendto(bytes.fromhex("abcd1234 00000001") + bytes(32), (SERVER_ADDRESS, 0))
     status, output = sniffing.end()
     assert status == 1

@@ -175,6 +175,13 @@ class Network:
         made.bind((address, port))
         return made
 
+    def raw(self, host: str, protocol: int, timeout: float = 5) -> socket.socket:
+        """Return a raw socket that sends and hears a protocol on a host; waiting on it ends after `timeout` seconds."""
+        with self.on(host):
+            made = self.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol))
+        made.settimeout(timeout)
+        return made
+
     def asking(self, host: str, remote: tuple[str, int], protocol: int = socket.IPPROTO_UDP) -> socket.socket:
         """Return a UDP (or UDP-Lite) socket on a host that is connected and keeps ICMP errors for `icmp_error`."""
         made = self.udp(host, protocol=protocol)

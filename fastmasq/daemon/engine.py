@@ -536,7 +536,7 @@ class Engine:
     def _follow_protocols(self) -> None:
         """Have the path carry by address what the settings say, but for what this host uses itself just now."""
         wanted = self.settings.by_address
-        wanted = wanted and wanted - host_protocols()
+        wanted = wanted and wanted - host_protocols(self.world.interfaces())
         if wanted != self.by_address:
             self.by_address = wanted
             with self.forwarder.locked():

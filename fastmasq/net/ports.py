@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.net import links, netlink
+from fastmasq.net import netlink
+from fastmasq.net.links import IFF_UP, Interface
 
 PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 
@@ -19,7 +21,7 @@ EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _PING_SOCKETS = Path("/proc/net/icmp")
 _RAW_SOCKETS = Path("/proc/net/raw")
-_SOCKETS_OF = {136: Path("/proc/net/udplite"), 132: Path("/proc/net/sctp/eps")}  # UDP-Lite, SCTP
+_SOCKETS_OF = {socket.IPPROTO_UDPLITE: Path("/proc/net/udplite"), socket.IPPROTO_SCTP: Path("/proc/net/sctp/eps")}
 _TUNNELS = {768: 4, 776: 41, 778: 47}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
@@ -48,16 +50,16 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     return used
 
 
-def host_protocols() -> frozenset[int]:
+def host_protocols(interfaces: Iterable[Interface]) -> frozenset[int]:
     """Return the protocols without ports that the host itself uses: tunnels that are up, and sockets of any program."""
-    used = {_TUNNELS[each.hardware] for each in links.list_interfaces() if is_tunnel(each)}
+    used = {_TUNNELS[each.hardware] for each in interfaces if is_tunnel(each)}
     used.update(int(local.rpartition(":")[2], 16) for local in _local_ends(_RAW_SOCKETS))
     used.update(protocol for protocol, sockets in _SOCKETS_OF.items() if _local_ends(sockets))
     return frozenset(used)
 
 
-def is_tunnel(interface: links.Interface) -> bool:
-    return interface.hardware in _TUNNELS and bool(interface.flags & links.IFF_UP)
+def is_tunnel(interface: Interface) -> bool:
+    return interface.hardware in _TUNNELS and bool(interface.flags & IFF_UP)
 
 
 def _local_ends(table: Path) -> list[str]:

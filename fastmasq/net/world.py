@@ -111,11 +111,15 @@ class World:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
+    def interfaces(self) -> list[Interface]:
+        """Return all interfaces of the namespace, ours or not."""
+        return list(self._interfaces.values())
+
     def complaints(self) -> list[str]:
         """Return one line for each link that cannot be used: a missing inside link, or any of a wrong kind."""
         found = []
         for name, role in self._roles:
-            complaint = links.complaint(name, role, self._named(name), list(self._interfaces.values()))
+            complaint = links.complaint(name, role, self._named(name), self.interfaces())
             if complaint:
                 found.append(complaint)
         return found

@@ -715,9 +715,11 @@ cdef inline int64_t may_open_plain(Table *t, uint8_t protocol, uint32_t inside, 
 cdef inline int64_t open_plain(Table *t, uint8_t protocol, uint32_t inside, uint32_t remote, uint32_t external,
                                uint32_t tick, uint32_t now_ms) noexcept nogil:
     """Open the session of an inside host with a remote one in a protocol without ports; return its row or a Refusal."""
-    cdef int64_t host = may_open_plain(t, protocol, inside, remote, external)
-    if host == 0:
-        host = paying_host(t, inside, now_ms)
+    cdef int64_t refusal = may_open_plain(t, protocol, inside, remote, external)
+    cdef int64_t host
+    if refusal < 0:
+        return refusal
+    host = paying_host(t, inside, now_ms)
     if host < 0:
         return host
     return place_session(t, protocol, NONE, external, <uint32_t>host, inside, 0, remote, 0, 0, PLAIN_ACTIVE, tick)

@@ -185,7 +185,7 @@ class Model:
         if packet.destination not in self.own:
             return self.outside_to_others(packet)
         if packet.destination == self.external and is_plain(packet):
-            return self.redirected_in(packet)
+            return self.plain_in(packet)
         if packet.destination != self.external or not self.is_translated(packet):
             return Deliver()
         target = self.find_target(packet)
@@ -263,7 +263,7 @@ class Model:
     def outbound(self, packet: Parsed, link: str) -> Rewriter:
         """Give a packet that leaves on `link` its external source; open a session or move it on."""
         if is_plain(packet):
-            return self.redirected_out(packet, link)
+            return self.plain_out(packet, link)
         if packet.is_error:
             rewriter = self.outbound_error(packet)
             self.check_way(packet, link)
@@ -481,7 +481,7 @@ class Model:
 
     # -- protocols without ports ------------------------------------------------------------------------------------
 
-    def redirected_in(self, packet: Parsed) -> Verdict:
+    def plain_in(self, packet: Parsed) -> Verdict:
         """A protocol without ports, from outside to the external address: for a redirect's host, or for this one."""
         session = self.plain.get((packet.protocol, packet.source))
         host = session.inside[0] if session else self.find_redirect(packet.protocol, packet.source)
@@ -500,21 +500,22 @@ class Model:
         rewriter.destination(host, None)
         return self.forward(INSIDE, rewriter)
 
-    def redirected_out(self, packet: Parsed, link: str) -> Rewriter:
+    def plain_out(self, packet: Parsed, link: str) -> Rewriter:
         """A protocol without ports, from inside: a redirect's host's, or without one that of who has the remote."""
         session = self.plain.get((packet.protocol, packet.destination))
-        if session is None or session.inside[0] != packet.source:
-            host = self.find_redirect(packet.protocol, packet.destination)
-            if packet.source != host and (host is not None or packet.protocol not in self.settings.by_address):
-                raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
-            self.check_way(packet, link)
+        begins = session is None or session.inside[0] != packet.source
+        host = self.find_redirect(packet.protocol, packet.destination)
+        if begins and packet.source != host and (host is not None or packet.protocol not in self.settings.by_address):
+            raise Refused("ah_not_masqueraded" if packet.protocol == AH else "protocol_not_masqueraded")
+        self.check_way(packet, link)
+        if begins:
             self.check_room()
             if session:
                 raise Refused("endpoint_clash", (3, 13, 0))  # another host has the remote
             if host is None:
                 self.check_share(packet.source)
-        self.check_way(packet, link)
-        self.refresh(session or self.open_plain(packet.protocol, packet.source, packet.destination))
+            session = self.open_plain(packet.protocol, packet.source, packet.destination)
+        self.refresh(session)
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
         rewriter.source(self.external, None)
         return rewriter
@@ -529,7 +530,6 @@ class Model:
         return max(fitting)[1] if fitting else None
 
     def open_plain(self, protocol: int, host: int, remote: int) -> PlainSession:
-        self.check_room()
         session = self.plain[protocol, remote] = PlainSession(protocol, (host, None), remote)
         self.refresh(session)
         return session

@@ -10,10 +10,12 @@ from tests.support.packets import (
     TCP,
     UDP,
     decode,
+    dotted,
     internet_checksum,
     ipv4,
     ones_sum,
     ping,
+    problems,
     pseudo_header,
     tcp,
     udp,
@@ -144,3 +146,10 @@ def completed(packet: bytes) -> bytes:
 def large(kind: int, size: int, headers: int = 54, offset: int = 16, start: int = 34) -> bytes:
     """Return the virtio header of a large send."""
     return struct.pack("=BBHHHH", NEEDS_CHECKSUM, kind, headers, size, start, offset)
+
+
+def plain_ends(raw: bytes) -> tuple[str, str, bytes]:
+    """Return source, destination and payload of a packet without ports whose header is right."""
+    assert problems(raw) == []
+    decoded = decode(raw)
+    return dotted(decoded.source), dotted(decoded.destination), decoded.body

@@ -17,6 +17,7 @@ from tests.unit.path.network import (
     delivered,
     dropped,
     passes,
+    plain_ends,
     refused,
 )
 
@@ -34,18 +35,11 @@ def packet(source: str, destination: str, protocol: int = GRE, payload: bytes = 
     return ipv4(source, destination, protocol, payload, **ip)
 
 
-def ends(raw: bytes) -> tuple[str, str, bytes]:
-    """Return source, destination and payload of a packet whose header is right."""
-    assert problems(raw) == []
-    decoded = decode(raw)
-    return dotted(decoded.source), dotted(decoded.destination), decoded.body
-
-
 def test_5_6_a_redirected_protocol_goes_to_its_host_with_the_source_kept():
     harness = redirecting()
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT))) == (REMOTE, HOST, b"some data")
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE))) == (GATEWAY_OUT, REMOTE, b"some data")
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT))) == (REMOTE, HOST, b"some data")
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE))) == (GATEWAY_OUT, REMOTE, b"some data")
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
     assert [session["state"] for session in harness.sessions()] == ["active"]
 
 
@@ -53,8 +47,8 @@ def test_rfc3022_5_1_no_session_shows_an_inside_address_outside():
     """A packet from outside to the inside link's address would have its answers leave with that."""
     harness = redirecting()
     assert delivered(harness, OUTSIDE, packet(REMOTE, GATEWAY_IN))
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
 
 
 def test_strangers_have_half_of_the_hosts_share():
@@ -62,15 +56,15 @@ def test_strangers_have_half_of_the_hosts_share():
     for number in (1, 2):
         passes(harness, OUTSIDE, packet(f"198.51.100.{number}", GATEWAY_OUT))
     assert dropped(harness, OUTSIDE, packet("198.51.100.3", GATEWAY_OUT)) == "host_session_limit"
-    assert ends(passes(harness, OUTSIDE, packet("198.51.100.1", GATEWAY_OUT)))[1] == HOST
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
+    assert plain_ends(passes(harness, OUTSIDE, packet("198.51.100.1", GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
 
 
 @pytest.mark.parametrize("payload", [b"", b"1", b"123"])
 def test_5_6_not_an_octet_of_the_payload_is_touched_or_needed(payload: bytes):
     harness = redirecting()
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT, payload=payload)))[2] == payload
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE, payload=payload)))[2] == payload
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT, payload=payload)))[2] == payload
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE, payload=payload)))[2] == payload
 
 
 def test_5_6_the_ttl_is_decremented():
@@ -87,8 +81,8 @@ def test_5_6_other_protocols_stay_with_the_host_itself_c43():
 
 def test_5_6_the_host_may_begin_itself_and_others_may_not():
     harness = redirecting()
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[:2] == (GATEWAY_OUT, REMOTE)
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[:2] == (GATEWAY_OUT, REMOTE)
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
     assert dropped(harness, INSIDE, packet(OTHER_HOST, REMOTE)) == "protocol_not_masqueraded"
     assert dropped(harness, INSIDE, packet(HOST, REMOTE, AH)) == "ah_not_masqueraded"
 
@@ -99,11 +93,11 @@ def test_5_6_from_tells_hosts_apart_and_live_sessions_stay_when_it_changes():
         Redirect(protocol=GRE, host=OTHER_HOST, source=f"{OTHER_REMOTE}/32"),
     )
     harness = redirecting(wide, narrow)
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
-    assert ends(passes(harness, OUTSIDE, packet(OTHER_REMOTE, GATEWAY_OUT)))[1] == OTHER_HOST
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, OUTSIDE, packet(OTHER_REMOTE, GATEWAY_OUT)))[1] == OTHER_HOST
     harness.forwarder.set_redirects(compile_redirects([Redirect(protocol=GRE, host=OTHER_HOST)]))
-    assert ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
-    assert ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
+    assert plain_ends(passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT)))[1] == HOST
+    assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
 
 
 def test_5_6_one_remote_belongs_to_one_inside_host():
@@ -127,12 +121,12 @@ def test_c48_errors_about_a_redirected_protocol_are_translated_both_ways():
     error = passes(harness, INSIDE, icmp_error(HOST, REMOTE, 3, 2, arrived))
     assert problems(error) == []
     assert (dotted(decode(error).source), dotted(decode(error).destination)) == (GATEWAY_OUT, REMOTE)
-    assert ends(decode(error).quote)[:2] == (REMOTE, GATEWAY_OUT)
+    assert plain_ends(decode(error).quote)[:2] == (REMOTE, GATEWAY_OUT)
     answer = passes(harness, INSIDE, packet(HOST, REMOTE))
     error = passes(harness, OUTSIDE, icmp_error("199.0.0.254", GATEWAY_OUT, 3, 4, answer, mtu=1400))
     assert problems(error) == []
     assert dotted(decode(error).destination) == HOST
-    assert ends(decode(error).quote)[:2] == (HOST, REMOTE)
+    assert plain_ends(decode(error).quote)[:2] == (HOST, REMOTE)
     assert decode(error).mtu == 1400
 
 

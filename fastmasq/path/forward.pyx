@@ -51,8 +51,8 @@ from fastmasq.path.rules cimport MASQ, RuleTable
 from fastmasq.path.state cimport (
     ACTION_DROP, ACTION_MASQUERADE, ACTION_REFUSE, ACTION_ROUTE, DROP_REASONS, HELD, HOLD_MS, HOPS, HOP_FAILED,
     HOP_INCOMPLETE, HOP_VALID, Held, Hop, KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_PROTOCOL_OTHER,
-    KIND_SESSION, KIND_TUNNEL, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_LINK, Parsed, Path, REDIRECTS,
-    Redirect, ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule,
+    KIND_SESSION, KIND_TUNNEL, LINKS, Link, LinkCounters, NOTES as NOTES_ROOM, NO_HOP_ROW, NO_LINK, Parsed, Path,
+    REDIRECTS, Redirect, ROUTE_BLACKHOLE, ROUTE_BROADCAST, ROUTE_LOCAL, ROUTE_MULTICAST, ROUTE_UNICAST, RULES, Route, Rule,
     VERDICTS, count_drop,
 )
 from fastmasq.path.tunnels cimport (
@@ -1217,7 +1217,10 @@ cdef void handle_again(Path *p, int link, Frame *frame, const Answer *answer) no
 
 
 cdef void process_held(Path *p) noexcept nogil:
-    """Look after the packets that wait for a next hop: send those whose hop is known now, give up the others in time."""
+    """Look after the packets that wait for a next hop: send those whose hop is known now, give up the others in time.
+
+    One whose hop has been forgotten is handled as if it had just come: its link may be another by now.
+    """
     cdef int slot
     cdef Held *held
     cdef Hop *hop
@@ -1225,14 +1228,15 @@ cdef void process_held(Path *p) noexcept nogil:
         held = &p.held[slot]
         if not held.in_use:
             continue
-        hop = &p.hops[held.hop]
-        if hop.state == HOP_INCOMPLETE and p.now_ms - held.since_ms < HOLD_MS:
+        hop = NULL if held.hop == NO_HOP_ROW else &p.hops[held.hop]
+        if hop != NULL and hop.state == HOP_INCOMPLETE and p.now_ms - held.since_ms < HOLD_MS:
             continue
         held.in_use = 0
         p.held_count -= 1
-        hop.held -= 1
         p.verdicts[PUNT] -= 1
-        if hop.state == HOP_VALID:
+        if hop != NULL:
+            hop.held -= 1
+        if hop == NULL or hop.state == HOP_VALID:
             handle_again(p, held.link, &held.frame, &held.answer)
         else:
             give_up(p, held, NEIGHBOUR_FAILED if hop.state == HOP_FAILED else NEIGHBOUR_UNRESOLVED)
@@ -1578,14 +1582,10 @@ cdef class Forwarder:
     # -- next hops ---------------------------------------------------------------------------------------------------
 
     def forget_hops(self):
-        """Have every next hop looked up again from the routes; packets that wait for one are dropped by name."""
+        """Have every next hop looked up again from the routes, also those that packets wait for."""
         cdef int slot
         for slot in range(HELD):
-            if self.path.held[slot].in_use:
-                self.path.held[slot].in_use = 0
-                self.path.verdicts[PUNT] -= 1
-                count_drop(&self.path, NEIGHBOUR_UNRESOLVED)
-        self.path.held_count = 0
+            self.path.held[slot].hop = NO_HOP_ROW
         self.path.hop_count = 0
         self.path.hops_full = False
         self.path.hops_wanted = False

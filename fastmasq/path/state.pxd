@@ -17,6 +17,7 @@ cdef enum:
     LINKS = 16
     NO_LINK = 0xFF
     HOPS = 16384
+    NO_HOP_ROW = 0xFFFF         # of a waiting packet whose next hop is looked up anew
     HELD = 256                  # packets waiting for a next hop's address
     HELD_PER_HOP = 64
     HOLD_MS = 3000

@@ -419,3 +419,15 @@ def test_what_the_inside_asks_of_the_gateway_is_the_hosts() -> None:
     assert delivered(harness, INSIDE, ping(HOST, "10.0.0.1", 1))
     assert delivered(harness, INSIDE, ping(OTHER_HOST, GATEWAY_OUT, 1))
     assert delivered(harness, INSIDE, ipv4(HOST, "10.0.0.1", 47, bytes(20)))
+
+
+def test_what_waits_for_its_next_hop_waits_on_when_hops_are_looked_up_anew():
+    """A link that comes up after its first packet changes what is known of next hops, not what becomes of it."""
+    harness = Harness()
+    harness.inject(INSIDE, udp(HERE, THERE, b"question"))
+    assert harness.forwarder.step(harness.now_ns) == 1
+    assert harness.forwarder.verdicts()["punt"] == 1
+    harness.forwarder.forget_hops()
+    [out] = harness.run()
+    assert out.link == OUTSIDE
+    assert (harness.drops(), harness.forwarder.verdicts()["punt"]) == ({}, 0)

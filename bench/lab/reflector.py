@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 
-from fastmasq.net import bpf
+from fastmasq.kernel.bpf import calls
 
 _CONTEXT, _DATA, _END, _A, _B = 6, 7, 3, 4, 5  # registers; 1 and 2 are arguments, 0 the result
 _SKB_IFINDEX, _SKB_DATA, _SKB_DATA_END = 40, 76, 80  # offsets in struct __sk_buff
@@ -33,7 +33,7 @@ def attach(interface: str, port: int) -> None:
     """Reflect what comes to the UDP port on an interface of this thread's network namespace. Raises OSError."""
     from pyroute2 import IPRoute
 
-    descriptor = bpf.load_classifier(_program(port), "bench_reflect")
+    descriptor = calls.load_classifier(_program(port), "bench_reflect")
     try:
         with IPRoute() as kernel:
             index = socket.if_nametoindex(interface)

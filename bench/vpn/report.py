@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastmasq.vpn.isakmp import IpsecSettings
+from fastmasq.trackers.vpn.isakmp import IpsecSettings
 from fastmasq_bench.vpn.simulation import SECOND, Scenario, Simulation
 
 MS = SECOND // 1000

@@ -14,8 +14,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fastmasq.vpn.ipsec import Ipsec
-from fastmasq.vpn.isakmp import QUICK_MODE, IpsecSettings
+from fastmasq.trackers.vpn.ipsec import Ipsec
+from fastmasq.trackers.vpn.isakmp import QUICK_MODE, IpsecSettings
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp
 
 SECOND = 1_000_000_000

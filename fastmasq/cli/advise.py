@@ -30,8 +30,8 @@ def advise(host: tuple[str, ...], role: str | None, peer: tuple[str, ...], form:
     --format toml is a fastmasq.toml; where that names a file of rules, --format rules is this file. --format ipfwadm
     and ipchains are whole scripts, port forwards included.
     """
+    from fastmasq.advice.advise import RULES_FILE, Advice, Question
     from fastmasq.errors import ConfigurationError
-    from fastmasq.policy.advise import RULES_FILE, Advice, Question
 
     answers = {name: value for name, value in given.items() if value not in (None, "")}
     if not (host and role) and sys.stdin.isatty():

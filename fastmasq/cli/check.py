@@ -10,9 +10,9 @@ import click
 from fastmasq.cli.options import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from fastmasq.advice.lint import ForwardedPort
     from fastmasq.config.schema import Settings
-    from fastmasq.policy.lint import ForwardedPort
-    from fastmasq.policy.portfw import PortForward
+    from fastmasq.policy.forwards import PortForward
 
 
 @click.command()
@@ -57,8 +57,8 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
 
 def _read_rules(settings: Settings) -> list[str]:
     """Return what is to be said about the rule files, the rules and the forwards. Raises ConfigurationError."""
+    from fastmasq.advice.lint import Surroundings, lint
     from fastmasq.daemon.reload import declare
-    from fastmasq.policy.lint import Surroundings, lint
 
     declared = declare(settings)
     links, addresses = settings.interfaces, _addresses()
@@ -77,19 +77,19 @@ def _read_rules(settings: Settings) -> list[str]:
 
 
 def _from_outside(
-    forwards: Iterable[PortForward], outside: str, addresses: Mapping[str, tuple[int, ...]]
+    declared: Iterable[PortForward], outside: str, addresses: Mapping[str, tuple[int, ...]]
 ) -> Iterator[ForwardedPort]:
     """Yield the port forwards that are reached by the outside link, one for each target."""
     from ipaddress import IPv4Address
 
-    from fastmasq.policy import portfw
-    from fastmasq.policy.lint import ForwardedPort
+    from fastmasq.advice.lint import ForwardedPort
+    from fastmasq.policy import forwards
 
     elsewhere = {address for link, own in addresses.items() if link != outside for address in own}
-    for forward in forwards:
-        listen = portfw.read_address(forward.listen)
+    for forward in declared:
+        listen = forwards.read_address(forward.listen)
         own = 0 if listen is None else int(listen)
-        if own in elsewhere or (listen is None and forward.listen not in (outside, portfw.OUTSIDE)):
+        if own in elsewhere or (listen is None and forward.listen not in (outside, forwards.OUTSIDE)):
             continue
         for target in forward.targets:
             yield ForwardedPort(

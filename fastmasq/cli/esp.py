@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from fastmasq.cli.options import ADDRESS, Checked, client_options, find_socket, json_option
+from fastmasq.trackers.vpn.preload import SPIS, UNTIL_DELETED
 from fastmasq.units import NS_PER_SECOND, parse_duration
-from fastmasq.vpn.preload import SPIS, UNTIL_DELETED
 
 
 def read_spi(text: str) -> str:
@@ -141,7 +141,7 @@ def script(name: str) -> None:
     client is fastmasq-spi, which tells the gateway; strongswan and libreswan are updown scripts that call it. How they
     are installed stands at the beginning of each.
     """
-    from fastmasq.policy.templates import FOLDER
+    from fastmasq.advice.templates import FOLDER
 
     file = {"client": "fastmasq-spi"}.get(name, f"{name}.sh")
     click.echo((FOLDER / "updown" / file).read_text(), nl=False)

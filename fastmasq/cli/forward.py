@@ -40,10 +40,10 @@ def add(
 
     Several targets take turns. For a range of ports, TO names the first port.
     """
-    from fastmasq.policy import portfw
+    from fastmasq.policy import forwards
 
-    new = portfw.read(protocol, listen, to, preferences)
-    _change(socket, config, portfw.Change(action="add", forward=new))
+    new = forwards.read(protocol, listen, to, preferences)
+    _change(socket, config, forwards.Change(action="add", forward=new))
 
 
 @forward.command()
@@ -52,19 +52,19 @@ def add(
 @client_options
 def delete(protocol: str, listen: str, socket: str | None, config: str | None) -> None:
     """Forward LISTEN, spelled as in the list, no longer."""
-    from fastmasq.policy import portfw
+    from fastmasq.policy import forwards
 
-    gone = portfw.read(protocol, listen, ["192.0.2.1:1"])
-    _change(socket, config, portfw.Change(action="delete", forward=gone))
+    gone = forwards.read(protocol, listen, ["192.0.2.1:1"])
+    _change(socket, config, forwards.Change(action="delete", forward=gone))
 
 
 @forward.command()
 @client_options
 def clear(socket: str | None, config: str | None) -> None:
     """Forward nothing any more."""
-    from fastmasq.policy import portfw
+    from fastmasq.policy import forwards
 
-    _change(socket, config, portfw.Change(action="clear"))
+    _change(socket, config, forwards.Change(action="clear"))
 
 
 @forward.command("list")
@@ -74,7 +74,7 @@ def list_forwards(socket: str | None, config: str | None, as_json: bool) -> None
     """List the forwards; the target whose turn it is comes first."""
     from fastmasq.cli.render import align, print_json
     from fastmasq.control.client import call
-    from fastmasq.policy.portfw import write_ports
+    from fastmasq.policy.forwards import write_ports
 
     forwards = call(find_socket(socket, config), "forwards")
     if as_json:

@@ -36,7 +36,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_options
 def iptables_save(file: Any, **options: Any) -> None:
     """Read the output of `iptables-save` from FILE; - is standard input."""
-    from fastmasq.legacy.iptables_save import read
+    from fastmasq.migrate.iptables_save import read
 
     _carry(read(file.read()), **options)
 
@@ -45,7 +45,7 @@ def iptables_save(file: Any, **options: Any) -> None:
 @_options
 def nft(file: Any, **options: Any) -> None:
     """Read the output of `nft -j list ruleset`, or of `nft list ruleset`, from FILE; - is standard input."""
-    from fastmasq.legacy import nft_json, nft_text
+    from fastmasq.migrate import nft_json, nft_text
 
     text = file.read()
     reader = nft_json if text.lstrip().startswith("{") else nft_text
@@ -53,8 +53,8 @@ def nft(file: Any, **options: Any) -> None:
 
 
 def _carry(chains: Any, *, form: str, address: tuple[str, ...], inside: tuple[str, ...], outside: str | None) -> None:
-    from fastmasq.legacy.carried_files import RULES_FILE, script, toml
-    from fastmasq.legacy.carry import carry
+    from fastmasq.migrate.carry import carry
+    from fastmasq.migrate.files import RULES_FILE, script, toml
 
     carried = carry(chains, inside=inside, outside=outside or "", addresses=address)
     for note in carried.notes:

@@ -12,8 +12,8 @@ import click
 from fastmasq.cli.options import json_option
 
 if TYPE_CHECKING:
-    from fastmasq.net.pptp_client import ControlConnection, Data
-    from fastmasq.observe.pptp_check import Step
+    from fastmasq.tools.pptp_test.check import Step
+    from fastmasq.tools.pptp_test.client import ControlConnection, Data
 
 _VENDOR = "fastmasq"
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
@@ -42,7 +42,7 @@ def pptp(server: str, port: int, wants_call: bool, patience_s: float, as_json: b
     import msgspec
 
     from fastmasq.cli.render import print_json
-    from fastmasq.net.resolver import resolve
+    from fastmasq.tools.resolver import resolve
 
     address = resolve(server)
     steps = []
@@ -67,17 +67,17 @@ def _show(step: Step) -> None:
 def _steps(address: str, port: int, wants_call: bool, patience_s: float) -> Iterator[Step]:
     """Go as far as it goes, and yield each step when it is over."""
     from fastmasq.clock import now_ns
-    from fastmasq.net.pptp_client import ControlConnection
-    from fastmasq.observe import pptp_check
+    from fastmasq.tools.pptp_test import check
+    from fastmasq.tools.pptp_test.client import ControlConnection
 
     before = now_ns()
     try:
         control = ControlConnection(address, port, patience_s, now_ns)
     except OSError as error:
-        yield pptp_check.failed("connect", error, patience_s)
+        yield check.failed("connect", error, patience_s)
         return
     with contextlib.closing(control):
-        yield pptp_check.connected(address, port, now_ns() - before)
+        yield check.connected(address, port, now_ns() - before)
         step = _start(control, patience_s)
         yield step
         if not step.good:
@@ -91,7 +91,7 @@ def _start(control: ControlConnection, patience_s: float) -> Step:
     import socket
 
     from fastmasq.clock import now_ns
-    from fastmasq.observe import pptp_check
+    from fastmasq.tools.pptp_test import check
     from fastmasq.wire import pptp
 
     before = now_ns()
@@ -101,8 +101,8 @@ def _start(control: ControlConnection, patience_s: float) -> Step:
         if reply is None:
             raise ValueError("the reply is cut short")
     except (OSError, EOFError, ValueError) as error:
-        return pptp_check.failed("start", error, patience_s)
-    return pptp_check.started(reply, now_ns() - before)
+        return check.failed("start", error, patience_s)
+    return check.started(reply, now_ns() - before)
 
 
 def _call(control: ControlConnection, address: str, patience_s: float) -> Iterator[Step]:
@@ -110,8 +110,8 @@ def _call(control: ControlConnection, address: str, patience_s: float) -> Iterat
     import random
 
     from fastmasq.clock import now_ns
-    from fastmasq.net.pptp_client import Data
-    from fastmasq.observe import pptp_check
+    from fastmasq.tools.pptp_test import check
+    from fastmasq.tools.pptp_test.client import Data
     from fastmasq.wire import pptp
 
     own = random.randint(*_CALL_IDS)
@@ -126,14 +126,14 @@ def _call(control: ControlConnection, address: str, patience_s: float) -> Iterat
             if reply is None:
                 raise ValueError("the reply is cut short")
         except (OSError, EOFError, ValueError) as error:
-            yield pptp_check.failed("call", error, patience_s)
+            yield check.failed("call", error, patience_s)
             return
-        step = pptp_check.called(reply, now_ns() - before)
+        step = check.called(reply, now_ns() - before)
         yield step
         if not step.good:
             return
         if data is None:
-            yield pptp_check.failed("data", PermissionError(), patience_s)
+            yield check.failed("data", PermissionError(), patience_s)
         else:
             yield _hear(control, data, own, reply.call_id, patience_s)
         with contextlib.suppress(OSError):
@@ -142,23 +142,23 @@ def _call(control: ControlConnection, address: str, patience_s: float) -> Iterat
 
 def _hear(control: ControlConnection, data: Data, own: int, remote: int, patience_s: float) -> Step:
     from fastmasq.clock import now_ns
-    from fastmasq.observe import pptp_check
+    from fastmasq.tools.pptp_test import check
 
     before = now_ns()
     try:
         data.greet(remote)
         header = data.hear(own, patience_s, now_ns)
     except OSError as error:
-        return pptp_check.failed("data", EOFError() if control.is_closed() else error, patience_s)
-    return pptp_check.heard(header.sequence, header.payload_length, now_ns() - before)
+        return check.failed("data", EOFError() if control.is_closed() else error, patience_s)
+    return check.heard(header.sequence, header.payload_length, now_ns() - before)
 
 
 def _stop(control: ControlConnection) -> Step:
-    from fastmasq.observe import pptp_check
+    from fastmasq.tools.pptp_test import check
     from fastmasq.wire import pptp
 
     try:
         control.ask(pptp.message(pptp.Type.STOP_REQUEST, b"\1"), pptp.Type.STOP_REPLY)
     except (OSError, EOFError, ValueError):
-        return pptp_check.stopped(answered=False)
-    return pptp_check.stopped(answered=True)
+        return check.stopped(answered=False)
+    return check.stopped(answered=True)

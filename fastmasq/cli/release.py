@@ -20,7 +20,7 @@ def release(socket: str | None, config: str | None) -> None:
     from fastmasq.config.schema import Control
     from fastmasq.control.client import is_served
     from fastmasq.errors import KernelError
-    from fastmasq.net import takeover
+    from fastmasq.kernel import takeover
 
     control = Control(socket=find_socket(socket, config))
     if is_served(control.socket):

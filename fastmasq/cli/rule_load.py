@@ -65,13 +65,13 @@ def _rehearse(path: str, items: Iterable[Any], *, tolerant: bool) -> tuple[list[
     from fastmasq.errors import ConfigurationError
     from fastmasq.legacy.requests import Forwarding
     from fastmasq.legacy.script import may_be_left_out
-    from fastmasq.policy import autofw, markfw, portfw, redirect
+    from fastmasq.policy import forwards, marks, redirects, triggers
 
     kinds = {
-        "forwards": (portfw, portfw.PortForward),
-        "redirects": (redirect, redirect.Redirect),
-        "autofw": (autofw, autofw.AutoForward),
-        "mfw": (markfw, markfw.MarkTarget),
+        "forwards": (forwards, forwards.PortForward),
+        "redirects": (redirects, redirects.Redirect),
+        "autofw": (triggers, triggers.AutoForward),
+        "mfw": (marks, marks.MarkTarget),
     }
     trial: dict[str, tuple] = {}
     left_out, requests = [], []

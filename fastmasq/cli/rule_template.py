@@ -19,7 +19,7 @@ def template(name: str, host: tuple[str, ...], peer: tuple[str, ...], **places: 
     Without options it is word for word the HOWTO's. With options its example addresses and links are replaced, and its
     one misprint (-0) is corrected.
     """
-    from fastmasq.policy.templates import Places, fill, text_of
+    from fastmasq.advice.templates import Places, fill, text_of
 
     text = text_of(name)
     if host or peer or any(places.values()):
@@ -30,7 +30,7 @@ def template(name: str, host: tuple[str, ...], peer: tuple[str, ...], **places: 
 @click.command()
 def templates() -> None:
     """List the rule sets that `fastmasq rule template` prints."""
+    from fastmasq.advice.templates import TEMPLATES
     from fastmasq.cli.render import align
-    from fastmasq.policy.templates import TEMPLATES
 
     click.echo("\n".join(align(("Name", "What it is for"), TEMPLATES)))

@@ -16,9 +16,9 @@ from fastmasq.cli.options import client_options, find_socket, json_option
 from fastmasq.errors import ConfigurationError, FastmasqError
 
 if TYPE_CHECKING:
-    from fastmasq.net.listener import Heard, Listener
     from fastmasq.observe.capture import Capture
-    from fastmasq.observe.vpn_verdict import Finding, Side, Watch, WatchedLink
+    from fastmasq.tools.sniff.listener import Heard, Listener
+    from fastmasq.tools.sniff.verdict import Finding, Side, Watch, WatchedLink
 
 _LISTEN_S = 0.2  # at most until Ctrl-C is noticed
 _LAST_ROUNDS = 1000  # of reading what came before the end, should it never stop
@@ -54,8 +54,8 @@ def sniff(
     The FILE of --write is pcapng: whole packets from the IP header on, bare acknowledgments among them, with link and
     direction of each. It is begun anew.
     """
-    from fastmasq.net.listener import Listener
-    from fastmasq.observe.vpn_verdict import Watch
+    from fastmasq.tools.sniff.listener import Listener
+    from fastmasq.tools.sniff.verdict import Watch
 
     links = _links(points, socket, config)
     watch = Watch(links)
@@ -82,7 +82,7 @@ def sniff(
 
 def _links(points: tuple[str, ...], socket: str | None, config: str | None) -> list[WatchedLink]:
     """Return the links that the points name, each once. Raises ConfigurationError."""
-    from fastmasq.observe.vpn_verdict import WatchedLink
+    from fastmasq.tools.sniff.verdict import WatchedLink
 
     running = _running(socket, config)
     sides = _configured(config) if config else {name: link["role"] for name, link in running.items()}
@@ -138,7 +138,7 @@ class Taker:
 
     def take(self, packets: list[Heard]) -> bool:
         """Take packets until `count` have been; return whether that is so."""
-        from fastmasq.observe.vpn_packets import BARE, decode
+        from fastmasq.tools.sniff.packets import BARE, decode
 
         for heard in packets:
             if self._is_over():

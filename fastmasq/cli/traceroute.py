@@ -12,8 +12,8 @@ import click
 from fastmasq.cli.options import json_option
 
 if TYPE_CHECKING:
-    from fastmasq.net.probes import ProbeSockets
-    from fastmasq.observe.traceroute import Answer, Hop, Probes, Protocol, Trace
+    from fastmasq.tools.traceroute.probes import ProbeSockets
+    from fastmasq.tools.traceroute.trace import Answer, Hop, Probes, Protocol, Trace
 
 _WIDTH = 36  # columns of one protocol
 
@@ -40,9 +40,9 @@ def traceroute(
     Exit status: 0 the protocol passes as far as can be seen, 1 it does not.
     """
     from fastmasq.cli.render import print_json
-    from fastmasq.net.probes import ProbeSockets
-    from fastmasq.net.resolver import resolve
-    from fastmasq.observe.traceroute import GOOD, NAMES, NUMBERS, Trace
+    from fastmasq.tools.resolver import resolve
+    from fastmasq.tools.traceroute.probes import ProbeSockets
+    from fastmasq.tools.traceroute.trace import GOOD, NAMES, NUMBERS, Trace
 
     if protocol is None:
         raise click.UsageError("which protocol? write --gre for PPTP, --esp for IPsec, or --udp.")
@@ -70,7 +70,7 @@ def _run(trace: Trace, sockets: ProbeSockets, queries: int, patience_s: float) -
     """Send and listen, hop by hop, until the trace is over; yield each hop."""
     import random
 
-    from fastmasq.observe.traceroute import Probes
+    from fastmasq.tools.traceroute.trace import Probes
 
     bases = {"gre": random.randrange(0x10000), "esp": 0, "udp": sockets.udp_port}
     probes = {protocol: Probes(protocol, trace.destination, bases[protocol]) for protocol in trace.hops}
@@ -88,7 +88,7 @@ def _hop(
 ) -> dict[Protocol, Hop]:
     """Try one TTL until each protocol has an answer. Routers limit their ICMP errors, so no more probes are sent."""
     from fastmasq.clock import now_ns
-    from fastmasq.observe.traceroute import FIRST_PORT, NUMBERS, Hop
+    from fastmasq.tools.traceroute.trace import FIRST_PORT, NUMBERS, Hop
     from fastmasq.units import NS_PER_SECOND
 
     answers: dict[Protocol, list[Answer | None]] = {probes.protocol: [] for probes in running}
@@ -112,7 +112,7 @@ def _listen(
 ) -> dict[Protocol, Answer]:
     """Return the answers to the probes of this number, until all have come or the time is up."""
     from fastmasq.clock import now_ns
-    from fastmasq.observe.traceroute import Answer, IcmpError
+    from fastmasq.tools.traceroute.trace import Answer, IcmpError
     from fastmasq.units import NS_PER_SECOND
 
     found: dict[Protocol, Answer] = {}
@@ -130,7 +130,7 @@ def _listen(
 
 def _line(hops: dict[Protocol, Hop], protocols: list[Protocol]) -> str:
     """Return one hop's line: each protocol in its column."""
-    from fastmasq.observe.traceroute import NAMES
+    from fastmasq.tools.traceroute.trace import NAMES
 
     words = (f"{NAMES[each]} {_answers(hops[each].answers):<{_WIDTH}}" for each in protocols if each in hops)
     return f"{next(iter(hops.values())).ttl:>3}  {''.join(words)}".rstrip()

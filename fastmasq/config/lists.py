@@ -9,7 +9,7 @@ from typing import Any
 from fastmasq.config.lines import Place
 from fastmasq.config.values import in_toml
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy import portfw, redirect
+from fastmasq.policy import forwards, redirects
 
 Remark = Callable[[Place, str], None]
 
@@ -26,34 +26,34 @@ _REDIRECT = {
 }
 
 
-def read_forwards(written: Any, complain: Remark) -> tuple[portfw.PortForward, ...]:
+def read_forwards(written: Any, complain: Remark) -> tuple[forwards.PortForward, ...]:
     """Return the forwards of the file; each mistake goes to `complain` with its place."""
-    forwards: tuple[portfw.PortForward, ...] = ()
+    found: tuple[forwards.PortForward, ...] = ()
     for place, table in _tables("forward", written, _FORWARD, complain):
         to = [table["to"]] if isinstance(table["to"], str) else table["to"]
         try:
-            new = portfw.read(table["protocol"], table["listen"], to, table.get("preferences", ()))
-            forwards = portfw.apply(forwards, [portfw.Change(action="add", forward=new)])
+            new = forwards.read(table["protocol"], table["listen"], to, table.get("preferences", ()))
+            found = forwards.apply(found, [forwards.Change(action="add", forward=new)])
         except ConfigurationError as error:
             complain(place, f"[[forward]]: {error}")
-    return forwards
+    return found
 
 
-def read_redirects(written: Any, complain: Remark) -> tuple[redirect.Redirect, ...]:
+def read_redirects(written: Any, complain: Remark) -> tuple[redirects.Redirect, ...]:
     """Return the redirects of the file; each mistake goes to `complain` with its place."""
-    redirects: tuple[redirect.Redirect, ...] = ()
+    found: tuple[redirects.Redirect, ...] = ()
     for place, table in _tables("redirect", written, _REDIRECT, complain):
-        new = redirect.Redirect(
-            protocol=table["protocol"], host=table["to"], source=table.get("from", redirect.EVERYWHERE)
+        new = redirects.Redirect(
+            protocol=table["protocol"], host=table["to"], source=table.get("from", redirects.EVERYWHERE)
         )
         try:
-            new = redirect.check(new)
-            if any((one.protocol, one.source) == (new.protocol, new.source) for one in redirects):
+            new = redirects.check(new)
+            if any((one.protocol, one.source) == (new.protocol, new.source) for one in found):
                 raise ConfigurationError(f"{new}: stands twice; one host can have it, name networks with from")
-            redirects = redirect.apply(redirects, [redirect.Change(action="set", redirect=new)])
+            found = redirects.apply(found, [redirects.Change(action="set", redirect=new)])
         except ConfigurationError as error:
             complain(place, f"[[redirect]]: {error}")
-    return redirects
+    return found
 
 
 def _tables(name: str, written: Any, keys: dict[str, Any], complain: Remark) -> Iterator[tuple[Place, dict[str, Any]]]:

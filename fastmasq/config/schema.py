@@ -32,8 +32,8 @@ from fastmasq.config.values import (
     Rate,
     SocketPath,
 )
-from fastmasq.policy.portfw import PortForward
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.redirects import Redirect
 
 Compat = Literal["modern", "2.0", "2.2"]
 

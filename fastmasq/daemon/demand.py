@@ -12,7 +12,7 @@ Control methods, with parameters and results in JSON:
           "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}, ...]
         the newest first; contact and peer are null while nobody has the range.
 
-    autofw.change {"changes": [CHANGE, ...]}            policy.autofw.Change, all of them or none
+    triggers.change {"changes": [CHANGE, ...]}            policy.autofw.Change, all of them or none
      -> {"rows": 3}
 
     mfw
@@ -36,10 +36,10 @@ from fastmasq.daemon.forwards import Forwards, read_changes
 from fastmasq.errors import FastmasqError
 from fastmasq.path.demand import DemandTable
 from fastmasq.path.forward import Forwarder
-from fastmasq.policy import autofw, markfw
-from fastmasq.policy.autofw import AutoForward
+from fastmasq.policy import marks, triggers
 from fastmasq.policy.chains import RuleSet
-from fastmasq.policy.markfw import MarkTarget
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.triggers import AutoForward
 from fastmasq.units import NS_PER_SECOND
 
 _CLASSES = {"tcp": 0, "udp": 1}
@@ -73,7 +73,7 @@ class Demand:
         """Take these to begin with; they have been checked. Raises CapacityError."""
         self.rules = rules
         self._put(tuple(rows), lambda _: tuple(targets))
-        self.forwards.auto = autofw.port_forwards(self.rows)
+        self.forwards.auto = triggers.port_forwards(self.rows)
 
     @property
     def keeps_ports(self) -> bool:
@@ -83,7 +83,7 @@ class Demand:
     def targets(self) -> tuple[MarkTarget, ...]:
         """Return the targets of all marks, as their turns stand."""
         with self.forwarder.locked():
-            return markfw.targets_of(self.table.marks())
+            return marks.targets_of(self.table.marks())
 
     def may_lead_to(self, port_class: int, port: int, host: int, inside_port: int) -> bool:
         """Return whether some row may lead some packet to an external port to this inside endpoint."""
@@ -117,12 +117,12 @@ class Demand:
 
         Raises FastmasqError; then nothing has changed.
         """
-        triggers, directs = autofw.trigger_rows(rows), autofw.direct_rows(rows)
+        trigger_rows, direct_rows = triggers.trigger_rows(rows), triggers.direct_rows(rows)
         with self.forwarder.locked():  # no session may be counted between reading and writing
-            before = markfw.targets_of(self.table.marks())
+            before = marks.targets_of(self.table.marks())
             targets = change(before)
-            self.table.set_rows(triggers, directs, markfw.rows_by_mark(targets))
-            self.forwarder.set_demand(self.table if triggers or directs or targets else None)
+            self.table.set_rows(trigger_rows, direct_rows, marks.rows_by_mark(targets))
+            self.forwarder.set_demand(self.table if trigger_rows or direct_rows or targets else None)
         self.rows = rows
         self._count_ports()
         return before
@@ -130,8 +130,8 @@ class Demand:
     def _count_ports(self) -> None:
         self.reserved = np.zeros((3, 65536), bool)
         with self.forwarder.locked():
-            marks = list(self.table.marks())
-        self.reserved[:2] = markfw.marked_ports(self.rules, marks)
+            targeted = list(self.table.marks())
+        self.reserved[:2] = marks.marked_ports(self.rules, targeted)
         for row in self.rows:
             if row.is_trigger:
                 self.reserved[_CLASSES[row.protocol], row.first : row.last + 1] = True
@@ -169,14 +169,14 @@ class Demand:
         return found
 
     def change_rows(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (autofw.Change) or none. Raises FastmasqError."""
-        self.replace_rows(autofw.apply(self.rows, read_changes(params, autofw.Change)))
+        """Make all of the changes (triggers.Change) or none. Raises FastmasqError."""
+        self.replace_rows(triggers.apply(self.rows, read_changes(params, triggers.Change)))
         return {"rows": len(self.rows)}
 
     def change_targets(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (markfw.Change) or none. Raises FastmasqError."""
-        changes = read_changes(params, markfw.Change)
-        self.replace_targets(lambda targets: markfw.apply(targets, changes))
+        """Make all of the changes (marks.Change) or none. Raises FastmasqError."""
+        changes = read_changes(params, marks.Change)
+        self.replace_targets(lambda targets: marks.apply(targets, changes))
         return {"targets": len(self.targets())}
 
     def replace_rows(self, rows: tuple[AutoForward, ...]) -> None:
@@ -200,7 +200,7 @@ class Demand:
 
     def _react(self) -> None:
         """Have forwards, guard and table follow."""
-        self.forwards.replace(self.forwards.forwards, self.forwards.redirects, autofw.port_forwards(self.rows))
+        self.forwards.replace(self.forwards.forwards, self.forwards.redirects, triggers.port_forwards(self.rows))
         self.react()
 
 

@@ -21,7 +21,7 @@ from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
 from fastmasq.path.world import LOCAL, NO_LINK
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy.redirects import Redirect
 from fastmasq.table import entry
 
 if TYPE_CHECKING:

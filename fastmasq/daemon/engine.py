@@ -39,13 +39,14 @@ from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
-from fastmasq.net import bpf, local_link, privileges, sysctl
-from fastmasq.net.asked import Asked
-from fastmasq.net.guard import Guard, GuardSpec
-from fastmasq.net.links import UNSUPPORTED, Link, interface_addresses
-from fastmasq.net.ports import format_ports, host_protocols
-from fastmasq.net.takeover import Takeover
-from fastmasq.net.world import World
+from fastmasq.kernel import local_link, privileges, sysctl
+from fastmasq.kernel.bpf import calls
+from fastmasq.kernel.bpf.original_destination import Asked
+from fastmasq.kernel.guard.specification import Guard, GuardSpec
+from fastmasq.kernel.links import UNSUPPORTED, Link, interface_addresses
+from fastmasq.kernel.ports import format_ports, host_protocols
+from fastmasq.kernel.takeover import Takeover
+from fastmasq.kernel.watch import World
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.path.world import LINKS, NO_LINK
@@ -602,7 +603,7 @@ class Engine:
             log.warning("%s", error)
             return
         with self.forwarder.locked():
-            self.forwarder.tell_programs(self.asked.map, self.asked.cookie, bpf.system_call())
+            self.forwarder.tell_programs(self.asked.map, self.asked.cookie, calls.system_call())
 
     def _judge_host(self, rule_set: RuleSet) -> None:
         """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.path.forward import Forwarder
-from fastmasq.policy import portfw, redirect
-from fastmasq.policy.portfw import Endpoint, Placed, PortForward
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy import forwards, redirects
+from fastmasq.policy.forwards import Endpoint, Placed, PortForward
+from fastmasq.policy.redirects import Redirect
 from fastmasq.table.entry import FORWARD_ROWS
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
@@ -48,11 +48,11 @@ class Forwards:
         self.waiting: set[Endpoint] = set()
         self.left: set[Endpoint] = set()  # taken away, but sessions still have them
 
-    def load(self, forwards: Iterable[PortForward], redirects: Iterable[Redirect]) -> None:
+    def load(self, wanted: Iterable[PortForward], redirected: Iterable[Redirect]) -> None:
         """Take these to begin with; they have been checked."""
-        self.forwards = tuple(forwards)
-        self.redirects = tuple(redirects)
-        self.forwarder.set_redirects(redirect.compile_redirects(self.redirects))
+        self.forwards = tuple(wanted)
+        self.redirects = tuple(redirected)
+        self.forwarder.set_redirects(redirects.compile_redirects(self.redirects))
 
     # -- in step with addresses ------------------------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class Forwards:
         """Find out which endpoints are wanted: `addresses` has those of the host and its links by their spelling."""
         self.addresses = dict(addresses)
         self.wanted = {}
-        for endpoint, targets, forward in portfw.endpoints((*self.forwards, *self.auto), addresses):
+        for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.auto), addresses):
             if endpoint in self.wanted:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
             self.wanted.setdefault(endpoint, targets)
@@ -98,7 +98,7 @@ class Forwards:
 
     def target_of(self, address: int, protocol: str, port: int) -> int | None:
         """Return the first inside host that a forward of a port leads to."""
-        targets = self.wanted.get((address, portfw.PROTOCOLS.index(protocol), port))
+        targets = self.wanted.get((address, forwards.PROTOCOLS.index(protocol), port))
         return targets[0][0] if targets else None
 
     def withdraw(self) -> None:
@@ -163,22 +163,22 @@ class Forwards:
         return [self._describe(forward) for forward in self.forwards]
 
     def change_forwards(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (portfw.Change) or none; return what is worth knowing. Raises ConfigurationError."""
-        forwards = portfw.apply(self.forwards, read_changes(params, portfw.Change))
-        self.replace(forwards, self.redirects)
+        """Make all of the changes (forwards.Change) or none; return what to know of it. Raises ConfigurationError."""
+        wanted = forwards.apply(self.forwards, read_changes(params, forwards.Change))
+        self.replace(wanted, self.redirects)
         waiting = [
             f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
         ]
         absent = [
             f"{forward}: no such address now; it is in force as soon as there is"
-            for forward in forwards
+            for forward in wanted
             if forward.listen not in self.addresses
         ]
-        return {"forwards": len(forwards), "warnings": [*sorted(waiting), *absent]}
+        return {"forwards": len(wanted), "warnings": [*sorted(waiting), *absent]}
 
     def change_redirects(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (redirect.Change) or none. Raises ConfigurationError."""
-        self.replace(self.forwards, redirect.apply(self.redirects, read_changes(params, redirect.Change)))
+        """Make all of the changes (redirects.Change) or none. Raises ConfigurationError."""
+        self.replace(self.forwards, redirects.apply(self.redirects, read_changes(params, redirects.Change)))
         return {"redirects": len(self.redirects)}
 
     def replace(
@@ -204,21 +204,21 @@ class Forwards:
 
     def _follow(
         self,
-        forwards: tuple[PortForward, ...],
-        redirects: tuple[Redirect, ...],
+        wanted: tuple[PortForward, ...],
+        redirected: tuple[Redirect, ...],
         auto: tuple[PortForward, ...],
     ) -> None:
-        self.forwards, self.redirects, self.auto = forwards, redirects, auto
-        rows = redirect.compile_redirects(redirects)
+        self.forwards, self.redirects, self.auto = wanted, redirected, auto
+        rows = redirects.compile_redirects(redirected)
         with self.forwarder.locked():
             self.forwarder.set_redirects(rows)
         self.resolve(self.addresses)
         self.react()
 
-    def _check_endpoints(self, forwards: Iterable[PortForward]) -> None:
+    def _check_endpoints(self, wanted: Iterable[PortForward]) -> None:
         """Raise ConfigurationError when two forwards come to the same endpoint, or there are too many."""
         owner: dict[Endpoint, PortForward] = {}
-        for endpoint, _, forward in portfw.endpoints(forwards, self.addresses):
+        for endpoint, _, forward in forwards.endpoints(wanted, self.addresses):
             if owner.setdefault(endpoint, forward) is not forward:
                 raise ConfigurationError(
                     f"{forward}: the same address and port as {owner[endpoint]}; delete one of them"
@@ -231,7 +231,7 @@ class Forwards:
         found = {**msgspec.to_builtins(forward), "address": None, "state": "no address"}
         if address is None:
             return found
-        endpoint = (address, portfw.PROTOCOLS.index(forward.protocol), forward.first)
+        endpoint = (address, forwards.PROTOCOLS.index(forward.protocol), forward.first)
         waits = any((*endpoint[:2], port) in self.waiting for port in range(forward.first, forward.last + 1))
         with self.forwarder.locked():
             targets = self.rows.targets(*endpoint)
@@ -253,4 +253,4 @@ def read_changes(params: dict[str, Any], kind: type) -> list:
 
 def _write(endpoint: Endpoint) -> str:
     address, port_class, port = endpoint
-    return f"{portfw.PROTOCOLS[port_class]} {ipaddress.IPv4Address(address)}:{port}"
+    return f"{forwards.PROTOCOLS[port_class]} {ipaddress.IPv4Address(address)}:{port}"

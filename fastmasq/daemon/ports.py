@@ -7,7 +7,7 @@ import socket
 import numpy as np
 
 from fastmasq.config.values import PortRanges
-from fastmasq.net.ports import EPHEMERAL_RANGE, PortSet, format_ports, host_ports, parse_ports
+from fastmasq.kernel.ports import EPHEMERAL_RANGE, PortSet, format_ports, host_ports, parse_ports
 
 _PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 

@@ -13,13 +13,13 @@ from fastmasq.config.schema import Settings
 from fastmasq.control.keys import read_keys
 from fastmasq.daemon import ports
 from fastmasq.errors import FastmasqError
-from fastmasq.net import privileges
-from fastmasq.net.conflicts import conflicts
-from fastmasq.net.guard import make_guard
-from fastmasq.net.links import Link
-from fastmasq.net.ports import format_ports
-from fastmasq.net.world import World
-from fastmasq.policy.portfw import OUTSIDE, read_address
+from fastmasq.kernel import privileges
+from fastmasq.kernel.conflicts import conflicts
+from fastmasq.kernel.guard.backends import make_guard
+from fastmasq.kernel.links import Link
+from fastmasq.kernel.ports import format_ports
+from fastmasq.kernel.watch import World
+from fastmasq.policy.forwards import OUTSIDE, read_address
 from fastmasq.ring.packet_socket import MODES, open_tap
 from fastmasq.units import format_count
 

@@ -29,11 +29,11 @@ from msgspec import Struct
 from fastmasq.clock import now_ns
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.errors import FastmasqError
+from fastmasq.trackers.vpn import preload
+from fastmasq.trackers.vpn.events import dotted
+from fastmasq.trackers.vpn.evidence import Association
+from fastmasq.trackers.vpn.preload import UNTIL_DELETED, Announcement, PreloadError
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn import preload
-from fastmasq.vpn.events import dotted
-from fastmasq.vpn.evidence import Association
-from fastmasq.vpn.preload import UNTIL_DELETED, Announcement, PreloadError
 
 LONGEST_S = 366 * 86_400
 _NOT_FOLLOWED = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from fastmasq.net.local_link import NETWORK
-from fastmasq.net.ports import listeners
+from fastmasq.kernel.local_link import NETWORK
+from fastmasq.kernel.ports import listeners
 from fastmasq.policy.chains import REDIRECT, RuleSet
 
 _NAMES = {6: "TCP", 17: "UDP"}

@@ -30,12 +30,12 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
 from fastmasq.legacy.script import may_be_left_out, prepare
-from fastmasq.policy import autofw, changes, markfw, portfw, redirect
-from fastmasq.policy.autofw import AutoForward
+from fastmasq.policy import changes, forwards, marks, redirects, triggers
 from fastmasq.policy.chains import RuleSet
-from fastmasq.policy.markfw import MarkTarget
-from fastmasq.policy.portfw import PortForward
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.redirects import Redirect
+from fastmasq.policy.triggers import AutoForward
 from fastmasq.table.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -100,17 +100,17 @@ def _with_request(declared: Declared, request: Any) -> Declared:
         case SetDynaddr():
             return replace(declared, dynaddr=request.value)
         case Forwarding(method="forwards.change"):
-            wanted = msgspec.convert(list(request.changes), list[portfw.Change])
-            return replace(declared, forwards=portfw.apply(declared.forwards, wanted))
+            wanted = msgspec.convert(list(request.changes), list[forwards.Change])
+            return replace(declared, forwards=forwards.apply(declared.forwards, wanted))
         case Forwarding(method="autofw.change"):
-            wanted = msgspec.convert(list(request.changes), list[autofw.Change])
-            return replace(declared, auto_forwards=autofw.apply(declared.auto_forwards, wanted))
+            wanted = msgspec.convert(list(request.changes), list[triggers.Change])
+            return replace(declared, auto_forwards=triggers.apply(declared.auto_forwards, wanted))
         case Forwarding(method="mfw.change"):
-            wanted = msgspec.convert(list(request.changes), list[markfw.Change])
-            return replace(declared, mark_targets=markfw.apply(declared.mark_targets, wanted))
+            wanted = msgspec.convert(list(request.changes), list[marks.Change])
+            return replace(declared, mark_targets=marks.apply(declared.mark_targets, wanted))
         case Forwarding():
-            wanted = msgspec.convert(list(request.changes), list[redirect.Change])
-            return replace(declared, redirects=redirect.apply(declared.redirects, wanted))
+            wanted = msgspec.convert(list(request.changes), list[redirects.Change])
+            return replace(declared, redirects=redirects.apply(declared.redirects, wanted))
     return declared
 
 
@@ -148,31 +148,31 @@ def difference(old: Declared, new: Declared) -> list[str]:
     return found
 
 
-def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[portfw.Change]:
+def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[forwards.Change]:
     """Return what makes of the running forwards what the new files want, without touching those made at run time."""
     gone, changed = _gone_and_changed(running, old.forwards, new.forwards)
     return [
-        *(portfw.Change(action="delete", forward=one) for one in gone),
-        *(portfw.Change(action="set", forward=one) for one in changed),
+        *(forwards.Change(action="delete", forward=one) for one in gone),
+        *(forwards.Change(action="set", forward=one) for one in changed),
     ]
 
 
-def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) -> list[redirect.Change]:
+def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) -> list[redirects.Change]:
     """Return the same for redirects."""
     gone, changed = _gone_and_changed(running, old.redirects, new.redirects)
     return [
-        *(redirect.Change(action="delete", redirect=one) for one in gone),
-        *(redirect.Change(action="set", redirect=one) for one in changed),
+        *(redirects.Change(action="delete", redirect=one) for one in gone),
+        *(redirects.Change(action="set", redirect=one) for one in changed),
     ]
 
 
-def auto_forward_changes(running: Sequence[AutoForward], old: Declared, new: Declared) -> list[autofw.Change]:
+def auto_forward_changes(running: Sequence[AutoForward], old: Declared, new: Declared) -> list[triggers.Change]:
     """Return the same for rows of autofw."""
     gone, changed = _gone_and_changed(running, old.auto_forwards, new.auto_forwards)
     deleted = [one for key, one in _by_identity(running).items() if key in _by_identity(gone)]
     return [
-        *(autofw.Change(action="delete", row=one) for one in deleted),
-        *(autofw.Change(action="add", row=one) for one in changed),
+        *(triggers.Change(action="delete", row=one) for one in deleted),
+        *(triggers.Change(action="add", row=one) for one in changed),
     ]
 
 
@@ -234,14 +234,14 @@ def _apply(engine: Engine, old: Declared, new: Declared) -> None:
             before = engine.rules.rule_set
             engine.rules.replace(new.rules)
             undo.callback(engine.rules.replace, before)
-        forwards, redirects = engine.forwards.forwards, engine.forwards.redirects
+        present, redirected = engine.forwards.forwards, engine.forwards.redirects
         engine.forwards.replace(
-            portfw.apply(forwards, forward_changes(forwards, old, new)),
-            redirect.apply(redirects, redirect_changes(redirects, old, new)),
+            forwards.apply(present, forward_changes(present, old, new)),
+            redirects.apply(redirected, redirect_changes(redirected, old, new)),
         )
-        undo.callback(engine.forwards.replace, forwards, redirects)
+        undo.callback(engine.forwards.replace, present, redirected)
         rows, targets = engine.demand.rows, engine.demand.targets()
-        engine.demand.replace_rows(autofw.apply(rows, auto_forward_changes(rows, old, new)))
+        engine.demand.replace_rows(triggers.apply(rows, auto_forward_changes(rows, old, new)))
         undo.callback(engine.demand.replace_rows, rows)
         engine.demand.replace_targets(lambda present: mark_targets(present, old, new))
         undo.callback(engine.demand.replace_targets, lambda _: targets)

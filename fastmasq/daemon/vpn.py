@@ -28,14 +28,14 @@ from fastmasq.path.verdict import DROP_CODE
 from fastmasq.path.world import OUTSIDE
 from fastmasq.table.entry import SESSION_HAIRPIN, STATES
 from fastmasq.table.masq import MasqTable
+from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable
+from fastmasq.trackers.vpn.decision import Decision, dropped
+from fastmasq.trackers.vpn.events import Event
+from fastmasq.trackers.vpn.evidence import Association
+from fastmasq.trackers.vpn.ipsec import Ipsec
+from fastmasq.trackers.vpn.isakmp import IpsecSettings
+from fastmasq.trackers.vpn.pptp import ControlFollower, Direction, Followed
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn.calls import Call, CallSettings, CallTable
-from fastmasq.vpn.decision import Decision, dropped
-from fastmasq.vpn.events import Event
-from fastmasq.vpn.evidence import Association
-from fastmasq.vpn.ipsec import Ipsec
-from fastmasq.vpn.isakmp import IpsecSettings
-from fastmasq.vpn.pptp import ControlFollower, Direction, Followed
 from fastmasq.wire.pptp import PORT as PPTP_PORT
 from fastmasq.wire.tunnels import IKE_PORT, NO_COOKIE, read_esp, read_gre, read_isakmp
 

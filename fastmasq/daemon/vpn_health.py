@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastmasq.daemon import natt
+from fastmasq.trackers.vpn.calls import Call
+from fastmasq.trackers.vpn.events import dotted
+from fastmasq.trackers.vpn.evidence import Association
+from fastmasq.trackers.vpn.isakmp import Exchange
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn.calls import Call
-from fastmasq.vpn.events import dotted
-from fastmasq.vpn.evidence import Association
-from fastmasq.vpn.isakmp import Exchange
 from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:

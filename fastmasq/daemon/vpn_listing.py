@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from fastmasq.daemon import natt
 from fastmasq.daemon.vpn_health import Ends, of_association, of_call, of_connection, of_exchange, shown
 from fastmasq.errors import ConfigurationError
+from fastmasq.trackers.vpn.calls import Call
+from fastmasq.trackers.vpn.events import dotted
+from fastmasq.trackers.vpn.evidence import Association
+from fastmasq.trackers.vpn.isakmp import Exchange
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn.calls import Call
-from fastmasq.vpn.events import dotted
-from fastmasq.vpn.evidence import Association
-from fastmasq.vpn.isakmp import Exchange
 
 if TYPE_CHECKING:
     from fastmasq.daemon.vpn import Connection, Vpn

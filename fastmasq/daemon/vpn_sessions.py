@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fastmasq.trackers.vpn.events import dotted
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn.events import dotted
 from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from ipaddress import IPv4Address
 
 import numpy as np
 
-from fastmasq.net import local_link
-from fastmasq.net.links import Link
-from fastmasq.net.routes import Route
-from fastmasq.net.world import Snapshot
+from fastmasq.kernel import local_link
+from fastmasq.kernel.links import Link
+from fastmasq.kernel.routes import Route
+from fastmasq.kernel.watch import Snapshot
 from fastmasq.path import world
-from fastmasq.policy.portfw import OUTSIDE
+from fastmasq.policy.forwards import OUTSIDE
 
 _LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never appears on a wire
 _SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "local": world.LOCAL}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.redirect import EVERYWHERE, Change, Redirect, check
+from fastmasq.policy.redirects import EVERYWHERE, Change, Redirect, check
 
 HELP = """\
 Usage: ipfwd [--masq] [--add] [--from NETWORK] HOST PROTOCOL

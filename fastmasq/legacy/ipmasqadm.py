@@ -11,7 +11,7 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
 from fastmasq.legacy.names import TCP, UDP
-from fastmasq.policy.portfw import (
+from fastmasq.policy.forwards import (
     LARGEST_PREFERENCE,
     PREFERENCE,
     Change,

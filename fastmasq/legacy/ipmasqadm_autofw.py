@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from fastmasq.legacy import proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request
-from fastmasq.policy.autofw import NUMBERS, AutoForward, Change
-from fastmasq.policy.portfw import ANY, read_address
+from fastmasq.policy.forwards import ANY, read_address
+from fastmasq.policy.triggers import NUMBERS, AutoForward, Change
 
 USAGE = """\
 Usage:

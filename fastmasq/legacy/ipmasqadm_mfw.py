@@ -13,8 +13,8 @@ from msgspec import Struct
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import proc
 from fastmasq.legacy.ipmasqadm_request import Refused, Request, find_address, host_name, service_name
-from fastmasq.policy.markfw import Change, MarkTarget
-from fastmasq.policy.portfw import ANY, PREFERENCE
+from fastmasq.policy.forwards import ANY, PREFERENCE
+from fastmasq.policy.marks import Change, MarkTarget
 
 HELP = """\
 Usage: mfw -A -m FWMARK -r RADDR RPORT [-p PREF] add entry

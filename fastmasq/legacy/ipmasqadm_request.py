@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from fastmasq.errors import FastmasqError
-from fastmasq.policy.portfw import read_address
+from fastmasq.policy.forwards import read_address
 
 METHODS = {"portfw": "forwards", "autofw": "autofw", "mfw": "mfw"}  # what each module asks the forwarder about
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.portfw import Change, PortForward, Target, read_address
+from fastmasq.policy.forwards import Change, PortForward, Target, read_address
 
 LAST_PORT = 60999  # from 61000 on ports were masquerading's
 HEADER = "Prot Local Addr/Port > Remote Addr/Port"

@@ -1422,7 +1422,7 @@ cdef class Forwarder:
         self.path.programs = count
 
     def tell_programs(self, int asked_map, uint64_t cookie, long bpf_call):
-        """Note in a map what each redirected TCP session asked for, see net/asked.py; -1: nowhere."""
+        """Note in a map what each redirected TCP session asked for, see kernel/bpf/original_destination.py; -1: nowhere."""
         self.path.asked_map = asked_map
         self.path.asked_cookie = cookie
         self.path.bpf_call = bpf_call

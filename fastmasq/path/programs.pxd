@@ -1,4 +1,4 @@
-# What a redirected connection asked for, told to the program that will accept it: an entry in the map of net/asked.py.
+# What a redirected connection asked for, told to its program: an entry in the map of kernel/bpf/original_destination.py.
 #
 # One system call for each redirected TCP session that is opened; none for its other packets. An entry that cannot be made
 # is not made: the program then sees its own address.

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import fastmasq
+from fastmasq.advice.templates import FOLDER
 from fastmasq.errors import FastmasqError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
-from fastmasq.policy.templates import FOLDER
 from tests.support.lab_network import GATEWAY_INSIDE, INSIDE_ADDRESS, Network, eventually
 
 PORT, ESP = 4555, 50

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fastmasq.kernel.local_link import HOST_END, NETWORK, OUR_END
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
-from fastmasq.net.local_link import HOST_END, NETWORK, OUR_END
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,

@@ -13,12 +13,12 @@ import pytest
 from scapy.layers.inet import IP, TCP, fragment
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.net.host_rules import HostRules
-from fastmasq.net.links import interface_addresses
-from fastmasq.net.takeover import Takeover, release
+from fastmasq.kernel.host_rules.ruleset import HostRules
+from fastmasq.kernel.links import interface_addresses
+from fastmasq.kernel.takeover import Takeover, release
 from fastmasq.policy.chains import ACCEPT, DENY, INPUT, OUTPUT, REJECT, RETURN, Match, Rule, RuleSet
 from tests.lab.net_namespaces import Gateway, Namespace
-from tests.lab.test_net_guard import (
+from tests.lab.test_kernel_guard import (
     EXTERNAL,
     FOREIGN,
     INSIDE,
@@ -319,10 +319,10 @@ def test_what_somebody_flushed_is_put_back(gateway: Gateway, judged: Judged) -> 
 
 RUNNING = """if True:
     import time
-    from fastmasq.net.links import interface_addresses
-    from fastmasq.net.takeover import Takeover
+    from fastmasq.kernel.links import interface_addresses
+    from fastmasq.kernel.takeover import Takeover
     from fastmasq.policy.chains import RuleSet
-    from tests.lab.test_net_guard import SPEC
+    from tests.lab.test_kernel_guard import SPEC
     takeover = Takeover({journal!r})
     takeover.guard({guard!r}, SPEC)
     rules = RuleSet()

@@ -17,7 +17,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Packet as Frame
 from scapy.packet import Raw
 
-from fastmasq.net.host_rules import HostRules
+from fastmasq.kernel.host_rules.ruleset import HostRules
 from fastmasq.policy.chains import (
     ACCEPT,
     DENY,

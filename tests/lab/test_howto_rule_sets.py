@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import pytest
 
+from fastmasq.advice.templates import FOLDER as TEMPLATES
 from fastmasq.control.client import call
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, Lab
-from fastmasq.policy.templates import FOLDER as TEMPLATES
 from tests.support.lab_network import Network, Overheard, eventually
 from tests.support.packets import internet_checksum
 

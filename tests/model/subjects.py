@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from fastmasq.policy.chains import Match, Rule, RuleSet
-from fastmasq.policy.redirect import Redirect, compile_redirects
+from fastmasq.policy.redirects import Redirect, compile_redirects
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.timeouts import Timeouts
 from tests.cases.notation import show

@@ -1,11 +1,12 @@
 """The layers of the program as data, and the imports of every file compared with them.
 
-    9  lab   doctor
-    8  cli
-    7  daemon
-    6  legacy
-    5  net   config   observe   control
-    4  policy   alg   vpn
+   10  lab
+    9  cli
+    8  daemon
+    7  migrate   tools
+    6  advice   legacy
+    5  kernel   config   observe   control
+    4  policy   trackers
     3  path
     2  ring | table
     1  wire
@@ -31,26 +32,26 @@ LAYERS = (
     ("wire",),
     ("ring", "table"),
     ("path",),
-    ("policy", "alg", "vpn"),
-    ("net", "config", "observe", "control"),
-    ("legacy",),
+    ("policy", "trackers"),
+    ("kernel", "config", "observe", "control"),
+    ("advice", "legacy"),
+    ("migrate", "tools"),
     ("daemon",),
     ("cli",),
-    ("lab", "doctor"),
+    ("lab",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 APART = {
     ("policy", "ring"): "policy must be testable with bytes and a number for the time",
-    ("alg", "ring"): "gateways must be testable with bytes and a number for the time",
-    ("vpn", "ring"): "trackers must be testable with bytes and a number for the time",
+    ("trackers", "ring"): "trackers must be testable with bytes and a number for the time",
     ("legacy", "table"): "old syntaxes end in policy objects",
     ("legacy", "path"): "old syntaxes end in policy objects",
     ("legacy", "ring"): "old syntaxes end in policy objects",
-    ("legacy", "net"): "old syntaxes ask the running forwarder, not the kernel",
+    ("legacy", "kernel"): "old syntaxes ask the running forwarder, not the kernel",
 }
 
-CLOCK_READERS = ("daemon", "cli", "control", "lab", "doctor")  # folders that may ask what time it is
+CLOCK_READERS = ("daemon", "cli", "control", "lab")  # folders that may ask what time it is
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
 
@@ -168,7 +169,7 @@ def test_cython_imports_are_found() -> None:
         ("table/x.pyx", "fastmasq.wire.octets.load16", False),
         ("table/x.pyx", "fastmasq.ring.ring.Frame", True),
         ("wire/x.pxd", "fastmasq.table.masq.Table", True),
-        ("net/x.py", "fastmasq.config.load", True),
+        ("kernel/x.py", "fastmasq.config.load", True),
         ("policy/x.py", "fastmasq.ring.ring", True),
         ("daemon/x.py", "fastmasq.__version__", False),
         ("errors.py", "fastmasq.units.parse_size", True),

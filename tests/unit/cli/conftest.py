@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from fastmasq.cli.main import fastmasq
 from fastmasq.control.server import Server
 from fastmasq.daemon.rules import Rules
-from fastmasq.vpn.preload import PreloadError
+from fastmasq.trackers.vpn.preload import PreloadError
 
 STATUS = {
     "version": "0.1.0",

@@ -207,20 +207,20 @@ def test_release_tells_what_it_restored(run, stand_in, tmp_path):
         given.append(str(journal))
         return ["net.ipv4.ip_forward = 1", "guard removed"]
 
-    stand_in("fastmasq.net.takeover", release=release)
+    stand_in("fastmasq.kernel.takeover", release=release)
     result = run("release", "--socket", tmp_path / "fm.sock")
     assert (result.exit_code, result.stdout) == (0, "net.ipv4.ip_forward = 1\nguard removed\n")
     assert given == [str(tmp_path / "fm.journal")]
 
 
 def test_release_with_nothing_to_restore(run, stand_in, tmp_path):
-    stand_in("fastmasq.net.takeover", release=lambda journal: [])
+    stand_in("fastmasq.kernel.takeover", release=lambda journal: [])
     result = run("release", "--socket", tmp_path / "fm.sock")
     assert (result.exit_code, result.stdout) == (0, f"nothing to restore: {tmp_path}/fm.journal holds nothing\n")
 
 
 def test_release_does_not_pull_the_rug_from_a_living_forwarder(run, stand_in, forwarder):
-    stand_in("fastmasq.net.takeover", release=lambda journal: pytest.fail("released"))
+    stand_in("fastmasq.kernel.takeover", release=lambda journal: pytest.fail("released"))
     result = run("release", "--socket", forwarder.path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"fastmasq: fastmasq is running at {forwarder.path}; stop it instead")
@@ -230,7 +230,7 @@ def test_release_that_fails(run, stand_in, tmp_path):
     def release(journal):
         raise KernelError(f"{journal}: only root may restore; use sudo")
 
-    stand_in("fastmasq.net.takeover", release=release)
+    stand_in("fastmasq.kernel.takeover", release=release)
     result = run("release", "--socket", tmp_path / "fm.sock")
     assert result.exit_code == 1
     assert result.stderr == f"fastmasq: {tmp_path}/fm.journal: only root may restore; use sudo\n"

@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from fastmasq.policy.templates import NAMES, text_of
+from fastmasq.advice.templates import NAMES, text_of
 from tests.support.foreign_rules import IPTABLES
 
 

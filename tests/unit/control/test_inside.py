@@ -17,7 +17,7 @@ from fastmasq.control import inside
 from fastmasq.control.inside import LARGEST_LINE, LINES_PER_SECOND, MOST_OF_HOST, Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.errors import ConfigurationError, KernelError
-from fastmasq.vpn.preload import PreloadError
+from fastmasq.trackers.vpn.preload import PreloadError
 
 HERE = Endpoint("lo", 1, 0x7F000001)
 HOST, OTHER_HOST, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.9"

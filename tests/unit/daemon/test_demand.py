@@ -11,10 +11,10 @@ import pytest
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.errors import ConfigurationError, KernelError
-from fastmasq.policy import autofw, markfw, portfw
-from fastmasq.policy.autofw import AutoForward
+from fastmasq.policy import forwards, marks, triggers
 from fastmasq.policy.chains import Match, Rule, RuleSet
-from fastmasq.policy.markfw import MarkTarget
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.triggers import AutoForward
 from tests.support.harness import Harness, address
 from tests.support.packets import decode, dotted, tcp, udp
 from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, dropped, passes
@@ -35,7 +35,7 @@ class Gateway:
         self.harness = Harness()
         self.forwards = Forwards(self.harness.table, self.harness.forwarder, self.follow)
         self.demand = Demand(self.harness.forwarder, self.forwards, self.follow)
-        self.forwards.resolve({portfw.OUTSIDE: address(GATEWAY_OUT), "eth1": address(GATEWAY_OUT)})
+        self.forwards.resolve({forwards.OUTSIDE: address(GATEWAY_OUT), "eth1": address(GATEWAY_OUT)})
         self.refuses = False
         self.guarded = np.zeros((3, 65536), bool)
 
@@ -53,15 +53,15 @@ class Gateway:
 
     def add(self, *rows: AutoForward) -> dict[str, Any]:
         return self.demand.change_rows(
-            {"changes": [msgspec.to_builtins(autofw.Change(action="add", row=row)) for row in rows]}
+            {"changes": [msgspec.to_builtins(triggers.Change(action="add", row=row)) for row in rows]}
         )
 
     def delete(self, row: AutoForward) -> dict[str, Any]:
-        change = autofw.Change(action="delete", row=row)
+        change = triggers.Change(action="delete", row=row)
         return self.demand.change_rows({"changes": [msgspec.to_builtins(change)]})
 
     def mark(self, action: str, *, rules: RuleSet | None = None, **target: Any) -> dict[str, Any]:
-        change = markfw.Change(action=action, target=MarkTarget(**target))
+        change = marks.Change(action=action, target=MarkTarget(**target))
         return self.demand.change_targets({"changes": [msgspec.to_builtins(change)]})
 
     def use(self, *rules: Rule) -> None:
@@ -82,7 +82,7 @@ def guarded(gateway: Gateway, row: int) -> list[int]:
     return np.flatnonzero(gateway.guarded[row]).tolist()
 
 
-def marks(port: int, mark: int = 1) -> Rule:
+def marking(port: int, mark: int = 1) -> Rule:
     return Rule(match=Match(protocol=6, destination_ports=((port, port),)), mark=("set", mark), target="ACCEPT")
 
 
@@ -115,7 +115,7 @@ def test_5_5_autofw_a_fixed_host_is_a_port_forward_that_no_list_of_forwards_show
 
 
 def test_5_5_autofw_a_port_that_is_forwarded_is_refused_and_nothing_changes(gateway: Gateway):
-    forward = portfw.Change(action="add", forward=portfw.read("tcp", "eth1:2003", ["10.0.0.9:80"]))
+    forward = forwards.Change(action="add", forward=forwards.read("tcp", "eth1:2003", ["10.0.0.9:80"]))
     gateway.forwards.change_forwards({"changes": [msgspec.to_builtins(forward)]})
     with pytest.raises(ConfigurationError, match="the same address and port as tcp eth1:2003"):
         gateway.add(TRIGGERED, FIXED)
@@ -146,19 +146,19 @@ def test_a_guard_that_refuses_leaves_all_as_it_was(gateway: Gateway):
 
 
 def test_5_5_mfw_the_ports_of_marking_rules_are_kept_and_guarded(gateway: Gateway):
-    gateway.use(marks(80), marks(81, mark=2))
+    gateway.use(marking(80), marking(81, mark=2))
     assert guarded(gateway, TCP) == []
     gateway.mark("add", mark=1, address=HOST, port=8000)
     assert guarded(gateway, TCP) == [80]
     assert destination(passes(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 80), "S", seq=1))) == (HOST, 8000)
-    gateway.use(marks(82))
+    gateway.use(marking(82))
     assert guarded(gateway, TCP) == [82]
     gateway.mark("delete", mark=1)
     assert guarded(gateway, TCP) == []
 
 
 def test_5_5_mfw_a_change_keeps_the_turns_of_others(gateway: Gateway):
-    gateway.use(marks(80))
+    gateway.use(marking(80))
     for host in (HOST, OTHER_HOST):
         gateway.mark("add", mark=1, address=host, port=80, preference=2)
     for port in (1, 2, 3):
@@ -174,7 +174,7 @@ def test_5_5_mfw_a_change_keeps_the_turns_of_others(gateway: Gateway):
 
 def test_5_5_mfw_a_port_in_use_by_a_mapping_is_waited_for_and_others_are_not_given_it(gateway: Gateway):
     passes(gateway.harness, INSIDE, tcp((OTHER_HOST, 80), (PEER, 80), "S", seq=1))
-    gateway.use(marks(80))
+    gateway.use(marking(80))
     gateway.mark("add", mark=1, address=HOST, port=80)
     assert dropped(gateway.harness, OUTSIDE, tcp(("199.0.0.9", 1), (GATEWAY_OUT, 80), "S", seq=1)) == "filtered"
     gateway.harness.advance(400)

@@ -16,7 +16,7 @@ from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
 from fastmasq.errors import KernelError
-from fastmasq.net import sysctl
+from fastmasq.kernel import sysctl
 from tests.lab.net_namespaces import Gateway
 from tests.support.lab_network import eventually
 

@@ -9,7 +9,7 @@ import pytest
 
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy import portfw, redirect
+from fastmasq.policy import forwards, redirects
 from tests.support.harness import HOWTO_ROUTES, Harness, address, plain
 from tests.support.packets import decode, dotted, tcp, udp
 from tests.unit.path.network import HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, passes
@@ -41,7 +41,7 @@ class Gateway:
         self.forwards.resolve({**spelled, **{name: address(text) for name, text in addresses.items()}})
         self.follow()
 
-    def change(self, *changes: portfw.Change) -> dict[str, Any]:
+    def change(self, *changes: forwards.Change) -> dict[str, Any]:
         return self.forwards.change_forwards({"changes": [msgspec.to_builtins(change) for change in changes]})
 
     def connect(self, listen: str, port: int, client: tuple[str, int] = CLIENT) -> str:
@@ -55,8 +55,8 @@ def gateway() -> Gateway:
     return Gateway()
 
 
-def add(listen: str, *to: str, protocol: str = "tcp") -> portfw.Change:
-    return portfw.Change(action="add", forward=portfw.read(protocol, listen, to))
+def add(listen: str, *to: str, protocol: str = "tcp") -> forwards.Change:
+    return forwards.Change(action="add", forward=forwards.read(protocol, listen, to))
 
 
 def test_h37_a_forward_of_a_link_follows_its_address(gateway: Gateway):
@@ -92,7 +92,7 @@ def test_a_range_leads_port_by_port(gateway: Gateway):
     gateway.change(add("eth1:6000-6200", "10.0.0.2:7000"))
     assert gateway.connect(OLD, 6000) == "10.0.0.2:7000"
     assert gateway.connect(OLD, 6200) == "10.0.0.2:7200"
-    gateway.change(portfw.Change(action="delete", forward=portfw.read("tcp", "eth1:6000-6200", ["10.0.0.2:7000"])))
+    gateway.change(forwards.Change(action="delete", forward=forwards.read("tcp", "eth1:6000-6200", ["10.0.0.2:7000"])))
     assert dropped(gateway.harness, OUTSIDE, tcp((CLIENT[0], 6000), (OLD, 6100), "S", seq=1)) == "no_session"
 
 
@@ -125,8 +125,8 @@ def test_pf9_a_change_that_changes_nothing_touches_nothing(gateway: Gateway):
 
 
 def test_redirects_change_and_are_told_to_the_path(gateway: Gateway):
-    gre = redirect.Redirect(protocol=47, host="10.0.0.2")
-    changes = [msgspec.to_builtins(redirect.Change(action="set", redirect=gre))]
+    gre = redirects.Redirect(protocol=47, host="10.0.0.2")
+    changes = [msgspec.to_builtins(redirects.Change(action="set", redirect=gre))]
     assert gateway.forwards.change_redirects({"changes": changes}) == {"redirects": 1}
     assert gateway.forwards.protocols() == [47]
     assert gateway.forwards.handlers()["redirects"]({}) == [{"protocol": 47, "host": "10.0.0.2", "source": "0.0.0.0/0"}]
@@ -142,7 +142,7 @@ def test_pf9_the_port_of_a_forward_that_has_gone_is_held_until_its_last_session_
     gateway.connect(SECOND, 80)
     assert (held(OLD), held(SECOND), held(NEW)) == ([8080], [80], [])
     for gone in (f"{SECOND}:80", "eth1:8080"):
-        gateway.change(portfw.Change(action="delete", forward=portfw.read("tcp", gone, ["10.0.0.2:80"])))
+        gateway.change(forwards.Change(action="delete", forward=forwards.read("tcp", gone, ["10.0.0.2:80"])))
     assert (held(OLD), held(SECOND)) == ([], [80])
     gateway.harness.advance(8000)
     gateway.forwards.retry()

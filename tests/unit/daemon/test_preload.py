@@ -7,8 +7,8 @@ import pytest
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon.preload import Preload
 from fastmasq.errors import FastmasqError
-from fastmasq.policy.portfw import PortForward, Target
-from fastmasq.vpn.preload import PreloadError
+from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.trackers.vpn.preload import PreloadError
 from tests.support.harness import address
 from tests.unit.daemon.test_vpn import REMOTE, THIRD_HOST, Gateway, ends, esp
 from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE

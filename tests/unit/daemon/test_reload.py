@@ -17,10 +17,10 @@ from fastmasq.daemon.reload import (
     redirect_changes,
 )
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy import autofw, portfw, redirect
-from fastmasq.policy.autofw import AutoForward
+from fastmasq.policy import forwards, redirects, triggers
 from fastmasq.policy.evaluate import Packet, evaluate
-from fastmasq.policy.markfw import MarkTarget
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.triggers import AutoForward
 
 LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
 FORWARD = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:{}"\n'
@@ -102,8 +102,8 @@ def test_h43_files_are_run_as_on_a_kernel_of_1999(tmp_path: Path) -> None:
 def test_want08_forwards_made_at_run_time_are_left_alone() -> None:
     old = declared(FORWARD.format(80, 80) + FORWARD.format(81, 80) + FORWARD.format(82, 80))
     new = declared(FORWARD.format(80, 80) + FORWARD.format(81, 8080))
-    by_hand = portfw.read("udp", "eth1:5000", ["10.0.0.3:5000"])
-    made = portfw.apply((*old.forwards, by_hand), forward_changes((*old.forwards, by_hand), old, new))
+    by_hand = forwards.read("udp", "eth1:5000", ["10.0.0.3:5000"])
+    made = forwards.apply((*old.forwards, by_hand), forward_changes((*old.forwards, by_hand), old, new))
     assert set(made) == {*new.forwards, by_hand}
     assert difference(old, new) == ["forward tcp eth1:81", "forward tcp eth1:82"]
 
@@ -115,7 +115,7 @@ def test_a_forward_deleted_at_run_time_is_not_missed() -> None:
 
 def test_redirects_likewise() -> None:
     old, new = declared(REDIRECT.format(47, 2) + REDIRECT.format(50, 2)), declared(REDIRECT.format(47, 3))
-    made = redirect.apply(old.redirects, redirect_changes(old.redirects, old, new))
+    made = redirects.apply(old.redirects, redirect_changes(old.redirects, old, new))
     assert made == new.redirects
     assert difference(old, new) == ["redirect protocol 47", "redirect protocol 50"]
 
@@ -131,7 +131,7 @@ def test_rows_of_autofw_likewise(tmp_path: Path) -> None:
     new = script(tmp_path, "autofw -A -r tcp 1 2 -h 10.0.0.3", "autofw -A -d udp 6 7")
     by_hand = AutoForward(kind="direct", protocol="tcp", first=8, last=9)
     running = (by_hand, *old.auto_forwards)
-    made = autofw.apply(running, auto_forward_changes(running, old, new))
+    made = triggers.apply(running, auto_forward_changes(running, old, new))
     assert set(made) == {by_hand, *new.auto_forwards}
     assert sorted(difference(old, new)) == ["autofw range tcp outside:1-2", "autofw range udp outside:3-4 by tcp 5"]
 

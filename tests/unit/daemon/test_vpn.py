@@ -13,10 +13,10 @@ from fastmasq.daemon.tunnel_rows import Way
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.path.world import link_row
-from fastmasq.policy.portfw import PortForward, Target
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.policy.redirects import Redirect
+from fastmasq.trackers.vpn.calls import CallSettings
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.vpn.calls import CallSettings
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after

@@ -9,8 +9,8 @@ import pytest
 
 from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.vpn import LINES_PER_SECOND
-from fastmasq.policy.portfw import PortForward, Target
-from fastmasq.policy.redirect import Redirect
+from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.policy.redirects import Redirect
 from fastmasq.wire.pptp import Type
 from tests.support.harness import address
 from tests.support.packets import decode, tcp

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastmasq.daemon.world import link_row, local_addresses, route_rows
-from fastmasq.net.addresses import InterfaceAddress
-from fastmasq.net.links import Link, make_link
-from fastmasq.net.routes import Route
+from fastmasq.kernel.addresses import InterfaceAddress
+from fastmasq.kernel.links import Link, make_link
+from fastmasq.kernel.routes import Route
 from fastmasq.path import world
 
 MAC = bytes.fromhex("020000000101")

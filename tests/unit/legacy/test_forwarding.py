@@ -10,7 +10,7 @@ import pytest
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.legacy import ipmasqadm, ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.forwarding import run_ipfwd, run_ipmasqadm, run_ipportfw
-from fastmasq.policy import autofw, markfw, portfw, redirect
+from fastmasq.policy import forwards, marks, redirects, triggers
 
 PUBLIC = "200.200.200.200"
 
@@ -19,10 +19,10 @@ class Running:
     """A forwarder without packets: what the control socket would do to the lists."""
 
     def __init__(self) -> None:
-        self.forwards: tuple[portfw.PortForward, ...] = ()
-        self.redirects: tuple[redirect.Redirect, ...] = ()
-        self.autofw: tuple[autofw.AutoForward, ...] = ()
-        self.mfw: tuple[markfw.MarkTarget, ...] = ()
+        self.forwards: tuple[forwards.PortForward, ...] = ()
+        self.redirects: tuple[redirects.Redirect, ...] = ()
+        self.autofw: tuple[triggers.AutoForward, ...] = ()
+        self.mfw: tuple[marks.MarkTarget, ...] = ()
 
     def __call__(self, method: str, **params: Any) -> Any:
         if method == "forwards":
@@ -38,7 +38,7 @@ class Running:
                 for one in self.mfw
             ]
         name = method.removesuffix(".change")
-        module = {"forwards": portfw, "redirects": redirect, "autofw": autofw, "mfw": markfw}[name]
+        module = {"forwards": forwards, "redirects": redirects, "autofw": triggers, "mfw": marks}[name]
         setattr(self, name, module.apply(getattr(self, name), msgspec.convert(params["changes"], list[module.Change])))
         return {"warnings": []}
 
@@ -46,7 +46,7 @@ class Running:
         return [
             (
                 one.protocol,
-                portfw.write_ports(one.listen, one.first, one.last),
+                forwards.write_ports(one.listen, one.first, one.last),
                 [(target.address, target.port, target.preference) for target in one.targets],
             )
             for one in self.forwards
@@ -218,15 +218,15 @@ def proc_autofw(running: Running) -> list[str]:
 
 def test_5_5_autofw_example_1_a_range(running: Running):
     do(run_ipmasqadm, "autofw -A -r tcp 2000 2010 -h 10.0.0.5", running)
-    [forward] = autofw.port_forwards(running.autofw)
-    assert (str(forward), forward.targets) == ("tcp outside:2000-2010", (portfw.Target("10.0.0.5", 2000),))
+    [forward] = triggers.port_forwards(running.autofw)
+    assert (str(forward), forward.targets) == ("tcp outside:2000-2010", (forwards.Target("10.0.0.5", 2000),))
     assert proc_autofw(running) == ["   1    6 07D0-07DA/0000 0000 0A000005 00000000 0000 0000      0    2"]
 
 
 def test_5_5_autofw_example_2_a_triggered_range(running: Running):
     assert do(run_ipmasqadm, "autofw -A -r udp 6970 7170 -c tcp 7070", running) == []
-    assert autofw.trigger_rows(running.autofw) == [(17, 6970, 7170, 6, 7070, True, True)]
-    assert autofw.port_forwards(running.autofw) == ()
+    assert triggers.trigger_rows(running.autofw) == [(17, 6970, 7170, 6, 7070, True, True)]
+    assert triggers.port_forwards(running.autofw) == ()
     assert proc_autofw(running) == ["   1   11 1B3A-1C02/0000 0000 00000000 00000000 0006 1B9E      0    6"]
 
 
@@ -242,20 +242,20 @@ def test_5_5_autofw_u_and_i_lift_the_limits(running: Running):
     assert do(run_ipmasqadm, "autofw -A -r udp 4 5 -c tcp 3 -i", running) == [
         "-i cannot be specified with a control port"
     ]
-    assert autofw.trigger_rows(running.autofw) == [(17, 4, 5, 6, 3, True, False), (17, 1, 2, 6, 3, False, True)]
+    assert triggers.trigger_rows(running.autofw) == [(17, 4, 5, 6, 3, True, False), (17, 1, 2, 6, 3, False, True)]
 
 
 def test_5_5_autofw_example_3_direct_ports(running: Running):
     do(run_ipmasqadm, "autofw -A -d udp 28800 28900", running)
-    assert autofw.direct_rows(running.autofw) == [(17, 28800, 28900)]
+    assert triggers.direct_rows(running.autofw) == [(17, 28800, 28900)]
     assert proc_autofw(running) == ["   3   11 7080-70E4/0000 0000 00000000 00000000 0000 0000      0    2"]
 
 
 def test_5_5_autofw_examples_4_and_5_a_port_and_flush(running: Running):
     do(run_ipmasqadm, "portfw -a -P tcp -L 200.200.200.200 1723 -R 10.0.0.2 1723", running)
     do(run_ipmasqadm, "autofw -A -p tcp 8080 10.0.0.5:80", running)
-    [forward] = autofw.port_forwards(running.autofw)
-    assert (str(forward), forward.targets) == ("tcp outside:8080", (portfw.Target("10.0.0.5", 80),))
+    [forward] = triggers.port_forwards(running.autofw)
+    assert (str(forward), forward.targets) == ("tcp outside:8080", (forwards.Target("10.0.0.5", 80),))
     assert proc_autofw(running) == ["   2    6 0000-0000/1F90 0050 0A000005 00000000 0000 0000      0    2"]
     do(run_ipmasqadm, "autofw -F", running)
     assert running.autofw == ()
@@ -320,9 +320,9 @@ def test_5_5_mfw_example_1_a_mark_and_its_listing(running: Running):
 def test_5_5_mfw_examples_2_to_5_hosts_of_a_mark(running: Running):
     do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.2 80", running)
     do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.3 80 -p 20", running)
-    assert markfw.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 10, 10), (0x0A000003, 80, 20, 20)]}
+    assert marks.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 10, 10), (0x0A000003, 80, 20, 20)]}
     do(run_ipmasqadm, "mfw -E -m 1 -r 10.0.0.2 80 -p 0", running)
-    assert markfw.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 0, 0), (0x0A000003, 80, 20, 20)]}
+    assert marks.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 0, 0), (0x0A000003, 80, 20, 20)]}
     do(run_ipmasqadm, "mfw -S -m 1", running)
     assert [row[1] for row in listed(running)] == ["10.0.0.3", "10.0.0.2"]
     do(run_ipmasqadm, "mfw -D -m 1", running)

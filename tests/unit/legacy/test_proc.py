@@ -7,7 +7,7 @@ import pytest
 from fastmasq.legacy import proc
 from fastmasq.policy.chains import Match, Rule
 from tests.support.scripts import rules_of
-from tests.unit.policy.test_lint import address
+from tests.unit.advice.test_lint import address
 
 SESSION = {
     "protocol": "tcp",

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fastmasq.policy.redirect import Redirect, compile_redirects
+from fastmasq.policy.redirects import Redirect, compile_redirects
 from tests.support.harness import Harness, address
 from tests.support.packets import (
     DCCP,

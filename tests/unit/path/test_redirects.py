@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastmasq.policy.redirect import Redirect, compile_redirects
+from fastmasq.policy.redirects import Redirect, compile_redirects
 from tests.support.harness import Harness
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems
 from tests.unit.path.network import (

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from fastmasq.policy.templates import FOLDER
+from fastmasq.advice.templates import FOLDER
 
 PROGRAM = FOLDER / "updown/fastmasq-spi"
 HOST, REMOTE, OTHER = "10.0.0.2", "199.0.0.1", "199.0.0.2"

@@ -1,0 +1,122 @@
+"""The bpf(2) calls to make maps, load programs, and attach them to a control group; only what fastmasq needs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+from fastmasq.errors import KernelError
+
+SYSTEM_CALL = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
+_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_LINK_CREATE = 0, 2, 5, 28
+_BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH = 2, 9
+_BPF_PROG_TYPE_SCHED_CLS = 3
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, the same on every machine
+_CLOSE_ON_EXEC, _CREATE = 1, 6
+_LOG_BYTES = 1 << 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def system_call() -> int:
+    """Return the number of bpf(2) on this machine. Raises KernelError."""
+    number = SYSTEM_CALL.get(platform.machine())
+    if number is None:
+        raise KernelError(f"bpf: the system call's number on {platform.machine()} is not known to fastmasq")
+    return number
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    """Do one bpf(2) system call; return a descriptor or 0. Raises OSError."""
+    number = system_call()
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _checked(_libc.syscall(number, command, buffer, len(attributes)), "bpf")
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def load_value(value: bytes) -> int:
+    """Make an array map whose only entry is `value`, and return its descriptor."""
+    descriptor = _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_ARRAY, 4, len(value), 1))
+    key = ctypes.c_uint32(0)
+    content = ctypes.create_string_buffer(value, len(value))
+    try:
+        _bpf(
+            _BPF_MAP_UPDATE_ELEM,
+            struct.pack("=I4xQQQ", descriptor, ctypes.addressof(key), ctypes.addressof(content), 0),
+        )
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def make_cache(key_bytes: int, value_bytes: int, entries: int) -> int:
+    """Make a hash map that forgets what was not used for longest, and return its descriptor. Raises OSError."""
+    return _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_LRU_HASH, key_bytes, value_bytes, entries))
+
+
+def open_root_group() -> int:
+    """Return a descriptor of the root control group, wherever its file system is mounted or not. Raises OSError."""
+    context = _checked(_libc.syscall(_FSOPEN, b"cgroup2", _CLOSE_ON_EXEC), "cgroup2")
+    try:
+        _checked(_libc.syscall(_FSCONFIG, context, _CREATE, None, None, 0), "cgroup2")
+        return _checked(_libc.syscall(_FSMOUNT, context, _CLOSE_ON_EXEC, 0), "cgroup2")
+    finally:
+        os.close(context)
+
+
+def attach_to_group(program: int, group: int, attach_type: int) -> int:
+    """Attach a program to a control group for as long as the descriptor returned is open. Raises OSError."""
+    return _bpf(_BPF_LINK_CREATE, struct.pack("=IIII", program, group, attach_type, 0))
+
+
+def load_classifier(program: bytes, name: str) -> int:
+    """Load a tc classifier and return its descriptor. Raises OSError, with the verifier's reason if it refused."""
+    return load_program(program, name, _BPF_PROG_TYPE_SCHED_CLS)
+
+
+def load_program(program: bytes, name: str, kind: int, attach_type: int = 0) -> int:
+    """Load a program of a kind (BPF_PROG_TYPE_*), return its descriptor. Raises OSError, with the verifier's reason."""
+    code = ctypes.create_string_buffer(program, len(program))
+    licence = ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+
+    def load(log_level: int) -> int:
+        return _bpf(
+            _BPF_PROG_LOAD,
+            struct.pack(
+                "=IIQQIIQII16sII",
+                kind,
+                len(program) // 8,
+                ctypes.addressof(code),
+                ctypes.addressof(licence),
+                log_level,
+                _LOG_BYTES if log_level else 0,
+                ctypes.addressof(log) if log_level else 0,
+                0,  # kernel version
+                0,  # flags
+                name.encode()[:15],
+                0,  # interface
+                attach_type,
+            ),
+        )
+
+    try:
+        return load(log_level=0)
+    except PermissionError:
+        raise
+    except OSError as error:
+        try:
+            return load(log_level=1)
+        except OSError:
+            lines = log.value.decode(errors="replace").splitlines()
+            reasons = [line for line in lines if line and not line.startswith("processed")]
+            raise OSError(error.errno, f"{error.strerror}: {reasons[-1] if reasons else 'no reason given'}") from None

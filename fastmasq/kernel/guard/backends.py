@@ -1,0 +1,67 @@
+"""Which guard there is to be: the backends by name, and the first of them that works here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fastmasq.errors import KernelError
+from fastmasq.kernel.guard.nftables import NftablesGuard
+from fastmasq.kernel.guard.specification import Guard, GuardSpec
+from fastmasq.kernel.guard.tc import TcGuard
+
+
+class NoGuard(Guard):
+    """The host sees everything: for hosts where neither nftables nor tc is to be had, and for measurements."""
+
+    backend = "none"
+
+    def check(self) -> None:
+        pass
+
+    def update(self, spec: GuardSpec) -> None:
+        pass
+
+    def remove(self) -> bool:
+        return False
+
+    def describe(self) -> str:
+        return "none: the host sees our packets too and may answer them with RST or port unreachable"
+
+
+# In the order in which "auto" tries them. Sending 60-byte UDP packets that are ours over veth costs about
+# 660-880 ns of CPU a packet without a guard, 570-710 with nftables and 500-550 with tc; one that passes to the host
+# costs some 280 ns more with nftables and 80 more with tc (Linux 6.18, a busy virtual machine, lowest of 3 runs each,
+# outliers left out). An update takes 16-28 ms with nftables and 1-6 ms with tc.
+_BACKENDS: dict[str, Callable[[Mapping[str, Any]], Guard]] = {
+    "tc": TcGuard,
+    "nftables": lambda memory: NftablesGuard(),
+    "none": lambda memory: NoGuard(),
+}
+BACKENDS: Sequence[str] = tuple(_BACKENDS)
+
+
+def make_guard(backend: str, memory: Mapping[str, Any] | None = None) -> Guard:
+    """Return the guard of that backend, unchecked; with its `memory`, what another process installed can be removed."""
+    return _BACKENDS[backend](memory or {})
+
+
+def open_guard(backend: str = "auto") -> Guard:
+    """Return a guard that works here, not yet in force. "auto" takes the first of tc, nftables, none.
+
+    Raises KernelError if the named backend does not work.
+    """
+    if backend != "auto":
+        guard = make_guard(backend)
+        guard.check()
+        return guard
+    return next(_working(make_guard(name) for name in BACKENDS))
+
+
+def _working(guards: Iterable[Guard]) -> Iterable[Guard]:
+    for guard in guards:
+        try:
+            guard.check()
+        except KernelError:
+            continue
+        yield guard

@@ -1,0 +1,96 @@
+"""The ingress guard: drops what is ours right behind the tap, so that the host neither answers nor forwards it.
+
+A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the
+forwarder has already got; only the host's own IP input does not. It judges IPv4 alone, addressed to this station and
+without a VLAN tag; ARP, IPv6 and all else pass.
+
+* On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
+  outside a DHCP answer to an address not yet configured is let through.
+* What is addressed to an external address and to a TCP or UDP port of it that is ours, it drops: the host would send a
+  RST or a port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
+* On the link to programs of the host it drops everything: the host is its other end.
+* Fragments without a port pass, as the host may need them; so does ICMP: the host ignores what it did not cause.
+
+A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
+`fastmasq release`. `install` and `update` are the same: they replace whatever is in force, without a moment between in
+which nothing is. Interfaces that do not exist are left out; call `update` when one has appeared.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastmasq.kernel.links import UNSUPPORTED, Interface, header_length, list_interfaces
+from fastmasq.kernel.ports import PortSet
+
+NAME = "fastmasq"
+FIRST_GROUP_ADDRESS = 0xE0000000  # 224.0.0.0: from here on multicast, reserved, limited broadcast: never forwarded
+DHCP_CLIENT_PORT = 68
+
+
+@dataclass(frozen=True)
+class GuardSpec:
+    """What is ours. Addresses are host-order integers.
+
+    `local_addresses` are the host's addresses on any link and its subnet broadcasts, the external ones among them or
+    not. `external` has the external addresses, and of each the TCP and the UDP ports that are ours. `protocols` are IP
+    protocols without ports that are ours as a whole, on all of these.
+    """
+
+    inside: Sequence[str]
+    outside: Sequence[str]
+    local_addresses: Sequence[int]
+    external: Mapping[int, tuple[PortSet, PortSet]]
+    protocols: Sequence[int] = ()
+    local: Sequence[str] = ()
+
+    def roles(self) -> list[tuple[str, str]]:
+        """Return (interface name, role) for every link."""
+        of_role = {"inside": self.inside, "outside": self.outside, "local": self.local}
+        return [(name, role) for role, names in of_role.items() for name in names]
+
+    def accepted_addresses(self) -> list[int]:
+        """Return, sorted, all unicast and broadcast addresses for which a packet may go to the host."""
+        return sorted({*self.local_addresses, *self.external})
+
+
+class Guard(ABC):
+    """One way to keep packets from the host; see the module's text for what all of them do."""
+
+    backend: str
+
+    def __init__(self) -> None:
+        self.guarded: tuple[str, ...] = ()  # interfaces it is in force on, as of the last update
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise KernelError, saying what is missing, if this backend cannot work here. Changes nothing."""
+
+    @abstractmethod
+    def update(self, spec: GuardSpec) -> None:
+        """Put the guard in force as `spec` says, replacing what was, atomically on each link. Raises KernelError."""
+
+    def install(self, spec: GuardSpec) -> None:
+        self.update(spec)
+
+    @abstractmethod
+    def remove(self) -> bool:
+        """Take the guard away, also one that another process installed; return whether there was one."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the journal must keep so that another process can remove this guard without a trace."""
+        return {}
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return one line for `fastmasq status`."""
+
+
+def present(spec: GuardSpec) -> list[tuple[Interface, str]]:
+    """Return (interface, role) for the links of `spec` that exist now and are of a kind that we can use."""
+    usable = (each for each in list_interfaces() if header_length(each.hardware) != UNSUPPORTED)
+    interfaces = {interface.name: interface for interface in usable}
+    return [(interfaces[name], role) for name, role in spec.roles() if name in interfaces]

@@ -1,0 +1,264 @@
+"""The guard as a tc classifier: an eBPF program at the ingress of each link, compiled from the specification.
+
+Addresses are compiled into the program, the ports of each are bitmaps in a map. An update loads a new program and puts
+it in the place of the old one, which the kernel does atomically. The filter holds the program and the program holds the
+map, so that all of it outlives the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastmasq.errors import KernelError
+from fastmasq.kernel import netlink
+from fastmasq.kernel.bpf import calls
+from fastmasq.kernel.bpf.assembler import R0, R1, R6, R7, R8, Assembler
+from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
+from fastmasq.kernel.links import Interface, header_length, list_interfaces
+
+_TC_ACT_SHOT = 2
+_TC_ACT_UNSPEC = -1  # go on with the next filter, unlike TC_ACT_OK
+
+_PRIORITY = 1
+_HANDLE = 0xFA57
+_ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
+_CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
+_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_QDISC_KINDS = ("clsact", "ingress")
+
+_TCMSG = struct.Struct("=BBHiIII")  # family, padding, padding, ifindex, handle, parent, info
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS = 6, 7, 8
+_TCA_BPF_FLAG_ACT_DIRECT = 1
+
+_SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
+_PACKET_HOST = 0
+_BITMAP_BYTES = 65536 // 8
+
+
+class TcGuard(Guard):
+    """`memory` holds the names of the interfaces that had a clsact or ingress qdisc of somebody else before us."""
+
+    backend = "tc"
+
+    def __init__(self, memory: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._requests = netlink.RequestSocket()
+        self._not_ours = frozenset(memory["qdiscs"] if "qdiscs" in memory else self._names_with_qdisc())
+
+    def memory(self) -> dict[str, Any]:
+        return {"qdiscs": sorted(self._not_ours)}
+
+    def check(self) -> None:
+        probe = GuardSpec((), (), (), {})
+        os.close(_load(probe, "outside", 14))
+
+    def update(self, spec: GuardSpec) -> None:
+        guarded = []
+        for interface, role in present(spec):
+            program = _load(spec, role, header_length(interface.hardware))
+            try:
+                self._attach(interface, program)
+            except OSError as error:
+                if error.errno == errno.ENODEV:  # vanished meanwhile
+                    continue
+                raise KernelError(
+                    f'guard "tc": cannot attach a filter with priority {_PRIORITY} to the ingress of {interface.name}: '
+                    f"{error.strerror}"
+                ) from None
+            finally:
+                os.close(program)
+            guarded.append(interface.name)
+        self.guarded = tuple(guarded)
+
+    def remove(self) -> bool:
+        self.guarded = ()
+        removed = [self._detach(interface) for interface in list_interfaces()]
+        return any(removed)
+
+    def describe(self) -> str:
+        return f"tc: eBPF classifier at the ingress of {', '.join(self.guarded) or 'no interface yet'}"
+
+    def _attach(self, interface: Interface, program: int) -> None:
+        with contextlib.suppress(FileExistsError):
+            self._requests.ask(
+                netlink.RTM_NEWQDISC,
+                netlink.NLM_F_CREATE | netlink.NLM_F_EXCL,
+                _TCMSG.pack(0, 0, 0, interface.ifindex, _CLSACT_HANDLE, _CLSACT, 0) + _kind("clsact"),
+            )
+        options = (
+            netlink.attribute(_TCA_BPF_FD, struct.pack("=I", program))
+            + netlink.attribute(_TCA_BPF_NAME, NAME.encode() + b"\0")
+            + netlink.attribute(_TCA_BPF_FLAGS, struct.pack("=I", _TCA_BPF_FLAG_ACT_DIRECT))
+        )
+        body = _filter_message(interface) + _kind("bpf") + netlink.attribute(_TCA_OPTIONS, options)
+        self._requests.ask(netlink.RTM_NEWTFILTER, netlink.NLM_F_CREATE, body)
+
+    def _detach(self, interface: Interface) -> bool:
+        if NAME not in self._filter_names(interface, _INGRESS):
+            return False
+        try:
+            self._requests.ask(netlink.RTM_DELTFILTER, 0, _filter_message(interface) + _kind("bpf"))
+            empty = not self._filter_names(interface, _INGRESS) and not self._filter_names(interface, _EGRESS)
+            if empty and interface.name not in self._not_ours:
+                body = _TCMSG.pack(0, 0, 0, interface.ifindex, _CLSACT_HANDLE, _CLSACT, 0)
+                self._requests.ask(netlink.RTM_DELQDISC, 0, body)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return True
+
+    def _filter_names(self, interface: Interface, parent: int) -> list[str]:
+        """Return the names of the filters at one hook, "" for a filter that has none."""
+        try:
+            messages, _ = self._requests.dump(
+                netlink.RTM_GETTFILTER, _TCMSG.pack(0, 0, 0, interface.ifindex, 0, parent, 0)
+            )
+        except OSError:  # no such hook
+            return []
+        return [_filter_name(message) for message in messages if _TCMSG.unpack_from(message, netlink.HEADER.size)[4]]
+
+    def _names_with_qdisc(self) -> list[str]:
+        names = {interface.ifindex: interface.name for interface in list_interfaces()}
+        messages, _ = self._requests.dump(netlink.RTM_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0, 0, 0))
+        found = []
+        for message in messages:
+            ifindex = _TCMSG.unpack_from(message, netlink.HEADER.size)[3]
+            if _text(_attributes(message), _TCA_KIND) in _QDISC_KINDS and ifindex in names:
+                found.append(names[ifindex])
+        return found
+
+
+def _filter_message(interface: Interface) -> bytes:
+    return _TCMSG.pack(0, 0, 0, interface.ifindex, _HANDLE, _INGRESS, _PRIORITY << 16 | socket.htons(_ETH_P_ALL))
+
+
+def _kind(name: str) -> bytes:
+    return netlink.attribute(_TCA_KIND, name.encode() + b"\0")
+
+
+def _attributes(message: bytes) -> dict[int, bytes]:
+    return netlink.attributes(message[netlink.HEADER.size + _TCMSG.size :])
+
+
+def _text(values: Mapping[int, bytes], kind: int) -> str:
+    return values.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _filter_name(message: bytes) -> str:
+    return _text(netlink.attributes(_attributes(message).get(_TCA_OPTIONS, b"")), _TCA_BPF_NAME)
+
+
+def _load(spec: GuardSpec, role: str, link_header: int) -> int:
+    """Load the classifier for one link and return its descriptor. Raises KernelError."""
+    bitmaps = b"".join(
+        np.packbits(ports, bitorder="little").tobytes() for of_address in spec.external.values() for ports in of_address
+    )
+    try:
+        ports = calls.load_value(bitmaps or bytes(1))
+        try:
+            return calls.load_classifier(classifier(spec, role, link_header, ports), NAME)
+        finally:
+            os.close(ports)
+    except PermissionError:
+        raise KernelError('guard "tc": loading an eBPF program needs CAP_BPF and CAP_NET_ADMIN; run as root') from None
+    except OSError as error:
+        raise KernelError(f'guard "tc": the kernel refused the eBPF program: {error.strerror}') from None
+
+
+def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> bytes:
+    """Return the program. `link_header` is 14 or 0 bytes; `ports` the map: bitmaps of TCP and UDP for each address."""
+    code = Assembler()
+    code.move(R6, R1)  # where load_packet expects the context
+    for field, wanted in (
+        (_SKB_PROTOCOL, socket.htons(_ETH_P_IP)),
+        (_SKB_PACKET_TYPE, _PACKET_HOST),
+        (_SKB_VLAN_PRESENT, 0),
+    ):
+        code.load(R0, R6, field, 4)
+        code.jump_if_not_equal(R0, wanted, "pass")
+    if role != "local":  # the verifier refuses code that is never reached
+        _judge_destination(code, spec, role, link_header)
+        if spec.external:
+            _judge_ours(code, spec, link_header, ports)
+    code.label("drop")
+    code.set(R0, _TC_ACT_SHOT)
+    code.exit()
+    code.label("pass")
+    code.set(R0, _TC_ACT_UNSPEC)
+    code.exit()
+    return code.program()
+
+
+def _judge_destination(code: Assembler, spec: GuardSpec, role: str, link_header: int) -> None:
+    """Emit what finds out to whom a packet is: to the host, to others, or to an external address."""
+    code.load_packet(link_header + 16, 4)
+    for address in spec.external:
+        code.jump_if_equal(R0, address, f"to {address}")
+    code.jump_if_at_least(R0, FIRST_GROUP_ADDRESS, "pass")
+    for address in spec.local_addresses:
+        code.jump_if_equal(R0, address, "pass")
+    if role == "outside":
+        _pass_dhcp_answers(code, link_header)
+    code.jump("drop")
+
+
+def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) -> None:
+    """Emit what judges a packet to an external address; R8 = its bitmaps."""
+    for number, address in enumerate(spec.external):
+        code.label(f"to {address}")
+        code.load_map_value(R8, ports, number * 2 * _BITMAP_BYTES)
+        code.jump("to us")
+    code.label("to us")
+    code.load_packet(link_header + 9, 1)  # protocol
+    code.move(R7, R0)
+    code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
+    code.jump_if_equal(R7, socket.IPPROTO_UDP, "to UDP")
+    for protocol in spec.protocols:
+        code.jump_if_equal(R7, protocol, "drop")
+    code.jump("pass")
+    code.label("to UDP")
+    code.add_value(R8, _BITMAP_BYTES)
+    code.label("look up")
+    _jump_if_later_fragment(code, link_header, "pass")
+    _load_destination_port(code, link_header)
+    code.move(R1, R0)
+    code.shift_right(R1, 3)
+    code.add(R8, R1)
+    code.load(R8, R8, 0, 1)
+    code.bit_and(R0, 7)
+    code.shift_right_by(R8, R0)
+    code.bit_and(R8, 1)
+    code.jump_if_equal(R8, 0, "pass")
+
+
+def _pass_dhcp_answers(code: Assembler, link_header: int) -> None:
+    code.load_packet(link_header + 9, 1)
+    code.jump_if_not_equal(R0, socket.IPPROTO_UDP, "drop")
+    _jump_if_later_fragment(code, link_header, "drop")
+    _load_destination_port(code, link_header)
+    code.jump_if_equal(R0, DHCP_CLIENT_PORT, "pass")
+
+
+def _jump_if_later_fragment(code: Assembler, link_header: int, target: str) -> None:
+    code.load_packet(link_header + 6, 2)  # flags and fragment offset
+    code.bit_and(R0, 0x1FFF)
+    code.jump_if_not_equal(R0, 0, target)
+
+
+def _load_destination_port(code: Assembler, link_header: int) -> None:
+    """R0 = destination port of TCP or UDP, behind the options; changes R7."""
+    code.load_packet(link_header, 1)
+    code.bit_and(R0, 0x0F)
+    code.shift_left(R0, 2)
+    code.move(R7, R0)
+    code.load_packet_indexed(R7, link_header + 2, 2)
+    code.bit_and(R0, 0xFFFF)

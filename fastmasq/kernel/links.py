@@ -1,0 +1,144 @@
+"""Network interfaces as the kernel describes them, and those of them that are our links, followed by name."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fastmasq.kernel import netlink
+from fastmasq.kernel.addresses import InterfaceAddress, address_ifindex, address_request, read_address
+
+IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
+
+UNSUPPORTED = -1
+
+_IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, ifindex, flags, changed flags
+_IFLA_EXT_MASK = 29
+_SKIP_STATISTICS = 8
+
+# ARPHRD_* (linux/if_arp.h) to the bytes in front of the IP header on an AF_PACKET tap.
+_HEADER_LENGTHS = {
+    1: 14,  # Ethernet: physical, veth, bridge, VLAN sub-interface
+    772: 14,  # loopback: Ethernet with zero addresses
+    512: 0,  # ppp
+    0xFFFE: 0,  # none: tun, WireGuard
+}
+
+
+class Interface(NamedTuple):
+    """Any interface of the namespace, ours or not. `hardware` is ARPHRD_*; `master` an ifindex, 0 if none."""
+
+    ifindex: int
+    name: str
+    flags: int
+    mtu: int
+    mac: bytes
+    hardware: int
+    master: int
+    qdisc: str
+
+
+class Link(NamedTuple):
+    """One of our links at one moment; a missing one has ifindex 0 and is down.
+
+    `up` is administrative state and carrier. `header_length` is 14 (Ethernet) or 0 (packets start at the IP header);
+    UNSUPPORTED says that this type of link cannot be used, see `complaint`.
+    """
+
+    name: str
+    ifindex: int
+    role: str
+    up: bool
+    mtu: int
+    mac: bytes
+    header_length: int
+    addresses: tuple[InterfaceAddress, ...]
+    qdisc: str
+
+
+def read_interface(message: bytes) -> Interface:
+    """Read an RTM_NEWLINK or RTM_DELLINK message."""
+    decoded = netlink.decode(message)
+    has_mac = header_length(decoded["ifi_type"]) == 14
+    mac = decoded.get_attr("IFLA_ADDRESS") if has_mac else None
+    return Interface(
+        ifindex=decoded["index"],
+        name=decoded.get_attr("IFLA_IFNAME"),
+        flags=decoded["flags"],
+        mtu=decoded.get_attr("IFLA_MTU") or 0,
+        mac=bytes.fromhex(mac.replace(":", "")) if mac else b"",
+        hardware=decoded["ifi_type"],
+        master=decoded.get_attr("IFLA_MASTER") or 0,
+        qdisc=decoded.get_attr("IFLA_QDISC") or "",
+    )
+
+
+def dump_request() -> bytes:
+    """Return the body of an RTM_GETLINK dump of all interfaces, without their statistics."""
+    return _IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
+
+
+def list_interfaces() -> list[Interface]:
+    """Return all interfaces of the current network namespace."""
+    requests = netlink.RequestSocket()
+    try:
+        messages, _ = requests.dump(netlink.RTM_GETLINK, dump_request())
+    finally:
+        requests.close()
+    return [read_interface(message) for message in messages]
+
+
+def interface_addresses() -> dict[str, tuple[int, ...]]:
+    """Return all interfaces of the current network namespace by name, and the addresses that each of them has."""
+    requests = netlink.RequestSocket()
+    try:
+        messages, _ = requests.dump(netlink.RTM_GETADDR, address_request())
+    finally:
+        requests.close()
+    found: dict[int, list[int]] = {}
+    for message in messages:
+        found.setdefault(address_ifindex(message), []).append(read_address(message).address)
+    return {each.name: tuple(found.get(each.ifindex, ())) for each in list_interfaces()}
+
+
+def header_length(hardware: int) -> int:
+    """Return the bytes in front of the IP header for an ARPHRD_* type, or UNSUPPORTED."""
+    return _HEADER_LENGTHS.get(hardware, UNSUPPORTED)
+
+
+def make_link(name: str, role: str, interface: Interface | None, addresses: Iterable[InterfaceAddress]) -> Link:
+    if interface is None:
+        return Link(name, 0, role, up=False, mtu=0, mac=b"", header_length=14, addresses=(), qdisc="")
+    return Link(
+        name=name,
+        ifindex=interface.ifindex,
+        role=role,
+        up=bool(interface.flags & IFF_UP and interface.flags & IFF_LOWER_UP),
+        mtu=interface.mtu,
+        mac=interface.mac,
+        header_length=header_length(interface.hardware),
+        addresses=tuple(addresses),
+        qdisc=interface.qdisc,
+    )
+
+
+def complaint(name: str, role: str, interface: Interface | None, interfaces: Iterable[Interface]) -> str | None:
+    """Return the one line that says why `name` cannot be a link of ours, or None. Only inside links must be there."""
+    if interface is None:
+        if role != "inside":
+            return None
+        names = ", ".join(sorted(each.name for each in interfaces if not each.flags & IFF_LOOPBACK)) or "none but lo"
+        return f"interface {name} ({role}) does not exist; there are: {names}"
+    if interface.flags & IFF_LOOPBACK:
+        return f"interface {name} ({role}) is the loopback interface; name the one that leads to the {role} network"
+    if header_length(interface.hardware) == UNSUPPORTED:
+        return (
+            f"interface {name} ({role}) is of hardware type {interface.hardware}; "
+            "fastmasq works on Ethernet-like, ppp and tun interfaces"
+        )
+    if interface.master:
+        masters = [each.name for each in interfaces if each.ifindex == interface.master]
+        over = masters[0] if masters else f"interface number {interface.master}"
+        return f"interface {name} ({role}) belongs to {over}; name {over} instead"
+    return None

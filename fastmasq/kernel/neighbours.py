@@ -1,0 +1,112 @@
+"""The kernel's neighbour table (ARP) on our links, and how to have an address resolved without waiting."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fastmasq.kernel import netlink
+
+INCOMPLETE, REACHABLE, STALE, DELAY, PROBE, FAILED = "incomplete", "reachable", "stale", "delay", "probe", "failed"
+NOARP, PERMANENT, NONE, GONE = "noarp", "permanent", "none", "gone"
+
+# NUD_* (linux/neighbour.h). "gone" is ours: the kernel deleted the entry.
+_STATES = {
+    0x01: INCOMPLETE,
+    0x02: REACHABLE,
+    0x04: STALE,
+    0x08: DELAY,
+    0x10: PROBE,
+    0x20: FAILED,
+    0x40: NOARP,
+    0x80: PERMANENT,
+}
+_WITH_MAC = frozenset((REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT))
+
+_NDMSG = struct.Struct("=BBHiHBB")  # family, padding, padding, ifindex, state, flags, type
+_NTF_USE = 0x01
+_NDA_DST = 1
+
+
+class Neighbour(NamedTuple):
+    """A MAC address, None while it is not known, and the kernel's opinion of it."""
+
+    mac: bytes | None
+    state: str
+
+
+class NeighbourTable:
+    """IPv4 neighbours by (ifindex, address), with the changes since somebody last asked."""
+
+    def __init__(self) -> None:
+        self._neighbours: dict[tuple[int, int], Neighbour] = {}
+        self._changed: dict[tuple[int, int], None] = {}
+
+    def find(self, ifindex: int, address: int) -> Neighbour | None:
+        return self._neighbours.get((ifindex, address))
+
+    def update(self, message: bytes) -> None:
+        """Take in one RTM_NEWNEIGH or RTM_DELNEIGH message."""
+        key, neighbour = _read_neighbour(message)
+        if netlink.message_type(message) == netlink.RTM_DELNEIGH:
+            neighbour = None
+        self._set(key, neighbour)
+
+    def replace(self, messages: Iterable[bytes]) -> None:
+        """Take in a complete dump; what is not in it is gone."""
+        current = dict(_read_neighbour(message) for message in messages)
+        for key in [*self._neighbours, *current]:
+            self._set(key, current.get(key))
+
+    def keep_only(self, ifindexes: set[int]) -> None:
+        """Forget the neighbours on all other interfaces."""
+        for key in [key for key in self._neighbours if key[0] not in ifindexes]:
+            self._set(key, None)
+
+    def _set(self, key: tuple[int, int], neighbour: Neighbour | None) -> None:
+        if self._neighbours.get(key) == neighbour:
+            return
+        self._changed[key] = None
+        if neighbour is None:
+            del self._neighbours[key]
+        else:
+            self._neighbours[key] = neighbour
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._changed)
+
+    def take_changes(self) -> list[tuple[int, int, bytes | None, str]]:
+        """Return (ifindex, address, MAC, state) as it is now for all that changed since the last call."""
+        gone = Neighbour(None, GONE)
+        changes = [(*key, *self._neighbours.get(key, gone)) for key in self._changed]
+        self._changed.clear()
+        return changes
+
+
+def concerns_us(message: bytes, ifindexes: set[int]) -> bool:
+    """Tell without decoding whether a neighbour message is about an IPv4 neighbour on one of the interfaces."""
+    family, _, _, ifindex, _, _, _ = _NDMSG.unpack_from(message, netlink.HEADER.size)
+    return family == socket.AF_INET and ifindex in ifindexes
+
+
+def _read_neighbour(message: bytes) -> tuple[tuple[int, int], Neighbour]:
+    decoded = netlink.decode(message)
+    state = _STATES.get(decoded["state"], NONE)
+    mac = decoded.get_attr("NDA_LLADDR") if state in _WITH_MAC else None
+    key = decoded["ifindex"], int(ipaddress.IPv4Address(decoded.get_attr("NDA_DST")))
+    return key, Neighbour(bytes.fromhex(mac.replace(":", "")) if mac else None, state)
+
+
+def dump_request() -> bytes:
+    """Return the body of an RTM_GETNEIGH dump of IPv4 neighbours."""
+    return _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0)
+
+
+def resolve_request(ifindex: int, address: int) -> bytes:
+    """Return the body of an RTM_NEWNEIGH that acts as if the host had just sent to `address`."""
+    body = _NDMSG.pack(socket.AF_INET, 0, 0, ifindex, 0, _NTF_USE, 0)
+    return body + netlink.attribute(_NDA_DST, address.to_bytes(4, "big"))

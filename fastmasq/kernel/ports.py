@@ -1,0 +1,140 @@
+"""The ports, ICMP identifiers and protocols without ports that the host itself uses: masquerading stays off them."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmasq.errors import ConfigurationError
+from fastmasq.kernel import netlink
+from fastmasq.kernel.links import IFF_UP, Interface
+
+PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
+
+EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_PING_SOCKETS = Path("/proc/net/icmp")
+_RAW_SOCKETS = Path("/proc/net/raw")
+_SOCKETS_OF = {socket.IPPROTO_UDPLITE: Path("/proc/net/udplite"), socket.IPPROTO_SCTP: Path("/proc/net/sctp/eps")}
+_TUNNELS = {768: 4, 776: 41, 778: 47}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
+
+_SOCK_DIAG_BY_FAMILY = 20
+_TCP_BOUND_INACTIVE = 13
+_INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions, padding, state bits, socket id
+_SOURCE_PORT = struct.Struct(">4xH")  # struct inet_diag_msg: family, state, timer, retransmissions, source port
+
+
+def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
+    """Return True for each port (ICMP: identifier) that the host uses or may use in this network namespace.
+
+    For TCP and UDP these are the ephemeral range, what the administrator reserved, and every bound socket, also those
+    bound to IPv6, which may take IPv4 as well. For ICMP they are the identifiers of open ping sockets.
+    `ours` are ports that were reserved for us: of those only the bound ones count.
+    """
+    used = np.zeros(65536, dtype=np.bool_)
+    if protocol == socket.IPPROTO_ICMP:
+        used[_ping_identifiers()] = True
+        return used
+    first, last = map(int, EPHEMERAL_RANGE.read_text().split())
+    used[first : last + 1] = True
+    used |= parse_ports(RESERVED_PORTS.read_text())
+    if ours is not None:
+        used &= ~ours
+    used[_bound_ports(protocol)] = True
+    return used
+
+
+def host_protocols(interfaces: Iterable[Interface]) -> frozenset[int]:
+    """Return the protocols without ports that the host itself uses: tunnels that are up, and sockets of any program."""
+    used = {_TUNNELS[each.hardware] for each in interfaces if is_tunnel(each)}
+    used.update(int(local.rpartition(":")[2], 16) for local in _local_ends(_RAW_SOCKETS))
+    used.update(protocol for protocol, sockets in _SOCKETS_OF.items() if _local_ends(sockets))
+    return frozenset(used)
+
+
+def is_tunnel(interface: Interface) -> bool:
+    return interface.hardware in _TUNNELS and bool(interface.flags & IFF_UP)
+
+
+def _local_ends(table: Path) -> list[str]:
+    """Return the second column of a table in /proc/net, which begins with a line of names; nothing if there is none."""
+    if not table.exists():
+        return []
+    return [row.split()[1] for row in table.read_text().splitlines()[1:]]
+
+
+def listeners(protocol: int) -> dict[int, set[str]]:
+    """Return, by port, the addresses where programs wait to be asked over TCP or UDP."""
+    found: dict[int, set[str]] = {}
+    for each in _connections(protocol):
+        if each.laddr and not each.raddr:
+            found.setdefault(each.laddr.port, set()).add(each.laddr.ip)
+    return found
+
+
+def _connections(protocol: int) -> list[Any]:
+    import psutil
+
+    return psutil.net_connections({socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}[protocol])
+
+
+def _bound_ports(protocol: int) -> list[int]:
+    ports = [connection.laddr.port for connection in _connections(protocol) if connection.laddr]
+    return ports + _idle_tcp_ports() if protocol == socket.IPPROTO_TCP else ports
+
+
+def _idle_tcp_ports() -> list[int]:
+    """Return the ports of TCP sockets that are bound, but neither listen nor connect: /proc/net/tcp leaves them out.
+
+    Kernels before 6.8 do not tell; then nothing is returned.
+    """
+    diagnosis = netlink.RequestSocket(netlink.NETLINK_SOCK_DIAG)
+    ports = []
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _INET_DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_BOUND_INACTIVE)
+            messages, _ = diagnosis.dump(_SOCK_DIAG_BY_FAMILY, request)
+            ports += [_SOURCE_PORT.unpack_from(message, netlink.HEADER.size)[0] for message in messages]
+    except OSError:  # built without inet_diag
+        return ports
+    finally:
+        diagnosis.close()
+    return ports
+
+
+def _ping_identifiers() -> list[int]:
+    return [int(local.rpartition(":")[2], 16) for local in _local_ends(_PING_SOCKETS)]
+
+
+def parse_ports(text: str) -> PortSet:
+    """Read the spelling of ip_local_reserved_ports: "8080,9148-9150", or nothing. Raises ConfigurationError."""
+    ports = np.zeros(65536, dtype=np.bool_)
+    for part in text.replace("\n", "").split(","):
+        if not part.strip():
+            continue
+        first, dash, last = part.partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            low, high = 1, 0
+        if not 0 <= low <= high <= 65535:
+            raise ConfigurationError(f"{part.strip()!r} is not a port or a range; write for example 61000-65095")
+        ports[low : high + 1] = True
+    return ports
+
+
+def port_ranges(ports: PortSet) -> list[tuple[int, int]]:
+    """Return the runs of True as (first, last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], ports, [False])).astype(np.int8)))
+    return [(int(first), int(after) - 1) for first, after in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def format_ports(ports: PortSet) -> str:
+    """Return the spelling that `parse_ports`, nftables and ip_local_reserved_ports read: "8080,9148-9150"."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in port_ranges(ports))

@@ -1,0 +1,214 @@
+"""The kernel's IPv4 routing tables, flattened into disjoint intervals that a binary search can use.
+
+The kernel looks into the tables local and main together (one trie; the longest prefix wins, local first when equal),
+then into the table default. `flatten` does the same once for all addresses: prefixes either nest or are disjoint, so
+one sweep over the prefixes in order of address, with the enclosing ones on a stack, yields the intervals.
+Tables other than these three belong to policy routing and are ignored, as are routes for a certain TOS.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from fastmasq.kernel import netlink
+
+LAST_ADDRESS = 0xFFFFFFFF
+
+TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
+
+UNICAST, LOCAL, BROADCAST, MULTICAST = "unicast", "local", "broadcast", "multicast"
+UNREACHABLE, BLACKHOLE, THROW = "unreachable", "blackhole", "throw"
+
+# RTN_* (linux/rtnetlink.h); anycast is accepted like a local address, prohibit is refused like an unreachable one.
+_KINDS = {
+    1: UNICAST,
+    2: LOCAL,
+    3: BROADCAST,
+    4: LOCAL,
+    5: MULTICAST,
+    6: BLACKHOLE,
+    7: UNREACHABLE,
+    8: UNREACHABLE,
+    9: THROW,
+}
+
+# RTA_* and RTAX_* (linux/rtnetlink.h)
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
+_RTA_VIA, _RTA_ENCAP = 18, 22
+_RTAX_MTU = 2
+
+_RTNH_F_DEAD = 0x1
+_RTM_F_CLONED = 0x200
+
+# struct rtmsg: family, destination length, source length, tos, table, protocol, scope, type, flags
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_RTNEXTHOP = struct.Struct("=HBBi")  # length with the attributes that follow, flags, hops, ifindex
+
+
+class KernelRoute(NamedTuple):
+    """One route as the kernel has it. `mtu` and `metric` are 0 when unset; `gateway` 0 means on-link."""
+
+    table: int
+    destination: int
+    length: int
+    metric: int
+    kind: str
+    ifindex: int = 0
+    gateway: int = 0
+    mtu: int = 0
+    source: int = 0
+
+
+class Route(NamedTuple):
+    """What happens to the addresses first..last. `mtu` 0 means the link's; `source` 0 means none preferred."""
+
+    first: int
+    last: int
+    kind: str
+    ifindex: int = 0
+    gateway: int = 0
+    mtu: int = 0
+    source: int = 0
+
+
+def concerns_us(message: bytes) -> bool:
+    """Tell from the fixed part of a route message whether it is an IPv4 route of one of our three tables."""
+    family, _, _, tos, table, _, _, _, flags = _RTMSG.unpack_from(message, netlink.HEADER.size)
+    return family == socket.AF_INET and table >= TABLE_DEFAULT and tos == 0 and not flags & _RTM_F_CLONED
+
+
+def read_route(message: bytes) -> KernelRoute:
+    """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one it is unreachable."""
+    _, length, _, _, table, _, _, kind_number, flags = _RTMSG.unpack_from(message, netlink.HEADER.size)
+    values = netlink.attributes(message[netlink.HEADER.size + _RTMSG.size :])
+    kind = _KINDS.get(kind_number, UNREACHABLE)
+    ifindex, gateway = _native(values, _RTA_OIF), 0
+    if kind == UNICAST:
+        usable = next(_next_hops(values, flags), None)
+        kind, ifindex, gateway = (UNICAST, *usable) if usable else (UNREACHABLE, 0, 0)
+    return KernelRoute(
+        table=table,
+        destination=_address(values, _RTA_DST),
+        length=length,
+        metric=_native(values, _RTA_PRIORITY),
+        kind=kind,
+        ifindex=ifindex,
+        gateway=gateway,
+        mtu=_native(netlink.attributes(values.get(_RTA_METRICS, b"")), _RTAX_MTU),
+        source=_address(values, _RTA_PREFSRC),
+    )
+
+
+def _next_hops(values: dict[int, bytes], flags: int) -> Iterator[tuple[int, int]]:
+    """Yield (ifindex, gateway) of the next hops that are alive, without encapsulation, and over IPv4."""
+    if _RTA_MULTIPATH not in values:
+        yield from _next_hop(flags, _native(values, _RTA_OIF), values)
+        return
+    encoded = values[_RTA_MULTIPATH]
+    while len(encoded) >= _RTNEXTHOP.size:
+        length, flags, _, ifindex = _RTNEXTHOP.unpack_from(encoded)
+        if length < _RTNEXTHOP.size:
+            return
+        yield from _next_hop(flags, ifindex, netlink.attributes(encoded[_RTNEXTHOP.size : length]))
+        encoded = encoded[(length + 3) & ~3 :]
+
+
+def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tuple[int, int]]:
+    if ifindex and not flags & _RTNH_F_DEAD and _RTA_VIA not in values and _RTA_ENCAP not in values:
+        yield ifindex, _address(values, _RTA_GATEWAY)
+
+
+def _address(values: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(values.get(kind, b""), "big")
+
+
+def _native(values: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(values.get(kind, b""), sys.byteorder)
+
+
+def flatten(routes: Sequence[KernelRoute]) -> tuple[Route, ...]:
+    """Return disjoint intervals, sorted, that cover 0..2^32-1; where no route matches, the kind is "unreachable".
+
+    Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Neighbouring intervals
+    with the same outcome are merged.
+    """
+    intervals = _sweep(route for route in routes if route.table != TABLE_DEFAULT)
+    fallback = [route for route in routes if route.table == TABLE_DEFAULT]
+    if fallback:
+        intervals = _fill_holes(intervals, _sweep(fallback))
+    return tuple(_as_routes(intervals))
+
+
+# Between the steps an interval is (first, last, route), with None for a hole: no route, or a throw.
+_Interval = tuple[int, int, "KernelRoute | None"]
+
+
+def _sweep(routes: Iterable[KernelRoute]) -> list[_Interval]:
+    """Return intervals covering everything, each with its longest prefix."""
+    best: dict[tuple[int, int], KernelRoute] = {}
+    for route in routes:
+        rival = best.get((route.destination, route.length))
+        if rival is None or (-route.table, route.metric) < (-rival.table, rival.metric):
+            best[route.destination, route.length] = route
+
+    intervals: list[_Interval] = []
+    enclosing: list[tuple[int, KernelRoute | None]] = [(LAST_ADDRESS, None)]  # (last address, route), innermost last
+    position = 0
+
+    def advance(end: int) -> None:
+        """Emit position..end-1 from the enclosing prefixes, leaving those that end before `end`."""
+        nonlocal position
+        while position < end:
+            last, route = enclosing[-1]
+            stop = min(last, end - 1)
+            if position <= stop:
+                intervals.append((position, stop, None if route and route.kind == THROW else route))
+                position = stop + 1
+            if last < end and len(enclosing) > 1:
+                enclosing.pop()
+
+    for destination, length in sorted(best):
+        advance(destination)
+        while enclosing[-1][0] < destination:
+            enclosing.pop()
+        enclosing.append((destination | (LAST_ADDRESS >> length), best[destination, length]))
+    advance(LAST_ADDRESS + 1)
+    return intervals
+
+
+def _fill_holes(intervals: list[_Interval], fallback: list[_Interval]) -> list[_Interval]:
+    """Return `intervals` with each hole replaced by what `fallback` has there. Both cover everything."""
+    filled: list[_Interval] = []
+    index = 0
+    for first, last, route in intervals:
+        while fallback[index][1] < first:
+            index += 1
+        if route is not None:
+            filled.append((first, last, route))
+            continue
+        position = first
+        while position <= last:
+            _, end, other = fallback[index]
+            stop = min(end, last)
+            filled.append((position, stop, other))
+            position = stop + 1
+            if end <= last and index + 1 < len(fallback):
+                index += 1
+    return filled
+
+
+def _as_routes(intervals: Iterable[_Interval]) -> Iterator[Route]:
+    """Yield routes, merging neighbours with the same outcome."""
+    start, end, outcome = 0, -1, None
+    for first, last, route in intervals:
+        here = (UNREACHABLE, 0, 0, 0, 0) if route is None else route[4:]
+        if here != outcome:
+            if outcome is not None:
+                yield Route(start, end, *outcome)
+            start, outcome = first, here
+        end = last
+    yield Route(start, end, *outcome)

@@ -1,0 +1,252 @@
+"""The kernel stands aside and is put back: every change is journalled, and undone in reverse, also by another process.
+
+After a crash everything stays as it was while running: the guard is in force and `ip_forward` is 0, so that nothing
+leaks with a private source. `release` undoes it. A new start adopts the journal instead: the old values recorded there
+go on to count as the old ones, and there is no moment in which the kernel forwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from pathlib import Path
+
+from fastmasq.errors import KernelError
+from fastmasq.kernel import local_link, sysctl
+from fastmasq.kernel.guard.backends import BACKENDS, make_guard, open_guard
+from fastmasq.kernel.guard.specification import Guard, GuardSpec
+from fastmasq.kernel.host_rules.chains import asks_nothing
+from fastmasq.kernel.host_rules.match import Addresses
+from fastmasq.kernel.host_rules.ruleset import HostRules
+from fastmasq.kernel.journal import Entry, Journal
+from fastmasq.policy.chains import RuleSet
+
+IP_FORWARD = "net.ipv4.ip_forward"
+_ACCEPT_REDIRECTS = "net.ipv4.conf.all.accept_redirects"
+
+_HOST_RULES: Entry = {"host_rules": "nftables"}
+_LOCAL_LINK: Entry = {"link": local_link.HOST_END}
+
+_LOCK_NAME = "\0fastmasq"  # abstract names belong to a network namespace, and vanish with the process
+_UCRED = struct.Struct("=iII")  # pid, uid, gid
+
+
+class Takeover:
+    """What one running forwarder has changed. Only one can exist in a network namespace.
+
+    Journal entries are {"sysctl": name, "old": value, "new": value, "dependents": {name: old value}} and
+    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend} and {"link": name}.
+    """
+
+    def __init__(self, journal_path: str | os.PathLike[str]) -> None:
+        """Claim this network namespace; adopt the journal of a predecessor that died, if there is one.
+
+        Raises KernelError if another fastmasq runs here, or if the journal is somebody else's or cannot be written.
+        """
+        self._lock = _claim_namespace()
+        try:
+            self._journal = Journal.load(Path(journal_path))
+            self._journal.save()
+        except BaseException:
+            self._lock.close()
+            raise
+        self.adopted = bool(self._journal.entries)
+        self.host_rules = HostRules()
+        self._local_mtu = 0  # of the link to programs of this host; 0 without one
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        """Record the value that a setting has, then change it. Raises KernelError."""
+        self._record(name, value, {})
+        sysctl.write(name, value)
+
+    def original(self, name: str) -> str:
+        """Return the value that a setting had before we, or a predecessor, changed it."""
+        known = next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
+        return sysctl.read(name) if known is None else known["old"]
+
+    def stop_forwarding(self) -> None:
+        """Set ip_forward to 0. Raises KernelError.
+
+        Writing it overwrites `forwarding` of every interface, and `accept_redirects`, if it changes anything: so these
+        are recorded with it. If it was 0 already, single interfaces may still forward.
+        """
+        switches = sysctl.of_interfaces("forwarding")
+        dependents = {name: sysctl.read(name) for name in (_ACCEPT_REDIRECTS, *switches)}
+        self._record(IP_FORWARD, "0", dependents)
+        sysctl.write(IP_FORWARD, "0")
+        for name in switches:
+            sysctl.write_if_present(name, "0")
+
+    def guard(self, backend: str, spec: GuardSpec) -> Guard:
+        """Put a guard in force, in place of the one that a predecessor may have left. Raises KernelError."""
+        left_behind = [entry for entry in self._journal.entries if "guard" in entry]
+        guard = open_guard(backend)
+        mine = next((entry for entry in left_behind if entry["guard"] == guard.backend), None)
+        if mine:  # what it remembers, the present state no longer tells
+            guard = make_guard(guard.backend, mine["memory"])
+        else:
+            self._journal.append({"guard": guard.backend, "memory": guard.memory()})
+        guard.install(spec)
+        for entry in left_behind:
+            if entry is not mine:
+                make_guard(entry["guard"], entry["memory"]).remove()
+                self._journal.remove(entry)
+        return guard
+
+    def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
+        """Have the chains input and output judge the host's own packets, in place of what a predecessor may have left.
+
+        Returns one line for each thing that cannot be enforced; without nftables that is everything. Raises KernelError
+        or ConfigurationError; then what was in force stays.
+        """
+        known = _HOST_RULES in self._journal.entries
+        if asks_nothing(rule_set):
+            if known:
+                self.host_rules.remove()
+                self._journal.remove(_HOST_RULES)
+            return []
+        if not known:
+            try:
+                self.host_rules.check()
+            except KernelError as error:
+                return [
+                    f"the chains input and output do not protect the host itself, only what fastmasq handles: {error}"
+                ]
+            self._journal.append(_HOST_RULES)
+        return self.host_rules.update(rule_set, addresses)
+
+    def make_local_link(self, mtu: int) -> bool:
+        """Make the link to programs of this host, once; return whether it is new. Raises KernelError."""
+        if self._local_mtu:
+            return False
+        if _LOCAL_LINK not in self._journal.entries:
+            self._journal.append(_LOCAL_LINK)
+        local_link.make(mtu)
+        self._local_mtu = mtu
+        return True
+
+    def drifted(self) -> list[str]:
+        """Return one sentence for each setting that somebody else has changed while we run.
+
+        Rules for the host itself and the link to its programs are put back at once.
+        """
+        removed = ["somebody removed the nftables table ip fastmasq; it is back"] if self.host_rules.put_back() else []
+        if self._local_mtu and local_link.put_back(self._local_mtu):
+            removed.append(f"somebody changed the link {local_link.HOST_END}, its routes or its rule; it is back")
+        return removed + [
+            f"{entry['sysctl']} is {now}, but fastmasq needs {entry['new']}: somebody changed it; set it back"
+            for entry in self._journal.entries
+            if "sysctl" in entry and (now := sysctl.read(entry["sysctl"])) != entry["new"]
+        ]
+
+    def restore(self) -> list[str]:
+        """Undo everything, the last change first, and give up the namespace; a second call does nothing.
+
+        Returns a line for each thing put back. Raises KernelError after having tried everything; the journal then keeps
+        what could not be undone, for `fastmasq release`.
+        """
+        if self._lock.fileno() < 0:
+            return []
+        try:
+            return _undo_all(self._journal)
+        finally:
+            self._lock.close()
+
+    def _record(self, name: str, new: str, dependents: dict[str, str]) -> None:
+        """Journal a setting's present value; if a predecessor did, that value stays the old one."""
+        known = next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
+        if known is None:
+            self._journal.append({"sysctl": name, "old": sysctl.read(name), "new": new, "dependents": dependents})
+        elif known["new"] != new:
+            self._journal.replace(known, {**known, "new": new})
+
+
+def release(journal_path: str | os.PathLike[str]) -> list[str]:
+    """Undo what a fastmasq that died in this network namespace left behind; return a line for each thing put back.
+
+    Without a journal, rules and a guard that are still in force are removed all the same. Raises KernelError if
+    fastmasq still runs here, or if something could not be undone.
+    """
+    lock = _claim_namespace()
+    try:
+        done = _undo_all(Journal.load(Path(journal_path)))
+        return done or _remove_unknown()
+    finally:
+        lock.close()
+
+
+def _remove_unknown() -> list[str]:
+    """Remove rules and guards that no journal knows of, by every backend that works here."""
+    done = []
+    for entry in (_LOCAL_LINK, _HOST_RULES, *({"guard": backend, "memory": {"qdiscs": []}} for backend in BACKENDS)):
+        with contextlib.suppress(KernelError):
+            done += _undo(entry)
+    return done
+
+
+def _undo_all(journal: Journal) -> list[str]:
+    done: list[str] = []
+    failed: list[str] = []
+    for entry in reversed(list(journal.entries)):
+        try:
+            done += _undo(entry)
+        except (KernelError, OSError) as error:
+            failed.append(str(error))
+        else:
+            journal.entries.remove(entry)
+    if failed:
+        journal.save()
+        raise KernelError(f"could not put back everything: {'; '.join(failed)}; try again with `fastmasq release`")
+    journal.delete()
+    return done
+
+
+def _undo(entry: Entry) -> list[str]:
+    if "host_rules" in entry:
+        return ["rules for the host itself removed"] if HostRules().remove() else []
+    if "link" in entry:
+        return [f"link {entry['link']} removed"] if local_link.remove() else []
+    if "guard" in entry:
+        removed = make_guard(entry["guard"], entry["memory"]).remove()
+        return [f"guard ({entry['guard']}) removed"] if removed else []
+    name, old, new = entry["sysctl"], entry["old"], entry["new"]
+    try:
+        now = sysctl.read(name)
+    except FileNotFoundError:  # of an interface that vanished
+        return []
+    if now not in (old, new):
+        return [f"{name} left at {now}: somebody else changed it meanwhile"]
+    done = []
+    if now != old:
+        sysctl.write(name, old)
+        done.append(f"{name} = {old}")
+    for dependent, value in entry["dependents"].items():
+        if sysctl.write_if_present(dependent, value):
+            done.append(f"{dependent} = {value}")
+    return done
+
+
+def _claim_namespace() -> socket.socket:
+    """Return a socket that holds fastmasq's name in this network namespace. Raises KernelError if another has it."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(_LOCK_NAME)
+        lock.listen(1)
+    except OSError:
+        lock.close()
+        raise KernelError(
+            f"another fastmasq (pid {_holder()}) runs in this network namespace; stop that one first"
+        ) from None
+    return lock
+
+
+def _holder() -> int | str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(_LOCK_NAME)
+            return _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
+        except OSError:
+            return "unknown"

@@ -1,0 +1,1 @@
+"""Programs that look at a network from outside: each with its sockets, its decoding and its verdict."""

@@ -1,0 +1,116 @@
+"""The host's own ports in its own network namespace: bound, ephemeral, reserved; and no others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from fastmasq.kernel.ports import host_ports, parse_ports, port_ranges
+from tests.lab.net_namespaces import Namespace
+
+TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    namespace = Namespace()
+    yield namespace
+    namespace.remove()
+
+
+def bound(address: str, port: int, kind: int = socket.SOCK_STREAM, listen: bool = False) -> socket.socket:
+    end = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    end.bind((address, port))
+    if listen:
+        end.listen()
+    return end
+
+
+def test_an_idle_host_has_its_ephemeral_range_only(host: Namespace) -> None:
+    host.sh("sysctl -qw net.ipv4.ip_local_port_range='40000 41000'")
+    with host.entered():
+        assert port_ranges(host_ports(TCP)) == [(40_000, 41_000)]
+        assert port_ranges(host_ports(UDP)) == [(40_000, 41_000)]
+        assert port_ranges(host_ports(ICMP)) == []
+
+
+def test_reserved_ports_are_the_administrators(host: Namespace) -> None:
+    host.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=8080,9148-9150")
+    with host.entered():
+        assert (8080, 8080) in port_ranges(host_ports(TCP))
+        assert (9148, 9150) in port_ranges(host_ports(UDP))
+
+
+def test_of_ports_reserved_for_us_only_the_bound_count(host: Namespace) -> None:
+    host.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=8080,50000-50099")
+    with host.entered():
+        end = bound("0.0.0.0", 50_007, socket.SOCK_DGRAM)
+        used = host_ports(UDP, ours=parse_ports("50000-50099"))
+        end.close()
+    assert used[[8080, 49_999, 50_007, 50_100]].all()
+    assert not used[[50_000, 50_006, 50_008, 50_099]].any()
+
+
+def test_bound_sockets(host: Namespace) -> None:
+    with host.entered():
+        ends = [
+            bound("0.0.0.0", 22, listen=True),
+            bound("127.0.0.1", 25, listen=True),
+            bound("::", 80, listen=True),
+            bound("0.0.0.0", 2000),  # neither listens nor connects
+            bound("::", 2001),
+            bound("0.0.0.0", 53, socket.SOCK_DGRAM),
+            bound("::", 546, socket.SOCK_DGRAM),
+        ]
+        tcp, udp = host_ports(TCP), host_ports(UDP)
+    assert tcp[[22, 25, 80, 2000, 2001]].all()
+    assert udp[[53, 546]].all()
+    assert not tcp[[53, 546]].any()
+    assert not udp[[22, 25, 80, 2000]].any()
+    for end in ends:
+        end.close()
+    with host.entered():
+        assert not host_ports(TCP)[[22, 25, 80, 2000, 2001]].any()
+
+
+def test_connected_sockets(host: Namespace) -> None:
+    with host.entered():
+        listener = bound("127.0.0.1", 7, listen=True)
+        client = bound("127.0.0.1", 3000)
+        client.connect(("127.0.0.1", 7))
+        listener.close()
+        assert host_ports(TCP)[3000]
+        client.close()
+
+
+def test_ping_sockets_have_identifiers(host: Namespace) -> None:
+    host.sh("sysctl -qw net.ipv4.ping_group_range='0 0'")
+    with host.entered():
+        ping = socket.socket(type=socket.SOCK_DGRAM, proto=ICMP)
+        ping.bind(("0.0.0.0", 4321))
+        assert port_ranges(host_ports(ICMP)) == [(4321, 4321)]
+        ping.close()
+
+
+def test_other_namespaces_do_not_count(host: Namespace) -> None:
+    other = Namespace()
+    try:
+        with other.entered():
+            end = bound("0.0.0.0", 22, listen=True)
+        with host.entered():
+            assert not host_ports(TCP)[22]
+        end.close()
+    finally:
+        other.remove()
+
+
+def test_from_a_child_process(host: Namespace) -> None:
+    program = """if True:
+        import socket
+        from fastmasq.kernel.ports import host_ports
+        end = socket.create_server(("", 22))
+        print(host_ports(6)[22], host_ports(17)[22])
+    """
+    assert host.python(program).communicate()[0] == "True False\n"

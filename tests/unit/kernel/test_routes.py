@@ -1,0 +1,136 @@
+"""Flattening routing tables: the intervals say for every address what a slow longest-prefix match says."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmasq.kernel.routes import (
+    LAST_ADDRESS,
+    LOCAL,
+    TABLE_DEFAULT,
+    TABLE_LOCAL,
+    TABLE_MAIN,
+    THROW,
+    UNICAST,
+    UNREACHABLE,
+    KernelRoute,
+    Route,
+    flatten,
+)
+
+NOWHERE = (UNREACHABLE, 0, 0, 0, 0)
+
+
+def address(text: str) -> int:
+    return int(IPv4Address(text))
+
+
+def route(prefix: str, table: int = TABLE_MAIN, metric: int = 0, kind: str = UNICAST, **rest: int) -> KernelRoute:
+    network = IPv4Network(prefix)
+    return KernelRoute(table, int(network.network_address), network.prefixlen, metric, kind, **rest)
+
+
+def covers(route: KernelRoute, wanted: int) -> bool:
+    return route.length == 0 or wanted >> (32 - route.length) == route.destination >> (32 - route.length)
+
+
+def naive_lookup(routes: Sequence[KernelRoute], wanted: int) -> tuple:
+    """Do what the kernel does: local and main together, then default; a throw means: not in this table."""
+    for tables in ((TABLE_LOCAL, TABLE_MAIN), (TABLE_DEFAULT,)):
+        candidates = [each for each in routes if each.table in tables and covers(each, wanted)]
+        if candidates:
+            best = min(candidates, key=lambda each: (-each.length, -each.table, each.metric))
+            if best.kind != THROW:
+                return best[4:]
+    return NOWHERE
+
+
+def lookup(intervals: Sequence[Route], wanted: int) -> tuple:
+    return next(tuple(each[2:]) for each in intervals if each.first <= wanted <= each.last)
+
+
+@st.composite
+def kernel_routes(draw: st.DrawFn) -> KernelRoute:
+    length = draw(st.integers(0, 32))
+    crowded = draw(st.sampled_from((0, 0x0A000000, 0x0A000100, 0xC0A80000, 0xFFFFFFFF)))
+    destination = crowded ^ draw(st.integers(0, 7)) << draw(st.integers(0, 29))
+    destination = destination & LAST_ADDRESS >> (32 - length) << (32 - length)
+    return KernelRoute(
+        table=draw(st.sampled_from((TABLE_LOCAL, TABLE_MAIN, TABLE_MAIN, TABLE_DEFAULT))),
+        destination=destination & LAST_ADDRESS,
+        length=length,
+        metric=draw(st.integers(0, 3)),
+        kind=draw(st.sampled_from((UNICAST, UNICAST, LOCAL, UNREACHABLE, THROW))),
+        ifindex=draw(st.integers(1, 3)),
+        gateway=draw(st.integers(0, 3)),
+    )
+
+
+@given(st.lists(kernel_routes(), max_size=30), st.lists(st.integers(0, LAST_ADDRESS), max_size=10))
+def test_flattened_equals_longest_prefix_match(routes: list[KernelRoute], elsewhere: list[int]) -> None:
+    intervals = flatten(routes)
+    assert intervals[0].first == 0 and intervals[-1].last == LAST_ADDRESS
+    for before, after in itertools.pairwise(intervals):
+        assert after.first == before.last + 1
+        assert after[2:] != before[2:], "neighbours with the same outcome are merged"
+    edges = {edge for each in routes for edge in (each.destination, each.destination | LAST_ADDRESS >> each.length)}
+    for edge in [*edges, *elsewhere]:
+        for wanted in {max(edge - 1, 0), edge, min(edge + 1, LAST_ADDRESS)}:
+            assert lookup(intervals, wanted) == naive_lookup(routes, wanted), IPv4Address(wanted)
+
+
+def test_no_routes_at_all() -> None:
+    assert flatten([]) == (Route(0, LAST_ADDRESS, UNREACHABLE),)
+
+
+def test_lowest_metric_wins_then_the_kernel_order() -> None:
+    routes = [
+        route("10.0.0.0/8", metric=20, ifindex=1),
+        route("10.0.0.0/8", metric=10, ifindex=2),
+        route("10.0.0.0/8", metric=10, ifindex=3),
+    ]
+    assert lookup(flatten(routes), address("10.1.2.3")) == (UNICAST, 2, 0, 0, 0)
+
+
+def test_longer_prefix_wins_over_lower_metric() -> None:
+    routes = [route("0.0.0.0/0", metric=0, ifindex=1), route("10.0.0.0/8", metric=500, ifindex=2)]
+    intervals = flatten(routes)
+    assert [(each.first, each.ifindex) for each in intervals] == [
+        (0, 1),
+        (address("10.0.0.0"), 2),
+        (address("11.0.0.0"), 1),
+    ]
+
+
+def test_local_wins_over_main_for_the_same_prefix() -> None:
+    routes = [
+        route("10.0.0.1/32", ifindex=2),
+        route("10.0.0.1/32", TABLE_LOCAL, metric=9, kind=LOCAL, ifindex=1),
+    ]
+    assert lookup(flatten(routes), address("10.0.0.1"))[0] == LOCAL
+
+
+def test_table_default_only_fills_holes() -> None:
+    routes = [route("0.0.0.0/0", TABLE_DEFAULT, ifindex=9), route("10.0.0.0/8", ifindex=1)]
+    intervals = flatten(routes)
+    assert lookup(intervals, address("10.255.255.255"))[1] == 1
+    assert lookup(intervals, address("9.255.255.255"))[1] == 9
+    assert lookup(intervals, address("11.0.0.0"))[1] == 9
+
+
+@pytest.mark.timeout(60)  # with the square of their number it would take much longer
+def test_ten_thousand_routes_flatten() -> None:
+    chance = random.Random(1)
+    routes = [route("0.0.0.0/0", ifindex=1, gateway=1)]
+    for _ in range(10_000):
+        length = chance.randint(12, 32)
+        destination = chance.getrandbits(32) >> (32 - length) << (32 - length)
+        routes.append(KernelRoute(TABLE_MAIN, destination, length, 0, UNICAST, chance.randint(1, 9)))
+    assert len(flatten(routes)) > 10_000

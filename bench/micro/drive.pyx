@@ -9,7 +9,7 @@ from fastmasq.path.rewrite cimport rewrite_flow
 from fastmasq.path.state cimport Link, Parsed
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport BATCH, BIG_FRAME, Frame, HEADROOM, RxRing, TxBatch
-from fastmasq.table.entry cimport Flow
+from fastmasq.table.rows cimport Flow
 from fastmasq.wire.checksum cimport sum_octets
 
 

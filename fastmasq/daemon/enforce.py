@@ -22,7 +22,15 @@ from fastmasq.daemon.forwards import Forwards
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
 from fastmasq.path.world import LOCAL, NO_LINK
 from fastmasq.policy.redirects import Redirect
-from fastmasq.table import entry
+from fastmasq.table.rows import (
+    CLASS_NONE,
+    CLASSES,
+    MAPPING_BY_SESSION,
+    MAPPING_FORWARD,
+    MAPPING_ORPHAN,
+    OUTBOUND,
+    SESSION_HAIRPIN,
+)
 
 if TYPE_CHECKING:
     from fastmasq.daemon.engine import Engine
@@ -69,24 +77,24 @@ class Judge:
 
     def why_not(self, row: np.void) -> str | None:
         """Return why a session would not be opened today; None when it would."""
-        out = row["flow"][entry.OUTBOUND]
+        out = row["flow"][OUTBOUND]
         key0, key1 = int(out["key0"]), int(out["key1"])
         protocol, ends = key1 >> 56, _Ends(key0 >> 32, key0 & 0xFFFFFFFF, key1 >> 32 & 0xFFFF, key1 & 0xFFFF)
         external = _Ends(int(out["saddr"]), ends.daddr, int(out["sid"]), ends.dport)
-        turns_round = bool(row["flags"] & entry.SESSION_HAIRPIN)
+        turns_round = bool(row["flags"] & SESSION_HAIRPIN)
         if key1 >> 48 & 0xFF == LOCAL:
             asking = _Ends(ends.daddr, external.saddr, ends.dport, external.sport)
             return self._refused(_INPUT, protocol, asking, self._link(ends.daddr), "REDIRECT")
         if turns_round and not self.hairpin:
             return "hairpin is off"
-        in_use = self.in_use[row["mapping"]] if row["port_class"] != entry.CLASS_NONE else None
-        if in_use in (entry.MAPPING_FORWARD, entry.MAPPING_ORPHAN):
+        in_use = self.in_use[row["mapping"]] if row["port_class"] != CLASS_NONE else None
+        if in_use in (MAPPING_FORWARD, MAPPING_ORPHAN):
             endpoint = (external.saddr, int(row["port_class"]), external.sport)
             targets = self.forwards.wanted.get(endpoint, ())
             if (ends.saddr, ends.sport) not in [target[:2] for target in targets]:
                 return "no forward leads there"
             return None if turns_round else self._why_not_inbound(protocol, ends, external)
-        if in_use == entry.MAPPING_BY_SESSION:
+        if in_use == MAPPING_BY_SESSION:
             if not self.demand.may_lead_to(int(row["port_class"]), external.sport, ends.saddr, ends.sport):
                 return "no triggered range and no mark leads there"
             return self._why_not_inbound(protocol, ends, external)
@@ -155,7 +163,7 @@ def close_forbidden(engine: Engine) -> Closed:
     return Closed(lines, reset)
 
 
-_TCP_CLASS = entry.CLASSES.index("tcp")
+_TCP_CLASS = CLASSES.index("tcp")
 
 
 def _close(engine: Engine, first: int, rows: np.ndarray, doomed: Sequence[int]) -> list[int]:

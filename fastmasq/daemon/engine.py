@@ -54,8 +54,8 @@ from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
-from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import CLASSES
 from fastmasq.wire.tunnels import IKE_PORT
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 WORKER_NICENESS = -10  # packets before programs; more than -10 starves programs on the same processor
 AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among sessions, see sched(7)
 RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
-UDP_CLASS = entry.CLASSES.index("udp")
+UDP_CLASS = CLASSES.index("udp")
 DYNADDR_ENABLED, DYNADDR_VERBOSE, DYNADDR_RESET = 1, 2, 4
 
 
@@ -644,7 +644,7 @@ class Engine:
     def _follow_ports(self) -> None:
         """Give up ports that a program of the host has bound meanwhile, and take back those it has left."""
         for port_class, port in np.argwhere(self._allow_ports(ports.allowed_ports(self.settings.masquerade.ports))):
-            protocol = entry.CLASSES[port_class]
+            protocol = CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
         if self.demand.follow_ports(self._spare_ports()):
             self.follow_guard()

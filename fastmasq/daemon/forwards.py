@@ -19,9 +19,9 @@ from fastmasq.path.forward import Forwarder
 from fastmasq.policy import forwards, redirects
 from fastmasq.policy.forwards import Endpoint, Placed, PortForward
 from fastmasq.policy.redirects import Redirect
-from fastmasq.table.entry import FORWARD_ROWS
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import FORWARD_ROWS
 
 log = logging.getLogger("fastmasq.forwards")
 

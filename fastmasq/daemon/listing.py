@@ -11,11 +11,11 @@ import numpy as np
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.world import LOCAL
-from fastmasq.table import entry
 from fastmasq.table.masq import TICK_NS, MasqTable
+from fastmasq.table.rows import CLASS_NONE, CLASSES, OUTBOUND, STATES
 
 CHUNK = 4096  # rows copied while the path stands still
-_STATE_NAMES = sorted(set(entry.STATES[1:]))
+_STATE_NAMES = sorted(set(STATES[1:]))
 
 
 def copies(table: MasqTable, forwarder: Forwarder) -> Iterator[np.ndarray]:
@@ -29,15 +29,15 @@ def copies(table: MasqTable, forwarder: Forwarder) -> Iterator[np.ndarray]:
 def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str | None) -> np.ndarray:
     """Return the open sessions among `rows` that match. Raises ConfigurationError for a filter that cannot match.
 
-    host is an inside, external or remote address; protocol one of entry.CLASSES; state one of entry.STATES.
+    host is an inside, external or remote address; protocol one of CLASSES; state one of STATES.
     """
     chosen = rows["state"] != 0
     if protocol is not None:
-        if protocol not in entry.CLASSES:
-            raise ConfigurationError(f"{protocol!r} is not a protocol; there are: {', '.join(entry.CLASSES)}")
-        chosen &= rows["port_class"] == entry.CLASSES.index(protocol)
+        if protocol not in CLASSES:
+            raise ConfigurationError(f"{protocol!r} is not a protocol; there are: {', '.join(CLASSES)}")
+        chosen &= rows["port_class"] == CLASSES.index(protocol)
     if state is not None:
-        numbers = [number for number, name in enumerate(entry.STATES) if name == state and number]
+        numbers = [number for number, name in enumerate(STATES) if name == state and number]
         if not numbers:
             raise ConfigurationError(f"{state!r} is not a state; there are: {', '.join(_STATE_NAMES)}")
         chosen &= np.isin(rows["state"], numbers)
@@ -46,7 +46,7 @@ def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str 
             address = int(ipaddress.IPv4Address(host))
         except ValueError:
             raise ConfigurationError(f"{host!r} is not an IPv4 address") from None
-        out = rows["flow"][:, entry.OUTBOUND]
+        out = rows["flow"][:, OUTBOUND]
         inside = (out["key0"] >> np.uint64(32)) == address
         remote = (out["key0"] & np.uint64(0xFFFFFFFF)) == address
         chosen &= inside | remote | (out["saddr"] == address)
@@ -55,7 +55,7 @@ def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str 
 
 def masqueraded(rows: np.ndarray) -> np.ndarray:
     """Return the sessions that are not of programs of this host."""
-    return rows[rows["flow"][:, entry.OUTBOUND]["key1"] >> np.uint64(48) & np.uint64(0xFF) != LOCAL]
+    return rows[rows["flow"][:, OUTBOUND]["key1"] >> np.uint64(48) & np.uint64(0xFF) != LOCAL]
 
 
 def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
     out, back = row["flow"]
     protocol = _protocol_name(row)
     has_ports = protocol in ("tcp", "udp")
-    has_ids = row["port_class"] != entry.CLASS_NONE
+    has_ids = row["port_class"] != CLASS_NONE
     inside_address, inside_id = int(out["key0"]) >> 32, int(out["key1"]) >> 32 & 0xFFFF
     remote_address, remote_id = int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFF
     expires_ns = int(row["expires"]) * TICK_NS - now_ns
     return {
         "protocol": protocol,
-        "state": entry.STATES[row["state"]],
+        "state": STATES[row["state"]],
         "inside": _endpoint(inside_address, inside_id if has_ids else None),
         "external": _endpoint(int(out["saddr"]), int(out["sid"]) if has_ids else None),
         "remote": _endpoint(remote_address, remote_id if has_ports else None),
@@ -82,9 +82,9 @@ def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
 
 def _protocol_name(row: np.void) -> str:
     """Return tcp, udp or icmp; of a protocol without ports its usual name, or its number."""
-    if row["port_class"] != entry.CLASS_NONE:
-        return entry.CLASSES[row["port_class"]]
-    number = int(row["flow"][entry.OUTBOUND]["key1"]) >> 56
+    if row["port_class"] != CLASS_NONE:
+        return CLASSES[row["port_class"]]
+    number = int(row["flow"][OUTBOUND]["key1"]) >> 56
     return {47: "gre", 50: "esp"}.get(number, str(number))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastmasq.table import entry
+from fastmasq.table.rows import CLASSES, INBOUND, OUTBOUND
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
 
 _RST = 0x04
@@ -21,14 +21,14 @@ def reset_segments(row: np.void) -> list[bytes]:
     It believes only the sequence number that it expects next (RFC 5961 section 3.2). That is the end of what has been
     sent to it; or, if that got lost, what it acknowledged last. Nothing is returned for a session that never had both.
     """
-    acknowledged, sent = int(row["tcp"][entry.OUTBOUND]["ack"]), int(row["tcp"][entry.INBOUND]["end"])
-    if entry.CLASSES[row["port_class"]] != "tcp" or not acknowledged:
+    acknowledged, sent = int(row["tcp"][OUTBOUND]["ack"]), int(row["tcp"][INBOUND]["end"])
+    if CLASSES[row["port_class"]] != "tcp" or not acknowledged:
         return []
     return [_segment(row, sequence) for sequence in dict.fromkeys((sent or acknowledged, acknowledged))]
 
 
 def _segment(row: np.void, sequence: int) -> bytes:
-    out = row["flow"][entry.OUTBOUND]
+    out = row["flow"][OUTBOUND]
     inside, remote = int(out["key0"]) >> 32, int(out["key0"]) & 0xFFFFFFFF
     inside_port, remote_port = int(out["key1"]) >> 32 & 0xFFFF, int(out["key1"]) & 0xFFFF
     tcp = struct.pack(">HHIIBBHHH", remote_port, inside_port, sequence, 0, 5 << 4, _RST, 0, 0, 0)

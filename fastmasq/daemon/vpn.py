@@ -26,8 +26,8 @@ from fastmasq.log_limit import LogLimit
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.path.world import OUTSIDE
-from fastmasq.table.entry import SESSION_HAIRPIN, STATES
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import SESSION_HAIRPIN, STATES
 from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event

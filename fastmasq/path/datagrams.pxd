@@ -14,7 +14,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.ring.ring cimport Frame, HEADROOM
-from fastmasq.table.index cimport Index, index_insert, index_remove
+from fastmasq.table cimport index
+from fastmasq.table.index cimport Index
 
 cdef enum:
     DATAGRAMS = 1024
@@ -120,7 +121,7 @@ cdef inline void end_datagram(Datagrams *d, int32_t row) noexcept nogil:
     """Give a row back; what is still kept of it is given up."""
     cdef Datagram *datagram = &d.rows[row]
     give_up_kept(d, row)
-    index_remove(&d.index, datagram.hash, <uint32_t>row)
+    index.remove(&d.index, datagram.hash, <uint32_t>row)
     if datagram.older != NOBODY:
         d.rows[datagram.older].newer = datagram.newer
     else:
@@ -182,7 +183,7 @@ cdef inline int32_t begin_datagram(Datagrams *d, uint64_t key0, uint64_t key1, u
     d.newest = row
     d.of_source[source] += 1
     d.count += 1
-    index_insert(&d.index, hash, <uint32_t>row)
+    index.insert(&d.index, hash, <uint32_t>row)
     return row
 
 

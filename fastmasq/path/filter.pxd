@@ -19,7 +19,7 @@ from fastmasq.path.verdict cimport (
 )
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport Frame
-from fastmasq.table.entry cimport LOCAL
+from fastmasq.table.keys cimport LOCAL
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.icmp cimport DESTINATION_UNREACHABLE, HOST_UNREACHABLE, ICMP_CODE, ICMP_TYPE, PORT_UNREACHABLE
 from fastmasq.wire.ipv4 cimport (

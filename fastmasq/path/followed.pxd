@@ -16,8 +16,9 @@ from fastmasq.path.state cimport KIND_SESSION, KIND_TUNNEL, Parsed, Path, ROUTE_
 from fastmasq.path.tunnels cimport Way, find_any_way, find_way, tunnel_key1
 from fastmasq.path.verdict cimport ESP_NO_ROW, GRE_NO_ROW, PUNT, PUNTS_FULL
 from fastmasq.ring.ring cimport Frame
-from fastmasq.table.entry cimport Flow, NO_HOP, OUTBOUND, OUTSIDE, make_key0
-from fastmasq.table.masq cimport REFUSED_NO_EXTERNAL, key_hash
+from fastmasq.table.keys cimport OUTSIDE, make_key0
+from fastmasq.table.rows cimport Flow, NO_HOP, OUTBOUND
+from fastmasq.table.table cimport REFUSED_NO_EXTERNAL, key_hash
 from fastmasq.wire.checksum cimport delta32
 from fastmasq.wire.esp cimport PROTOCOL_ESP, sequence as esp_sequence, spi
 from fastmasq.wire.gre cimport (

@@ -69,20 +69,28 @@ from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport (
     BATCH, BIG_FRAME, Frame, HEADROOM, Ring, RxRing, TxBatch, ring_pending, ring_receive, ring_release,
 )
-from fastmasq.table.entry cimport (
-    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, INSIDE, LOCAL, MAPPING_BY_SESSION, MAPPING_OPEN, MAPPING_FORWARD, MAPPING_ORPHAN,
-    NONE, NO_HOP, OUTBOUND, OUTSIDE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED,
-    TCP_SYN_SENT, TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, make_key0, make_key1,
-)
+from fastmasq.table.filtering cimport admits
 from fastmasq.table.forwards cimport Target
+from fastmasq.table.hosts cimport host_hash
 from fastmasq.table.index cimport IndexEntry
-from fastmasq.table.masq cimport (
-    MasqTable, REFUSED_HALF_OPEN, Table, admits, class_of, close_session, endpoint_hash, expire_sessions, external_of,
-    find_external, find_flow, find_internal, forward_target, host_hash, key_hash, mapping_address, may_lead_to,
-    mapping_row, next_random, note_half_open, open_forwarded, open_inbound, open_local, open_plain, open_redirected,
-    open_session, refresh_session, retime_session,
+from fastmasq.table.keys cimport Ends, INSIDE, LOCAL, OUTSIDE, make_ends, make_key0, make_key1
+from fastmasq.table.mappings cimport (
+    endpoint_hash, external_of, find_external, find_internal, mapping_address, mapping_row, pool_of,
 )
-from fastmasq.table.ports cimport POOL_WORDS
+from fastmasq.table.masq cimport MasqTable
+from fastmasq.table.opening cimport (
+    Programs, forward_target, may_lead_to, open_forwarded, open_inbound, open_local, open_plain, open_redirected, open_session,
+)
+from fastmasq.table.ports cimport is_allowed
+from fastmasq.table.rows cimport (
+    CLASS_ICMP, Flow, ICMP_ACTIVE, INBOUND, MAPPING_BY_SESSION, MAPPING_FORWARD, MAPPING_OPEN, MAPPING_ORPHAN, NONE,
+    NO_HOP, OUTBOUND, PLAIN_ACTIVE, SESSION_HAIRPIN, SESSION_REPLIED, Session, TCP_RESUMED, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_UNANSWERED, UDP_ACTIVE, UDP_UNANSWERED, class_of,
+)
+from fastmasq.table.sessions cimport (
+    Birth, close_session, expire_sessions, find_flow, make_birth, note_half_open, refresh_session, retime_session,
+)
+from fastmasq.table.table cimport REFUSED_HALF_OPEN, Table, key_hash, next_random
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire.checksum cimport delta16, delta32, update_full_at
@@ -146,6 +154,15 @@ cdef inline TcpVerdict track_tcp(Session *s, int direction, const Parsed *parsed
     segment.last += (1 if segment.flags & SYN else 0) + (1 if segment.flags & FIN else 0)
     segment.scale = window_scale(tcp, header) if segment.flags & SYN else -1
     return tcp_segment(s, direction, &segment)
+
+
+cdef inline Ends ends_of(const Parsed *parsed) noexcept nogil:
+    return make_ends(parsed.saddr, parsed.sid, parsed.daddr, parsed.did)
+
+
+cdef inline Birth birth_of(const Path *p, const Parsed *parsed, int state, uint8_t flags) noexcept nogil:
+    """Return what a session that this packet opens begins with."""
+    return make_birth(parsed.protocol, <uint8_t>state, flags, p.tick, p.now_ms)
 
 
 cdef inline bint advance(Path *p, uint32_t row, int direction, const Parsed *parsed) noexcept nogil:
@@ -286,8 +303,8 @@ cdef void turn_round(Path *p, int link, Frame *frame, Parsed *parsed, uint32_t r
     if not may_leave(p, link, hop, frame, parsed):
         return
     if returning < 0 and t.mappings[receiver].in_use == MAPPING_FORWARD and first_inbound_state(parsed) >= 0:
-        returning = open_forwarded(t, parsed.protocol, receiver, external, port, SESSION_HAIRPIN,
-                                   <uint8_t>first_inbound_state(parsed), p.tick, p.now_ms)
+        returning = open_forwarded(t, receiver, external, port,
+                                   birth_of(p, parsed, first_inbound_state(parsed), SESSION_HAIRPIN))
         if returning < 0 and returning != REFUSED_HALF_OPEN:
             count_drop(p, reason_of(returning))
             if row != NONE and t.sessions[row].flow[OUTBOUND].packets == 0:
@@ -417,8 +434,7 @@ cdef void masquerade(Path *p, int link, const Route *route, uint32_t forward_to,
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    row = open_session(p.table, parsed.protocol, parsed.saddr, parsed.sid, parsed.daddr, parsed.did, flags,
-                       <uint8_t>state, p.demand != NULL and is_kept(p, parsed), p.tick, p.now_ms)
+    row = open_session(p.table, ends_of(parsed), birth_of(p, parsed, state, flags), p.demand != NULL and is_kept(p, parsed))
     if row == REFUSED_HALF_OPEN:
         answer_stateless(p, link, hop, flags & SESSION_HAIRPIN, frame, parsed)
         return
@@ -550,7 +566,7 @@ cdef inline bint port_is_ours(const Path *p, uint32_t address, int port_class, u
         return False
     if p.demand != NULL and external == p.table.current and port_class != CLASS_ICMP and is_kept_port(p.demand, port_class, port):
         return True
-    return (p.table.allowed[<size_t>(external * 3 + port_class) * POOL_WORDS + (port >> 6)] >> (port & 63)) & 1
+    return is_allowed(&p.table.pools[pool_of(external, port_class)], port)
 
 
 cdef void to_local_address(Path *p, int link, const Route *route, Frame *frame, Parsed *parsed) noexcept nogil:
@@ -641,13 +657,15 @@ cdef inline const Redirect *find_inbound_redirect(const Path *p, const Parsed *p
 cdef void open_by_address(Path *p, int link, int hop, int direction, bint redirected, uint32_t inside, uint32_t remote,
                           uint32_t external, Frame *frame, Parsed *parsed) noexcept nogil:
     """Open the session of an inside host with a remote one, and send the packet on."""
+    cdef Ends ends = make_ends(inside, 0, remote, 0)
+    cdef Birth birth = birth_of(p, parsed, PLAIN_ACTIVE, 0)
     cdef int64_t row
     if not may_leave(p, link, hop, frame, parsed):
         return
     if redirected:
-        row = open_redirected(p.table, parsed.protocol, inside, remote, external, direction == INBOUND, p.tick, p.now_ms)
+        row = open_redirected(p.table, ends, external, direction == INBOUND, birth)
     else:
-        row = open_plain(p.table, parsed.protocol, inside, remote, external, p.tick, p.now_ms)
+        row = open_plain(p.table, ends, external, birth)
     if row < 0 and direction == OUTBOUND:
         refuse_session(p, link, frame, parsed, row)
         return
@@ -713,6 +731,7 @@ cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nog
     cdef const Route *route = find_route(p, p.programs_first)
     cdef int state = first_inbound_state(parsed)
     cdef uint16_t port = p.chains.redirect_port if p.chains.redirect_port else parsed.did
+    cdef Programs programs
     cdef int64_t row
     cdef int hop
     if is_martian_destination(parsed.daddr) or leads_to_programs(p, find_route(p, parsed.daddr)):
@@ -733,8 +752,8 @@ cdef void redirect(Path *p, int link, Frame *frame, Parsed *parsed) noexcept nog
         return
     if not may_leave(p, link, hop, frame, parsed):
         return
-    row = open_local(p.table, parsed.protocol, p.links[link].side, parsed.saddr, parsed.sid, parsed.daddr, parsed.did,
-                     p.programs_first, p.programs, port, <uint8_t>state, p.tick, p.now_ms)
+    programs.first, programs.count, programs.port = p.programs_first, p.programs, port
+    row = open_local(p.table, ends_of(parsed), p.links[link].side, programs, birth_of(p, parsed, state, 0))
     if row < 0 and p.links[link].side == INSIDE:
         refuse_session(p, link, frame, parsed, row)
         return
@@ -799,7 +818,7 @@ cdef void inbound_by_forward(Path *p, int link, uint32_t mapping, Frame *frame, 
     if not may_leave(p, link, hop, frame, parsed):
         return
     if state >= 0:
-        row = open_forwarded(p.table, parsed.protocol, mapping, parsed.saddr, parsed.sid, 0, <uint8_t>state, p.tick, p.now_ms)
+        row = open_forwarded(p.table, mapping, parsed.saddr, parsed.sid, birth_of(p, parsed, state, 0))
     if row == REFUSED_HALF_OPEN:
         pass_stateless(p, link, hop, parsed.saddr, parsed.sid, target.address, target.port, frame, parsed)
         return
@@ -849,8 +868,8 @@ cdef bint inbound_on_demand(Path *p, int link, int port_class, Frame *frame, Par
         return True
     if not may_leave(p, link, hop, frame, parsed):
         return True
-    row = open_inbound(p.table, parsed.protocol, mapping, host, port, parsed.saddr, parsed.sid, <uint8_t>state,
-                       p.demand.half_open_limit, p.tick, p.now_ms)
+    row = open_inbound(p.table, mapping, make_ends(host, port, parsed.saddr, parsed.sid), p.demand.half_open_limit,
+                       birth_of(p, parsed, state, 0))
     if row < 0:
         count_drop(p, reason_of(row))
         return True

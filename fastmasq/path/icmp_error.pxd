@@ -12,12 +12,11 @@ from fastmasq.path.rewrite cimport sums_addresses
 from fastmasq.path.state cimport Link, Parsed, Path
 from fastmasq.path.tunnels cimport Way, find_quoted_way
 from fastmasq.path.verdict cimport BAD_ICMP_CHECKSUM, BAD_MTU_IN_ICMP, BAD_QUOTED_HEADER, NO_SESSION
-from fastmasq.table.entry cimport (
-    Flow, INBOUND, INSIDE, KEY_REPLY, NONE, OUTBOUND, OUTSIDE, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, make_key0, make_key1,
-)
-from fastmasq.table.masq cimport (
-    Table, class_of, endpoint_hash, find_external, find_flow, find_internal, key_hash, mapping_address,
-)
+from fastmasq.table.keys cimport INSIDE, KEY_REPLY, OUTSIDE, make_key0, make_key1
+from fastmasq.table.mappings cimport endpoint_hash, find_external, find_internal, mapping_address
+from fastmasq.table.rows cimport Flow, INBOUND, NONE, OUTBOUND, SESSION_SEEN_IN, SESSION_SEEN_OUT, Session, class_of
+from fastmasq.table.sessions cimport find_flow
+from fastmasq.table.table cimport Table, key_hash
 from fastmasq.wire.checksum cimport delta16, delta32, fold, sum_octets, update_full, update_full_at
 from fastmasq.wire.esp cimport PROTOCOL_ESP, spi
 from fastmasq.wire.gre cimport GRE_CALL_ID, PROTOCOL_GRE, call_id, is_pptp

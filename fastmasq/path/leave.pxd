@@ -18,8 +18,8 @@ from fastmasq.path.verdict cimport (
 )
 from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
-from fastmasq.table.entry cimport LOCAL
-from fastmasq.table.masq cimport (
+from fastmasq.table.keys cimport LOCAL
+from fastmasq.table.table cimport (
     REFUSED_CLASH, REFUSED_HALF_OPEN, REFUSED_HOST_PORTS, REFUSED_HOST_RATE, REFUSED_HOST_SESSIONS,
     REFUSED_HOST_TABLE_FULL, REFUSED_NO_EXTERNAL, REFUSED_PORTS_EXHAUSTED, REFUSED_TABLE_FULL,
 )

@@ -20,7 +20,7 @@ from fastmasq.ring.abi cimport (
     GSO_NONE, GSO_TCPV4, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader,
 )
 from fastmasq.ring.ring cimport Frame
-from fastmasq.table.entry cimport KEY_REPLY, make_key0, make_key1
+from fastmasq.table.keys cimport KEY_REPLY, make_key0, make_key1
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.ethernet cimport ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.icmp cimport ICMP_IDENTIFIER, ICMP_LENGTH, is_error, is_query, is_reply, query_of

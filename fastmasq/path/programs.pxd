@@ -7,7 +7,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.path.state cimport Path
-from fastmasq.table.entry cimport INBOUND, Session, key_did, key_sid
+from fastmasq.table.keys cimport key_did, key_sid
+from fastmasq.table.rows cimport INBOUND, Session
 from fastmasq.wire.octets cimport htonl, htons
 
 cdef extern from "<unistd.h>" nogil:

@@ -10,9 +10,9 @@ from fastmasq.path.state cimport (
 from fastmasq.path.verdict cimport NOTE_REPLIES_SUPPRESSED, REPLY
 from fastmasq.ring.abi cimport PACKET_HOST, VNET_LENGTH
 from fastmasq.ring.ring cimport Frame, Sender, sender_queue, sender_scratch
-from fastmasq.table.entry cimport LOCAL
-from fastmasq.table.masq cimport next_random
+from fastmasq.table.keys cimport LOCAL
 from fastmasq.table.siphash cimport siphash
+from fastmasq.table.table cimport next_random
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.ethernet cimport ETHERNET_LENGTH, ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_LENGTH, ICMP_MTU, is_query, is_reply

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastmasq.path.state cimport Parsed
-from fastmasq.table.entry cimport Flow
+from fastmasq.table.rows cimport Flow
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full_at, update_partial, update_udp_at
 from fastmasq.wire.icmp cimport ICMP_CHECKSUM, ICMP_IDENTIFIER, is_query
 from fastmasq.wire.ipv4 cimport (

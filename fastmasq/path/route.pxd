@@ -7,8 +7,8 @@ from fastmasq.path.state cimport (
     HOPS, HOP_INCOMPLETE, HOP_VALID, Hop, Link, NO_LINK, Path, ROUTE_BLACKHOLE, ROUTE_UNICAST, Route,
 )
 from fastmasq.path.verdict cimport NEIGHBOUR_TABLE_FULL, NO_ROUTE
-from fastmasq.table.entry cimport NONE
-from fastmasq.table.index cimport index_insert
+from fastmasq.table cimport index
+from fastmasq.table.rows cimport NONE
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire.ethernet cimport ETHERNET_TYPE, ETHERTYPE_IPV4
 from fastmasq.wire.octets cimport store16
@@ -52,7 +52,7 @@ cdef inline int take_hop(Path *p, int link, uint32_t address, uint32_t mtu, uint
         p.hops_wanted = True
     else:
         hop.state = HOP_VALID
-    index_insert(&p.hop_index, hash, p.hop_count)
+    index.insert(&p.hop_index, hash, p.hop_count)
     p.hop_count += 1
     return <int>p.hop_count - 1
 

@@ -11,7 +11,7 @@ from fastmasq.path.tunnels cimport Tunnels
 from fastmasq.ring.abi cimport VnetHeader, iovec
 from fastmasq.ring.ring cimport Frame, Ring, Sender
 from fastmasq.table.index cimport Index
-from fastmasq.table.masq cimport Table
+from fastmasq.table.table cimport Table
 
 cdef enum:
     LINKS = 16

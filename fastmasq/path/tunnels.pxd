@@ -6,8 +6,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.table.entry cimport make_key0, make_key1
-from fastmasq.table.index cimport Index, index_insert, index_remove
+from fastmasq.table cimport index
+from fastmasq.table.index cimport Index
+from fastmasq.table.keys cimport make_key0, make_key1
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire.gre cimport PROTOCOL_GRE
 
@@ -91,8 +92,8 @@ cdef inline int64_t find_quoted_way(const Tunnels *tunnels, const Secret *secret
 
 cdef inline void index_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
     cdef const Way *way = &tunnels.rows[row].way[direction]
-    index_insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
-    index_insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
 
 
 cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
@@ -100,6 +101,6 @@ cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row
     cdef Way *way = &tunnels.rows[row].way[direction]
     if not way.in_use:
         return
-    index_remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
-    index_remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
+    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
     way.in_use = 0

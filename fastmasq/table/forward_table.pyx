@@ -7,22 +7,18 @@ import numpy as np
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from fastmasq.table.entry cimport (
-    CLASS_COUNT, MAPPING_FORWARD, MAPPING_FREE, MAPPING_HELD_DOWN, MAPPING_OPEN, MAPPING_ORPHAN, Mapping,
-)
-from fastmasq.table.forwards cimport FORWARDS, Forward, TARGETS, Target
-from fastmasq.table.index cimport index_insert, index_remove
-from fastmasq.table.masq cimport (
-    MasqTable, Table, end_hold, endpoint_hash, external_of, forget_owner, give_back_mapping, mapping_row,
-)
-from fastmasq.table.ports cimport port_is_free, port_take
+from fastmasq.table cimport forwards, holds, index, mappings, ports, rows
+from fastmasq.table.forwards cimport Forward, Target
+from fastmasq.table.masq cimport MasqTable
+from fastmasq.table.rows cimport Mapping
+from fastmasq.table.table cimport Table
 
 from fastmasq.errors import CapacityError
-from fastmasq.table import entry
+from fastmasq.table import rows as mirrors
 
-if (entry.FORWARD.itemsize != sizeof(Forward) or entry.TARGET.itemsize != sizeof(Target)
-        or entry.FORWARD_ROWS != FORWARDS):
-    raise ImportError("table/forwards.pxd and table/entry.py disagree about the layout of a row")
+if (mirrors.FORWARD.itemsize != sizeof(Forward) or mirrors.TARGET.itemsize != sizeof(Target)
+        or mirrors.FORWARD_ROWS != forwards.FORWARDS):
+    raise ImportError("table/forwards.pxd and table/rows.py disagree about the layout of a row")
 
 
 class _Rows:
@@ -53,9 +49,9 @@ cdef class ForwardTable:
 
     def __init__(self, MasqTable table, uint32_t half_open_limit=1024):
         self.table = table
-        self._forwards = np.zeros(FORWARDS, entry.FORWARD)
-        self._targets = np.zeros(TARGETS, entry.TARGET)
-        self._free_forwards, self._free_targets = _Rows(FORWARDS), _Rows(TARGETS)
+        self._forwards = np.zeros(forwards.FORWARDS, mirrors.FORWARD)
+        self._targets = np.zeros(forwards.TARGETS, mirrors.TARGET)
+        self._free_forwards, self._free_targets = _Rows(forwards.FORWARDS), _Rows(forwards.TARGETS)
         table.table.forwards.rows = <Forward *><size_t>self._forwards.ctypes.data
         table.table.forwards.targets = <Target *><size_t>self._targets.ctypes.data
         table.table.forwards.half_open_limit = half_open_limit
@@ -71,23 +67,23 @@ cdef class ForwardTable:
         cdef uint32_t row = self._row(address, port_class, port)
         cdef Mapping *mapping = &t.mappings[row]
         before = {}
-        if mapping.in_use == MAPPING_OPEN and (mapping.address, mapping.id) not in [target[:2] for target in targets]:
+        if mapping.in_use == rows.MAPPING_OPEN and (mapping.address, mapping.id) not in [target[:2] for target in targets]:
             return False
         self._check_room(len(targets), row)
-        if mapping.in_use == MAPPING_OPEN:
-            forget_owner(t, row)
-        elif mapping.in_use == MAPPING_FORWARD:
+        if mapping.in_use == rows.MAPPING_OPEN:
+            mappings.forget_owner(t, row)
+        elif mapping.in_use == rows.MAPPING_FORWARD:
             before = {target[:2]: target[2:] for target in self.targets(address, port_class, port)}
             self._clear(row)
-        elif mapping.in_use == MAPPING_HELD_DOWN:
-            end_hold(t, row >> 16, port)
-        elif mapping.in_use == MAPPING_FREE and port_is_free(&t.pools[row >> 16], port):
-            port_take(&t.pools[row >> 16], port)
+        elif mapping.in_use == rows.MAPPING_HELD_DOWN:
+            holds.end_hold(t, mappings.row_pool(row), port)
+        elif mapping.in_use == rows.MAPPING_FREE and ports.is_free(&t.pools[mappings.row_pool(row)], port):
+            ports.take_port(&t.pools[mappings.row_pool(row)], port)
         mapping.address, mapping.id = 0, 0
-        if mapping.in_use != MAPPING_FORWARD:
+        if mapping.in_use != rows.MAPPING_FORWARD:
             mapping.host = self._free_forwards.take()
             self._forwards[mapping.host] = (0, 0, 0)
-        mapping.in_use = MAPPING_FORWARD
+        mapping.in_use = rows.MAPPING_FORWARD
         self._fill(row, targets, before)
         return True
 
@@ -96,18 +92,18 @@ cdef class ForwardTable:
         cdef Table *t = &self.table.table
         cdef uint32_t row = self._row(address, port_class, port)
         cdef Mapping *mapping = &t.mappings[row]
-        if mapping.in_use != MAPPING_FORWARD:
+        if mapping.in_use != rows.MAPPING_FORWARD:
             return
         self._clear(row)
         self._free_forwards.returned.append(mapping.host)
-        mapping.in_use = MAPPING_ORPHAN
+        mapping.in_use = rows.MAPPING_ORPHAN
         if mapping.sessions == 0:
-            give_back_mapping(t, row)
+            mappings.give_back_mapping(t, row)
 
     def targets(self, uint32_t address, int port_class, uint16_t port):
         """Return (address, port, weight, left) of every target, beginning with the one whose turn it is."""
         cdef uint32_t row = self._row(address, port_class, port)
-        if self.table.table.mappings[row].in_use != MAPPING_FORWARD:
+        if self.table.table.mappings[row].in_use != rows.MAPPING_FORWARD:
             return []
         forward = self._forwards[self.table.table.mappings[row].host]
         found, at = [], forward["turn"]
@@ -130,30 +126,30 @@ cdef class ForwardTable:
         forward["turn"] = target["next"]
 
     def _row(self, uint32_t address, int port_class, uint16_t port):
-        cdef int external = external_of(&self.table.table, address)
+        cdef int external = mappings.external_of(&self.table.table, address)
         if external < 0:
             raise ValueError(f"address {address:#x} is not held: call set_external or hold_external first")
-        return mapping_row(external, port_class, port)
+        return mappings.mapping_row(external, port_class, port)
 
     def _check_room(self, wanted, uint32_t row):
         present = 0
-        if self.table.table.mappings[row].in_use == MAPPING_FORWARD:
+        if self.table.table.mappings[row].in_use == rows.MAPPING_FORWARD:
             present = int(self._forwards[self.table.table.mappings[row].host]["targets"])
         elif not self._free_forwards.free():
-            raise CapacityError(f"more than {FORWARDS} ports are forwarded: use smaller ranges")
+            raise CapacityError(f"more than {forwards.FORWARDS} ports are forwarded: use smaller ranges")
         if wanted > present + self._free_targets.free():
-            raise CapacityError(f"port forwards have more than {TARGETS} targets: use fewer")
+            raise CapacityError(f"port forwards have more than {forwards.TARGETS} targets: use fewer")
 
     def _clear(self, uint32_t row):
         """Take the targets of a forward away."""
         cdef Table *t = &self.table.table
-        cdef int port_class = (row >> 16) % CLASS_COUNT
+        cdef int port_class = mappings.row_class(row)
         forward = self._forwards[t.mappings[row].host:][:1]
         at = int(forward["turn"][0])
         for _ in range(int(forward["targets"][0])):
             target = self._targets[at]
-            index_remove(&t.mapping_index,
-                         <uint32_t>endpoint_hash(t, port_class, target["address"], target["port"]), row)
+            index.remove(&t.mapping_index,
+                         mappings.endpoint_hash(t, port_class, target["address"], target["port"]), row)
             self._free_targets.returned.append(at)
             at = int(target["next"])
         forward["targets"] = 0
@@ -161,16 +157,16 @@ cdef class ForwardTable:
     def _fill(self, uint32_t row, targets, before):
         """Make the ring of targets; `before` has (weight, left) by endpoint, beginning with the turn's."""
         cdef Table *t = &self.table.table
-        cdef int port_class = (row >> 16) % CLASS_COUNT
-        rows = [self._free_targets.take() for _ in targets]
-        for number, (at, (address, port, weight)) in enumerate(zip(rows, targets)):
+        cdef int port_class = mappings.row_class(row)
+        ring = [self._free_targets.take() for _ in targets]
+        for number, (at, (address, port, weight)) in enumerate(zip(ring, targets)):
             old_weight, left = before.get((address, port), (None, weight))
             self._targets[at] = (address, weight, left if weight == old_weight else weight,
-                                 rows[(number + 1) % len(rows)], port, 0)
-            index_insert(&t.mapping_index, <uint32_t>endpoint_hash(t, port_class, address, port), row)
+                                 ring[(number + 1) % len(ring)], port, 0)
+            index.insert(&t.mapping_index, mappings.endpoint_hash(t, port_class, address, port), row)
         endpoints = [target[:2] for target in targets]
         fresh = [endpoint for endpoint in endpoints if endpoint not in before]
         stayed = [endpoint for endpoint in before if endpoint in endpoints]
         forward = self._forwards[t.mappings[row].host:][:1]
-        forward["targets"] = len(rows)
-        forward["turn"] = rows[endpoints.index((fresh or stayed)[0])]
+        forward["targets"] = len(ring)
+        forward["turn"] = ring[endpoints.index((fresh or stayed)[0])]

@@ -1,6 +1,6 @@
 # Port forwards: what stands behind an external endpoint that is not given out but configured.
 #
-# A forward is a mapping of its own kind (entry.pxd) whose row number is the external endpoint, as that of any other; it
+# A forward is a mapping of its own kind (rows.pxd) whose row number is the external endpoint, as that of any other; it
 # has one target or several in a ring. Every new session goes to the target whose turn it is, and after as many sessions
 # as the target's weight the turn passes on (ipmasqadm portfw's rotation). Each target's inside endpoint is also in the
 # index of mappings, so that what it sends by itself leaves with the forwarded port (RFC 4787 REQ-1, rule PF-3).
@@ -11,7 +11,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from fastmasq.table.entry cimport NONE, TCP_SYN_RECEIVED, TCP_UNANSWERED, UDP_UNANSWERED
+from fastmasq.table cimport rows
 
 cdef enum:
     FORWARDS = 65536            # external endpoints with a forward; a range takes one for each port
@@ -38,7 +38,7 @@ cdef struct ForwardSet:
 
 
 cdef inline bint is_half_open(int state) noexcept nogil:
-    return state == TCP_UNANSWERED or state == TCP_SYN_RECEIVED or state == UDP_UNANSWERED
+    return state == rows.TCP_UNANSWERED or state == rows.TCP_SYN_RECEIVED or state == rows.UDP_UNANSWERED
 
 
 cdef inline bint is_crowded(const ForwardSet *f, uint32_t row) noexcept nogil:

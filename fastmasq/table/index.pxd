@@ -16,7 +16,7 @@ cdef struct Index:
     uint32_t mask               # entries - 1; entries is a power of two
 
 
-cdef inline void index_insert(Index *index, uint32_t hash, uint32_t ref) noexcept nogil:
+cdef inline void insert(Index *index, uint32_t hash, uint32_t ref) noexcept nogil:
     cdef uint32_t at = hash & index.mask
     while index.entries[at].ref:
         at = (at + 1) & index.mask
@@ -24,7 +24,7 @@ cdef inline void index_insert(Index *index, uint32_t hash, uint32_t ref) noexcep
     index.entries[at].ref = ref + 1
 
 
-cdef inline bint index_remove(Index *index, uint32_t hash, uint32_t ref) noexcept nogil:
+cdef inline bint remove(Index *index, uint32_t hash, uint32_t ref) noexcept nogil:
     """Remove the entry of (hash, ref) and close the gap; return whether it was there."""
     cdef uint32_t gap = hash & index.mask
     cdef uint32_t at

@@ -1,6 +1,6 @@
 """MasqTable: the memory of the translation state as numpy arrays, made once, and the slow calls on it.
 
-The packet path works on the C struct `Table` (masq.pxd) without the GIL; the methods here are for the daemon, which
+The packet path works on the C struct `Table` (table.pxd) without the GIL; the methods here are for the daemon, which
 calls them under the path's lock, and for tests. Addresses and ports are host-order integers, times are nanoseconds of
 one monotonic clock, kept as ticks of 250 ms.
 """
@@ -11,40 +11,39 @@ import numpy as np
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.table.entry cimport (
-    CLASS_COUNT, CLASS_ICMP, CLASS_TCP, CLASS_UDP, Host, ICMP_ACTIVE, MAPPING_FREE, MAPPING_HELD_DOWN,
-    Mapping, NONE, SESSION_REPLIED,
-    STATE_COUNT, STATE_FREE, Session, TCP_SYN_SENT, UDP_ACTIVE, make_key0, make_key1,
+from fastmasq.table cimport (
+    forwards, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
 )
-from fastmasq.table.forwards cimport TARGETS
+from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.index cimport IndexEntry
-from fastmasq.table.permits cimport Permit, permit_grant
-from fastmasq.table.ports cimport POOL_WORDS
-from fastmasq.table.siphash cimport siphash
-from fastmasq.table.wheel cimport TICK_MS, WHEEL_SLOTS, wheel_link, wheel_unlink
+from fastmasq.table.keys cimport Ends
+from fastmasq.table.permits cimport Permit
+from fastmasq.table.rows cimport CLASS_COUNT, Host, Mapping, OUTBOUND, Session
+from fastmasq.table.sessions cimport Birth
+from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
 from fastmasq.errors import CapacityError
-from fastmasq.table import entry
+from fastmasq.table import rows as mirrors
 from fastmasq.table.timeouts import Timeouts
 
-TICK_NS = TICK_MS * 1_000_000
+TICK_NS = wheel.TICK_MS * 1_000_000
 MAXIMUM_SESSIONS = 1 << 26
-HOSTS = 65536
 REFUSALS = {
-    REFUSED_TABLE_FULL: "table_full", REFUSED_PORTS_EXHAUSTED: "ports_exhausted",
-    REFUSED_HOST_SESSIONS: "host_session_limit", REFUSED_HOST_PORTS: "host_port_limit",
-    REFUSED_HOST_RATE: "host_rate_limit", REFUSED_HOST_TABLE_FULL: "host_table_full",
-    REFUSED_NO_EXTERNAL: "no_external_address", REFUSED_HALF_OPEN: "half_open", REFUSED_CLASH: "endpoint_clash",
+    table.REFUSED_TABLE_FULL: "table_full", table.REFUSED_PORTS_EXHAUSTED: "ports_exhausted",
+    table.REFUSED_HOST_SESSIONS: "host_session_limit", table.REFUSED_HOST_PORTS: "host_port_limit",
+    table.REFUSED_HOST_RATE: "host_rate_limit", table.REFUSED_HOST_TABLE_FULL: "host_table_full",
+    table.REFUSED_NO_EXTERNAL: "no_external_address", table.REFUSED_HALF_OPEN: "half_open",
+    table.REFUSED_CLASH: "endpoint_clash",
 }
 FILTERINGS = {
-    "endpoint-independent": ENDPOINT_INDEPENDENT, "address-dependent": ADDRESS_DEPENDENT,
-    "address-and-port-dependent": ADDRESS_AND_PORT_DEPENDENT,
+    "endpoint-independent": table.ENDPOINT_INDEPENDENT, "address-dependent": table.ADDRESS_DEPENDENT,
+    "address-and-port-dependent": table.ADDRESS_AND_PORT_DEPENDENT,
 }
 
-if (sizeof(Session) != 128 or entry.SESSION.itemsize != sizeof(Session) or entry.MAPPING.itemsize != sizeof(Mapping)
-        or entry.HOST.itemsize != sizeof(Host) or len(entry.STATES) != STATE_COUNT):
-    raise ImportError("table/entry.pxd and table/entry.py disagree about the layout of a row")
-if len(Timeouts().by_state()) != STATE_COUNT:
+if (sizeof(Session) != 128 or mirrors.SESSION.itemsize != sizeof(Session) or mirrors.MAPPING.itemsize != sizeof(Mapping)
+        or mirrors.HOST.itemsize != sizeof(Host) or len(mirrors.STATES) != rows.STATE_COUNT):
+    raise ImportError("table/rows.pxd and table/rows.py disagree about the layout of a row")
+if len(Timeouts().by_state()) != rows.STATE_COUNT:
     raise ImportError("table/timeouts.py does not give every state a timeout")
 
 
@@ -68,12 +67,12 @@ cdef void look_sooner(Table *t) noexcept nogil:
     """Link sessions anew so that none outlives a timeout that has become shorter: a refresh alone does not move them."""
     cdef uint32_t row, due
     for row in range(t.fresh):
-        if t.sessions[row].state == STATE_FREE:
+        if t.sessions[row].state == rows.STATE_FREE:
             continue
         due = t.wheel.tick + t.timeout[t.sessions[row].state]
         if <int>(t.sessions[row].expires - due) > 0:
-            wheel_unlink(&t.wheel, t.sessions, row)
-            wheel_link(&t.wheel, t.sessions, row, due)
+            wheel.unlink(&t.wheel, t.sessions, row)
+            wheel.link(&t.wheel, t.sessions, row, due)
 
 
 def _power_of_two(at_least):
@@ -96,42 +95,42 @@ cdef class MasqTable:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
         cdef Table *t = &self.table
         cdef uint32_t entries = _power_of_two(4 * capacity)
-        rows = EXTERNALS * CLASS_COUNT * PORTS
-        mapping_entries = max(_power_of_two(2 * min(capacity, rows)), 4 * TARGETS)
+        mapping_rows = POOLS * PORTS
+        mapping_entries = max(_power_of_two(2 * min(capacity, mapping_rows)), 4 * forwards.TARGETS)
         try:
-            self.sessions = np.zeros(capacity, entry.SESSION)
-            self.mappings = np.zeros(rows, entry.MAPPING)
-            self.hosts = np.zeros(HOSTS, entry.HOST)
+            self.sessions = np.zeros(capacity, mirrors.SESSION)
+            self.mappings = np.zeros(mapping_rows, mirrors.MAPPING)
+            self.hosts = np.zeros(hosts.HOSTS, mirrors.HOST)
             self._index = np.zeros(entries, "u8")
             self._mapping_index = np.zeros(mapping_entries, "u8")
-            self._host_index = np.zeros(2 * HOSTS, "u8")
+            self._host_index = np.zeros(2 * hosts.HOSTS, "u8")
             self._permits = np.zeros((_power_of_two(2 * capacity), 2), "u8")
-            self._free = np.zeros((EXTERNALS * CLASS_COUNT, POOL_WORDS), "u8")
-            self._allowed = np.zeros((EXTERNALS * CLASS_COUNT, POOL_WORDS), "u8")
-            self._slots = np.full(WHEEL_SLOTS, <uint32_t>NONE, "u4")
+            self._free = np.zeros((POOLS, ports.POOL_WORDS), "u8")
+            self._allowed = np.zeros((POOLS, ports.POOL_WORDS), "u8")
+            self._slots = np.full(wheel.WHEEL_SLOTS, <uint32_t>rows.NONE, "u4")
         except MemoryError:
             raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
         t.sessions = <Session *><size_t>self.sessions.ctypes.data
         t.capacity = capacity
-        t.free_row = NONE
+        t.free_row = rows.NONE
         t.index.entries = <IndexEntry *><size_t>self._index.ctypes.data
         t.index.mask = entries - 1
         t.mappings = <Mapping *><size_t>self.mappings.ctypes.data
         t.mapping_index.entries = <IndexEntry *><size_t>self._mapping_index.ctypes.data
         t.mapping_index.mask = mapping_entries - 1
         t.hosts = <Host *><size_t>self.hosts.ctypes.data
-        t.host_capacity = HOSTS
-        t.host_free = NONE
+        t.host_capacity = hosts.HOSTS
+        t.host_free = rows.NONE
         t.host_index.entries = <IndexEntry *><size_t>self._host_index.ctypes.data
-        t.host_index.mask = 2 * HOSTS - 1
+        t.host_index.mask = 2 * hosts.HOSTS - 1
         t.permits.entries = <Permit *><size_t>self._permits.ctypes.data
         t.permits.mask = self._permits.shape[0] - 1
-        for pool in range(EXTERNALS * CLASS_COUNT):
+        for pool in range(POOLS):
             t.pools[pool].free = <uint64_t *><size_t>self._free[pool].ctypes.data
-        t.allowed = <uint64_t *><size_t>self._allowed.ctypes.data
+            t.pools[pool].allowed = <uint64_t *><size_t>self._allowed[pool].ctypes.data
+        t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
         t.current = -1
         t.next_sequential = 61000
-        t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host)
@@ -182,16 +181,16 @@ cdef class MasqTable:
         cdef uint32_t row
         if FILTERINGS[filtering] == t.filtering:
             return
-        if t.filtering == ADDRESS_DEPENDENT:
+        if t.filtering == table.ADDRESS_DEPENDENT:
             self._permits[:] = 0
         t.filtering = FILTERINGS[filtering]
-        if t.filtering != ADDRESS_DEPENDENT:
+        if t.filtering != table.ADDRESS_DEPENDENT:
             return
         with nogil:
             for row in range(t.fresh):
                 s = &t.sessions[row]
-                if s.state != STATE_FREE and s.mapping != NONE:
-                    permit_grant(&t.permits, permit_fingerprint(t, s.mapping, <uint32_t>s.flow[OUTBOUND].key0))
+                if s.state != rows.STATE_FREE and s.mapping != rows.NONE:
+                    permit_remote(t, s.mapping, keys.key_daddr(s.flow[OUTBOUND].key0))
 
     # -- external addresses and ports ---------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ cdef class MasqTable:
         if address is None:
             t.current = -1
         else:
-            row = external_of(t, address)
+            row = mappings.external_of(t, address)
             if row < 0:
                 row = self._unused_external()
                 t.external[row] = address
@@ -217,11 +216,11 @@ cdef class MasqTable:
     def hold_external(self, address, allowed):
         """Have a row for an address besides the current one, for forwards that listen on it; `allowed` as above."""
         cdef Table *t = &self.table
-        if external_of(t, address) < 0:
+        if mappings.external_of(t, address) < 0:
             row = self._unused_external()
             self._forget_holds(row)
             t.external[row] = address
-        self._allow(external_of(t, address), allowed)
+        self._allow(mappings.external_of(t, address), allowed)
 
     def _unused_external(self):
         cdef Table *t = &self.table
@@ -233,7 +232,7 @@ cdef class MasqTable:
     def _holds_mappings(self, row):
         span = CLASS_COUNT * PORTS
         in_use = self.mappings["in_use"][row * span:(row + 1) * span]
-        return bool(((in_use != MAPPING_FREE) & (in_use != MAPPING_HELD_DOWN)).any())
+        return bool(((in_use != rows.MAPPING_FREE) & (in_use != rows.MAPPING_HELD_DOWN)).any())
 
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
@@ -254,13 +253,13 @@ cdef class MasqTable:
             self._free[pool] = np.packbits(free, bitorder="little").view("u8")
             self.table.pools[pool].free_count = int(free.sum())
 
-    def close_external(self, address, first=0, count=<uint32_t>NONE, only_without_reply=False):
+    def close_external(self, address, first=0, count=<uint32_t>rows.NONE, only_without_reply=False):
         """Close the sessions on `address` among rows [first, first + count); return (closed, next row to look at).
 
         only_without_reply leaves those that have been answered (rule C-61, ip_dynaddr without bit 4).
         """
         cdef Table *t = &self.table
-        cdef int external = external_of(t, address)
+        cdef int external = mappings.external_of(t, address)
         cdef uint32_t old = address
         cdef uint32_t row = first
         cdef uint32_t stop = min(t.fresh, first + <uint64_t>count)
@@ -270,9 +269,9 @@ cdef class MasqTable:
             return 0, t.fresh
         with nogil:
             while row < stop:
-                if t.sessions[row].state != STATE_FREE and t.sessions[row].flow[OUTBOUND].saddr == old:
-                    if not (spare and t.sessions[row].flags & SESSION_REPLIED):
-                        close_session(t, row)
+                if t.sessions[row].state != rows.STATE_FREE and t.sessions[row].flow[OUTBOUND].saddr == old:
+                    if not (spare and t.sessions[row].flags & rows.SESSION_REPLIED):
+                        sessions.close_session(t, row)
                         closed += 1
                 row += 1
         return closed, row
@@ -288,8 +287,8 @@ cdef class MasqTable:
         """Return what is open and what has been, as a dict of integers."""
         cdef Table *t = &self.table
         return {
-            "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[CLASS_TCP],
-            "udp": t.active_by_class[CLASS_UDP], "icmp": t.active_by_class[CLASS_ICMP],
+            "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[rows.CLASS_TCP],
+            "udp": t.active_by_class[rows.CLASS_UDP], "icmp": t.active_by_class[rows.CLASS_ICMP],
             "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": t.opened,
             "closed_total": t.closed, "expired_total": t.expired,
         }
@@ -298,56 +297,56 @@ cdef class MasqTable:
         return self.table.timeout[state] * TICK_NS
 
     def is_mapped(self, address, int port_class, uint16_t port):
-        return find_external(&self.table, address, port_class, port) != NONE
+        return mappings.find_external(&self.table, address, port_class, port) != rows.NONE
 
     # -- the calls of the path, one at a time, for tests and benchmarks --------------------------------------------
 
     def open(self, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, now_ns):
         """Open a session; return its row, or the name of the refusal."""
-        cdef int port_class = class_of(protocol)
-        cdef uint8_t state = (TCP_SYN_SENT, UDP_ACTIVE, ICMP_ACTIVE)[port_class]
-        cdef int64_t row = open_session(&self.table, protocol, saddr, sid, daddr, did, 0, state, False,
-                                        now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
+        cdef uint8_t first = (rows.TCP_SYN_SENT, rows.UDP_ACTIVE, rows.ICMP_ACTIVE)[rows.class_of(protocol)]
+        cdef Birth birth = sessions.make_birth(protocol, first, 0, now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
+        cdef Ends ends = keys.make_ends(saddr, sid, daddr, did)
+        cdef int64_t row = opening.open_session(&self.table, ends, birth, False)
         return row if row >= 0 else REFUSALS[row]
 
     def close(self, uint32_t row):
-        close_session(&self.table, row)
+        sessions.close_session(&self.table, row)
 
     def find(self, uint8_t protocol, int side, uint32_t saddr, uint16_t sid, uint32_t daddr, uint32_t did):
         """Return (row, direction) of the flow that a packet with these fields belongs to, or None.
 
         side is INSIDE (0) or OUTSIDE (1), plus KEY_REPLY (2) for an ICMP reply.
         """
-        cdef uint64_t key0 = make_key0(saddr, daddr)
-        cdef uint64_t key1 = make_key1(protocol, <uint8_t>side, sid, did)
-        cdef int64_t ref = find_flow(&self.table, key0, key1, <uint32_t>key_hash(&self.table, key0, key1))
+        cdef uint64_t key0 = keys.make_key0(saddr, daddr)
+        cdef uint64_t key1 = keys.make_key1(protocol, <uint8_t>side, sid, did)
+        cdef int64_t ref = sessions.find_flow(&self.table, key0, key1, table.key_hash(&self.table, key0, key1))
         return None if ref < 0 else (ref >> 1, ref & 1)
 
-    def find_many(self, const uint64_t[:, ::1] keys):
+    def find_many(self, const uint64_t[:, ::1] wanted):
         """Look up every (key0, key1); return how many were found. For benchmarks."""
         cdef int found = 0
         cdef Py_ssize_t i
         with nogil:
-            for i in range(keys.shape[0]):
-                if find_flow(&self.table, keys[i, 0], keys[i, 1],
-                             <uint32_t>key_hash(&self.table, keys[i, 0], keys[i, 1])) >= 0:
+            for i in range(wanted.shape[0]):
+                if sessions.find_flow(&self.table, wanted[i, 0], wanted[i, 1],
+                                      table.key_hash(&self.table, wanted[i, 0], wanted[i, 1])) >= 0:
                     found += 1
         return found
 
     def refresh(self, uint32_t row, now_ns):
-        refresh_session(&self.table, &self.table.sessions[row], now_ns // TICK_NS)
+        sessions.refresh_session(&self.table, &self.table.sessions[row], now_ns // TICK_NS)
 
     def retime(self, uint32_t row, uint8_t state, now_ns):
         self.table.sessions[row].state = state
-        retime_session(&self.table, row, now_ns // TICK_NS)
+        sessions.retime_session(&self.table, row, now_ns // TICK_NS)
 
     def expire(self, now_ns, int budget=1 << 30):
         """Close what is dead at `now_ns`; return how many rows were looked at."""
-        return expire_sessions(&self.table, now_ns // TICK_NS, budget)
+        return sessions.expire_sessions(&self.table, now_ns // TICK_NS, budget)
 
     def admits(self, address, int port_class, uint16_t port, uint32_t remote):
-        mapping = find_external(&self.table, address, port_class, port)
-        return mapping != NONE and bool(admits(&self.table, mapping, remote))
+        mapping = mappings.find_external(&self.table, address, port_class, port)
+        return mapping != rows.NONE and bool(admits(&self.table, mapping, remote))
 
     @staticmethod
     def siphash(secret, uint64_t word0, uint64_t word1):
@@ -355,4 +354,4 @@ cdef class MasqTable:
         cdef Table t
         t.secret.k0 = int.from_bytes(secret[:8], "little")
         t.secret.k1 = int.from_bytes(secret[8:], "little")
-        return siphash(&t.secret, word0, word1)
+        return siphash.siphash(&t.secret, word0, word1)

@@ -16,7 +16,7 @@ cdef struct PermitSet:
     uint32_t mask
 
 
-cdef inline bint permit_held(const PermitSet *permits, uint64_t fingerprint) noexcept nogil:
+cdef inline bint is_held(const PermitSet *permits, uint64_t fingerprint) noexcept nogil:
     cdef uint32_t at = <uint32_t>fingerprint & permits.mask
     while permits.entries[at].count:
         if permits.entries[at].fingerprint == fingerprint:
@@ -25,7 +25,7 @@ cdef inline bint permit_held(const PermitSet *permits, uint64_t fingerprint) noe
     return False
 
 
-cdef inline void permit_grant(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
+cdef inline void grant(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
     cdef uint32_t at = <uint32_t>fingerprint & permits.mask
     while permits.entries[at].count:
         if permits.entries[at].fingerprint == fingerprint:
@@ -36,7 +36,7 @@ cdef inline void permit_grant(PermitSet *permits, uint64_t fingerprint) noexcept
     permits.entries[at].count = 1
 
 
-cdef inline void permit_revoke(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
+cdef inline void revoke(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
     cdef uint32_t gap = <uint32_t>fingerprint & permits.mask
     cdef uint32_t at
     while permits.entries[gap].fingerprint != fingerprint or permits.entries[gap].count == 0:

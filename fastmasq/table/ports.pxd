@@ -16,21 +16,28 @@ cdef enum:
 
 cdef struct PortPool:
     uint64_t *free              # [POOL_WORDS], bit set: may be taken
+    uint64_t *allowed           # [POOL_WORDS], bit set: may be given at all; some belong to the host itself
     uint32_t free_count
 
 
-cdef inline bint port_is_free(const PortPool *pool, uint16_t port) noexcept nogil:
+cdef inline bint is_free(const PortPool *pool, uint16_t port) noexcept nogil:
     return (pool.free[port >> 6] >> (port & 63)) & 1
 
 
-cdef inline void port_take(PortPool *pool, uint16_t port) noexcept nogil:
+cdef inline bint is_allowed(const PortPool *pool, uint16_t port) noexcept nogil:
+    return (pool.allowed[port >> 6] >> (port & 63)) & 1
+
+
+cdef inline void take_port(PortPool *pool, uint16_t port) noexcept nogil:
     pool.free[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     pool.free_count -= 1
 
 
-cdef inline void port_give_back(PortPool *pool, uint16_t port) noexcept nogil:
-    pool.free[port >> 6] |= <uint64_t>1 << (port & 63)
-    pool.free_count += 1
+cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
+    """Let a port that nobody has be taken again, if it is an allowed one."""
+    if is_allowed(pool, port):
+        pool.free[port >> 6] |= <uint64_t>1 << (port & 63)
+        pool.free_count += 1
 
 
 cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned int stop, uint64_t wanted,
@@ -51,14 +58,14 @@ cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned 
     return NO_PORT
 
 
-cdef inline int port_choose(const PortPool *pool, uint16_t wanted, bint keep_parity, uint64_t random) noexcept nogil:
+cdef inline int choose_port(const PortPool *pool, uint16_t wanted, bint keep_parity, uint64_t random) noexcept nogil:
     """Return a port for an endpoint that would like `wanted`; NO_PORT when none is left. Does not take it."""
     cdef uint64_t parity
     cdef int port = NO_PORT
     cdef unsigned int low = LOW_PORTS // 64
     if pool.free_count == 0:
         return NO_PORT
-    if port_is_free(pool, wanted):
+    if is_free(pool, wanted):
         return wanted
     parity = 0xAAAAAAAAAAAAAAAAULL if wanted & 1 else 0x5555555555555555ULL
     if not keep_parity:
@@ -74,7 +81,7 @@ cdef inline int port_choose(const PortPool *pool, uint16_t wanted, bint keep_par
     return port
 
 
-cdef inline int port_choose_next(const PortPool *pool, uint32_t *counter) noexcept nogil:
+cdef inline int choose_next_port(const PortPool *pool, uint32_t *counter) noexcept nogil:
     """Return the next free port in ascending order, round and round, as in 1999; NO_PORT when none is left.
 
     One counter serves all pools, and moves on with every port given (rule C-2).
@@ -85,7 +92,7 @@ cdef inline int port_choose_next(const PortPool *pool, uint32_t *counter) noexce
         return NO_PORT
     for i in range(65536):
         port = <uint16_t>(counter[0] + i)
-        if port_is_free(pool, port):
+        if is_free(pool, port):
             counter[0] = <uint16_t>(port + 1)
             return port
     return NO_PORT

@@ -23,7 +23,7 @@ class Timeouts:
     tcp_closing: int | None = None
 
     def by_state(self) -> tuple[int, ...]:
-        """Return the timeout of every state, in the order of `State` in entry.pxd; the free row's is 0."""
+        """Return the timeout of every state, in the order of `State` in rows.pxd; the free row's is 0."""
         return (
             0,
             self.tcp_transitory,  # syn-sent

@@ -5,7 +5,7 @@
 
 from libc.stdint cimport uint32_t
 
-from fastmasq.table.entry cimport NONE, Session
+from fastmasq.table.rows cimport NONE, Session
 
 cdef enum:
     TICK_MS = 250
@@ -19,7 +19,7 @@ cdef struct Wheel:
     uint32_t tick               # the slot of this tick is the next to be looked at
 
 
-cdef inline void wheel_link(Wheel *wheel, Session *sessions, uint32_t row, uint32_t due) noexcept nogil:
+cdef inline void link(Wheel *wheel, Session *sessions, uint32_t row, uint32_t due) noexcept nogil:
     """Link `row` so that it is looked at no later than tick `due`."""
     cdef uint32_t slot
     cdef uint32_t first
@@ -36,7 +36,7 @@ cdef inline void wheel_link(Wheel *wheel, Session *sessions, uint32_t row, uint3
     wheel.slots[slot] = row
 
 
-cdef inline void wheel_unlink(Wheel *wheel, Session *sessions, uint32_t row) noexcept nogil:
+cdef inline void unlink(Wheel *wheel, Session *sessions, uint32_t row) noexcept nogil:
     cdef uint32_t next_row = sessions[row].timer_next
     cdef uint32_t prev_row = sessions[row].timer_prev
     if prev_row & FIRST_IN_SLOT:

@@ -13,8 +13,8 @@ from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
-from fastmasq.table import entry
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import CLASSES, STATES
 
 LINKS = ("inside", "outside", "programs")
 SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "programs": world.LOCAL}
@@ -215,8 +215,8 @@ class Harness:
             out, back = row["flow"]
             result.append(
                 {
-                    "protocol": (*entry.CLASSES, "other")[row["port_class"]],
-                    "state": entry.STATES[row["state"]],
+                    "protocol": (*CLASSES, "other")[row["port_class"]],
+                    "state": STATES[row["state"]],
                     "inside": (int(out["key0"] >> np.uint64(32)), int(out["key1"] >> np.uint64(32)) & 0xFFFF),
                     "external": (int(out["saddr"]), int(out["sid"])),
                     "remote": (int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFFFFFF),

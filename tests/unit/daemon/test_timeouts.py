@@ -6,7 +6,7 @@ import pytest
 
 from fastmasq.daemon.timeouts import changed, describe
 from fastmasq.errors import ConfigurationError
-from fastmasq.table.entry import STATES
+from fastmasq.table.rows import STATES
 from fastmasq.table.timeouts import SECOND, Timeouts
 
 

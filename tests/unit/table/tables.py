@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastmasq.table.entry import OUTBOUND
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import OUTBOUND
 
 TCP, UDP, ICMP = 6, 17, 1
 CLASS = {TCP: 0, UDP: 1, ICMP: 2}
@@ -71,7 +71,7 @@ def is_open(table: MasqTable, row: int) -> bool:
 
 
 def outbound_key(protocol: int, host: int, port: int, remote: int, remote_port: int) -> tuple[int, int]:
-    """Return the 16-byte key of a packet from inside as two words (entry.pxd, make_key0 and make_key1)."""
+    """Return the 16-byte key of a packet from inside as two words (keys.pxd, make_key0 and make_key1)."""
     return host << 32 | remote, protocol << 56 | INSIDE << 48 | port << 32 | remote_port
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fastmasq.errors import CapacityError
-from fastmasq.table import entry
 from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
+from fastmasq.table.rows import CLASSES, HOST, MAPPING, SESSION, STATES
 from tests.unit.table.tables import TCP, make_table, opened
 
 LIMIT = 300  # octets a session
@@ -40,9 +40,9 @@ def test_at_most_300_octets_at_other_sizes(capacity: int) -> None:
 
 
 def test_rows_are_what_the_manual_says() -> None:
-    assert entry.SESSION.itemsize == 128
-    assert entry.MAPPING.itemsize == 16
-    assert entry.HOST.itemsize == 32
+    assert SESSION.itemsize == 128
+    assert MAPPING.itemsize == 16
+    assert HOST.itemsize == 32
 
 
 def test_rows_read_from_python_are_the_rows_of_the_path() -> None:
@@ -63,8 +63,8 @@ def test_rows_read_from_python_are_the_rows_of_the_path() -> None:
         0x0A000002,
         40000,
     )
-    assert entry.STATES[row["state"]] == "syn-sent"
-    assert entry.CLASSES[row["port_class"]] == "tcp"
+    assert STATES[row["state"]] == "syn-sent"
+    assert CLASSES[row["port_class"]] == "tcp"
     mapping = table.mappings[row["mapping"]]
     assert (int(mapping["address"]), int(mapping["id"]), int(mapping["sessions"])) == (0x0A000002, 40000, 1)
     host = table.hosts[mapping["host"]]

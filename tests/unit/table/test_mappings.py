@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.errors import CapacityError
-from fastmasq.table.entry import STATES
+from fastmasq.table.rows import STATES
 from tests.unit.table.tables import (
     CLASS,
     ECHO,
@@ -31,7 +31,7 @@ from tests.unit.table.tables import (
     opened,
 )
 
-REPLIED = 0x02  # entry.pxd, SESSION_REPLIED
+REPLIED = 0x02  # rows.pxd, SESSION_REPLIED
 ALL_PORTS = range(1, 65536)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmasq.table.entry import STATES
+from fastmasq.table.rows import STATES
 from fastmasq.table.timeouts import Timeouts
 from tests.unit.table.tables import ECHO, ICMP, SECOND, TCP, TICK, UDP, is_open, make_table, opened
 

@@ -1,4 +1,4 @@
-"""The numpy mirrors of the table's C rows: what a snapshot of sessions, mappings and hosts looks like from Python."""
+"""The numpy mirrors of the table's C rows (rows.pxd and beside it): sessions, mappings and hosts seen from Python."""
 
 from __future__ import annotations
 
@@ -75,4 +75,4 @@ STATES = (
     "unanswered",
     "active",
 )
-"""Names of the states for people, in the order of `State` in entry.pxd."""
+"""Names of the states for people, in the order of `State` in rows.pxd."""

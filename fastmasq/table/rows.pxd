@@ -1,18 +1,15 @@
-# The rows of the translation state: session (two mirrored flows), mapping, host; `masq.pyx` checks the numpy mirrors.
+# The rows of the translation state: session (two mirrored flows), mapping, host; `masq.pyx` checks the mirrors in rows.py.
 #
 # Addresses, ports and identifiers are host-order integers here; big-endian exists only in frames.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-
-cdef enum:
-    INSIDE = 0
-    OUTSIDE = 1
-    LOCAL = 4                   # the host itself, as the other end of redirected sessions
+from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 
 cdef enum:
     OUTBOUND = 0
     INBOUND = 1
+    DIRECTIONS = 2
 
 cdef enum:
     CLASS_TCP = 0               # port spaces: one external port of a class belongs to one internal endpoint
@@ -20,6 +17,7 @@ cdef enum:
     CLASS_ICMP = 2
     CLASS_COUNT = 3
     CLASS_NONE = 3              # of sessions that have no ports
+    SESSION_CLASSES = 4         # with CLASS_NONE
 
     NONE = 0xFFFFFFFFU          # no row
     NO_HOP = 0xFFFF             # next hop not looked up yet
@@ -53,13 +51,11 @@ cdef enum:
     SESSION_UNSCALED_OUT = 0x40  # the outbound end's SYN did not offer window scaling
     SESSION_UNSCALED_IN = 0x80
 
-    KEY_REPLY = 0x02            # added to the side in the key of an ICMP reply, which has type and identifier swapped
-
 
 cdef struct Flow:
-    # one direction: the key a packet must carry, and what is written over it
-    uint64_t key0               # source address << 32 | destination address
-    uint64_t key1               # protocol << 56 | side of arrival (KEY_REPLY) << 48 | source id << 32 | destination id
+    # one direction: the key a packet must carry (keys.pxd), and what is written over it
+    uint64_t key0
+    uint64_t key1
     uint32_t saddr
     uint32_t daddr
     uint16_t sid
@@ -79,8 +75,8 @@ cdef struct TcpEnd:
 
 
 cdef struct Session:
-    Flow flow[2]                # [OUTBOUND], [INBOUND]
-    TcpEnd tcp[2]
+    Flow flow[DIRECTIONS]
+    TcpEnd tcp[DIRECTIONS]
     uint32_t expires            # tick at which the session is dead if nothing refreshes it
     uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
     uint32_t timer_prev
@@ -113,32 +109,18 @@ cdef struct Mapping:
 cdef struct Host:
     uint32_t address
     uint32_t sessions
-    uint32_t ports[3]           # mappings by class
+    uint32_t ports[CLASS_COUNT]    # mappings by class
     uint32_t tokens             # sessions the host may still open now, in thousandths
     uint32_t stamp_ms           # when tokens was brought up to date
     uint32_t next_free
 
 
-cdef inline uint64_t make_key0(uint32_t saddr, uint32_t daddr) noexcept nogil:
-    return (<uint64_t>saddr << 32) | daddr
-
-
-cdef inline uint64_t make_key1(uint8_t protocol, uint8_t side, uint16_t sid, uint32_t did) noexcept nogil:
-    """The destination id has 32 bits: a port, an ICMP identifier or type, a Call ID, or an ESP SPI."""
-    return (<uint64_t>protocol << 56) | (<uint64_t>side << 48) | (<uint64_t>sid << 32) | did
-
-
-cdef inline uint8_t key_protocol(uint64_t key1) noexcept nogil:
-    return <uint8_t>(key1 >> 56)
-
-
-cdef inline uint8_t key_side(uint64_t key1) noexcept nogil:
-    return <uint8_t>(key1 >> 48)
-
-
-cdef inline uint16_t key_sid(uint64_t key1) noexcept nogil:
-    return <uint16_t>(key1 >> 32)
-
-
-cdef inline uint32_t key_did(uint64_t key1) noexcept nogil:
-    return <uint32_t>key1
+cdef inline int class_of(uint8_t protocol) noexcept nogil:
+    """Return the port class of a protocol, or -1 for a protocol without ports."""
+    if protocol == PROTOCOL_TCP:
+        return CLASS_TCP
+    if protocol == PROTOCOL_UDP:
+        return CLASS_UDP
+    if protocol == PROTOCOL_ICMP:
+        return CLASS_ICMP
+    return -1

@@ -1,0 +1,83 @@
+# External ports held down: for two minutes after their mapping has closed, late packets must not reach another host.
+#
+# RFC 6888 REQ-8. Until then a port is given to a host that had it and asks for it, or to anybody when no other port is left,
+# the longest held first. Ports held down wait in a queue for each pool, linked through their mapping rows: `host` has the next
+# port and the previous one, `sessions` the tick at which the port is free. In the manner of 1999 (rule C-2), where all ports
+# are given in turn, none is held.
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from fastmasq.table cimport ports, rows, table
+from fastmasq.table.rows cimport Mapping
+from fastmasq.table.table cimport HoldQueue, Table
+from fastmasq.table.wheel cimport TICK_MS
+
+cdef enum:
+    HOLD_DOWN_TICKS = 120000 // TICK_MS + 1  # never less
+
+
+cdef inline uint16_t next_held(const Mapping *mapping) noexcept nogil:
+    return <uint16_t>(mapping.host >> 16)
+
+
+cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
+    """Put the port of a closed mapping at the end of its pool's queue."""
+    cdef HoldQueue *queue = &t.held[pool]
+    cdef Mapping *of_pool = &t.mappings[<uint32_t>pool << 16]
+    of_pool[port].in_use = rows.MAPPING_HELD_DOWN
+    of_pool[port].sessions = t.now + HOLD_DOWN_TICKS
+    of_pool[port].host = queue.last
+    if queue.last:
+        of_pool[queue.last].host |= <uint32_t>port << 16
+    else:
+        queue.first = port
+    queue.last = port
+
+
+cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
+    """Take a port out of the queue; it is neither held down nor free then."""
+    cdef HoldQueue *queue = &t.held[pool]
+    cdef Mapping *of_pool = &t.mappings[<uint32_t>pool << 16]
+    cdef uint16_t after = next_held(&of_pool[port])
+    cdef uint16_t before = <uint16_t>of_pool[port].host
+    if before:
+        of_pool[before].host = (<uint32_t>after << 16) | (of_pool[before].host & 0xFFFF)
+    else:
+        queue.first = after
+    if after:
+        of_pool[after].host = (of_pool[after].host & 0xFFFF0000U) | before
+    else:
+        queue.last = before
+    of_pool[port].in_use = rows.MAPPING_FREE
+
+
+cdef inline int end_holds(Table *t, uint32_t tick, int budget) noexcept nogil:
+    """Free the ports whose time is over at `tick`, at most `budget` of them; return how many that were."""
+    cdef int freed = 0
+    cdef int pool
+    cdef uint16_t port
+    for pool in range(table.POOLS):
+        while freed < budget:
+            port = t.held[pool].first
+            if port == 0 or <int>(t.mappings[(<uint32_t>pool << 16) | port].sessions - tick) > 0:
+                break
+            end_hold(t, pool, port)
+            ports.give_back_port(&t.pools[pool], port)
+            freed += 1
+    return freed
+
+
+cdef inline bint was_of(const Table *t, int pool, uint16_t port, uint32_t address) noexcept nogil:
+    """Whether a port is held down, may still be given, and had this host as its last owner."""
+    cdef const Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | port]
+    return mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == address and ports.is_allowed(&t.pools[pool], port)
+
+
+cdef inline int longest_held(const Table *t, int pool, bint low) noexcept nogil:
+    """Return the port that is held down longest, one under LOW_PORTS only if `low`; or NO_PORT."""
+    cdef uint16_t port = t.held[pool].first
+    while port and (not ports.is_allowed(&t.pools[pool], port) or (port < ports.LOW_PORTS and not low)):
+        port = next_held(&t.mappings[(<uint32_t>pool << 16) | port])
+    if port == 0:
+        return ports.NO_PORT
+    return port

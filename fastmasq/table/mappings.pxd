@@ -1,0 +1,175 @@
+# Mappings: the external endpoint that an inside endpoint has, found from both sides, taken and given back.
+#
+# The row number of a mapping is its external endpoint: (external address, class) is the pool, the port the row in it. From
+# inside it is found by a hash of the endpoint; forwards are found so by each of their targets.
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from fastmasq.table cimport forwards, holds, index, ports, rows, siphash, table
+from fastmasq.table.rows cimport CLASS_COUNT, Mapping
+from fastmasq.table.table cimport Table
+
+
+cdef inline int pool_of(int external, int port_class) noexcept nogil:
+    return external * CLASS_COUNT + port_class
+
+
+cdef inline uint32_t mapping_row(int external, int port_class, uint16_t port) noexcept nogil:
+    return (<uint32_t>pool_of(external, port_class) << 16) | port
+
+
+cdef inline int row_pool(uint32_t row) noexcept nogil:
+    return row >> 16
+
+
+cdef inline int row_class(uint32_t row) noexcept nogil:
+    return (row >> 16) % CLASS_COUNT
+
+
+cdef inline uint16_t row_port(uint32_t row) noexcept nogil:
+    return <uint16_t>row
+
+
+cdef inline uint32_t mapping_address(const Table *t, uint32_t row) noexcept nogil:
+    return t.external[(row >> 16) // CLASS_COUNT]
+
+
+# -- finding ---------------------------------------------------------------------------------------------------------
+
+cdef inline int external_of(const Table *t, uint32_t address) noexcept nogil:
+    """Return the row of an external address, or -1."""
+    cdef int i
+    if address:
+        for i in range(table.EXTERNALS):
+            if t.external[i] == address:
+                return i
+    return -1
+
+
+cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_class, uint16_t port) noexcept nogil:
+    """Return the mapping of an external endpoint, or NONE."""
+    cdef int external = external_of(t, address)
+    cdef uint32_t row
+    if external < 0:
+        return rows.NONE
+    row = mapping_row(external, port_class, port)
+    if t.mappings[row].in_use == rows.MAPPING_FREE or t.mappings[row].in_use == rows.MAPPING_HELD_DOWN:
+        return rows.NONE
+    return row
+
+
+cdef inline uint32_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
+    return <uint32_t>siphash.siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
+
+
+cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t address, uint16_t id,
+                                   uint32_t hash) noexcept nogil:
+    """Return the mapping of an internal endpoint: on the current external address, or a forward's; or NONE.
+
+    hash is the endpoint's (endpoint_hash).
+    """
+    cdef uint32_t at = hash & t.mapping_index.mask
+    cdef int pool = pool_of(t.current, port_class)
+    cdef uint32_t row
+    while True:
+        row = t.mapping_index.entries[at].ref
+        if row == 0:
+            return rows.NONE
+        row -= 1
+        if t.mapping_index.entries[at].hash == hash:
+            if t.mappings[row].in_use == rows.MAPPING_FORWARD:
+                if row_class(row) == port_class and forwards.is_target(&t.forwards, t.mappings[row].host, address, id):
+                    return row
+            elif t.mappings[row].address == address and t.mappings[row].id == id and row_pool(row) == pool:
+                return row
+        at = (at + 1) & t.mapping_index.mask
+
+
+# -- taking and giving back ------------------------------------------------------------------------------------------
+
+cdef inline int keep_port(Table *t, int pool, uint32_t address, uint16_t wanted) noexcept nogil:
+    """Take just this external port for a host, though it may not be one for mappings; NO_PORT if it is in use."""
+    cdef Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | wanted]
+    if mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == address:
+        holds.end_hold(t, pool, wanted)
+        return wanted
+    if mapping.in_use != rows.MAPPING_FREE or wanted == 0:
+        return ports.NO_PORT
+    if ports.is_free(&t.pools[pool], wanted):
+        ports.take_port(&t.pools[pool], wanted)
+    return wanted
+
+
+cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address, uint16_t wanted) noexcept nogil:
+    """Return the external port for an inside endpoint, taken from the free ones or those held down; or NO_PORT."""
+    cdef int port
+    if t.sequential:
+        port = ports.choose_next_port(&t.pools[pool], &t.next_sequential)
+    elif holds.was_of(t, pool, wanted, address):
+        holds.end_hold(t, pool, wanted)
+        return wanted
+    else:
+        port = ports.choose_port(&t.pools[pool], wanted, port_class != rows.CLASS_ICMP, table.next_random(t))
+    if port != ports.NO_PORT:
+        ports.take_port(&t.pools[pool], <uint16_t>port)
+        return port
+    port = holds.longest_held(t, pool, port_class == rows.CLASS_ICMP or wanted < ports.LOW_PORTS)
+    if port != ports.NO_PORT:
+        holds.end_hold(t, pool, <uint16_t>port)
+    return port
+
+
+cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t host, uint16_t id, uint32_t hash,
+                                 bint keep) noexcept nogil:
+    """Give the endpoint of a host with this id its external one, with `keep` of the same port if at all possible.
+
+    host is the row of the inside host, hash the endpoint's. Returns the row of the mapping, or a Refusal.
+    """
+    cdef uint32_t address = t.hosts[host].address
+    cdef Mapping *mapping
+    cdef int port = ports.NO_PORT
+    cdef uint32_t row
+    if t.current < 0:
+        return table.REFUSED_NO_EXTERNAL
+    if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
+        return table.REFUSED_HOST_PORTS
+    if keep:
+        port = keep_port(t, pool_of(t.current, port_class), address, id)
+    if port == ports.NO_PORT:
+        port = choose_port(t, pool_of(t.current, port_class), port_class, address, id)
+    if port == ports.NO_PORT:
+        return table.REFUSED_PORTS_EXHAUSTED
+    row = mapping_row(t.current, port_class, <uint16_t>port)
+    mapping = &t.mappings[row]
+    mapping.address = address
+    mapping.id = id
+    mapping.host = host
+    mapping.sessions = 0
+    mapping.in_use = rows.MAPPING_OPEN
+    t.hosts[host].ports[port_class] += 1
+    t.mappings_in_use += 1
+    index.insert(&t.mapping_index, hash, row)
+    return row
+
+
+cdef inline void forget_owner(Table *t, uint32_t row) noexcept nogil:
+    """Take a dynamic mapping from its inside endpoint."""
+    cdef Mapping *mapping = &t.mappings[row]
+    cdef int port_class = row_class(row)
+    index.remove(&t.mapping_index, endpoint_hash(t, port_class, mapping.address, mapping.id), row)
+    t.hosts[mapping.host].ports[port_class] -= 1
+    t.mappings_in_use -= 1
+
+
+cdef inline void give_back_mapping(Table *t, uint32_t row) noexcept nogil:
+    """Free a mapping that has no sessions left, unless it is a forward's."""
+    cdef Mapping *mapping = &t.mappings[row]
+    if mapping.in_use == rows.MAPPING_FORWARD:
+        return
+    if mapping.in_use == rows.MAPPING_OPEN:
+        forget_owner(t, row)
+        if not t.sequential:
+            holds.hold_down(t, row_pool(row), row_port(row))
+            return
+    mapping.in_use = rows.MAPPING_FREE
+    ports.give_back_port(&t.pools[row_pool(row)], row_port(row))

@@ -1,0 +1,105 @@
+# The translation state as one struct: sessions found by their 16-octet key, with mapping, port, host and timer.
+#
+# Theory of operation. A *session* is one row of 128 octets with two mirrored flows; both flows are in one index, so one
+# lookup serves both directions (sessions.pxd). A *mapping* is the external endpoint that an internal endpoint has been given,
+# the same for every remote (RFC 4787 REQ-1); its row number *is* the external endpoint, so that inbound packets without a
+# session find it by arithmetic (mappings.pxd). Sessions hold their mapping open; the last one to close gives the port back,
+# which is then held down for a while (holds.pxd). A *host* row counts what one inside address holds, so that one host can
+# take neither the table nor the ports (hosts.pxd). Sessions are opened in as many ways as there are in opening.pxd.
+#
+# Nothing here allocates, and no call does an unbounded amount of work except the choice of a port from a nearly empty pool
+# (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
+# REQ-11).
+#
+# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastmasq.table cimport rows, siphash
+from fastmasq.table.forwards cimport ForwardSet
+from fastmasq.table.index cimport Index
+from fastmasq.table.permits cimport PermitSet
+from fastmasq.table.ports cimport PortPool
+from fastmasq.table.rows cimport Host, Mapping, Session
+from fastmasq.table.siphash cimport Secret
+from fastmasq.table.wheel cimport Wheel
+
+cdef enum:
+    EXTERNALS = 4               # external addresses at once: the present one, those of forwards, and those that are ending
+    POOLS = EXTERNALS * rows.CLASS_COUNT
+    PORTS = 65536
+
+cdef enum Filtering:            # RFC 4787 section 5
+    ENDPOINT_INDEPENDENT = 0
+    ADDRESS_DEPENDENT = 1
+    ADDRESS_AND_PORT_DEPENDENT = 2
+
+cdef enum Refusal:              # why no session was opened; negative, since rows are not
+    REFUSED_TABLE_FULL = -1
+    REFUSED_PORTS_EXHAUSTED = -2
+    REFUSED_HOST_SESSIONS = -3
+    REFUSED_HOST_PORTS = -4
+    REFUSED_HOST_RATE = -5
+    REFUSED_HOST_TABLE_FULL = -6
+    REFUSED_NO_EXTERNAL = -7
+    REFUSED_HALF_OPEN = -8      # a forward has its share: the packet may pass without a session
+    REFUSED_CLASH = -9          # the two endpoints already have a session by another way
+
+
+cdef struct Limits:
+    uint32_t sessions_per_host
+    uint32_t ports_per_host     # of each class
+    uint32_t rate_per_host      # new sessions a second; 0: any
+    uint32_t burst_per_host
+
+
+cdef struct HoldQueue:          # ports held down, in the order of their times; 0, which is never given, ends it
+    uint16_t first
+    uint16_t last
+
+
+cdef struct Table:
+    Session *sessions
+    uint32_t capacity
+    uint32_t fresh              # rows [fresh, capacity) were never used
+    uint32_t free_row           # first of the rows given back, linked by timer_next
+    uint32_t active
+    uint32_t active_by_class[rows.SESSION_CLASSES]
+    Index index
+    Mapping *mappings           # [POOLS][PORTS]
+    Index mapping_index
+    uint32_t mappings_in_use    # dynamic ones
+    ForwardSet forwards
+    PermitSet permits
+    Host *hosts
+    uint32_t host_capacity
+    uint32_t host_fresh
+    uint32_t host_free
+    uint32_t hosts_in_use
+    Index host_index
+    PortPool pools[POOLS]       # [EXTERNALS][CLASS_COUNT]
+    HoldQueue held[POOLS]
+    uint32_t external[EXTERNALS]    # addresses; 0 is an unused row
+    int current                 # row of the external address for new mappings, or -1
+    Wheel wheel
+    uint32_t timeout[rows.STATE_COUNT]    # ticks
+    Filtering filtering
+    Limits limits
+    uint32_t now                # the last tick that expire_sessions was told
+    bint sequential             # ports as in 1999: never kept, ascending
+    uint32_t next_sequential
+    Secret secret
+    uint64_t random
+    uint64_t opened
+    uint64_t closed
+    uint64_t expired
+
+
+cdef inline uint64_t next_random(Table *t) noexcept nogil:
+    """Return 64 bits nobody can foresee without the secret: SipHash of a counter."""
+    t.random += 1
+    return siphash.siphash(&t.secret, t.random, 0x72616e646f6d)
+
+
+cdef inline uint32_t key_hash(const Table *t, uint64_t key0, uint64_t key1) noexcept nogil:
+    return <uint32_t>siphash.siphash(&t.secret, key0, key1)

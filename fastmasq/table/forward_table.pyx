@@ -3,22 +3,14 @@
 Called by the daemon, and by tests, under the path's lock. Addresses and ports are host-order integers.
 """
 
-import numpy as np
-
 from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.table cimport forwards, holds, index, mappings, ports, rows
-from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.masq cimport MasqTable
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
 
 from fastmasq.errors import CapacityError
-from fastmasq.table import rows as mirrors
-
-if (mirrors.FORWARD.itemsize != sizeof(Forward) or mirrors.TARGET.itemsize != sizeof(Target)
-        or mirrors.FORWARD_ROWS != forwards.FORWARDS):
-    raise ImportError("table/forwards.pxd and table/rows.py disagree about the layout of a row")
 
 
 class _Rows:
@@ -49,11 +41,8 @@ cdef class ForwardTable:
 
     def __init__(self, MasqTable table, uint32_t half_open_limit=1024):
         self.table = table
-        self._forwards = np.zeros(forwards.FORWARDS, mirrors.FORWARD)
-        self._targets = np.zeros(forwards.TARGETS, mirrors.TARGET)
+        self._forwards, self._targets = table.memory.forwards, table.memory.targets
         self._free_forwards, self._free_targets = _Rows(forwards.FORWARDS), _Rows(forwards.TARGETS)
-        table.table.forwards.rows = <Forward *><size_t>self._forwards.ctypes.data
-        table.table.forwards.targets = <Target *><size_t>self._targets.ctypes.data
         table.table.forwards.half_open_limit = half_open_limit
 
     def place(self, uint32_t address, int port_class, uint16_t port, targets):

@@ -6,5 +6,5 @@ from fastmasq.table.table cimport Table
 cdef class MasqTable:
     cdef Table table
     cdef readonly object sessions, mappings, hosts
+    cdef object memory
     cdef bint _is_ready
-    cdef object _index, _mapping_index, _host_index, _permits, _free, _allowed, _slots

@@ -1,4 +1,4 @@
-"""MasqTable: the memory of the translation state as numpy arrays, made once, and the slow calls on it.
+"""MasqTable: the translation state with its memory, made once, and the slow calls on it.
 
 The packet path works on the C struct `Table` (table.pxd) without the GIL; the methods here are for the daemon, which
 calls them under the path's lock, and for tests. Addresses and ports are host-order integers, times are nanoseconds of
@@ -15,6 +15,7 @@ from fastmasq.table cimport (
     forwards, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
+from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.permits cimport Permit
@@ -24,6 +25,7 @@ from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
+from fastmasq.table.memory import lay_out
 from fastmasq.table.timeouts import Timeouts
 
 TICK_NS = wheel.TICK_MS * 1_000_000
@@ -41,8 +43,14 @@ FILTERINGS = {
 }
 
 if (sizeof(Session) != 128 or mirrors.SESSION.itemsize != sizeof(Session) or mirrors.MAPPING.itemsize != sizeof(Mapping)
-        or mirrors.HOST.itemsize != sizeof(Host) or len(mirrors.STATES) != rows.STATE_COUNT):
-    raise ImportError("table/rows.pxd and table/rows.py disagree about the layout of a row")
+        or mirrors.HOST.itemsize != sizeof(Host) or mirrors.FORWARD.itemsize != sizeof(Forward)
+        or mirrors.TARGET.itemsize != sizeof(Target) or mirrors.INDEX_ENTRY.itemsize != sizeof(IndexEntry)
+        or mirrors.PERMIT.itemsize != sizeof(Permit) or len(mirrors.STATES) != rows.STATE_COUNT):
+    raise ImportError("table/rows.py and the structs of table/*.pxd disagree about the layout of a row")
+if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
+     mirrors.TARGET_ROWS) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS,
+                              forwards.TARGETS)):
+    raise ImportError("table/rows.py and table/*.pxd disagree about how many rows there are")
 if len(Timeouts().by_state()) != rows.STATE_COUNT:
     raise ImportError("table/timeouts.py does not give every state a timeout")
 
@@ -54,6 +62,10 @@ cdef enum:
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
     PAGE = 4096
     ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
+
+
+cdef void *address_of(array):
+    return <void *><size_t>array.ctypes.data
 
 
 cdef void populate(size_t first, size_t stop) noexcept nogil:
@@ -75,60 +87,28 @@ cdef void look_sooner(Table *t) noexcept nogil:
             wheel.link(&t.wheel, t.sessions, row, due)
 
 
-def _power_of_two(at_least):
-    return 1 << (at_least - 1).bit_length()
-
-
 cdef class MasqTable:
     """All sessions with their indexes, mappings, ports, hosts and timers.
 
     capacity: sessions at the most (default one million), reserved now but touched only as they are used.
     filtering: one of FILTERINGS (RFC 4787 section 5). secret: 16 bytes for the keyed hash, random by default.
-    sequential: ports ascending and never kept, as in 1999 (rule C-2).
+    sequential: ports ascending and never kept, as in 1999 (rule C-2). buffer: where the rows are to live (memory.lay_out).
     Raises CapacityError when the memory cannot be had.
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, timeouts=None, filtering="address-dependent",
                  sessions_per_host=None, ports_per_host=16384, rate_per_host=0, bint sequential=False,
-                 secret=None, now_ns=0):
+                 secret=None, now_ns=0, buffer=None):
         if not 1 <= capacity <= MAXIMUM_SESSIONS:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
         cdef Table *t = &self.table
-        cdef uint32_t entries = _power_of_two(4 * capacity)
-        mapping_rows = POOLS * PORTS
-        mapping_entries = max(_power_of_two(2 * min(capacity, mapping_rows)), 4 * forwards.TARGETS)
-        try:
-            self.sessions = np.zeros(capacity, mirrors.SESSION)
-            self.mappings = np.zeros(mapping_rows, mirrors.MAPPING)
-            self.hosts = np.zeros(hosts.HOSTS, mirrors.HOST)
-            self._index = np.zeros(entries, "u8")
-            self._mapping_index = np.zeros(mapping_entries, "u8")
-            self._host_index = np.zeros(2 * hosts.HOSTS, "u8")
-            self._permits = np.zeros((_power_of_two(2 * capacity), 2), "u8")
-            self._free = np.zeros((POOLS, ports.POOL_WORDS), "u8")
-            self._allowed = np.zeros((POOLS, ports.POOL_WORDS), "u8")
-            self._slots = np.full(wheel.WHEEL_SLOTS, <uint32_t>rows.NONE, "u4")
-        except MemoryError:
-            raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
-        t.sessions = <Session *><size_t>self.sessions.ctypes.data
+        self.memory = lay_out(capacity, buffer)
+        self.sessions, self.mappings, self.hosts = self.memory.sessions, self.memory.mappings, self.memory.hosts
+        self._point_into_memory()
+        self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
-        t.free_row = rows.NONE
-        t.index.entries = <IndexEntry *><size_t>self._index.ctypes.data
-        t.index.mask = entries - 1
-        t.mappings = <Mapping *><size_t>self.mappings.ctypes.data
-        t.mapping_index.entries = <IndexEntry *><size_t>self._mapping_index.ctypes.data
-        t.mapping_index.mask = mapping_entries - 1
-        t.hosts = <Host *><size_t>self.hosts.ctypes.data
         t.host_capacity = hosts.HOSTS
-        t.host_free = rows.NONE
-        t.host_index.entries = <IndexEntry *><size_t>self._host_index.ctypes.data
-        t.host_index.mask = 2 * hosts.HOSTS - 1
-        t.permits.entries = <Permit *><size_t>self._permits.ctypes.data
-        t.permits.mask = self._permits.shape[0] - 1
-        for pool in range(POOLS):
-            t.pools[pool].free = <uint64_t *><size_t>self._free[pool].ctypes.data
-            t.pools[pool].allowed = <uint64_t *><size_t>self._allowed[pool].ctypes.data
-        t.wheel.slots = <uint32_t *><size_t>self._slots.ctypes.data
+        t.free_row = t.host_free = rows.NONE
         t.current = -1
         t.next_sequential = 61000
         t.wheel.tick = t.now = now_ns // TICK_NS
@@ -139,6 +119,28 @@ cdef class MasqTable:
         t.secret.k0 = int.from_bytes(key[:8], "little")
         t.secret.k1 = int.from_bytes(key[8:], "little")
         self.set_timeouts(timeouts or Timeouts())
+
+    def _point_into_memory(self):
+        """Have the C struct use the arrays."""
+        cdef Table *t = &self.table
+        memory = self.memory
+        t.sessions = <Session *>address_of(memory.sessions)
+        t.mappings = <Mapping *>address_of(memory.mappings)
+        t.hosts = <Host *>address_of(memory.hosts)
+        t.index.entries = <IndexEntry *>address_of(memory.index)
+        t.index.mask = len(memory.index) - 1
+        t.mapping_index.entries = <IndexEntry *>address_of(memory.mapping_index)
+        t.mapping_index.mask = len(memory.mapping_index) - 1
+        t.host_index.entries = <IndexEntry *>address_of(memory.host_index)
+        t.host_index.mask = len(memory.host_index) - 1
+        t.permits.entries = <Permit *>address_of(memory.permits)
+        t.permits.mask = len(memory.permits) - 1
+        t.forwards.rows = <Forward *>address_of(memory.forwards)
+        t.forwards.targets = <Target *>address_of(memory.targets)
+        t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)
+        for pool in range(POOLS):
+            t.pools[pool].free = <uint64_t *>address_of(memory.free_ports[pool])
+            t.pools[pool].allowed = <uint64_t *>address_of(memory.allowed_ports[pool])
 
     def make_ready(self):
         """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
@@ -151,8 +153,8 @@ cdef class MasqTable:
         areas = [(first, stop)]
         if not self._is_ready:
             self._is_ready = True
-            for array in (self._index, self._mapping_index, self._host_index, self._permits, self.hosts,
-                          self.mappings[:CLASS_COUNT * PORTS]):
+            for array in (self.memory.index, self.memory.mapping_index, self.memory.host_index, self.memory.permits,
+                          self.hosts, self.mappings[:CLASS_COUNT * PORTS]):
                 areas.append((array.ctypes.data, array.ctypes.data + array.nbytes))
         for begin, end in areas:
             first, stop = begin, end
@@ -182,7 +184,7 @@ cdef class MasqTable:
         if FILTERINGS[filtering] == t.filtering:
             return
         if t.filtering == table.ADDRESS_DEPENDENT:
-            self._permits[:] = 0
+            self.memory.permits[:] = 0
         t.filtering = FILTERINGS[filtering]
         if t.filtering != table.ADDRESS_DEPENDENT:
             return
@@ -248,9 +250,9 @@ cdef class MasqTable:
         used = self.mappings["in_use"][external * span:(external + 1) * span].reshape(CLASS_COUNT, PORTS) != 0
         for port_class in range(CLASS_COUNT):
             pool = external * CLASS_COUNT + port_class
-            self._allowed[pool] = np.packbits(bits[port_class], bitorder="little").view("u8")
+            self.memory.allowed_ports[pool] = np.packbits(bits[port_class], bitorder="little").view("u8")
             free = bits[port_class] & ~used[port_class]
-            self._free[pool] = np.packbits(free, bitorder="little").view("u8")
+            self.memory.free_ports[pool] = np.packbits(free, bitorder="little").view("u8")
             self.table.pools[pool].free_count = int(free.sum())
 
     def close_external(self, address, first=0, count=<uint32_t>rows.NONE, only_without_reply=False):

@@ -47,12 +47,20 @@ HOST = np.dtype(
     ]
 )
 
+INDEX_ENTRY = np.dtype([("hash", "u4"), ("ref", "u4")])
+PERMIT = np.dtype([("fingerprint", "u8"), ("count", "u4"), ("reserved", "u4")])
 TARGET = np.dtype(
     [("address", "u4"), ("weight", "u4"), ("left", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")]
 )
 FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4")])
 
+POOLS = 12  # external addresses times classes
+PORTS = 65536  # rows of mappings in each pool
+POOL_WORDS = 1024
+HOST_ROWS = 65536
+WHEEL_SLOTS = 32768
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
+TARGET_ROWS = 65536
 
 OUTBOUND, INBOUND = 0, 1
 SESSION_HAIRPIN = 0x01

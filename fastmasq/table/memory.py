@@ -1,0 +1,116 @@
+"""Where the rows of a table live: all arrays that it consists of, each by itself or all in one buffer that is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastmasq.errors import CapacityError
+from fastmasq.table import rows
+
+ALIGNMENT = 64  # octets: a cache line, so that a session's row lies in two
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The arrays of a table; the C struct `Table` points into them."""
+
+    sessions: np.ndarray
+    index: np.ndarray
+    permits: np.ndarray
+    mappings: np.ndarray
+    mapping_index: np.ndarray
+    hosts: np.ndarray
+    host_index: np.ndarray
+    free_ports: np.ndarray
+    allowed_ports: np.ndarray
+    wheel_slots: np.ndarray
+    forwards: np.ndarray
+    targets: np.ndarray
+
+
+def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Return (type, shape) of every array of a table for so many sessions, in the order in which they lie.
+
+    Indexes and permits are powers of two, and at most half full.
+    """
+    mappings = rows.POOLS * rows.PORTS
+    mapping_index = max(_power_of_two(2 * min(capacity, mappings)), 4 * rows.TARGET_ROWS)
+    return {
+        "sessions": (rows.SESSION, (capacity,)),
+        "index": (rows.INDEX_ENTRY, (_power_of_two(4 * capacity),)),
+        "permits": (rows.PERMIT, (_power_of_two(2 * capacity),)),
+        "mappings": (rows.MAPPING, (mappings,)),
+        "mapping_index": (rows.INDEX_ENTRY, (mapping_index,)),
+        "hosts": (rows.HOST, (rows.HOST_ROWS,)),
+        "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
+        "free_ports": (np.dtype("u8"), (rows.POOLS, rows.POOL_WORDS)),
+        "allowed_ports": (np.dtype("u8"), (rows.POOLS, rows.POOL_WORDS)),
+        "wheel_slots": (np.dtype("u4"), (rows.WHEEL_SLOTS,)),
+        "forwards": (rows.FORWARD, (rows.FORWARD_ROWS,)),
+        "targets": (rows.TARGET, (rows.TARGET_ROWS,)),
+    }
+
+
+def size_of(capacity: int) -> int:
+    """Return how many octets a buffer for a table of so many sessions must have."""
+    return sum(_padded(_octets(*array)) for array in arrays_of(capacity).values())
+
+
+def lay_out(capacity: int, buffer=None) -> Memory:
+    """Return the arrays of a table for so many sessions.
+
+    buffer: writable, zeroed, aligned to ALIGNMENT and of at least size_of(capacity) octets; the arrays keep it alive.
+    Without one each array gets memory of its own, whose end a sanitizer knows; it is touched only as it is used.
+    Raises ValueError about a buffer that does not do, and CapacityError when memory cannot be had.
+    """
+    room = _Room(size_of(capacity), buffer) if buffer is not None else None
+    try:
+        octets = {
+            name: room.take(_octets(*array)) if room else _zeros(_octets(*array))
+            for name, array in arrays_of(capacity).items()
+        }
+    except MemoryError:
+        raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
+    return Memory(
+        **{name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays_of(capacity).items()}
+    )
+
+
+class _Room:
+    """What is left of a buffer."""
+
+    def __init__(self, needed: int, buffer) -> None:
+        self._octets = np.frombuffer(buffer, "u1")
+        self._taken = 0
+        if not self._octets.flags.writeable:
+            raise ValueError("a table cannot live in a buffer that is read-only")
+        if self._octets.size < needed:
+            raise ValueError(f"the buffer has {self._octets.size} octets: the table needs {needed}")
+        if self._octets.ctypes.data % ALIGNMENT:
+            raise ValueError(f"the buffer begins at {self._octets.ctypes.data:#x}: not at a multiple of {ALIGNMENT}")
+
+    def take(self, octets: int) -> np.ndarray:
+        first = self._taken
+        self._taken += _padded(octets)
+        return self._octets[first : first + octets]
+
+
+def _zeros(octets: int) -> np.ndarray:
+    """Return aligned memory that the kernel gives when it is touched."""
+    memory = np.zeros(octets + ALIGNMENT, "u1")
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + octets]
+
+
+def _octets(dtype: np.dtype, shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * int(np.prod(shape))
+
+
+def _padded(octets: int) -> int:
+    return -(-octets // ALIGNMENT) * ALIGNMENT
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << (at_least - 1).bit_length()

@@ -22,6 +22,7 @@ from fastmasq.daemon.forwards import Forwards
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
 from fastmasq.path.world import LOCAL, NO_LINK
 from fastmasq.policy.redirects import Redirect
+from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.rows import (
     CLASS_NONE,
     CLASSES,
@@ -78,11 +79,11 @@ class Judge:
     def why_not(self, row: np.void) -> str | None:
         """Return why a session would not be opened today; None when it would."""
         out = row["flow"][OUTBOUND]
-        key0, key1 = int(out["key0"]), int(out["key1"])
-        protocol, ends = key1 >> 56, _Ends(key0 >> 32, key0 & 0xFFFFFFFF, key1 >> 32 & 0xFFFF, key1 & 0xFFFF)
+        inside, inside_port, remote, remote_port = ends_of(out)
+        protocol, ends = protocol_of(out), _Ends(inside, remote, inside_port, remote_port)
         external = _Ends(int(out["saddr"]), ends.daddr, int(out["sid"]), ends.dport)
         turns_round = bool(row["flags"] & SESSION_HAIRPIN)
-        if key1 >> 48 & 0xFF == LOCAL:
+        if side_of(out) == LOCAL:
             asking = _Ends(ends.daddr, external.saddr, ends.dport, external.sport)
             return self._refused(_INPUT, protocol, asking, self._link(ends.daddr), "REDIRECT")
         if turns_round and not self.hairpin:

@@ -11,6 +11,7 @@ import numpy as np
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.world import LOCAL
+from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.masq import TICK_NS, MasqTable
 from fastmasq.table.rows import CLASS_NONE, CLASSES, OUTBOUND, STATES
 
@@ -47,15 +48,14 @@ def select(rows: np.ndarray, host: str | None, protocol: str | None, state: str 
         except ValueError:
             raise ConfigurationError(f"{host!r} is not an IPv4 address") from None
         out = rows["flow"][:, OUTBOUND]
-        inside = (out["key0"] >> np.uint64(32)) == address
-        remote = (out["key0"] & np.uint64(0xFFFFFFFF)) == address
-        chosen &= inside | remote | (out["saddr"] == address)
+        ends = ends_of(out)
+        chosen &= (ends.saddr == address) | (ends.daddr == address) | (out["saddr"] == address)
     return rows[chosen]
 
 
 def masqueraded(rows: np.ndarray) -> np.ndarray:
     """Return the sessions that are not of programs of this host."""
-    return rows[rows["flow"][:, OUTBOUND]["key1"] >> np.uint64(48) & np.uint64(0xFF) != LOCAL]
+    return rows[side_of(rows["flow"][:, OUTBOUND]) != LOCAL]
 
 
 def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
@@ -64,15 +64,14 @@ def describe(row: np.void, table: MasqTable, now_ns: int) -> dict[str, Any]:
     protocol = _protocol_name(row)
     has_ports = protocol in ("tcp", "udp")
     has_ids = row["port_class"] != CLASS_NONE
-    inside_address, inside_id = int(out["key0"]) >> 32, int(out["key1"]) >> 32 & 0xFFFF
-    remote_address, remote_id = int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFF
+    ends = ends_of(out)
     expires_ns = int(row["expires"]) * TICK_NS - now_ns
     return {
         "protocol": protocol,
         "state": STATES[row["state"]],
-        "inside": _endpoint(inside_address, inside_id if has_ids else None),
+        "inside": _endpoint(ends.saddr, ends.sid if has_ids else None),
         "external": _endpoint(int(out["saddr"]), int(out["sid"]) if has_ids else None),
-        "remote": _endpoint(remote_address, remote_id if has_ports else None),
+        "remote": _endpoint(ends.daddr, ends.did if has_ports else None),
         "expires_s": round(max(0, expires_ns) / 1e9, 1),
         "idle_s": round(max(0, table.timeout_ns(int(row["state"])) - expires_ns) / 1e9, 1),
         "packets_out": int(out["packets"]),
@@ -84,7 +83,7 @@ def _protocol_name(row: np.void) -> str:
     """Return tcp, udp or icmp; of a protocol without ports its usual name, or its number."""
     if row["port_class"] != CLASS_NONE:
         return CLASSES[row["port_class"]]
-    number = int(row["flow"][OUTBOUND]["key1"]) >> 56
+    number = protocol_of(row["flow"][OUTBOUND])
     return {47: "gre", 50: "esp"}.get(number, str(number))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmasq.daemon import listing
 from fastmasq.path.forward import Forwarder
+from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import CLASSES, OUTBOUND
 from fastmasq.wire.tunnels import NATT_PORT
@@ -18,7 +19,6 @@ from fastmasq.wire.tunnels import NATT_PORT
 SHOWN = 1000  # sessions in an answer
 _REPEATS = 3  # packets without an answer: IKE has waited for it some ten seconds (RFC 7296 section 2.4)
 _UDP = CLASSES.index("udp")
-_PORT = np.uint64(0xFFFF)
 _OUT_ONLY = "UDP port 4500 goes out and nothing comes in: the server is not there, or something on the way drops it"
 _IN_ONLY = "UDP port 4500 comes in and nothing goes out: look at the inside host and its firewall"
 
@@ -27,16 +27,16 @@ def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
     """Return copies of the sessions that have port 4500 inside or at the remote."""
     found = []
     for rows in listing.copies(table, forwarder):
-        ids = rows["flow"][:, OUTBOUND]["key1"]
-        has_port = (ids & _PORT == NATT_PORT) | (ids >> np.uint64(32) & _PORT == NATT_PORT)
+        ends = ends_of(rows["flow"][:, OUTBOUND])
+        has_port = (ends.sid == NATT_PORT) | (ends.did == NATT_PORT)
         found.append(rows[has_port & (rows["port_class"] == _UDP) & (rows["state"] != 0)])
     return np.concatenate(found)
 
 
 def of_host(rows: np.ndarray, host: int) -> np.ndarray:
     """Return those that an inside or remote host takes part in."""
-    ends = rows["flow"][:, OUTBOUND]["key0"]
-    return rows[(ends >> np.uint64(32) == host) | (ends & np.uint64(0xFFFFFFFF) == host)]
+    ends = ends_of(rows["flow"][:, OUTBOUND])
+    return rows[(ends.saddr == host) | (ends.daddr == host)]
 
 
 def describe(row: np.void, table: MasqTable, now: int) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def by_ends(rows: np.ndarray) -> dict[tuple[int, int], str]:
     """Return, for each inside host and remote that have such sessions, what they lack: the least of it."""
     found: dict[tuple[int, int], str] = {}
     for row in rows:
-        key = int(row["flow"][OUTBOUND]["key0"])
-        ends = (key >> 32, key & 0xFFFFFFFF)
+        flow = ends_of(row["flow"][OUTBOUND])
+        ends = (flow.saddr, flow.daddr)
         found[ends] = missing(row) if ends not in found else found[ends] and missing(row)
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fastmasq.table.keys import ends_of
 from fastmasq.table.rows import CLASSES, INBOUND, OUTBOUND
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
 
@@ -28,9 +29,7 @@ def reset_segments(row: np.void) -> list[bytes]:
 
 
 def _segment(row: np.void, sequence: int) -> bytes:
-    out = row["flow"][OUTBOUND]
-    inside, remote = int(out["key0"]) >> 32, int(out["key0"]) & 0xFFFFFFFF
-    inside_port, remote_port = int(out["key1"]) >> 32 & 0xFFFF, int(out["key1"]) & 0xFFFF
+    inside, inside_port, remote, remote_port = ends_of(row["flow"][OUTBOUND])
     tcp = struct.pack(">HHIIBBHHH", remote_port, inside_port, sequence, 0, 5 << 4, _RST, 0, 0, 0)
     checksum = internet_checksum(tcp, pseudo_header_sum(remote, inside, socket.IPPROTO_TCP, len(tcp)))
     tcp = tcp[:16] + struct.pack(">H", checksum) + tcp[18:]

@@ -13,6 +13,7 @@ from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
+from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import CLASSES, STATES
 
@@ -213,13 +214,14 @@ class Harness:
             if not row["state"]:
                 continue
             out, back = row["flow"]
+            ends = ends_of(out)
             result.append(
                 {
                     "protocol": (*CLASSES, "other")[row["port_class"]],
                     "state": STATES[row["state"]],
-                    "inside": (int(out["key0"] >> np.uint64(32)), int(out["key1"] >> np.uint64(32)) & 0xFFFF),
+                    "inside": (ends.saddr, ends.sid),
                     "external": (int(out["saddr"]), int(out["sid"])),
-                    "remote": (int(out["key0"]) & 0xFFFFFFFF, int(out["key1"]) & 0xFFFFFFFF),
+                    "remote": (ends.daddr, ends.did),
                     "packets_out": int(out["packets"]),
                     "packets_in": int(back["packets"]),
                 }

@@ -10,14 +10,14 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.table.wheel cimport TICK_MS
+from fastmasq.table.wheel cimport TICKS_PER_SECOND
 
 cdef enum:
     TRIGGERS = 64
     DIRECTS = 64
     MARKS = 256
     MARK_TARGETS = 1024         # of all marks together
-    TRIGGER_TICKS = 15000 // TICK_MS
+    TRIGGER_TICKS = 15 * TICKS_PER_SECOND
     PORT_WORDS = 1024           # 64 ports each
 
 

@@ -10,10 +10,10 @@ from libc.stdint cimport uint16_t, uint32_t
 from fastmasq.table cimport ports, rows, table
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport HoldQueue, Table
-from fastmasq.table.wheel cimport TICK_MS
+from fastmasq.table.wheel cimport TICKS_PER_SECOND
 
 cdef enum:
-    HOLD_DOWN_TICKS = 120000 // TICK_MS + 1  # never less
+    HOLD_DOWN_TICKS = 120 * TICKS_PER_SECOND + 1  # never less
 
 
 cdef inline uint16_t next_held(const Mapping *mapping) noexcept nogil:

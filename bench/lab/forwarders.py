@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import psutil
 
 from fastmasq.control import client
 from fastmasq.lab import hosts
-from fastmasq.lab.forwarder import Fastmasq
+from fastmasq.lab.forwarder import COMMAND, Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
@@ -112,13 +112,14 @@ class Kernel(Forwarder):
 
 
 class FastmasqForwarder(Forwarder):
-    """`fastmasq run` as a user starts it."""
+    """`fastmasq run` as a user starts it; command may start that of another tree."""
 
     name = "fastmasq"
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, command: Sequence[str] = COMMAND) -> None:
         self._network = network
-        self._program = Fastmasq(network.lab, _CONFIGURATION)
+        self._command = command
+        self._program = self._make(_CONFIGURATION)
         self._rule_file = network.lab.directory / "rc.firewall"
 
     def start(self) -> None:
@@ -127,7 +128,7 @@ class FastmasqForwarder(Forwarder):
             lines = [f"ipchains -A forward -s {address} -j DENY\n" for address in _absent_hosts(self.rules)]
             self._rule_file.write_text("".join([*lines, "ipchains -A forward -i eth1 -j MASQ\n"]))
             configuration += f'[rules]\nfiles = ["{self._rule_file}"]\n'
-        self._program = Fastmasq(self._network.lab, configuration)
+        self._program = self._make(configuration)
         self._program.install()
 
     def stop(self) -> None:
@@ -139,7 +140,7 @@ class FastmasqForwarder(Forwarder):
     def memory_without_sessions(self) -> int:
         # Its table has a fixed size, and may or may not be in memory from the start: compare with hardly any table.
         self.stop()
-        with Fastmasq(self._network.lab, _SMALL_TABLE) as small:
+        with self._make(_SMALL_TABLE) as small:
             without = psutil.Process(small.process.pid).memory_info().rss
         self.start()
         return without
@@ -151,6 +152,9 @@ class FastmasqForwarder(Forwarder):
     def ring_drops(self) -> int:
         status = client.call(str(self._program.socket), "status")
         return sum(link["ring_drops"] for link in status["links"])
+
+    def _make(self, configuration: str) -> Fastmasq:
+        return Fastmasq(self._network.lab, configuration, command=self._command)
 
 
 FORWARDERS = {kind.name: kind for kind in (Kernel, FastmasqForwarder)}

@@ -16,19 +16,28 @@ from fastmasq.lab.topology import Lab
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 10.0
+COMMAND = (sys.executable, "-m", "fastmasq")
 
 
 class Fastmasq:
     """`fastmasq run` in the gateway of a lab; a context manager that returns once it forwards.
 
     extra is the head of its configuration: keys without a section first, then whole sections. The interfaces and the
-    control socket follow it.
+    control socket follow it. command is how the program is started, this one or another.
     """
 
     name = "fastmasq"
 
-    def __init__(self, lab: Lab, extra: str = "", inside: Sequence[str] = ("eth0",), outside: str = "eth1") -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        extra: str = "",
+        inside: Sequence[str] = ("eth0",),
+        outside: str = "eth1",
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self.lab = lab
+        self._command = command
         self._process: subprocess.Popen | None = None
         self.directory = lab.directory / "gateway/fastmasq"
         self.socket = self.directory / "control.sock"
@@ -60,7 +69,7 @@ class Fastmasq:
         """Start it and return the line that says it forwards. Raises KernelError with what it said instead."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.configuration.write_text(self._text)
-        argv = [*_command(), "run", "-c", str(self.configuration)]
+        argv = [*self._command, "run", "-c", str(self.configuration)]
         with self._log("stdout").open("wb") as output, self._log("stderr").open("wb") as errors:
             self._process = self.lab.popen("gateway", argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
         hosts.wait_until(lambda: self._forwards() or not self.is_running(), START_TIMEOUT_S)
@@ -89,7 +98,7 @@ class Fastmasq:
 
     def run_command(self, *arguments: str) -> str:
         """Return what a client command, for example `sessions`, prints. Raises FastmasqError if it fails."""
-        argv = [*_command(), *arguments, "--socket", str(self.socket)]
+        argv = [*self._command, *arguments, "--socket", str(self.socket)]
         columns = str(shutil.get_terminal_size((120, 40)).columns)
         done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "COLUMNS": columns})
         if done.returncode:
@@ -111,7 +120,3 @@ class Fastmasq:
 
     def _log(self, stream: str) -> Path:
         return self.directory / stream
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", "fastmasq"]

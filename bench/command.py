@@ -17,15 +17,18 @@ _FULL_ROUNDS, _QUICK_ROUNDS = 5, 1
 _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 
 
-class _FigureName(click.ParamType):
-    """The name of a measurement, looked up when it is needed: their modules take a while to import."""
+class FigureName(click.ParamType):
+    """The name of a measurement, or one of `others`; looked up when needed: their modules take a while to import."""
 
     name = "figure"
+
+    def __init__(self, *others: str) -> None:
+        self._others = others
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from fastmasq_bench.lab.measure import MEASUREMENTS
 
-        names = [measurement.name for measurement in MEASUREMENTS]
+        names = [*self._others, *(measurement.name for measurement in MEASUREMENTS)]
         if value not in names:
             self.fail(f"{value!r} is none of {', '.join(names)}", param, ctx)
         return value
@@ -34,7 +37,7 @@ class _FigureName(click.ParamType):
 @click.command()
 @click.option("--quick", is_flag=True, help="Measure everything once and briefly: two minutes instead of twenty.")
 @click.option("--rounds", type=click.IntRange(1), help=f"How often to measure everything.  [default: {_FULL_ROUNDS}]")
-@click.option("--only", type=_FigureName(), multiple=True, help="Measure only this; may be given several times.")
+@click.option("--only", type=FigureName(), multiple=True, help="Measure only this; may be given several times.")
 @click.option("--forwarder", type=click.Choice(["kernel", "fastmasq"]), multiple=True, help="Measure only this one.")
 @click.option("--json", "json_file", type=_OUTPUT, metavar="FILE", help="Write all samples to this file.")
 @click.option("--chart", "chart_file", type=_OUTPUT, metavar="FILE", help="Draw a chart into this file (.png).")

@@ -66,9 +66,8 @@ class Report:
 
     def table(self) -> Table:
         """Return the table: medians with the lowest and the highest value, the ratio, the goal, and what was lost."""
-        host = self.machine
         title = (
-            f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, load {host['load_average']}\n"
+            f"{machine_line(self.machine)}\n"
             f"rounds: {self.rounds}; the packet source alone: {format_count(self.source_alone)} packets/s\n"
         )
         table = Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
@@ -108,6 +107,11 @@ def describe_machine() -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def machine_line(host: dict[str, Any]) -> str:
+    """Return what describe_machine says as the first line of a table."""
+    return f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, load {host['load_average']}"
 
 
 def _cells(line: Line) -> tuple[str | Text, ...]:

@@ -92,7 +92,7 @@ class Rounds:
             if not any(one.in_the_race(steering) for one in series):
                 continue
             try:
-                samples = self._samples(measurement, forwarder, steering)
+                samples = measure_anew(measurement, Bench(self.network, forwarder, self.lengths), steering)
             except FastmasqError as error:
                 for one in series:
                     one.failures.append(str(error))
@@ -100,12 +100,13 @@ class Rounds:
             for one, sample in zip(series, samples, strict=False):
                 one.samples.setdefault(steering, []).append(sample)
 
-    def _samples(self, measurement: Measurement, forwarder: Forwarder, steering: str) -> tuple[Sample, ...]:
-        bench = Bench(self.network, forwarder, self.lengths)
-        self.network.steer(steering_mask(steering))
-        try:
-            forwarder.start()
-            bench.wait_until_ready()
-            return measurement.measure(bench)
-        finally:
-            forwarder.stop()
+
+def measure_anew(measurement: Measurement, bench: Bench, steering: str = "off") -> tuple[Sample, ...]:
+    """Start the bench's forwarder, measure once it forwards, and stop it. Raises FastmasqError if any of it fails."""
+    bench.network.steer(steering_mask(steering))
+    try:
+        bench.forwarder.start()
+        bench.wait_until_ready()
+        return measurement.measure(bench)
+    finally:
+        bench.forwarder.stop()

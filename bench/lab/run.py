@@ -22,10 +22,7 @@ _BUSY = 0.5
 
 def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwarders: Collection[str]) -> Report:
     """Measure in a lab of this prefix; empty collections mean all. Raises KernelError where that is not possible."""
-    if os.geteuid() != 0:
-        raise KernelError("the benchmark needs root: run it with sudo")
-    if (os.cpu_count() or 1) < FEWEST_PROCESSORS:
-        raise KernelError(f"the benchmark needs {FEWEST_PROCESSORS} processors, one for the source of packets")
+    check_host()
     measurements = [measurement for measurement in MEASUREMENTS if not only or measurement.name in only]
     names = [name for name in FORWARDERS if not forwarders or name in forwarders]
     machine = describe_machine()
@@ -35,9 +32,8 @@ def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwa
             f"the machine is busy (load {load}), which slows fastmasq more than the kernel: better wait",
             file=sys.stderr,
         )
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        make_progress() as progress,
         large_connection_table(),
         Network(prefix) as network,
     ):
@@ -51,3 +47,17 @@ def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwa
         measured = Rounds(network, contestants, measurements, lengths, tell)
         measured.run(rounds)
     return Report(make_lines(measured.series), machine, ceiling, rounds)
+
+
+def check_host() -> None:
+    """Raise KernelError where the lab's figures cannot be measured."""
+    if os.geteuid() != 0:
+        raise KernelError("the benchmark needs root: run it with sudo")
+    if (os.cpu_count() or 1) < FEWEST_PROCESSORS:
+        raise KernelError(f"the benchmark needs {FEWEST_PROCESSORS} processors, one for the source of packets")
+
+
+def make_progress() -> Progress:
+    """Return a line on standard error that says what is measured and how long it will take; it vanishes at the end."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

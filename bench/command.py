@@ -39,6 +39,7 @@ class FigureName(click.ParamType):
 @click.option("--rounds", type=click.IntRange(1), help=f"How often to measure everything.  [default: {_FULL_ROUNDS}]")
 @click.option("--only", type=FigureName(), multiple=True, help="Measure only this; may be given several times.")
 @click.option("--forwarder", type=click.Choice(["kernel", "fastmasq"]), multiple=True, help="Measure only this one.")
+@click.option("--markdown", is_flag=True, help="Print the medians as a table of Markdown, with the machine above it.")
 @click.option("--json", "json_file", type=_OUTPUT, metavar="FILE", help="Write all samples to this file.")
 @click.option("--chart", "chart_file", type=_OUTPUT, metavar="FILE", help="Draw a chart into this file (.png).")
 def bench(
@@ -46,6 +47,7 @@ def bench(
     rounds: int | None,
     only: tuple[str, ...],
     forwarder: tuple[str, ...],
+    markdown: bool,
     json_file: Path | None,
     chart_file: Path | None,
 ) -> None:
@@ -82,8 +84,10 @@ def bench(
         from fastmasq_bench.chart import draw
 
         draw(report, chart_file)
-    console = make_console()
-    console.print(report.table())
+    if markdown:
+        click.echo(report.markdown(), nl=False)
+    else:
+        make_console().print(report.table())
     failures = report.failures()
     if failures:
         raise FastmasqError("not everything could be measured:\n" + "\n".join(dict.fromkeys(failures)))

@@ -1,4 +1,4 @@
-"""The result: one table with machine, kernel and spread for people, and every sample as JSON for programs."""
+"""The result: one table with machine, kernel and spread for people, as Markdown too, and every sample as JSON."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.rounds import Series
 
 BASELINE, OURS = "kernel", "fastmasq"
+
+_SETTING = "veth, offloads on except where a line says off; the kernel with receive steering at its best for each line;"
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,7 @@ class Report:
 
     def table(self) -> Table:
         """Return the table: medians with the lowest and the highest value, the ratio, the goal, and what was lost."""
-        title = (
-            f"{machine_line(self.machine)}\n"
-            f"rounds: {self.rounds}; the packet source alone: {format_count(self.source_alone)} packets/s\n"
-        )
+        title = f"{self._conditions()}\n"
         table = Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
         table.add_column("figure")
         for name in ("kernel", "fastmasq", "ratio", "goal", "lost, k / f", "ring drops, k / f"):
@@ -77,6 +76,16 @@ class Report:
         for line in self.lines:
             table.add_row(*_cells(line))
         return table
+
+    def markdown(self) -> str:
+        """Return the medians and their ratios as a table of Markdown, beneath a paragraph about machine and day."""
+        rows = [
+            ("figure", BASELINE, OURS, "ratio"),
+            ("---", "---:", "---:", "---:"),
+            *((_name(line), _median(line.baseline), _median(line.ours), _ratio(line)) for line in self.lines),
+        ]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return f"{self._conditions()}; medians.\n\n{table}\n"
 
     def document(self) -> dict[str, Any]:
         """Return everything as plain values: for each figure and program all samples by steering, and the best one."""
@@ -86,6 +95,15 @@ class Report:
             "source_alone": self.source_alone,
             "figures": [_plain(line) for line in self.lines],
         }
+
+    def _conditions(self) -> str:
+        """Return three lines: the machine and the day, the network, the run."""
+        host = self.machine
+        return (
+            f"{host['time'][:10]}: {machine_line(host)}, {host['memory_gib']} GiB, {host['distribution']}, "
+            f"Python {host['python']};\n{_SETTING}\n"
+            f"rounds: {self.rounds}; the packet source alone: {format_count(self.source_alone)} packets/s"
+        )
 
 
 def make_lines(series: dict[tuple[str, str], Series]) -> list[Line]:
@@ -103,6 +121,7 @@ def describe_machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "memory_gib": round(memory_kib / 2**20, 1),
         "kernel": platform.release(),
+        "distribution": _distribution(),
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,26 +133,48 @@ def machine_line(host: dict[str, Any]) -> str:
     return f"{host['processors']} x {host['processor']}, Linux {host['kernel']}, load {host['load_average']}"
 
 
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return "unknown distribution"
+
+
 def _cells(line: Line) -> tuple[str | Text, ...]:
     return (
-        f"{line.figure.title}, {line.figure.unit}",
+        _name(line),
         _value(line.baseline),
         _value(line.ours),
-        "" if line.ratio is None else f"{line.ratio:.2f}",
+        _ratio(line),
         _goal(line),
         _pair(line, lambda sample: sample.loss, lambda loss: f"{100 * loss:.2g} %"),
         _pair(line, lambda sample: sample.drops, format_count),
     )
 
 
-def _value(series: Series | None) -> str:
-    """Return median, spread and, where there is a choice, the best steering: 1.09 M (1.05 M-1.11 M) others."""
+def _name(line: Line) -> str:
+    return f"{line.figure.title}, {line.figure.unit}"
+
+
+def _ratio(line: Line) -> str:
+    return "" if line.ratio is None else f"{line.ratio:.2f}"
+
+
+def _median(series: Series | None) -> str:
+    """Return the median alone: 1.09 M."""
     if series is None:
         return ""
     if series.median is None:
         return "failed" if series.failures else "-"
+    return format_count(series.median)
+
+
+def _value(series: Series | None) -> str:
+    """Return median, spread and, where there is a choice, the best steering: 1.09 M (1.05 M-1.11 M) others."""
+    text = _median(series)
+    if series is None or series.median is None:
+        return text
     values = [sample.value for sample in series.result]
-    text = format_count(series.median)
     if len(values) > 1:
         text += f" ({format_count(min(values))}-{format_count(max(values))})"
     return f"{text} {series.best}" if len(series.samples) > 1 else text

@@ -14,13 +14,11 @@ from fastmasq.path.forward import Forwarder
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import CLASSES, OUTBOUND
+from fastmasq.trackers.vpn.findings import of_natt
 from fastmasq.wire.tunnels import NATT_PORT
 
 SHOWN = 1000  # sessions in an answer
-_REPEATS = 3  # packets without an answer: IKE has waited for it some ten seconds (RFC 7296 section 2.4)
 _UDP = CLASSES.index("udp")
-_OUT_ONLY = "UDP port 4500 goes out and nothing comes in: the server is not there, or something on the way drops it"
-_IN_ONLY = "UDP port 4500 comes in and nothing goes out: look at the inside host and its firewall"
 
 
 def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
@@ -48,12 +46,7 @@ def describe(row: np.void, table: MasqTable, now: int) -> dict[str, Any]:
 
 def missing(row: np.void) -> str:
     """Return what a session lacks, or an empty text."""
-    packets_out, packets_in = (int(flow["packets"]) for flow in row["flow"])
-    if not packets_in and packets_out >= _REPEATS:
-        return _OUT_ONLY
-    if not packets_out and packets_in >= _REPEATS:
-        return _IN_ONLY
-    return ""
+    return of_natt(*(int(flow["packets"]) for flow in row["flow"]))
 
 
 def by_ends(rows: np.ndarray) -> dict[tuple[int, int], str]:

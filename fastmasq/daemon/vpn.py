@@ -14,14 +14,13 @@ import logging
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from msgspec import Struct
 
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
-from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
-from fastmasq.daemon.vpn_health import ESP, GRE, Watch
+from fastmasq.daemon.vpn_health import ESP, GRE, Health
+from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forward import Forwarder
 from fastmasq.path.verdict import DROP_CODE
@@ -29,6 +28,7 @@ from fastmasq.path.world import OUTSIDE
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import SESSION_HAIRPIN, STATES
 from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable
+from fastmasq.trackers.vpn.connection import FINISHED, OVER, Connection
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
 from fastmasq.trackers.vpn.evidence import Association
@@ -45,36 +45,9 @@ AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
 ASK_AGAIN = 60 * NS_PER_SECOND
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
-_FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
-_OVER = ("closing", "transitory")
 _TCP = 6
 _ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
-
-
-class Connection(Struct, kw_only=True, eq=False):
-    """A PPTP control connection: its session's row and key, and the follower of its stream.
-
-    serves: the inside host is the server. accepted: its SYN was answered by one. isns: the number of each direction's
-    SYN; reopening: a direction and the other number of a later SYN of it.
-    """
-
-    row: int
-    key: tuple[int, int]
-    number: int
-    follower: ControlFollower
-    since: int
-    serves: bool
-    state: str = ""
-    unread: bool = False
-    accepted: bool = False
-    isns: dict[str, int] = {}
-    reopening: tuple[str, int] | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its end has begun."""
-        return self.state in _FINISHED
 
 
 def ipsec_settings(settings: Settings) -> IpsecSettings:
@@ -119,7 +92,8 @@ class Vpn:
         self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
-        self.watch = Watch(self)
+        self.health = Health(self.connections, self.calls, self.ipsec, forwards, table, forwarder)
+        self.listing = Listing(settings.vpn, self.connections, self.calls, self.ipsec, self.rows, table, forwarder)
 
     def protocols(self) -> list[int]:
         """Return the IP protocols that are ours, and not the host's."""
@@ -127,7 +101,7 @@ class Vpn:
 
     def handlers(self) -> dict[str, Callable[[dict], object]]:
         """Return the control methods."""
-        return {"vpn": lambda params: vpn_listing.describe(self, now_ns(), params)}
+        return {"vpn": lambda params: self.listing.describe(now_ns(), params)}
 
     # -- packets that wait -----------------------------------------------------------------------------------------
 
@@ -271,10 +245,10 @@ class Vpn:
             return Followed()
         connection.accepted |= is_syn and bool(segment[13] & _ACK)
         if segment[13] & _RST and direction == "inbound" and not (connection.accepted or connection.serves):
-            self.watch.note_refusal(*_ends(connection.key))
+            self.health.reports.note_refusal(*_ends(connection.key))
         sequence = int.from_bytes(segment[4:8], "big")
         if is_syn:
-            if self._is_begun_again(connection, direction, sequence, segment):
+            if connection.is_begun_again(direction, sequence, segment):
                 connection.state = "transitory"  # what was before is over
                 self._say(self._end(connection, now))
                 begun = connection.reopening
@@ -293,22 +267,6 @@ class Vpn:
                 self.forwarder.leave_unread(row, True)
         return followed
 
-    @staticmethod
-    def _is_begun_again(connection: Connection, direction: str, sequence: int, segment: bytes) -> bool:
-        """Whether both ends begin anew on the same ports, as after a loss of power: one forged SYN cannot say so.
-
-        A SYN with another number is remembered, and believed when the SYN of the other end acknowledges it.
-        """
-        first = connection.isns.get(direction)
-        if first is None and not connection.follower.has_read:
-            connection.isns[direction] = first = sequence
-        if not segment[13] & _ACK:
-            connection.reopening = None if sequence == first else (direction, sequence)
-            return False
-        acknowledged = (int.from_bytes(segment[8:12], "big") - 1) % (1 << 32)
-        asked = connection.reopening
-        return asked is not None and asked[0] != direction and asked[1] == acknowledged
-
     def _connection(self, row: int, session: np.void, now: int, *, anew: bool) -> Connection | None:
         """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's.
 
@@ -318,7 +276,7 @@ class Vpn:
         key = (int(outbound["key0"]), int(outbound["key1"]))
         present = self.connections.get(row)
         if present is not None:
-            if present.key == key and not (anew and STATES[session["state"]] in _FINISHED):
+            if present.key == key and not (anew and STATES[session["state"]] in FINISHED):
                 return present
             if present.key == key:
                 present.state = STATES[session["state"]]
@@ -335,7 +293,7 @@ class Vpn:
         follower = ControlFollower(self.calls, self._numbers)
         serves = key[1] & 0xFFFF != PPTP_PORT
         if not serves:
-            self.watch.note_connection(inside, remote, now)
+            self.health.reports.note_connection(inside, remote, now)
         self.connections[row] = Connection(
             row=row, key=key, number=self._numbers, follower=follower, since=now, serves=serves
         )
@@ -360,7 +318,7 @@ class Vpn:
             if state == "free" or connection.key != (int(outbound["key0"]), int(outbound["key1"])):
                 self._say(self._end(connection, now))
                 continue
-            if state in _OVER and connection.state not in _OVER:
+            if state in OVER and connection.state not in OVER:
                 self._say(connection.follower.end(now))
             connection.state = state
 
@@ -390,7 +348,7 @@ class Vpn:
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
         self.follow_rows()
-        for line in self.watch.look(now, self._limit.left):
+        for line in self.health.look(now, self._limit.left):
             if self._limit.allows(logging.WARNING):
                 log.warning("%s", line)
 

@@ -12,52 +12,120 @@ What is missing is said by the rules of the HOWTO's sections 5.2 and 5.3 (H-63 t
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon import natt
-from fastmasq.daemon.vpn_health import Ends, of_association, of_call, of_connection, of_exchange, shown
+from fastmasq.daemon.tunnel_rows import TunnelRows
 from fastmasq.errors import ConfigurationError
-from fastmasq.trackers.vpn.calls import Call
+from fastmasq.path.forward import Forwarder
+from fastmasq.table.masq import MasqTable
+from fastmasq.trackers.vpn.calls import Call, CallTable
+from fastmasq.trackers.vpn.connection import Connection
 from fastmasq.trackers.vpn.events import dotted
 from fastmasq.trackers.vpn.evidence import Association
+from fastmasq.trackers.vpn.findings import Ends, of_association, of_call, of_connection, of_exchange, shown
+from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import Exchange
 from fastmasq.units import NS_PER_SECOND
 
-if TYPE_CHECKING:
-    from fastmasq.daemon.vpn import Connection, Vpn
 
+class Listing:
+    """Describes the VPNs of one engine; times in nanoseconds."""
 
-def describe(vpn: Vpn, now: int, params: dict[str, Any]) -> dict[str, Any]:
-    """Return everything, see above. Raises ConfigurationError."""
-    host = _host(params.get("host"))
-    moved = natt.sessions(vpn.table, vpn.forwarder)
-    lacks = natt.by_ends(moved)
-    with_esp = {(row.inside, row.remote) for row in vpn.ipsec.esp.rows.values()}
-    concerned = moved if host is None else natt.of_host(moved, host)
-    waiting = [
-        _waiting(vpn, inside, remote, spi, since, now)
-        for (inside, remote, spi), (since, _) in sorted(vpn.ipsec.esp.waiting.items())
-        if host in (None, inside, remote)
-    ]
-    return {
-        "pptp": vpn.settings.pptp,
-        "ipsec": vpn.settings.ipsec,
-        "connections": [
-            _connection(vpn, one, now)
-            for one in vpn.connections.values()
-            if one.number in vpn.calls.controls and _concerns(vpn.calls.controls[one.number], host)
-        ],
-        "calls": [_call(vpn, call, now) for call in vpn.calls.calls.values() if _concerns(call, host)],
-        "exchanges": [
-            _exchange(row, with_esp, lacks, now)
-            for row in vpn.ipsec.exchanges.exchanges.values()
-            if _concerns(row, host)
-        ],
-        "sas": [_association(vpn, row, now) for row in vpn.ipsec.esp.rows.values() if _concerns(row, host)],
-        "natt": [natt.describe(row, vpn.table, now) for row in concerned[: natt.SHOWN]],
-        "natt_total": len(concerned),
-        "waiting": waiting,
-    }
+    def __init__(
+        self,
+        settings: VpnSettings,
+        connections: dict[int, Connection],
+        calls: CallTable,
+        ipsec: Ipsec,
+        rows: TunnelRows,
+        table: MasqTable,
+        forwarder: Forwarder,
+    ) -> None:
+        self._settings = settings
+        self._connections, self._calls, self._ipsec, self._rows = connections, calls, ipsec, rows
+        self._table, self._forwarder = table, forwarder
+
+    def describe(self, now: int, params: dict[str, Any]) -> dict[str, Any]:
+        """Return everything, see above. Raises ConfigurationError."""
+        host = _host(params.get("host"))
+        moved = natt.sessions(self._table, self._forwarder)
+        lacks = natt.by_ends(moved)
+        with_esp = {(row.inside, row.remote) for row in self._ipsec.esp.rows.values()}
+        concerned = moved if host is None else natt.of_host(moved, host)
+        controls = self._calls.controls
+        return {
+            "pptp": self._settings.pptp,
+            "ipsec": self._settings.ipsec,
+            "connections": [
+                self._connection(one, now)
+                for one in self._connections.values()
+                if one.number in controls and _concerns(controls[one.number], host)
+            ],
+            "calls": [self._call(call, now) for call in self._calls.calls.values() if _concerns(call, host)],
+            "exchanges": [
+                _exchange(row, with_esp, lacks, now)
+                for row in self._ipsec.exchanges.exchanges.values()
+                if _concerns(row, host)
+            ],
+            "sas": [self._association(row, now) for row in self._ipsec.esp.rows.values() if _concerns(row, host)],
+            "natt": [natt.describe(row, self._table, now) for row in concerned[: natt.SHOWN]],
+            "natt_total": len(concerned),
+            "waiting": [
+                self._waiting(inside, remote, spi, since, now)
+                for (inside, remote, spi), (since, _) in sorted(self._ipsec.esp.waiting.items())
+                if host in (None, inside, remote)
+            ],
+        }
+
+    def _connection(self, connection: Connection, now: int) -> dict[str, Any]:
+        control = self._calls.controls[connection.number]
+        return {
+            **_ends(control),
+            "state": connection.state or "new",
+            "age_s": _seconds(now - connection.since),
+            "calls": len(control.calls),
+            "missing": shown(of_connection(connection, control.made, now), now),
+        }
+
+    def _call(self, call: Call, now: int) -> dict[str, Any]:
+        packets_out, packets_in = self._rows.packets(("gre", call.number))
+        return {
+            **_ends(call),
+            "state": call.state,
+            "call_id": call.local_id,
+            "external_call_id": call.external_id,
+            "remote_call_id": call.remote_id,
+            "age_s": _seconds(now - call.since),
+            **_lights(packets_out, packets_in, call.seen_out, call.seen_in, now),
+            "missing": shown(of_call(call), now),
+        }
+
+    def _association(self, row: Association, now: int) -> dict[str, Any]:
+        packets_out, packets_in = self._rows.packets(("esp", row.number))
+        return {
+            **_ends(row),
+            "state": row.state,
+            "outbound_spi": row.ospi or None,
+            "inbound_spi": row.ispi or None,
+            "blocks_others": row.blocking,
+            "preloaded": row.preloaded,
+            "age_s": _seconds(now - row.since),
+            **_lights(packets_out, packets_in, row.last_out, row.last_in, now),
+            "missing": shown(of_association(row), now),
+        }
+
+    def _waiting(self, inside: int, remote: int, spi: int, since: int, now: int) -> dict[str, Any]:
+        rows = self._ipsec.esp.rows.values()
+        waited_for = next((row.inside for row in rows if row.remote == remote and row.state == "outstanding"), None)
+        return {
+            "inside": dotted(inside),
+            "remote": dotted(remote),
+            "outbound_spi": spi,
+            "waits_for": None if waited_for is None else dotted(waited_for),
+            "for_s": _seconds(now - since),
+        }
 
 
 def _host(text: object) -> int | None:
@@ -73,31 +141,6 @@ def _concerns(row: Any, host: int | None) -> bool:
     return host in (None, row.inside, row.remote)
 
 
-def _connection(vpn: Vpn, connection: Connection, now: int) -> dict[str, Any]:
-    control = vpn.calls.controls[connection.number]
-    return {
-        **_ends(control),
-        "state": connection.state or "new",
-        "age_s": _seconds(now - connection.since),
-        "calls": len(control.calls),
-        "missing": shown(of_connection(vpn, connection, now), now),
-    }
-
-
-def _call(vpn: Vpn, call: Call, now: int) -> dict[str, Any]:
-    packets_out, packets_in = vpn.rows.packets(("gre", call.number))
-    return {
-        **_ends(call),
-        "state": call.state,
-        "call_id": call.local_id,
-        "external_call_id": call.external_id,
-        "remote_call_id": call.remote_id,
-        "age_s": _seconds(now - call.since),
-        **_lights(packets_out, packets_in, call.seen_out, call.seen_in, now),
-        "missing": shown(of_call(call), now),
-    }
-
-
 def _exchange(row: Exchange, with_esp: set[Ends], natt_lacks: dict[Ends, str], now: int) -> dict[str, Any]:
     ends = (row.inside, row.remote)
     return {
@@ -107,33 +150,6 @@ def _exchange(row: Exchange, with_esp: set[Ends], natt_lacks: dict[Ends, str], n
         "responder": row.responder.hex(),
         "idle_s": _seconds(now - row.last),
         "missing": shown(of_exchange(row, ends in with_esp, lambda: natt_lacks.get(ends)), now),
-    }
-
-
-def _association(vpn: Vpn, row: Association, now: int) -> dict[str, Any]:
-    packets_out, packets_in = vpn.rows.packets(("esp", row.number))
-    return {
-        **_ends(row),
-        "state": row.state,
-        "outbound_spi": row.ospi or None,
-        "inbound_spi": row.ispi or None,
-        "blocks_others": row.blocking,
-        "preloaded": row.preloaded,
-        "age_s": _seconds(now - row.since),
-        **_lights(packets_out, packets_in, row.last_out, row.last_in, now),
-        "missing": shown(of_association(row), now),
-    }
-
-
-def _waiting(vpn: Vpn, inside: int, remote: int, spi: int, since: int, now: int) -> dict[str, Any]:
-    rows = vpn.ipsec.esp.rows.values()
-    waited_for = next((row.inside for row in rows if row.remote == remote and row.state == "outstanding"), None)
-    return {
-        "inside": dotted(inside),
-        "remote": dotted(remote),
-        "outbound_spi": spi,
-        "waits_for": None if waited_for is None else dotted(waited_for),
-        "for_s": _seconds(now - since),
     }
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastmasq.daemon.vpn import Vpn
 from fastmasq.trackers.vpn.events import dotted
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.tunnels import IKE_PORT
-
-if TYPE_CHECKING:
-    from fastmasq.daemon.vpn import Vpn
 
 _SHOWN_STATES = {"outstanding": 0, "squelched": 1}  # what stands for the inbound SPI of an SA that has none
 

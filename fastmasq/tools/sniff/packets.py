@@ -12,10 +12,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from fastmasq.trackers.vpn.health import Kind
 from fastmasq.wire import pptp
 from fastmasq.wire.tunnels import IKE_PORT, NATT_PORT, Isakmp, name_natt, read_esp, read_gre, read_isakmp
-
-Kind = Literal["control", "gre", "isakmp", "esp", "natt", "ah"]  # natt: ESP in UDP port 4500, and its keep-alives
 
 EXCHANGES = {
     1: "base exchange",

@@ -1,4 +1,4 @@
-"""What is missing of a VPN, from the packets seen on links: one finding for each pair of hosts.
+"""What is missing of a VPN, from the packets seen on links, and where: one finding for each pair of hosts.
 
 The HOWTO's section 5.3 names eight points where a packet of a VPN must be seen. A gateway has four of them at a time:
 
@@ -9,7 +9,9 @@ The first of them, in this order, that lacks the control channel or the data cha
 not watched, because its link is not, or because what a forwarder sends there is hidden from packet sockets, proves
 nothing and is skipped. A link whose side is not known counts as the only point of its direction.
 
-Times play no part: what is counted is the whole time of watching, so watch from before the VPN is started.
+What is missing is judged as for the forwarder itself, by `trackers/vpn/health.py`; at which point, and what to look at
+there, only a sniffer knows. Times play no part: what is counted is the whole time of watching, so watch from before the
+VPN is started.
 """
 
 from __future__ import annotations
@@ -20,20 +22,16 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from fastmasq.tools.sniff.packets import NAMES, Kind, Seen
+from fastmasq.tools.sniff.packets import NAMES, Seen
+from fastmasq.trackers.vpn.health import CONTROL, FAMILIES, Channel, Facts, Family, Kind, Lack, Stage, judge
 
 Side = Literal["inside", "outside", ""]
-Family = Literal["pptp", "ipsec"]
 
 MOST_TALKS = 1024  # pairs of hosts on links; packets of others are shown, and not judged
 MOST_PROBLEMS = 4  # remembered of one pair
 _REPEATS = 3  # control connections in a row that look like a client that tries for ever (HOWTO 5.2)
+_DATA_TAGS: dict[Kind, str] = {"natt": "data"}  # of those whose kind alone does not say that they are data
 _ENDINGS = ("stop_request", "call_disconnect_notify", "call_clear_request", "rst", "fin")
-
-_FAMILIES: dict[Kind, Family] = {
-    "control": "pptp", "gre": "pptp", "isakmp": "ipsec", "esp": "ipsec", "natt": "ipsec", "ah": "ipsec",
-}  # fmt: skip
-_CONTROL: dict[Family, Kind] = {"pptp": "control", "ipsec": "isakmp"}
 
 
 class WatchedLink(NamedTuple):
@@ -114,7 +112,7 @@ class Watch:
 
         On a link of known side the direction says which end is near. On others it is a PPTP client, or who spoke first.
         """
-        family = _FAMILIES[seen.kind]
+        family = FAMILIES[seen.kind]
         forth, back = (seen.source, seen.destination), (seen.destination, seen.source)
         if link.side:
             away = ((link.side == "inside") != sent) != bool(seen.icmp_from)
@@ -181,9 +179,18 @@ class View:
         """Return the first watched point that saw none; None if all saw some."""
         return next((point for point in self.points(tag) if point.count == 0), None)
 
+    def channel(self, tag: str) -> Channel:
+        """Return what was seen of a channel, from the client's question on."""
+        ways = [
+            [point.count for point in self.points(tag) if point.answers == answers and point.count is not None]
+            for answers in (False, True)
+        ]
+        forth, back = (max(counts, default=None) for counts in ways)
+        return Channel(forth, back, lost=any(0 in counts and any(counts) for counts in ways))
+
     def lights(self) -> dict[Kind, tuple[int, int]]:
         counts: dict[Kind, tuple[int, int]] = {}
-        for kind, family in _FAMILIES.items():
+        for kind, family in FAMILIES.items():
             if family == self.family:
                 away, towards = (max(talk.counts[way, kind] for talk in self._talks) for way in (True, False))
                 if away or towards:
@@ -229,74 +236,64 @@ def _client_is_near(seen: Seen, away: bool) -> bool | None:
 
 
 def _judge(view: View) -> Finding:
-    return _judge_pptp(view) if view.family == "pptp" else _judge_ipsec(view)
+    facts = _pptp(view) if view.family == "pptp" else _ipsec(view)
+    lack, kind = judge(facts)
+    if lack in _PLACED:
+        return _placed(view, lack, kind)
+    if lack is Lack.NOTHING:
+        return _finding(view, True, _WORKS[view.family])
+    said, hint = _SAID[lack]
+    said = said.format(starts=view.seen("start_request"), problems="; ".join(view.problems()))
+    return _finding(view, None if lack is Lack.CALL else False, said, hint)
 
 
-def _judge_pptp(view: View) -> Finding:
-    if view.missing("gre") is None:
-        starts = view.seen("start_request")
-        if starts >= _REPEATS and sum(view.seen(tag) for tag in _ENDINGS) >= starts - 1:
-            return _finding(
-                view, False, f"both channels work, and the client began {starts} times",
-                "each time the call ends again: the login fails, or only one end has 128-bit encryption; the logs of "
-                "both ends say which",
-            )  # fmt: skip
-        return _finding(view, True, "works: both channels go both ways")
-    if not view.seen("control"):
-        return _lacks(view, "gre", "gre")
-    if view.problems():
-        return _finding(view, False, "; ".join(view.problems()), _REFUSED)
-    if view.seen("rst", answers=True) and not view.seen("syn_ack"):
-        return _finding(
-            view, False, "the server refuses the connection",
-            "nothing listens on its port 1723, or the address is not the server's",
-        )  # fmt: skip
-    if view.missing("control") is not None:
-        return _lacks(view, "control", "control")
+def _pptp(view: View) -> Facts:
+    data = view.channel("gre")
+    starts = view.seen("start_request")
+    return Facts(
+        kind="gre",
+        control=_seen_control(view),
+        data=data,
+        stage=_stage_of_call(view),
+        refused=bool(view.seen("rst", answers=True) and not view.seen("syn_ack")),
+        prohibited=bool(view.problems()),
+        repeated=data.is_whole and starts >= _REPEATS and sum(view.seen(tag) for tag in _ENDINGS) >= starts - 1,
+        server_ended=view.server_ended() and not view.seen("gre", answers=True),
+    )
+
+
+def _stage_of_call(view: View) -> Stage:
+    """Return how far a control connection has got; one that was not watched from its SYN on has got to its call."""
     if view.seen("start_request") and not view.seen("start_reply"):
-        return _finding(
-            view, False, "the server accepts the connection and does not answer the Start request",
-            "it may allow one control connection for each address, or refuse this address: look into its log",
-        )  # fmt: skip
-    if view.seen("syn") and not view.seen("call_accepted"):
-        asked = view.seen("outgoing_call_request") or view.seen("incoming_call_request")
-        said = "a call was asked for and not answered" if asked else "the control connection works; no call was made"
-        return _finding(view, False if asked else None, said, "the server's log says why" if asked else "")
-    if view.server_ended() and not view.seen("gre", answers=True):
-        return _finding(
-            view, False, "the server made the call and ended it without any GRE (IP protocol 47)",
-            "its log says why: no address is free, it could not run PPP, or the client's GRE did not reach it",
-        )  # fmt: skip
-    return _lacks(view, "gre", "gre")
+        return "unanswered"
+    if not view.seen("syn") or view.seen("call_accepted"):
+        return "made"
+    return "asked" if view.seen("outgoing_call_request") or view.seen("incoming_call_request") else "idle"
 
 
-def _judge_ipsec(view: View) -> Finding:
+def _ipsec(view: View) -> Facts:
     moved = view.seen("moved") or (view.seen("natt") and not view.seen("esp"))
     kind: Kind = "natt" if moved else "esp"
-    tag = "data" if moved else "esp"
-    if view.missing(tag) is None:
-        return _finding(view, True, "works: data goes both ways")
-    if view.seen("ah") and not view.seen(tag):
-        return _finding(
-            view, False, "AH (IP protocol 51), which covers the addresses and cannot be masqueraded",
-            "let both ends use ESP with authentication instead",
-        )  # fmt: skip
-    if not view.seen("isakmp"):
-        return _lacks(view, kind, tag)
-    if view.problems():
-        return _finding(view, False, "; ".join(view.problems()), _REFUSED)
-    if view.missing("isakmp") is not None:
-        return _lacks(view, "isakmp", "isakmp")
-    if not view.seen(tag) and not (view.seen("makes_sa", answers=False) and view.seen("makes_sa", answers=True)):
-        return _finding(
-            view, False, "ISAKMP goes both ways, and does not get to quick mode: no SA is made",
-            "keys, identities or proposals do not fit: the logs of both ends say which; main mode with a key for each "
-            "address cannot work through a masquerade",
-        )  # fmt: skip
-    return _lacks(view, kind, tag)
+    tag = _tag(kind)
+    is_made = view.seen(tag) or (view.seen("makes_sa", answers=False) and view.seen("makes_sa", answers=True))
+    return Facts(
+        kind=kind,
+        control=_seen_control(view),
+        data=view.channel(tag),
+        stage="made" if is_made else "idle",
+        prohibited=bool(view.problems()),
+        uses_ah=bool(view.seen("ah") and not view.seen(tag)),
+    )
 
 
-_REFUSED = "who says so must let it pass; a server's log tells more"
+def _seen_control(view: View) -> Channel | None:
+    """Return what was seen of the control channel; None for nothing: watching began later."""
+    kind = CONTROL[view.family]
+    return view.channel(kind) if view.seen(kind) else None
+
+
+def _tag(kind: Kind) -> str:
+    return _DATA_TAGS.get(kind, kind)
 
 
 def _finding(
@@ -315,30 +312,59 @@ def _finding(
     )
 
 
-def _lacks(view: View, kind: Kind, tag: str) -> Finding:
+def _placed(view: View, lack: Lack, kind: Kind) -> Finding:
     """Return the finding about a channel that some watched point did not see."""
+    tag, control = _tag(kind), CONTROL[view.family]
     point = view.missing(tag)
-    if point is None:
-        return _finding(view, None, "nothing is missing where it was watched")
-    name, control = NAMES[kind], _CONTROL[view.family]
-    data = kind != control
-    asked, answered = view.seen(tag, answers=False), view.seen(tag, answers=True)
-    if data and not asked and not answered:
-        said = f"{NAMES[control]} goes both ways, and there is no {name}" if view.seen(control) else f"no {name}"
-    elif not answered and point.answers:
-        said = f"{name} is sent and nothing comes back"
-    elif not asked and not point.answers:
-        said = f"{name} comes from {'the server' if view.client_near else 'this side'} alone"
-    else:
-        said = f"{name} is lost in this gateway"
+    begun = f"{NAMES[control]} goes both ways, and there is " if view.seen(control) else ""
+    sender = "the server" if view.client_near else "this side"
+    said = _PLACED[lack].format(name=NAMES[kind], begun=begun, sender=sender)
     place = f": missing at point {point.number}, {_PLACES[point.number]}" if point.number else ""
     hidden = [str(each.number) for each in view.points(tag) if each.count is None and each.number]
     unseen = f"; not watched: point {', '.join(hidden)}" if hidden else ""
-    hint = (_DATA_HINTS if data else _CONTROL_HINTS)[point.number or (7 if point.answers else 1)]
+    hint = (_CONTROL_HINTS if kind == control else _DATA_HINTS)[point.number or (7 if point.answers else 1)]
     tool = f"{_TOOLS.get(kind, 'traceroute --udp')} {view.far}"
-    return _finding(view, False, said + place + unseen, hint.format(name=name, tool=tool), kind, point.number)
+    return _finding(view, False, said + place + unseen, hint.format(name=NAMES[kind], tool=tool), kind, point.number)
 
 
+_PLACED = {
+    Lack.BOTH_WAYS: "{begun}no {name}",
+    Lack.WAY_BACK: "{name} is sent and nothing comes back",
+    Lack.WAY_FORTH: "{name} comes from {sender} alone",
+    Lack.PASSAGE: "{name} is lost in this gateway",
+}
+_WORKS: dict[Family, str] = {"pptp": "works: both channels go both ways", "ipsec": "works: data goes both ways"}
+_SAID = {
+    Lack.REPEATED: (
+        "both channels work, and the client began {starts} times",
+        "each time the call ends again: the login fails, or only one end has 128-bit encryption; the logs of both ends "
+        "say which",
+    ),
+    Lack.NOT_COVERABLE: (
+        "AH (IP protocol 51), which covers the addresses and cannot be masqueraded",
+        "let both ends use ESP with authentication instead",
+    ),
+    Lack.PROHIBITED: ("{problems}", "who says so must let it pass; a server's log tells more"),
+    Lack.REFUSED: (
+        "the server refuses the connection",
+        "nothing listens on its port 1723, or the address is not the server's",
+    ),
+    Lack.START: (
+        "the server accepts the connection and does not answer the Start request",
+        "it may allow one control connection for each address, or refuse this address: look into its log",
+    ),
+    Lack.CALL: ("the control connection works; no call was made", ""),
+    Lack.CALL_REPLY: ("a call was asked for and not answered", "the server's log says why"),
+    Lack.SA: (
+        "ISAKMP goes both ways, and does not get to quick mode: no SA is made",
+        "keys, identities or proposals do not fit: the logs of both ends say which; main mode with a key for each "
+        "address cannot work through a masquerade",
+    ),
+    Lack.LASTING_CALL: (
+        "the server made the call and ended it without any GRE (IP protocol 47)",
+        "its log says why: no address is free, it could not run PPP, or the client's GRE did not reach it",
+    ),
+}
 _TOOLS: dict[Kind, str] = {"gre": "traceroute --gre", "control": "test pptp", "esp": "traceroute --esp"}
 _PLACES = {
     1: "in from the client",

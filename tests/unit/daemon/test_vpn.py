@@ -8,7 +8,7 @@ import pytest
 
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import Duration
-from fastmasq.daemon import vpn_listing, vpn_sessions
+from fastmasq.daemon import vpn_sessions
 from fastmasq.daemon.tunnel_rows import Way
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
@@ -477,7 +477,7 @@ def test_e17_what_the_path_moves_keeps_an_sa_alive() -> None:
 
 
 def listed(gateway: Gateway, kind: str, **params: str) -> list[dict]:
-    return vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, params)[kind]
+    return gateway.vpn.listing.describe(gateway.harness.now_ns, params)[kind]
 
 
 def test_rfc3948_sessions_of_port_4500_are_listed_with_packets_both_ways() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from fastmasq.daemon import vpn_listing
 from fastmasq.daemon.vpn import LINES_PER_SECOND
 from fastmasq.policy.forwards import PortForward, Target
 from fastmasq.policy.redirects import Redirect
@@ -52,7 +51,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Saying:
 
 def shown(gateway: Gateway, kind: str) -> list[dict]:
     """Return what `fastmasq vpn` shows."""
-    return vpn_listing.describe(gateway.vpn, gateway.harness.now_ns, {})[kind]
+    return gateway.vpn.listing.describe(gateway.harness.now_ns, {})[kind]
 
 
 def syn(gateway: Gateway, port: int = 4000, remote: str = REMOTE) -> int:

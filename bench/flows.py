@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastmasq.wire.numbers import ESP
+
 SMALL_FRAME = 60  # octets without FCS: the shortest Ethernet frame
 LARGE_FRAME = 1514  # an Ethernet header and an IPv4 packet of 1500 octets
-GRE, ESP = 47, 50
 DISCARD_PORT = 9  # the lab's server drops what comes here
 REFLECT_PORT = 19  # the lab's server sends back what comes here
 

@@ -15,7 +15,8 @@ import numpy as np
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab import services
 from fastmasq.lab.topology import SERVER_ADDRESS
-from fastmasq_bench.flows import ESP, GRE, LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows, Tunnels
+from fastmasq.wire.numbers import ESP, GRE
+from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows, Tunnels
 from fastmasq_bench.lab import figures
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.forwarders import Forwarder

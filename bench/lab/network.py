@@ -20,7 +20,8 @@ import numpy as np
 from fastmasq.errors import KernelError
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS, Lab
-from fastmasq_bench.flows import DISCARD_PORT, ESP, GRE, INSIDE_HOSTS, REFLECT_PORT, Tunnels
+from fastmasq.wire.numbers import ESP, GRE
+from fastmasq_bench.flows import DISCARD_PORT, INSIDE_HOSTS, REFLECT_PORT, Tunnels
 from fastmasq_bench.lab import reflector
 from fastmasq_bench.load import Source
 from fastmasq_bench.round_trip import Echo

@@ -14,6 +14,7 @@ from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.masq import MasqTable
+from fastmasq.wire.numbers import TCP, UDP
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
 from fastmasq_bench.micro import drive
 
@@ -23,7 +24,6 @@ ROUNDS = 10_000
 GATEWAY, PEER = b"\x02\x00\x00\x00\x01\x01", b"\x02\x00\x00\x00\x01\x02"
 INSIDE_NET, REMOTE, EXTERNAL = 0x0A000000, 0xC7000001, 0xC8C8C8C8
 FRAME_OCTETS = 60
-TCP, UDP = 6, 17
 
 
 def udp_frame(source: int, source_port: int, destination: int) -> bytes:

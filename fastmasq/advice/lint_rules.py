@@ -12,8 +12,6 @@ from fastmasq.advice.lint_subject import (
     HIGH_PORT,
     REFUSED,
     STRANGER,
-    TCP,
-    WEB_PORT,
     Finding,
     Subject,
     finding,
@@ -36,6 +34,7 @@ from fastmasq.policy.chains import (
 )
 from fastmasq.policy.coverage import covers
 from fastmasq.policy.evaluate import Packet, evaluate
+from fastmasq.wire.numbers import TCP, WEB_PORT
 
 MOST_COMPARED = 2000  # rules in a chain that are compared each with each; that takes seconds
 

@@ -11,9 +11,6 @@ from msgspec import Struct
 from fastmasq.policy.chains import DENY, FORWARD, INPUT, MASQ, OUTPUT, REJECT, Match, Rule, RuleSet
 from fastmasq.policy.evaluate import LOOP, Packet, evaluate
 
-ICMP, TCP, UDP, GRE, ESP, AH = 1, 6, 17, 47, 50, 51
-ISAKMP_PORT, PPTP_PORT, DNS_PORT, WEB_PORT = 500, 1723, 53, 80
-
 Severity = Literal["warning", "note"]
 
 HIGH_PORT = 40000

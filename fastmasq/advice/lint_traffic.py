@@ -6,19 +6,10 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 from fastmasq.advice.lint_subject import (
-    AH,
-    DNS_PORT,
-    ESP,
-    GRE,
     HIGH_PORT,
-    ICMP,
-    ISAKMP_PORT,
     LOOPBACK,
-    PPTP_PORT,
     REFUSED,
     STRANGER,
-    TCP,
-    UDP,
     Finding,
     ForwardedPort,
     Subject,
@@ -29,6 +20,7 @@ from fastmasq.advice.lint_subject import (
 from fastmasq.policy.chains import ACCEPT, FORWARD, INPUT, MASQ, OUTPUT, Match
 from fastmasq.policy.coverage import covers
 from fastmasq.policy.evaluate import Packet
+from fastmasq.wire.numbers import AH, DNS_PORT, ESP, GRE, ICMP, ISAKMP_PORT, PPTP_PORT, TCP, UDP
 
 _CHANNELS = (
     (TCP, PPTP_PORT, GRE, "PPTP", "tcp 1723", "47 (GRE)"),

@@ -84,6 +84,7 @@ def _from_outside(
 
     from fastmasq.advice.lint import ForwardedPort
     from fastmasq.policy import forwards
+    from fastmasq.wire.numbers import BY_NAME
 
     elsewhere = {address for link, own in addresses.items() if link != outside for address in own}
     for forward in declared:
@@ -93,7 +94,7 @@ def _from_outside(
             continue
         for target in forward.targets:
             yield ForwardedPort(
-                protocol={"tcp": 6, "udp": 17}[forward.protocol],
+                protocol=BY_NAME[forward.protocol],
                 first=forward.first,
                 last=forward.last,
                 address=int(IPv4Address(target.address)),

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastmasq.cli.options import client_options, find_socket, json_option
+from fastmasq.wire.numbers import ICMP
 
 if TYPE_CHECKING:
     from fastmasq.legacy.names import Names
     from fastmasq.policy.chains import Match, Rule
 
 _COLUMNS = (">No.", "Target", "Protocol", "From", "To", "Link", "Only", "Also", ">Packets", ">Bytes")
-_ICMP = 1
 
 
 @click.command("list")
@@ -78,7 +78,7 @@ def _cells(rule: Rule, names: Names) -> tuple[str, ...]:
     """Return a rule's cells: target, protocol, from, to, link, what else it asks for, what else it does."""
     match = rule.match
     protocol = names.protocol_name(match.protocol) or str(match.protocol)
-    has_ports = match.protocol != _ICMP
+    has_ports = match.protocol != ICMP
     return (
         rule.target or "-",
         _inverted(protocol, match.not_protocol),
@@ -112,9 +112,9 @@ def _inverted(text: str, is_inverted: bool) -> str:
 def _conditions(match: Match) -> Iterator[str]:
     from fastmasq.legacy.names import write_dotted
 
-    if match.protocol == _ICMP and match.source_ports:
+    if match.protocol == ICMP and match.source_ports:
         yield _inverted(f"type {_ports(match.source_ports)}", match.not_source_ports)
-    if match.protocol == _ICMP and match.destination_ports:
+    if match.protocol == ICMP and match.destination_ports:
         yield _inverted(f"code {_ports(match.destination_ports)}", match.not_destination_ports)
     if match.interface_address:
         yield f"link has {write_dotted(match.interface_address)}"

@@ -10,11 +10,11 @@ import click
 
 from fastmasq.cli.options import LINK, client_options, find_socket, json_option
 from fastmasq.errors import ConfigurationError
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 if TYPE_CHECKING:
     from fastmasq.policy.evaluate import Decision, Packet
 
-_ICMP, _TCP, _UDP = 1, 6, 17
 _HIGH_PORT = 40000
 
 
@@ -83,16 +83,16 @@ def _packet(
     from fastmasq.policy.evaluate import Packet
 
     known = int(protocol) if protocol.isdigit() else Names().protocol(protocol)
-    number = _ICMP if icmp else known
+    number = ICMP if icmp else known
     if number is None or not 1 <= number <= 255:
         raise ConfigurationError(f"--protocol {protocol}: no such protocol; write its number, such as 47 for GRE")
     sender, source_port = _end("--from", source)
     receiver, destination_port = _end("--to", destination)
-    if number == _ICMP:
+    if number == ICMP:
         if icmp is None and not fragment:
             raise ConfigurationError("--protocol icmp: which message? write for example --icmp 8")
         source_port, destination_port = _icmp(icmp) if icmp else (0, 0)
-    elif number in (_TCP, _UDP) and not fragment:
+    elif number in (TCP, UDP) and not fragment:
         if destination_port is None:
             raise ConfigurationError(f"--to {destination}: to which port? write for example {destination}:80")
         source_port = _HIGH_PORT if source_port is None else source_port
@@ -238,8 +238,8 @@ def _write(packet: Packet) -> str:
 
     name = Names().protocol_name(packet.protocol) or str(packet.protocol)
     source, destination = write_dotted(packet.source), write_dotted(packet.destination)
-    if packet.protocol in (_TCP, _UDP) and not packet.fragment:
+    if packet.protocol in (TCP, UDP) and not packet.fragment:
         source, destination = f"{source}:{packet.source_port}", f"{destination}:{packet.destination_port}"
-    elif packet.protocol == _ICMP and not packet.fragment:
+    elif packet.protocol == ICMP and not packet.fragment:
         name += f" {packet.source_port}/{packet.destination_port}"
     return f"{name} {source} -> {destination}"

@@ -34,12 +34,11 @@ from fastmasq.config.values import (
 )
 from fastmasq.policy.forwards import PortForward
 from fastmasq.policy.redirects import Redirect
+from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, TCP, UDP
 
 Compat = Literal["modern", "2.0", "2.2"]
 
 SHARE = 4  # by default one inside host may have one part in SHARE of the sessions, and of the ports
-
-_ICMP, _TCP, _UDP, _GRE, _ESP, _AH = 1, 6, 17, 47, 50, 51
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +163,7 @@ class Settings(Section, frozen=True, kw_only=True):
         """
         if not self.masquerade.other_protocols:
             return frozenset()
-        return frozenset(range(256)) - {_ICMP, _TCP, _UDP, _ESP, _AH} - (set() if self.vpn.pptp else {_GRE})
+        return frozenset(range(256)) - {ICMP, TCP, UDP, ESP, AH} - (set() if self.vpn.pptp else {GRE})
 
 
 def _masquerade_of_1999(icmp: str) -> Masquerade:

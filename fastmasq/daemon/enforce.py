@@ -32,12 +32,12 @@ from fastmasq.table.rows import (
     OUTBOUND,
     SESSION_HAIRPIN,
 )
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 if TYPE_CHECKING:
     from fastmasq.daemon.engine import Engine
 
 _INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
-_ICMP, _TCP, _UDP = 1, 6, 17
 
 
 class Closed(NamedTuple):
@@ -127,14 +127,14 @@ class Judge:
         """Ask a chain about the packet that begins a session; return what it says if that is not what is wanted."""
         if self.chains is None or link == NO_LINK:
             return None
-        if protocol == _ICMP:
+        if protocol == ICMP:
             ends = ends._replace(sport=ends.dport, dport=0)  # the type of the query, and its code
-        shows = SHOWS["ports"] if protocol in (_ICMP, _TCP, _UDP) else 0
+        shows = SHOWS["ports"] if protocol in (ICMP, TCP, UDP) else 0
         verdict = self.chains.evaluate(
             base,
             **ends._asdict(),
             protocol=protocol,
-            shows=shows | (SHOWS["syn"] if protocol == _TCP else 0) | (SHOWS["out"] if base == _OUTPUT else 0),
+            shows=shows | (SHOWS["syn"] if protocol == TCP else 0) | (SHOWS["out"] if base == _OUTPUT else 0),
             link=link,
         )[0]
         return None if verdict == wanted else f"the chain {BASES[base]} says {verdict}"

@@ -14,6 +14,7 @@ from fastmasq.path.world import LOCAL
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.masq import TICK_NS, MasqTable
 from fastmasq.table.rows import CLASS_NONE, CLASSES, OUTBOUND, STATES
+from fastmasq.wire.numbers import ESP, GRE
 
 CHUNK = 4096  # rows copied while the path stands still
 _STATE_NAMES = sorted(set(STATES[1:]))
@@ -84,7 +85,7 @@ def _protocol_name(row: np.void) -> str:
     if row["port_class"] != CLASS_NONE:
         return CLASSES[row["port_class"]]
     number = protocol_of(row["flow"][OUTBOUND])
-    return {47: "gre", 50: "esp"}.get(number, str(number))
+    return {GRE: "gre", ESP: "esp"}.get(number, str(number))
 
 
 def _endpoint(address: int, port: int | None) -> str:

@@ -13,9 +13,9 @@ from fastmasq.daemon import listing
 from fastmasq.path.forward import Forwarder
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
-from fastmasq.table.rows import CLASSES, OUTBOUND
+from fastmasq.table.rows import OUTBOUND
 from fastmasq.trackers.vpn.findings import of_natt
-from fastmasq.wire.tunnels import NATT_PORT
+from fastmasq.wire.numbers import CLASSES, NATT_PORT
 
 SHOWN = 1000  # sessions in an answer
 _UDP = CLASSES.index("udp")

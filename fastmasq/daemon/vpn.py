@@ -19,7 +19,7 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
-from fastmasq.daemon.vpn_health import ESP, GRE, Health
+from fastmasq.daemon.vpn_health import Health
 from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forward import Forwarder
@@ -36,8 +36,8 @@ from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import IpsecSettings
 from fastmasq.trackers.vpn.pptp import ControlFollower, Direction, Followed
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.pptp import PORT as PPTP_PORT
-from fastmasq.wire.tunnels import IKE_PORT, NO_COOKIE, read_esp, read_gre, read_isakmp
+from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT, PPTP_PORT, TCP
+from fastmasq.wire.tunnels import NO_COOKIE, read_esp, read_gre, read_isakmp
 
 log = logging.getLogger("fastmasq.vpn")
 
@@ -45,7 +45,6 @@ AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
 ASK_AGAIN = 60 * NS_PER_SECOND
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
-_TCP = 6
 _ICMP_LENGTH, _UDP_LENGTH, _COOKIE_LENGTH = 8, 8, 8
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
@@ -179,7 +178,7 @@ class Vpn:
             return self.ipsec.isakmp_outbound(source, masq, destination, header, now)
         if header is None:
             return self._to(self.ipsec.exchanges.host_of(source, destination, None))
-        redirect = self.forwards.target_of(destination, "udp", IKE_PORT)
+        redirect = self.forwards.target_of(destination, "udp", ISAKMP_PORT)
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
 
     def _masq(self, known: int | None) -> int:
@@ -232,7 +231,7 @@ class Vpn:
         flow = sender["flow"][OUTBOUND]
         ends = (int(flow[name]) for name in ("saddr", "sid", "daddr", "did"))
         with self.forwarder.locked():
-            found = self.table.find(_TCP, OUTSIDE, *ends)
+            found = self.table.find(TCP, OUTSIDE, *ends)
             return [] if found is None else [(found[0], self.table.sessions[found[0]].copy(), "inbound")]
 
     def _follow(

@@ -26,9 +26,7 @@ from fastmasq.trackers.vpn.findings import (
 from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import Exchange
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.tunnels import IKE_PORT
-
-GRE, ESP = 47, 50
+from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT
 
 
 class Health:
@@ -76,7 +74,7 @@ class Health:
     def _serves(self, row: Exchange | Association) -> bool:
         """Whether a forward of port 500 or a redirect of ESP names the inside host."""
         servers = (
-            self._forwards.target_of(row.masq, "udp", IKE_PORT),
+            self._forwards.target_of(row.masq, "udp", ISAKMP_PORT),
             self._forwards.redirected(ESP, row.remote),
         )
         return row.inside in servers

@@ -8,7 +8,7 @@ from typing import Any
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.trackers.vpn.events import dotted
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.tunnels import IKE_PORT
+from fastmasq.wire.numbers import ISAKMP_PORT
 
 _SHOWN_STATES = {"outstanding": 0, "squelched": 1}  # what stands for the inbound SPI of an SA that has none
 
@@ -34,7 +34,7 @@ def sessions(vpn: Vpn, now: int) -> Iterator[dict[str, Any]]:
         }
     for row in vpn.ipsec.exchanges.exchanges.values():
         expires = vpn.ipsec.exchanges.expires(row.number)
-        yield {**_line("udp", row, (IKE_PORT,) * 3, expires, row.last, now), **_moved((0, 0))}
+        yield {**_line("udp", row, (ISAKMP_PORT,) * 3, expires, row.last, now), **_moved((0, 0))}
 
 
 def _line(protocol: str, row: Any, ids: tuple[int, int, int], expires: int, last: int, now: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel import netlink
 from fastmasq.kernel.links import IFF_UP, Interface
+from fastmasq.wire.numbers import GRE, IPIP, IPV6
 
 PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 
@@ -22,7 +23,7 @@ RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _PING_SOCKETS = Path("/proc/net/icmp")
 _RAW_SOCKETS = Path("/proc/net/raw")
 _SOCKETS_OF = {socket.IPPROTO_UDPLITE: Path("/proc/net/udplite"), socket.IPPROTO_SCTP: Path("/proc/net/sctp/eps")}
-_TUNNELS = {768: 4, 776: 41, 778: 47}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
+_TUNNELS = {768: IPIP, 776: IPV6, 778: GRE}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
 _TCP_BOUND_INACTIVE = 13

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from fastmasq.legacy.icmp_names import name_of
 from fastmasq.legacy.listing import Shown, count
-from fastmasq.legacy.names import ICMP, TCP, UDP
 from fastmasq.policy.chains import ANY_PORT, REDIRECT, Chain, Counted, Rule
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 _WHOLE_PACKET = 0xFFFF
 

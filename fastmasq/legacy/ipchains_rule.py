@@ -16,6 +16,7 @@ from fastmasq.legacy.names import Names
 from fastmasq.legacy.tokens import Misuse, number
 from fastmasq.legacy.values import Values
 from fastmasq.policy.chains import ANY_PORT, FORWARD, INPUT, MASQ, OUTPUT, REDIRECT, Match, Rule
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 PROGRAM = "ipchains"
 Ports = tuple[tuple[int, int], ...]
@@ -26,7 +27,7 @@ _TOS_OF_USE = {
     **{0: "Normal Service"},
 }
 _COUNTED_TOS = 0x0E  # the original does not count 0x10, minimize delay
-_PORT_PROTOCOLS = (known.ICMP, known.TCP, known.UDP)
+_PORT_PROTOCOLS = (ICMP, TCP, UDP)
 _ANYWHERE = "0.0.0.0/0"
 _LONGEST_INTERFACE = 16
 WHOLE_PACKET = 0xFFFF
@@ -64,10 +65,10 @@ class RuleOptions:
         protocol = self._protocol()
         # addresses and ports of one end, then of the other: the order in which mistakes are found
         sources = self._values.addresses(self.given.get("s", _ANYWHERE))
-        source_ports = () if protocol == known.ICMP else self._ports("1", protocol)
+        source_ports = () if protocol == ICMP else self._ports("1", protocol)
         destinations = self._values.addresses(self.given.get("d", _ANYWHERE))
-        destination_ports = () if protocol == known.ICMP else self._ports("2", protocol)
-        if protocol == known.ICMP:
+        destination_ports = () if protocol == ICMP else self._ports("2", protocol)
+        if protocol == ICMP:
             source_ports, destination_ports = self._icmp(command == "C")
         self._check_addresses(sources, destinations)
         self._check_protocol(protocol)
@@ -145,7 +146,7 @@ class RuleOptions:
         """Return type and code as ranges, from a name or from numbers in the places of ports."""
         near = icmp_names.beginning_with(self.given["1"]) if "1" in self.given else []
         if not near:
-            return self._ports("1", known.ICMP), self._ports("2", known.ICMP)
+            return self._ports("1", ICMP), self._ports("2", ICMP)
         if len(near) > 1:
             fail(f"Ambiguous ICMP `{self.given['1']}' : `{near[0].name}' or `{near[1].name}'?")
         if "2" in self.given:
@@ -214,7 +215,7 @@ class RuleOptions:
         has_ports = "1" in self.given or "2" in self.given
         if (protocol == known.ALL or "p" in self.inverted) and has_ports:
             fail("no ports allowed without specific protocol")
-        if (protocol != known.TCP or "p" in self.inverted) and "y" in self.given:
+        if (protocol != TCP or "p" in self.inverted) and "y" in self.given:
             fail("-y only allowed with TCP protocol")
         if self._flag("f") and has_ports:
             fail("no ports allowed with -f")
@@ -233,7 +234,7 @@ class RuleOptions:
 
     def _check_target(self, protocol: int, chain: str | None) -> None:
         target = self.given.get("j")
-        if target == REDIRECT and (protocol not in (known.TCP, known.UDP) or "p" in self.inverted):
+        if target == REDIRECT and (protocol not in (TCP, UDP) or "p" in self.inverted):
             fail("redirecting only allowed with TCP or UDP")
         if target == MASQ and chain in (INPUT, OUTPUT):
             fail("masquerading not allowed for input and output chains")
@@ -251,7 +252,7 @@ def _turned_round(rule: Rule) -> Rule:
         not_source=match.not_destination,
         not_destination=match.not_source,
     )
-    if match.protocol != known.ICMP:
+    if match.protocol != ICMP:
         turned = replace(
             turned,
             source_ports=match.destination_ports,

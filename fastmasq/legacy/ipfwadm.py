@@ -31,6 +31,7 @@ from fastmasq.policy.chains import (
     Rule,
 )
 from fastmasq.policy.changes import Change
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 PROGRAM = "ipfwadm"
 HINT = "Try `ipfwadm -h' for more information."
@@ -54,7 +55,7 @@ _MASQUERADING = "masquerading"
 _CATEGORIES = {"A": ACCOUNTING, "F": FORWARD, "I": INPUT, "O": OUTPUT, "M": _MASQUERADING}
 _FIREWALL = (FORWARD, INPUT, OUTPUT)
 _POLICIES = {"accept": ACCEPT, "deny": DENY, "reject": REJECT, "masquerade": MASQ}
-_PROTOCOLS = {"all": known.ALL, "tcp": known.TCP, "udp": known.UDP, "icmp": known.ICMP}
+_PROTOCOLS = {"all": known.ALL, "tcp": TCP, "udp": UDP, "icmp": ICMP}
 _ENTRY = {"a": "append", "i": "insert", "d": "delete_equal"}  # commands about one rule
 _NO_RULE = {"l", "f", "z", "p"}  # commands that take nothing of a rule
 _LONGEST_INTERFACE = 16
@@ -287,23 +288,23 @@ class _Line:
 
     def _check_ports(self) -> None:
         sources, destinations = self._port_count("S"), self._port_count("D")
-        if self.protocol == known.ICMP and destinations:
+        if self.protocol == ICMP and destinations:
             fail("ICMP types only allowed with -S, not with -D")
-        if self.protocol not in (known.ICMP, known.TCP, known.UDP) and (sources or destinations):
+        if self.protocol not in (ICMP, TCP, UDP) and (sources or destinations):
             fail("no ports allowed without specific protocol")
-        if self.commands == "c" and self.protocol in (known.TCP, known.UDP) and (sources, destinations) != (1, 1):
+        if self.commands == "c" and self.protocol in (TCP, UDP) and (sources, destinations) != (1, 1):
             fail("one port required with source/destination address")
-        if self.commands == "c" and self.protocol == known.ICMP and (sources, destinations) != (1, 0):
+        if self.commands == "c" and self.protocol == ICMP and (sources, destinations) != (1, 0):
             fail("ICMP type required after source address")
 
     def _check_targets(self) -> None:
         if "r" in self.given and self.category != INPUT:
             fail("redirecting only allowed in combination with -I")
-        if "r" in self.given and self.protocol == known.ICMP:
+        if "r" in self.given and self.protocol == ICMP:
             fail("redirecting not allowed with protocol ICMP")
         if "m" in self.given and self.category != FORWARD:
             fail("masquerading only allowed in combination with -F")
-        if "m" in self.given and self.protocol == known.ICMP:
+        if "m" in self.given and self.protocol == ICMP:
             fail("masquerading not allowed with protocol ICMP")
         if "m" in self.given and self.policy != ACCEPT:
             fail("masquerading only allowed with policy accept")

@@ -6,8 +6,9 @@ Rules that only ipchains can make are shown as far as there are words: a jump by
 from __future__ import annotations
 
 from fastmasq.legacy.listing import Shown, count
-from fastmasq.legacy.names import ICMP, TCP, UDP, write_dotted
+from fastmasq.legacy.names import write_dotted
 from fastmasq.policy.chains import ACCEPT, ACCOUNTING, DENY, MASQ, REDIRECT, REJECT, Chain, Counted, Rule
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 POLICIES = {ACCEPT: "accept", MASQ: "accept/masquerade", REJECT: "reject", DENY: "deny"}
 _TYPES = {REDIRECT: "acc/r", MASQ: "acc/m", ACCEPT: "acc", REJECT: "rej", DENY: "deny"}

@@ -10,7 +10,6 @@ from typing import Any
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
-from fastmasq.legacy.names import TCP, UDP
 from fastmasq.policy.forwards import (
     LARGEST_PREFERENCE,
     PREFERENCE,
@@ -19,6 +18,7 @@ from fastmasq.policy.forwards import (
     Target,
     read_address,
 )
+from fastmasq.wire.numbers import TCP, UDP
 
 LAST_PORT = 60999
 USAGE = "usage: ipmasqadm MODULE [opts]"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastmasq.legacy.names import ALL, ICMP, TCP, UDP, Names, read_dotted, write_dotted, write_mask
+from fastmasq.legacy.names import ALL, Names, read_dotted, write_dotted, write_mask
 from fastmasq.policy.chains import ANY_PORT
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 _LARGEST_PLAIN = 99_999
 _LARGEST_UNIT = 9_999

@@ -11,8 +11,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from fastmasq.legacy.tokens import number
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
-ALL, ICMP, TCP, UDP = 0, 1, 6, 17
+ALL = 0
 ALL_ONES = 0xFFFFFFFF
 
 _TRANSPORT = {TCP: "tcp", UDP: "udp"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from fastmasq.legacy.names import ICMP, TCP, UDP, read_dotted, write_dotted
+from fastmasq.legacy.names import read_dotted, write_dotted
 from fastmasq.policy.chains import (
     ACCEPT,
     ACCOUNTING,
@@ -28,6 +28,7 @@ from fastmasq.policy.chains import (
     Match,
     Rule,
 )
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 JIFFIES = 100  # in a second (HZ of 1999)
 LINE = 127  # characters of a line that programs seek in

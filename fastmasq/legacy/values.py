@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from fastmasq.legacy.names import ALL_ONES, ICMP, Names, read_mask
+from fastmasq.legacy.names import ALL_ONES, Names, read_mask
 from fastmasq.legacy.tokens import hex_octet, number
+from fastmasq.wire.numbers import ICMP
 
 _MOST_SECONDS = 0x7FFFFFFF
 

@@ -44,11 +44,11 @@ from fastmasq.policy.chains import (
     RuleSet,
 )
 from fastmasq.policy.coverage import covers, meet
+from fastmasq.wire.numbers import ESP, GRE, ICMP, TCP, UDP
 
 HOST_CHAINS = {foreign.INPUT: "host", foreign.OUTPUT: "hostout"}
 
-_ICMP, _TCP, _UDP, _GRE, _ESP = 1, 6, 17, 47, 50
-_NAMES = {_TCP: "tcp", _UDP: "udp"}
+_NAMES = {TCP: "tcp", UDP: "udp"}
 _TARGET_OF = {"accept": ACCEPT, "drop": DENY, "reject": REJECT, "return": RETURN}
 _ANSWERS = {"established", "related"}
 _ERRORS = (0, 3, 11)  # ICMP that belongs to sessions: echo replies, unreachable, time exceeded
@@ -167,7 +167,7 @@ class _Carrying:
             raise _DoesNotFit(f"{rule.to!r} is not one address")
         if rule.protocol in _NAMES:
             self._port_forwards(rule, address, port)
-        elif rule.protocol in (0, _ICMP):
+        elif rule.protocol in (0, ICMP):
             raise _DoesNotFit("a forward is for TCP or UDP ports, a redirect for one other protocol")
         else:
             self.result.redirects.append(Redirected(rule.protocol, address))
@@ -246,8 +246,8 @@ class _Carrying:
         for protocol in _NAMES:
             yield Match(protocol=protocol, destination=address, destination_ports=(MASQUERADED_PORTS,))
         for kind in _ERRORS:
-            yield Match(protocol=_ICMP, destination=address, source_ports=((kind, kind),))
-        for protocol in (_GRE, _ESP):
+            yield Match(protocol=ICMP, destination=address, source_ports=((kind, kind),))
+        for protocol in (GRE, ESP):
             yield Match(protocol=protocol, destination=address)
         for forward in self.result.forwards:
             protocol = foreign.PROTOCOLS[forward.protocol]
@@ -311,14 +311,14 @@ class _Carrying:
             match = replace(match, syn=None)
         if not states or (rule.action == "accept" and "new" in states):
             return [match]
-        if states <= _ANSWERS and rule.action == "accept" and root in HOST_CHAINS and match.protocol in (0, _TCP):
+        if states <= _ANSWERS and rule.action == "accept" and root in HOST_CHAINS and match.protocol in (0, TCP):
             self._note(rule, "changed", "TCP that opens nothing (! -y) and ICMP 0, 3, 11; UDP answers need rules")
             errors = [
-                replace(match, protocol=_ICMP, source_ports=((kind, kind),))
+                replace(match, protocol=ICMP, source_ports=((kind, kind),))
                 for kind in (_ERRORS if match.protocol == 0 else ())
             ]
-            return [replace(match, protocol=_TCP, syn=False), *errors]
-        if states == {"new"} and match.protocol == _TCP:
+            return [replace(match, protocol=TCP, syn=False), *errors]
+        if states == {"new"} and match.protocol == TCP:
             return [replace(match, syn=True)]
         if states == {"invalid"} and rule.action == "drop":
             self._note(rule, "not needed", "the host drops such packets itself")
@@ -428,8 +428,8 @@ def _reversed(match: Match) -> Match:
         match,
         source=match.destination,
         destination=match.source,
-        source_ports=ports[0] if match.protocol == _ICMP else ports[1],
-        destination_ports=ports[1] if match.protocol == _ICMP else ports[0],
+        source_ports=ports[0] if match.protocol == ICMP else ports[1],
+        destination_ports=ports[1] if match.protocol == ICMP else ports[0],
     )
 
 

@@ -10,9 +10,11 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from msgspec import Struct
 
+from fastmasq.wire.numbers import BY_NAME
+
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = "prerouting", "input", "forward", "output", "postrouting"
 
-PROTOCOLS = {"all": 0, "icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51}
+PROTOCOLS = {"all": 0, **BY_NAME}
 
 
 class ForeignRule(Struct, kw_only=True):

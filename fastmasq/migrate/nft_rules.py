@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastmasq.migrate.foreign import ForeignRule, read_icmp, read_network, read_ports, read_protocol
+from fastmasq.wire.numbers import TCP
 
 STATEMENTS = {
     **{"accept": "accept", "drop": "drop", "reject": "reject", "return": "return", "masquerade": "masquerade"},
@@ -90,7 +91,7 @@ def _icmp_code(rule: ForeignRule, values: list[str]) -> None:
 def _flags(rule: ForeignRule, values: list[str]) -> None:
     if values != ["syn"]:
         raise ValueError(values)
-    rule.protocol, rule.syn = 6, True
+    rule.protocol, rule.syn = TCP, True
 
 
 def _family(rule: ForeignRule, values: list[str]) -> None:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.wire.numbers import TCP, UDP
 
 INPUT, FORWARD, OUTPUT, ACCOUNTING = "input", "forward", "output", "acct"
 BUILT_IN = (INPUT, FORWARD, OUTPUT)
@@ -274,7 +275,7 @@ class RuleSet:
             raise RuleError("no target", f"there is no target {target!r}")
         if target == MASQ and chain in (INPUT, OUTPUT):
             raise RuleError("bad target", f"masquerading is not allowed in chain {chain}")
-        if target == REDIRECT and rule.match.protocol not in (6, 17):
+        if target == REDIRECT and rule.match.protocol not in (TCP, UDP):
             raise RuleError("bad target", "redirecting is for TCP or UDP only")
 
     def _changed(self, chain: str) -> None:

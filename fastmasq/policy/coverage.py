@@ -9,8 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from fastmasq.policy.chains import ANY_PORT, Match
-
-TCP = 6
+from fastmasq.wire.numbers import TCP
 
 
 def covers(wide: Match, narrow: Match) -> bool:

@@ -25,11 +25,11 @@ from fastmasq.policy.chains import (
     Rule,
     RuleSet,
 )
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 LOOP = "LOOP"
 """The verdict of a packet that came back to a chain it was still in; it is denied."""
 
-ICMP, TCP, UDP = 1, 6, 17
 _WITH_PORTS = (ICMP, TCP, UDP)
 
 

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.chains import ANY_PORT, INPUT, TARGETS, Match, Rule, RuleSet
 from fastmasq.policy.forwards import ANY, LARGEST_PREFERENCE, PREFERENCE, Unknown, read_address
+from fastmasq.wire.numbers import TCP, UDP
 
 LARGEST_MARK = 0xFFFFFFFF
 WIDE = 1024  # a rule that names more ports than that names none: the host needs some for itself
 
 _PORTS = 65536
-_CLASSES = {6: 0, 17: 1}  # rows of ports by protocol
+_CLASSES = {TCP: 0, UDP: 1}  # rows of ports by protocol
 
 
 class MarkTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):

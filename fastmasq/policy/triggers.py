@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.forwards import OUTSIDE, PortForward, Target, read_address, write_ports
+from fastmasq.wire.numbers import TCP, UDP
 
-NUMBERS = {"tcp": 6, "udp": 17}
+NUMBERS = {"tcp": TCP, "udp": UDP}
 
 Protocol = Literal["tcp", "udp"]
 TriggerRow = tuple[int, int, int, int, int, bool, bool]

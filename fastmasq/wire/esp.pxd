@@ -1,13 +1,11 @@
-# ESP (RFC 4303 section 2): the two words that are not encrypted. AH is named here because it cannot be translated.
+# ESP (RFC 4303 section 2): the two words that are not encrypted.
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from fastmasq.wire.numbers cimport PROTOCOL_ESP
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
-    PROTOCOL_ESP = 50
-    PROTOCOL_AH = 51            # its check covers the addresses (RFC 4302 section 3.3.3)
-
     ESP_MINIMUM = 8             # octets
     ESP_SPI = 0                 # chosen by the receiver; 0 never appears on the wire (section 2.1)
     ESP_SEQUENCE = 4            # 1 in the first packet of an SA (section 2.2)

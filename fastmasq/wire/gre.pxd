@@ -2,11 +2,10 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from fastmasq.wire.numbers cimport PROTOCOL_GRE
 from fastmasq.wire.octets cimport load16, load32, store16
 
 cdef enum:
-    PROTOCOL_GRE = 47
-
     GRE_MINIMUM = 8             # octets: flags, protocol, key
     GRE_FLAGS = 0
     GRE_VERSION = 1             # lower three bits; the upper one says that there is an acknowledgment

@@ -1,7 +1,10 @@
-# The IPv4 header (RFC 791 section 3.1): offsets, flags, protocol numbers and the checks every packet passes at the door.
+# The IPv4 header (RFC 791 section 3.1): offsets, flags and the checks every packet passes at the door.
 
 from libc.stdint cimport uint8_t, uint16_t
 
+from fastmasq.wire.numbers cimport (
+    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDP_LITE,
+)
 from fastmasq.wire.octets cimport load16
 
 cdef enum:
@@ -19,13 +22,6 @@ cdef enum:
     DONT_FRAGMENT = 0x4000
     MORE_FRAGMENTS = 0x2000
     OFFSET_MASK = 0x1FFF
-
-    PROTOCOL_ICMP = 1
-    PROTOCOL_TCP = 6
-    PROTOCOL_UDP = 17
-    PROTOCOL_DCCP = 33
-    PROTOCOL_AH = 51
-    PROTOCOL_UDP_LITE = 136
 
     OPTION_END = 0
     OPTION_NOP = 1

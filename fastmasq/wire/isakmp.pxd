@@ -3,12 +3,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
+from fastmasq.wire.numbers cimport ISAKMP_PORT, NATT_PORT
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
-    ISAKMP_PORT = 500           # of both ends, or it is plain UDP (rule K-1)
-    NATT_PORT = 4500            # RFC 3947 section 4
-
     ISAKMP_MINIMUM = 28         # octets of the header
     ISAKMP_INITIATOR = 0        # 8 octets, as the initiator's SPI of IKEv2
     ISAKMP_RESPONDER = 8        # 8 octets, zero in the first message

@@ -10,8 +10,6 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple, Self
 
-PORT = 1723  # TCP, of the side that is called
-
 HEADER_LENGTH = 12  # octets
 MAGIC = 0x1A2B3C4D
 CONTROL = 1  # message type; 2 is management, which nobody uses

@@ -8,7 +8,6 @@ from fastmasq.wire.octets cimport load16, load32
 from typing import NamedTuple
 
 IKE_PORT = i.ISAKMP_PORT
-NATT_PORT = i.NATT_PORT
 NO_COOKIE = bytes(8)
 
 

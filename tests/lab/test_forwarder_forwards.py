@@ -16,6 +16,7 @@ import pytest
 
 from fastmasq.lab import services
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import GRE
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,
@@ -31,7 +32,6 @@ from tests.support.lab_network import (
 SECOND_INSIDE = "10.0.0.3"
 NEW_ADDRESS = "200.200.200.77"
 PUBLIC = (EXTERNAL_ADDRESS, 8080)
-GRE = 47
 FORWARD = f"""
 [[forward]]
 protocol = "tcp"

@@ -22,9 +22,10 @@ import fastmasq
 from fastmasq.advice.templates import FOLDER
 from fastmasq.errors import FastmasqError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import ESP
 from tests.support.lab_network import GATEWAY_INSIDE, INSIDE_ADDRESS, Network, eventually
 
-PORT, ESP = 4555, 50
+PORT = 4555
 INSIDE2_ADDRESS = "10.0.0.3"
 KEYS = {"inside": "the-key-of-the-first", "inside2": "the-key-of-the-other"}
 SA = {"remote": SERVER_ADDRESS, "inbound_spi": 0x5000, "outbound_spi": 0x1000}

@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import UDP_LITE
 from tests.support.lab_network import INSIDE_ADDRESS, Network, eventually, icmp_error
-from tests.support.packets import UDP_LITE
 
 SIX_IN_FOUR = 41
 PORT = 4000

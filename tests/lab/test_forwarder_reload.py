@@ -12,8 +12,8 @@ import pytest
 from fastmasq.control.client import call
 from fastmasq.errors import FastmasqError
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import UDP_LITE
 from tests.support.lab_network import ECHO_PORT, Network, eventually, round_trip, send_and_compare
-from tests.support.packets import UDP_LITE
 
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 ALL_OUT = "ipchains -P forward DENY\nipchains -A forward -s 10.0.0.0/8 -j MASQ\n"

@@ -11,10 +11,10 @@ from fastmasq.control.client import call
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from fastmasq.policy.chains import Match, Rule, RuleError
 from fastmasq.policy.changes import Change
+from fastmasq.wire.numbers import UDP
 from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
 
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
-UDP = 17
 
 
 def host(text: str) -> tuple[int, int]:

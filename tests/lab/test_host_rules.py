@@ -17,6 +17,7 @@ from fastmasq.kernel.host_rules.ruleset import HostRules
 from fastmasq.kernel.links import interface_addresses
 from fastmasq.kernel.takeover import Takeover, release
 from fastmasq.policy.chains import ACCEPT, DENY, INPUT, OUTPUT, REJECT, RETURN, Match, Rule, RuleSet
+from fastmasq.wire import numbers
 from tests.lab.net_namespaces import Gateway, Namespace
 from tests.lab.test_kernel_guard import (
     EXTERNAL,
@@ -33,8 +34,7 @@ from tests.lab.test_kernel_guard import (
 )
 
 SSH, DNS = 22, 5353
-TCP_NUMBER, ICMP_NUMBER = 6, 1
-ANSWERS = Rule(match=Match(protocol=TCP_NUMBER, syn=False), target=ACCEPT)
+ANSWERS = Rule(match=Match(protocol=numbers.TCP, syn=False), target=ACCEPT)
 FROM_INSIDE = Match(source=(address("10.0.0.0"), 0xFF000000), interface="eth0")
 
 
@@ -79,7 +79,7 @@ def judged(gateway: Gateway) -> Judged:
 
 
 def port(number: int, **more: object) -> Match:
-    return Match(protocol=TCP_NUMBER, destination_ports=((number, number),), **more)
+    return Match(protocol=numbers.TCP, destination_ports=((number, number),), **more)
 
 
 def send_error(host: Namespace, destination: str, number: int) -> str:
@@ -174,7 +174,7 @@ def test_user_chains_return_and_jumps(gateway: Gateway, judged: Judged) -> None:
         "trusted", Rule(match=Match(interface="eth0", not_interface=True), target=RETURN), Rule(target=ACCEPT)
     )
     judged.append("services", Rule(match=port(SSH, syn=True), target="trusted"), Rule(match=port(DNS), target=ACCEPT))
-    judged.append(INPUT, Rule(match=Match(protocol=TCP_NUMBER), target="services"), Rule(target=REJECT))
+    judged.append(INPUT, Rule(match=Match(protocol=numbers.TCP), target="services"), Rule(target=REJECT))
     with services(gateway.host, (INSIDE, EXTERNAL), (SSH, DNS, 80)):
         assert tcp(gateway.inside, INSIDE, DNS) == "connected"
         assert tcp(gateway.outside, EXTERNAL, SSH) == "refused"
@@ -186,7 +186,7 @@ def test_user_chains_return_and_jumps(gateway: Gateway, judged: Judged) -> None:
 def test_a_loop_denies(gateway: Gateway, judged: Judged) -> None:
     judged.set.new_chain("a")
     judged.set.new_chain("b")
-    judged.append("a", Rule(match=Match(protocol=ICMP_NUMBER), target="b"))
+    judged.append("a", Rule(match=Match(protocol=numbers.ICMP), target="b"))
     judged.append("b", Rule(match=Match(interface="eth0"), target="a"))
     judged.append(INPUT, Rule(target="a"))
     assert not ping(gateway.inside, INSIDE)
@@ -195,14 +195,14 @@ def test_a_loop_denies(gateway: Gateway, judged: Judged) -> None:
 
 
 def test_icmp_types(gateway: Gateway, judged: Judged) -> None:
-    judged.append(INPUT, Rule(match=Match(protocol=ICMP_NUMBER, source_ports=((8, 8),)), target=DENY))
+    judged.append(INPUT, Rule(match=Match(protocol=numbers.ICMP, source_ports=((8, 8),)), target=DENY))
     assert not ping(gateway.outside, EXTERNAL)
     assert ping(gateway.host, FOREIGN), "echo replies are of another type"
 
 
 def test_5_2_example_4_the_address_of_an_interface(gateway: Gateway, judged: Judged) -> None:
     """`ipfwadm -I -a deny -W eth1 -V ADDRESS -P tcp` never matches where eth1 has another address."""
-    match = Match(protocol=TCP_NUMBER, interface="eth1", interface_address=address(EXTERNAL))
+    match = Match(protocol=numbers.TCP, interface="eth1", interface_address=address(EXTERNAL))
     judged.append(INPUT, Rule(match=match, target=DENY))
     with services(gateway.host, (INSIDE,), (SSH,)):
         assert tcp(gateway.outside, INSIDE, SSH) == "silence"
@@ -228,7 +228,7 @@ def test_5_3_flags_hidden_in_a_second_fragment_are_denied(gateway: Gateway, judg
         for piece in pieces:
             sender.sendto(piece, (EXTERNAL, 0))
         assert IP(hearer.recv(100)).payload.flags == "SA"
-        judged.append(INPUT, Rule(match=Match(protocol=TCP_NUMBER, syn=True), target=DENY))
+        judged.append(INPUT, Rule(match=Match(protocol=numbers.TCP, syn=True), target=DENY))
         for piece in pieces:
             sender.sendto(piece, (EXTERNAL, 0))
         with pytest.raises(TimeoutError):
@@ -236,10 +236,10 @@ def test_5_3_flags_hidden_in_a_second_fragment_are_denied(gateway: Gateway, judg
 
 
 def test_counters_go_on_through_updates(gateway: Gateway, judged: Judged) -> None:
-    echo = Rule(match=Match(protocol=ICMP_NUMBER), target=ACCEPT)
+    echo = Rule(match=Match(protocol=numbers.ICMP), target=ACCEPT)
     judged.append(INPUT, echo)
     assert ping(gateway.outside, EXTERNAL)
-    judged.set.insert(INPUT, Rule(match=Match(protocol=TCP_NUMBER)))
+    judged.set.insert(INPUT, Rule(match=Match(protocol=numbers.TCP)))
     judged.update()
     assert ping(gateway.outside, EXTERNAL)
     assert udp(gateway.outside, EXTERNAL, DNS) == "refused"

@@ -20,11 +20,11 @@ import pytest
 from fastmasq.advice.templates import FOLDER as TEMPLATES
 from fastmasq.control.client import call
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, Lab
+from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, TCP, UDP
 from tests.support.lab_network import Network, Overheard, eventually
 from tests.support.packets import internet_checksum
 
 RULE_SETS = Path(__file__).parents[1] / "data" / "howto-rules"
-TCP, UDP, ICMP, GRE, ESP, AH = 6, 17, 1, 47, 50, 51
 SYN, SYN_ACK = 0x02, 0x12
 ECHO, ECHO_REPLY, UNREACHABLE = 8, 0, 3
 QUESTION, ANSWER = (SYN, ECHO), (SYN_ACK, ECHO_REPLY)  # what is to be seen of TCP and of ICMP; the rest comes once

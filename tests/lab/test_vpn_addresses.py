@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import ESP, GRE, UDP
 from tests.support.lab_network import INSIDE_ADDRESS, ROUTER_ADDRESS, Network, eventually
 from tests.support.vpn_network import SECOND_INSIDE, SECOND_SERVER, THIRD_INSIDE, VpnNetwork
 
 NEW_ADDRESS = "200.200.200.77"
-GRE, ESP, UDP = 47, 50, 17
 FORWARDS = "".join(
     f'[[forward]]\nprotocol = "{protocol}"\nlisten = "{EXTERNAL_ADDRESS}:{port}"\nto = "{THIRD_INSIDE}:{port}"\n'
     for protocol, port in (("tcp", 1723), ("udp", 500))

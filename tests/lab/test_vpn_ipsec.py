@@ -10,13 +10,13 @@ from collections import Counter
 import pytest
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import AH, ESP
 from tests.support.ipsec_hosts import NO_COOKIE, IpsecHost, Message, Peer
 from tests.support.lab_network import INSIDE_ADDRESS, ROUTER_ADDRESS, Network, eventually, send_and_compare
 from tests.support.speakers import talking
 from tests.support.vpn_network import HOSTS, SECOND_INSIDE, SECOND_SERVER, THIRD_INSIDE, VpnNetwork
 
 NEW_ADDRESS = "200.200.200.77"
-ESP, AH = 50, 51
 FORWARD = f"""
 [[forward]]
 protocol = "udp"

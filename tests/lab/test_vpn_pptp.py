@@ -11,8 +11,9 @@ import pytest
 from scapy.layers import pptp as messages
 
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import GRE, PPTP_PORT
 from tests.support.lab_network import INSIDE_ADDRESS, ROUTER_ADDRESS, Network, Sniffer, eventually, send_and_compare
-from tests.support.pptp_hosts import BUSY, GRE, PORT, Call, GrePacket, PptpHost
+from tests.support.pptp_hosts import BUSY, Call, GrePacket, PptpHost
 from tests.support.speakers import talking
 from tests.support.vpn_network import HOSTS, SECOND_INSIDE, SECOND_SERVER, THIRD_INSIDE, VpnNetwork
 
@@ -20,8 +21,8 @@ NEW_ADDRESS = "200.200.200.77"
 FORWARD = f"""
 [[forward]]
 protocol = "tcp"
-listen = "eth1:{PORT}"
-to = "{THIRD_INSIDE}:{PORT}"
+listen = "eth1:{PPTP_PORT}"
+to = "{THIRD_INSIDE}:{PPTP_PORT}"
 """
 CLASSIC_IDS = range(61000, 65096)  # the external Call IDs that the kernels gave
 
@@ -230,7 +231,7 @@ def test_p42_messages_that_share_a_segment(vpn: VpnNetwork) -> None:
     assert is_followed(vpn) and vpn.undisturbed()
 
 
-@pytest.mark.parametrize("lost", [f"tcp dport {PORT}", f"tcp sport {PORT}"], ids=["out", "back"])
+@pytest.mark.parametrize("lost", [f"tcp dport {PPTP_PORT}", f"tcp sport {PPTP_PORT}"], ids=["out", "back"])
 def test_p42_segments_that_are_lost_are_repeated(vpn: VpnNetwork, lost: str) -> None:
     """The kernels' TCP sends again what the router loses, behind holes and together with what follows."""
     server = vpn.pptp_server()
@@ -251,8 +252,8 @@ def test_p42_segments_that_are_lost_are_repeated(vpn: VpnNetwork, lost: str) -> 
 def test_p42_what_is_no_pptp_is_passed_on(vpn: VpnNetwork) -> None:
     """Lost sync never breaks the connection, and is said once."""
     net = vpn.net
-    listener = net.listen("server", SERVER_ADDRESS, PORT)
-    near = net.connect("inside", (SERVER_ADDRESS, PORT))
+    listener = net.listen("server", SERVER_ADDRESS, PPTP_PORT)
+    near = net.connect("inside", (SERVER_ADDRESS, PPTP_PORT))
     far = net.keep(listener.accept()[0])
     send_and_compare(near, far, 4 << 20)
     send_and_compare(far, near, 4 << 20)
@@ -264,8 +265,8 @@ def test_p42_what_is_no_pptp_is_passed_on(vpn: VpnNetwork) -> None:
 def test_p42_octets_that_break_the_protocol_arrive_unchanged(vpn: VpnNetwork) -> None:
     """After a good start one side sends garbage: it arrives, and what came before stays as it is."""
     net = vpn.net
-    listener = net.listen("server", SERVER_ADDRESS, PORT)
-    near = net.connect("inside", (SERVER_ADDRESS, PORT))
+    listener = net.listen("server", SERVER_ADDRESS, PPTP_PORT)
+    near = net.connect("inside", (SERVER_ADDRESS, PPTP_PORT))
     far = net.keep(listener.accept()[0])
     near.sendall(bytes(messages.PPTPStartControlConnectionRequest()))
     garbage = b"\x00\x10 nothing of the kind" * 100

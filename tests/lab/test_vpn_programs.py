@@ -12,16 +12,16 @@ import pytest
 
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from fastmasq.wire.numbers import PPTP_PORT
 from tests.support import ppp_echo
 from tests.support.lab_network import INSIDE_ADDRESS, PATIENCE_S, Network, eventually
 from tests.support.vpn_network import SECOND_INSIDE, THIRD_INSIDE, VpnNetwork
 
-PORT = 1723
 FORWARD = f"""
 [[forward]]
 protocol = "tcp"
-listen = "eth1:{PORT}"
-to = "{THIRD_INSIDE}:{PORT}"
+listen = "eth1:{PPTP_PORT}"
+to = "{THIRD_INSIDE}:{PPTP_PORT}"
 """
 
 
@@ -74,7 +74,7 @@ def start_pptpd(net: Network, host: str, address: str) -> None:
     argv = ["/usr/sbin/pptpd", "-f", "-l", address, "-e", str(pppd), *files]
     with (directory / "log").open("wb") as log:
         process = net.lab.popen(host, argv, stdout=log, stderr=log)
-    assert hosts.wait_for_port(process, PORT, "tcp"), (directory / "log").read_text()
+    assert hosts.wait_for_port(process, PPTP_PORT, "tcp"), (directory / "log").read_text()
 
 
 @pytest.fixture

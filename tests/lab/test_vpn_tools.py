@@ -24,7 +24,8 @@ from scapy.utils import RawPcapNgReader, rdpcap
 
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
-from fastmasq.wire.pptp import PORT, Type
+from fastmasq.wire.numbers import PPTP_PORT
+from fastmasq.wire.pptp import Type
 from tests.support.lab_network import GATEWAY_INSIDE, INSIDE_ADDRESS, Network, eventually
 from tests.support.pptp_server import PptpServer
 
@@ -107,7 +108,7 @@ def test_h_61_servers_that_refuse(routed: Network, server: dict[str, Any], stage
 def test_h_64_no_server_at_all(routed: Network) -> None:
     done = fastmasq(routed, "test", "pptp", SERVER_ADDRESS)
     assert (done.returncode, "connection refused" in done.stdout) == (1, True)
-    drop(routed, "router", f"tcp dport {PORT}")
+    drop(routed, "router", f"tcp dport {PPTP_PORT}")
     done = fastmasq(routed, "test", "pptp", SERVER_ADDRESS, "--wait", "0.5")
     assert (done.returncode, "no answer within 0.5 s" in done.stdout) == (1, True)
     routed.greet_tcp(b"220 mail.example ESMTP\r\n", "server", 25)
@@ -385,7 +386,7 @@ def test_h_81_a_capture_that_scapy_and_tcpdump_read(
     assert [float(packet.time) for packet in packets] == sorted(float(packet.time) for packet in packets)
     opening = [packet for packet in packets if TCP in packet and packet[TCP].flags == "S"]
     assert [(packet[IP].src, packet[IP].dst, packet[TCP].dport) for packet in opening] == [
-        (CLIENT, SERVER_ADDRESS, PORT)
+        (CLIENT, SERVER_ADDRESS, PPTP_PORT)
     ] * 2
     data = [packet[GRE_PPTP] for packet in packets if GRE_PPTP in packet and packet[IP].src == CLIENT]
     assert [(header.call_id, len(header.payload)) for header in data] == [(4711, 8)] * 2

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
+from fastmasq.wire.numbers import AH
 from tests.model import tcp
 from tests.model.datagrams import HOST, LIFE, REFUSED, Datagram
 from tests.model.state import (
@@ -74,7 +75,6 @@ from tests.support.packets import dotted, to_address
 
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)
 HOLD_DOWN = 120 * SECOND  # a port given back is not for another host (RFC 6888 REQ-8)
-AH = 51  # signs the addresses
 LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
 
 LIMITED_BROADCAST = 0xFFFFFFFF

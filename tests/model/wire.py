@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
-ICMP, TCP, UDP = 1, 6, 17
-DCCP, UDP_LITE = 33, 136
+from fastmasq.wire.numbers import DCCP, ICMP, TCP, UDP, UDP_LITE
 
 REQUESTS = {8, 13, 15, 17}  # ICMP queries with an identifier (RFC 5508 section 3)
 REPLIES = {0: 8, 14: 13, 16: 15, 18: 17}  # reply: the request it answers

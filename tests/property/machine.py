@@ -13,6 +13,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fastmasq.wire.numbers import DCCP, UDP_LITE
 from tests.cases.notation import show
 from tests.model import tcp
 from tests.model.datagrams import LIFE
@@ -34,7 +35,7 @@ from tests.model.state import (
 from tests.model.subjects import START_NS, Subject, difference, observed, sessions_of
 from tests.property import traffic
 from tests.support import packets
-from tests.support.packets import BAD, DCCP, ICMP, TCP, UDP, UDP_LITE, dotted
+from tests.support.packets import BAD, ICMP, TCP, UDP, dotted
 
 SLACK = 1 * SECOND
 FEW_PORTS = frozenset((*range(600, 603), *range(1024, 1030)))

@@ -7,11 +7,12 @@ import random
 import pytest
 
 from fastmasq.table.timeouts import Timeouts
+from fastmasq.wire.numbers import ESP, GRE
 from fastmasq.wire.pptp import Type, message
 from tests.model.state import INSIDE, OUTSIDE
 from tests.support import packets
 from tests.support.packets import TCP, UDP, Malformed, decode, problems, with_ip_checksum
-from tests.support.vpn_gateway import ESP, GRE, RESPONDER, Control, Gateway, esp, gre, isakmp
+from tests.support.vpn_gateway import RESPONDER, Control, Gateway, esp, gre, isakmp
 
 PACKETS = 100_000
 BATCH = 50

@@ -26,10 +26,10 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 
 from fastmasq.lab import hosts
+from fastmasq.wire.numbers import ISAKMP_PORT, NATT_PORT
 from tests.support.lab_network import PATIENCE_S, eventually
 from tests.support.speakers import Place, Speaker
 
-ISAKMP_PORT, NATT_PORT = 500, 4500
 SO_NO_CHECK = 11
 NO_COOKIE = bytes(8)
 

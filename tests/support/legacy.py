@@ -7,11 +7,12 @@ from fastmasq.legacy.names import Names, read_dotted, read_mask
 from fastmasq.legacy.requests import Request
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.changes import apply
+from fastmasq.wire.numbers import BY_NAME, TCP, UDP
 
 HOSTS = {"gate": ["10.0.0.1"], "many": ["192.168.1.1", "192.168.1.2", "192.168.2.1"]}
 NETWORKS = {"lan": 0x0A000000}
 SERVICES = {("tcp", "auth"): 113, ("tcp", "www"): 80, ("udp", "domain"): 53, ("tcp", "pptp"): 1723}
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50}
+PROTOCOLS = {name: BY_NAME[name] for name in ("icmp", "tcp", "udp", "gre", "esp")}
 
 
 class FewNames(Names):
@@ -26,10 +27,10 @@ class FewNames(Names):
         return next((name for name, found in HOSTS.items() if address == read_dotted(found[0])), None)
 
     def port(self, service: str, protocol: int) -> int | None:
-        return SERVICES.get(({6: "tcp", 17: "udp"}.get(protocol), service))
+        return SERVICES.get(({TCP: "tcp", UDP: "udp"}.get(protocol), service))
 
     def service(self, port: int, protocol: int) -> str | None:
-        wanted = ({6: "tcp", 17: "udp"}.get(protocol), port)
+        wanted = ({TCP: "tcp", UDP: "udp"}.get(protocol), port)
         return next((name for (kind, name), number in SERVICES.items() if (kind, number) == wanted), None)
 
     def protocol(self, name: str) -> int | None:

@@ -11,8 +11,8 @@ import struct
 from dataclasses import dataclass
 from operator import attrgetter
 
-ICMP, TCP, UDP = 1, 6, 17
-DCCP, UDP_LITE = 33, 136
+from fastmasq.wire.numbers import ICMP, TCP, UDP
+
 PROTOCOL_NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
 
 ECHO_REPLY, UNREACHABLE, SOURCE_QUENCH, REDIRECT, ECHO = 0, 3, 4, 5, 8

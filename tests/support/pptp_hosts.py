@@ -21,11 +21,10 @@ from scapy.layers import pptp
 from scapy.packet import Packet
 
 from fastmasq.lab import hosts
+from fastmasq.wire.numbers import GRE, PPTP_PORT
 from tests.support.lab_network import PATIENCE_S, eventually
 from tests.support.speakers import Place, Speaker
 
-PORT = 1723
-GRE = 47
 CONNECTED, BUSY = 1, 4  # results of a call (RFC 2637 section 2.8)
 DISCONNECTED = 4  # result in a Call-Disconnect-Notify: as requested (section 2.13)
 
@@ -360,14 +359,14 @@ class PptpHost(Speaker):
         self.read_with(self.gre, self._read_gre)
         self.start()
 
-    def listen(self, port: int = PORT) -> PptpHost:
+    def listen(self, port: int = PPTP_PORT) -> PptpHost:
         """Accept control connections from now on; return the host itself."""
         listener = self.make_socket(socket.SOCK_STREAM, port=port)
         listener.listen(64)
         self.read_with(listener, lambda: self._add(listener.accept()[0]))
         return self
 
-    def connect(self, remote: str, port: int = PORT) -> Connection:
+    def connect(self, remote: str, port: int = PPTP_PORT) -> Connection:
         """Open a control connection, introductions not yet made. Raises OSError."""
         stream = self.make_socket(socket.SOCK_STREAM)
         stream.settimeout(PATIENCE_S)

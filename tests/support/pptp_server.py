@@ -11,7 +11,8 @@ from scapy.layers import pptp
 from scapy.layers.l2 import GRE_PPTP
 from scapy.packet import Raw
 
-from fastmasq.wire.pptp import PORT, Header, Type
+from fastmasq.wire.numbers import GRE, PPTP_PORT
+from fastmasq.wire.pptp import Header, Type
 from tests.support.lab_network import Network
 
 _LCP = bytes.fromhex("ff03 c021 01 01 0004")
@@ -35,10 +36,10 @@ class PptpServer:
     heard: list[Type] = field(default_factory=list)  # control messages, in order
 
     def __enter__(self) -> PptpServer:
-        self._listener = self.net.listen(self.host, port=PORT)
+        self._listener = self.net.listen(self.host, port=PPTP_PORT)
         self._listener.settimeout(0.05)
         with self.net.on(self.host):
-            self._raw = self.net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE))
+            self._raw = self.net.keep(socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE))
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

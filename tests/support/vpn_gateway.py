@@ -9,13 +9,12 @@ from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.policy.chains import RuleSet
+from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import Harness, Out, address
 from tests.support.packets import decode, dotted, ipv4, problems, tcp, udp
 from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
 
-GRE, ESP = 47, 50
-NATT = 4500
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 THIRD_HOST = "10.0.0.4"
 RESPONDER = b"RESPONDR"
@@ -161,6 +160,6 @@ def started(gateway: Gateway, inside: str, ospi: int, ispi: int, remote: str = R
     assert ends(gateway.passes(OUTSIDE, esp(remote, GATEWAY_OUT, ispi))) == (remote, inside)
 
 
-def natt(gateway: Gateway, inside: str = HOST, port: int = NATT, remote: str = REMOTE) -> bytes:
+def natt(gateway: Gateway, inside: str = HOST, port: int = NATT_PORT, remote: str = REMOTE) -> bytes:
     """Send ESP in UDP from an inside host; return it as it leaves."""
-    return gateway.passes(INSIDE, udp((inside, port), (remote, NATT), bytes((0, 0, 16, 0)) + bytes(40)))
+    return gateway.passes(INSIDE, udp((inside, port), (remote, NATT_PORT), bytes((0, 0, 16, 0)) + bytes(40)))

@@ -13,12 +13,12 @@ from ipaddress import IPv4Address
 from itertools import product
 
 from fastmasq.policy.chains import ANY_PORT, Match
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 Addresses = Mapping[str, Collection[int]]
 """Interface names and the addresses, as integers in host order, that each of them has."""
 
-_ICMP, _TCP, _UDP = 1, 6, 17
-_WITH_PORTS = (_ICMP, _TCP, _UDP)
+_WITH_PORTS = (ICMP, TCP, UDP)
 _WHOLE, _LATER_FRAGMENT = "ip frag-off & 0x1fff == 0", "ip frag-off & 0x1fff != 0"
 _LONGEST_INTERFACE = 15  # characters of an interface's name (IFNAMSIZ less its zero)
 _Ranges = tuple[tuple[int, int], ...]
@@ -37,7 +37,7 @@ def conditions(match: Match, *, arriving: bool, addresses: Addresses) -> list[st
             _interfaces(match, "iifname" if arriving else "oifname", addresses),
             [text],
             _fragments(match, looks_behind=protocol is not None),
-            _flags(match) if protocol == _TCP else [""],
+            _flags(match) if protocol == TCP else [""],
             _ends(match, protocol),
         )
         found += _joined(product(*ways))
@@ -68,14 +68,14 @@ def _protocols(match: Match) -> list[tuple[str, int | None]]:
     if any(_asks(*each) for each in ranges):
         found: list[tuple[str, int | None]] = [(f"ip protocol {one}", one) for one in _WITH_PORTS if _fits(match, one)]
         if all(each in ((), (ANY_PORT,)) for each, _ in ranges):  # "any port" inverted: only what shows none fits
-            portless = f"ip protocol != {_ICMP} ip protocol != {_TCP} ip protocol != {_UDP}"
-            fragment = f"{_LATER_FRAGMENT} ip protocol != {_TCP}" if asks_flags else _LATER_FRAGMENT
+            portless = f"ip protocol != {ICMP} ip protocol != {TCP} ip protocol != {UDP}"
+            fragment = f"{_LATER_FRAGMENT} ip protocol != {TCP}" if asks_flags else _LATER_FRAGMENT
             found += [(f"{own} {portless}".strip(), None), (f"{own} {fragment}".strip(), None)]
         return found
-    if asks_flags and _fits(match, _TCP):
-        found = [(f"ip protocol {_TCP}", _TCP)]
-        if own != f"ip protocol {_TCP}":
-            found.append((f"{own} ip protocol != {_TCP}".strip(), None))
+    if asks_flags and _fits(match, TCP):
+        found = [(f"ip protocol {TCP}", TCP)]
+        if own != f"ip protocol {TCP}":
+            found.append((f"{own} ip protocol != {TCP}".strip(), None))
         return found
     return [(own, None)]
 
@@ -129,10 +129,10 @@ def _named(match: Match, name: str) -> bool:
 
 def _ends(match: Match, protocol: int | None) -> list[str]:
     """Both ends as written and, with -b, exchanged; ICMP's type and code stay where they are."""
-    ports = ("icmp type", "icmp code") if protocol == _ICMP else ("th sport", "th dport")
+    ports = ("icmp type", "icmp code") if protocol == ICMP else ("th sport", "th dport")
     found = _one_way(match, protocol, ("saddr", "daddr"), ports)
     if match.swapped_too:
-        found += _one_way(match, protocol, ("daddr", "saddr"), ports if protocol == _ICMP else ports[::-1])
+        found += _one_way(match, protocol, ("daddr", "saddr"), ports if protocol == ICMP else ports[::-1])
     return found
 
 
@@ -161,7 +161,7 @@ def _ports(key: str, ranges: _Ranges, inverted: bool, protocol: int | None) -> l
     """A named set of ranges would be shorter, but has no elements for a moment when it is replaced."""
     if protocol is None or not _asks(ranges, inverted):
         return [""]
-    highest = 0xFF if protocol == _ICMP else 0xFFFF
+    highest = 0xFF if protocol == ICMP else 0xFFFF
     possible = [(first, min(last, highest)) for first, last in ranges if first <= highest]
     if (0, highest) in possible:
         return [] if inverted else [""]

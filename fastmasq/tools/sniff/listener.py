@@ -14,8 +14,7 @@ from typing import NamedTuple
 from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.ring.packet_socket import SO_RCVBUFFORCE, attach_program
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.pptp import PORT as PPTP_PORT
-from fastmasq.wire.tunnels import IKE_PORT, NATT_PORT
+from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, ISAKMP_PORT, NATT_PORT, PPTP_PORT, TCP, UDP
 
 _ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
 _SO_TIMESTAMPNS = 35
@@ -25,8 +24,6 @@ _LONGEST = 65_535
 _MOST = 64  # packets taken from one link before the others are looked at
 _SETTLES_NS = 2_000_000  # after which nothing older can come
 _TIMESPEC = struct.Struct("qq")
-
-_ICMP, _TCP, _UDP, _GRE, _ESP, _AH = 1, 6, 17, 47, 50, 51
 
 
 class Heard(NamedTuple):
@@ -141,7 +138,7 @@ def _filter(raw: socket.socket) -> None:
     ancillary = 0xFFFFF000  # SKF_AD_OFF
     load_half, load_octet, index_header, load_half_indexed = 0x28, 0x30, 0xB1, 0x48
     equal, any_bit, give = 0x15, 0x45, 0x06
-    ports = (PPTP_PORT, IKE_PORT, NATT_PORT)
+    ports = (PPTP_PORT, ISAKMP_PORT, NATT_PORT)
     # Steps by name, so that jumps need no counting; each is (code, jump if true, jump if false, value).
     steps: list[tuple[str, int, str, str, int]] = [
         ("", load_half, "", "", ancillary),  # protocol of the frame
@@ -149,9 +146,9 @@ def _filter(raw: socket.socket) -> None:
         ("", load_half, "", "", ancillary + 48),  # whether a VLAN tag was taken off
         ("", equal, "", "drop", 0),
         ("", load_octet, "", "", 9),
-        *(("", equal, "take", "", number) for number in (_ICMP, _GRE, _ESP, _AH)),
-        ("", equal, "ported", "", _TCP),
-        ("", equal, "ported", "drop", _UDP),
+        *(("", equal, "take", "", number) for number in (ICMP, GRE, ESP, AH)),
+        ("", equal, "ported", "", TCP),
+        ("", equal, "ported", "drop", UDP),
         ("ported", load_half, "", "", 6),
         ("", any_bit, "drop", "", 0x1FFF),  # a later fragment has no ports
         ("", index_header, "", "", 0),

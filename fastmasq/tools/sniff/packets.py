@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from fastmasq.trackers.vpn.health import Kind
 from fastmasq.wire import pptp
-from fastmasq.wire.tunnels import IKE_PORT, NATT_PORT, Isakmp, name_natt, read_esp, read_gre, read_isakmp
+from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, ISAKMP_PORT, NATT_PORT, PPTP_PORT, TCP, UDP
+from fastmasq.wire.tunnels import Isakmp, name_natt, read_esp, read_gre, read_isakmp
 
 EXCHANGES = {
     1: "base exchange",
@@ -32,7 +33,6 @@ EXCHANGES = {
 _MAKES_SA = (32, 35, 36)
 _ENCRYPTED, _RESPONSE = 0x01, 0x20  # flags of version 1, and of version 2
 
-_ICMP, _TCP, _UDP, _GRE, _ESP, _AH = 1, 6, 17, 47, 50, 51
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _LATER_FRAGMENT = 0x1FFF  # the offset in the fragment field
 
@@ -85,14 +85,14 @@ def decode(packet: bytes) -> Seen | None:
     payload = packet[header : total if total > header else len(packet)]
     if fragment & _LATER_FRAGMENT:
         return _fragment(protocol, source, destination, len(payload))
-    if protocol == _ICMP:
+    if protocol == ICMP:
         return _icmp(source, destination, payload)
-    reader = {_TCP: _control, _UDP: _udp, _GRE: _gre, _ESP: _esp, _AH: _ah}.get(protocol)
+    reader = {TCP: _control, UDP: _udp, GRE: _gre, ESP: _esp, AH: _ah}.get(protocol)
     return reader(source, destination, payload) if reader is not None else None
 
 
 def _fragment(protocol: int, source: str, destination: str, octets: int) -> Seen | None:
-    kinds: dict[int, Kind] = {_GRE: "gre", _ESP: "esp", _AH: "ah"}
+    kinds: dict[int, Kind] = {GRE: "gre", ESP: "esp", AH: "ah"}
     if protocol not in kinds:
         return None
     kind = kinds[protocol]
@@ -109,9 +109,9 @@ def _control(source: str, destination: str, segment: bytes) -> Seen | None:
     if len(segment) < 8:
         return None
     ports = struct.unpack_from("!HH", segment)
-    if pptp.PORT not in ports:
+    if PPTP_PORT not in ports:
         return None
-    server: Literal["source", "destination"] = "destination" if ports[1] == pptp.PORT else "source"
+    server: Literal["source", "destination"] = "destination" if ports[1] == PPTP_PORT else "source"
     flags = segment[13] if len(segment) > 13 else 0
     words, tags, problem = [], [], ""
     if flags & _SYN:
@@ -203,7 +203,7 @@ def _udp(source: str, destination: str, datagram: bytes) -> Seen | None:
     payload = datagram[8:]
     if NATT_PORT in ports:
         return _natt(source, destination, payload)
-    if IKE_PORT not in ports:
+    if ISAKMP_PORT not in ports:
         return None
     if not payload:
         return Seen(kind="isakmp", source=source, destination=destination, text="UDP port 500")
@@ -211,7 +211,7 @@ def _udp(source: str, destination: str, datagram: bytes) -> Seen | None:
     if header is None:
         text = f"UDP port 500, {len(payload)} octets that are not ISAKMP"
         return Seen(kind="isakmp", source=source, destination=destination, text=text, tags=("other",))
-    odd = "" if ports == (IKE_PORT, IKE_PORT) else f", ports {ports[0]} and {ports[1]}"
+    odd = "" if ports == (ISAKMP_PORT, ISAKMP_PORT) else f", ports {ports[0]} and {ports[1]}"
     return _isakmp(source, destination, header, odd)
 
 

@@ -14,10 +14,12 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from fastmasq.wire.numbers import ESP, GRE, UDP
+
 Protocol = Literal["gre", "esp", "udp"]
 Verdict = Literal["reached", "passes", "refused", "filtered", "broken", "silent", "undecided"]
 
-NUMBERS: dict[Protocol, int] = {"gre": 47, "esp": 50, "udp": 17}
+NUMBERS: dict[Protocol, int] = {"gre": GRE, "esp": ESP, "udp": UDP}
 NAMES: dict[Protocol, str] = {"gre": "GRE", "esp": "ESP", "udp": "UDP"}
 GOOD: tuple[Verdict, ...] = ("reached", "passes")
 

@@ -17,14 +17,12 @@ from fastmasq.policy.forwards import PortForward, Target
 from fastmasq.policy.redirects import Redirect
 from fastmasq.trackers.vpn.calls import CallSettings
 from fastmasq.units import NS_PER_SECOND
+from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems, tcp, udp
 from tests.support.vpn_gateway import (
-    ESP,
-    GRE,
-    NATT,
     OTHER_REMOTE,
     REMOTE,
     RESPONDER,
@@ -486,34 +484,35 @@ def test_rfc3948_sessions_of_port_4500_are_listed_with_packets_both_ways() -> No
     for _ in range(2):
         natt(gateway, OTHER_HOST)
     gateway.passes(INSIDE, udp((HOST, 5000), (REMOTE, 53), bytes(40)))
-    gateway.passes(INSIDE, tcp((HOST, NATT), (REMOTE, NATT), "S"))
-    gateway.passes(OUTSIDE, udp((REMOTE, NATT), (GATEWAY_OUT, port), b"\xff"))
+    gateway.passes(INSIDE, tcp((HOST, NATT_PORT), (REMOTE, NATT_PORT), "S"))
+    gateway.passes(OUTSIDE, udp((REMOTE, NATT_PORT), (GATEWAY_OUT, port), b"\xff"))
     gateway.harness.advance(7)
     rows = listed(gateway, "natt")
     assert [(row["inside"], row["remote"], row["packets_out"], row["packets_in"]) for row in rows] == [
-        (f"{HOST}:{NATT}", f"{REMOTE}:{NATT}", 1, 1), (f"{OTHER_HOST}:{NATT}", f"{REMOTE}:{NATT}", 2, 0),
+        (f"{HOST}:{NATT_PORT}", f"{REMOTE}:{NATT_PORT}", 1, 1),
+        (f"{OTHER_HOST}:{NATT_PORT}", f"{REMOTE}:{NATT_PORT}", 2, 0),
     ]  # fmt: skip
     assert rows[0]["external"] == f"{GATEWAY_OUT}:{port}"
     assert {row["state"] for row in rows} == {"active"} and {row["missing"] for row in rows} == {""}
     assert all(6 <= row["idle_s"] <= 8 for row in rows)
-    assert [row["inside"] for row in listed(gateway, "natt", host=OTHER_HOST)] == [f"{OTHER_HOST}:{NATT}"]
+    assert [row["inside"] for row in listed(gateway, "natt", host=OTHER_HOST)] == [f"{OTHER_HOST}:{NATT_PORT}"]
     assert len(listed(gateway, "natt", host=REMOTE)) == 2
     assert listed(gateway, "natt", host=OTHER_REMOTE) == []
 
 
 def test_rfc3948_a_server_inside_is_listed_by_its_own_port() -> None:
     forward = PortForward(
-        protocol="udp", listen=GATEWAY_OUT, first=NATT, last=NATT, targets=(Target(THIRD_HOST, NATT),)
+        protocol="udp", listen=GATEWAY_OUT, first=NATT_PORT, last=NATT_PORT, targets=(Target(THIRD_HOST, NATT_PORT),)
     )
     gateway = Gateway(forwards=(forward,))
     for _ in range(3):
-        gateway.passes(OUTSIDE, udp((REMOTE, 6000), (GATEWAY_OUT, NATT), bytes(40)))
+        gateway.passes(OUTSIDE, udp((REMOTE, 6000), (GATEWAY_OUT, NATT_PORT), bytes(40)))
     [row] = listed(gateway, "natt")
     assert (row["inside"], row["external"], row["remote"]) == (
-        f"{THIRD_HOST}:{NATT}", f"{GATEWAY_OUT}:{NATT}", f"{REMOTE}:6000",
+        f"{THIRD_HOST}:{NATT_PORT}", f"{GATEWAY_OUT}:{NATT_PORT}", f"{REMOTE}:6000",
     )  # fmt: skip
     assert "UDP port 4500 comes in and nothing goes out" in row["missing"]
-    gateway.passes(INSIDE, udp((THIRD_HOST, NATT), (REMOTE, 6000), bytes(40)))
+    gateway.passes(INSIDE, udp((THIRD_HOST, NATT_PORT), (REMOTE, 6000), bytes(40)))
     assert listed(gateway, "natt")[0]["missing"] == ""
 
 

@@ -17,6 +17,7 @@ from fastmasq.legacy.script import Prepared, prepare
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.changes import apply
 from fastmasq.policy.evaluate import Packet, evaluate
+from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, TCP, UDP
 from tests.support.legacy import NAMES, chains_after, net, read
 
 FOLDER = Path(__file__).parents[2] / "data" / "howto-rules"
@@ -130,7 +131,6 @@ def test_h68_open_sets():
 
 # -- verdicts ----------------------------------------------------------------------------------------------------------
 
-ESP, AH, GRE, TCP, UDP, ICMP = 50, 51, 47, 6, 17, 1
 CLIENT, LAN_HOST, SERVER, STRANGER, PUBLIC = "10.0.0.2", "10.0.0.3", "199.0.0.1", "198.51.100.7", "200.200.200.200"
 
 # protocol, source, port, destination, port

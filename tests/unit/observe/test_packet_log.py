@@ -6,11 +6,11 @@ import pytest
 
 from fastmasq.observe.packet_log import packet_line
 from fastmasq.policy.chains import RuleSet
+from fastmasq.wire.numbers import ESP
 from tests.support.harness import Harness
 from tests.support.legacy import chains_after
 from tests.support.packets import UDP, ipv4, ping, tcp, udp
 
-ESP = 50
 LINKS = ["eth0", "eth1"]
 HERE, THERE = ("10.0.0.2", 1025), ("199.0.0.1", 1723)
 

@@ -7,18 +7,9 @@ import struct
 import pytest
 
 from fastmasq.policy.redirects import Redirect, compile_redirects
+from fastmasq.wire.numbers import DCCP, IPV6, SCTP, UDP_LITE
 from tests.support.harness import Harness, address
-from tests.support.packets import (
-    DCCP,
-    UDP_LITE,
-    decode,
-    icmp_error,
-    internet_checksum,
-    ipv4,
-    ones_sum,
-    problems,
-    pseudo_header,
-)
+from tests.support.packets import decode, icmp_error, internet_checksum, ipv4, ones_sum, problems, pseudo_header
 from tests.unit.path.network import (
     GATEWAY_OUT,
     HOST,
@@ -32,17 +23,16 @@ from tests.unit.path.network import (
     refused,
 )
 
-SIX_IN_FOUR, SCTP = 41, 132
 REMOTE, OTHER_REMOTE, ROUTER = "199.0.0.2", "199.0.0.3", "199.0.0.254"
 
 
 def carrying(*protocols: int, **settings) -> Harness:
     harness = Harness(**settings)
-    harness.forwarder.carry_by_address(protocols or (SIX_IN_FOUR, SCTP, UDP_LITE, DCCP))
+    harness.forwarder.carry_by_address(protocols or (IPV6, SCTP, UDP_LITE, DCCP))
     return harness
 
 
-def packet(source: str, destination: str, protocol: int = SIX_IN_FOUR, payload: bytes = b"some data", **ip) -> bytes:
+def packet(source: str, destination: str, protocol: int = IPV6, payload: bytes = b"some data", **ip) -> bytes:
     return ipv4(source, destination, protocol, payload, **ip)
 
 
@@ -88,14 +78,14 @@ def test_one_inside_host_has_a_remote_and_a_protocol_at_a_time():
 
 
 def test_c_30_other_protocols_are_dropped_by_name():
-    harness = carrying(SIX_IN_FOUR)
+    harness = carrying(IPV6)
     assert dropped(harness, INSIDE, packet(HOST, REMOTE, SCTP)) == "protocol_not_masqueraded"
     assert dropped(harness, INSIDE, packet(HOST, REMOTE, 51)) == "ah_not_masqueraded"
 
 
 def test_5_6_a_redirect_names_the_only_host():
     harness = carrying()
-    harness.forwarder.set_redirects(compile_redirects([Redirect(protocol=SIX_IN_FOUR, host=OTHER_HOST)]))
+    harness.forwarder.set_redirects(compile_redirects([Redirect(protocol=IPV6, host=OTHER_HOST)]))
     assert dropped(harness, INSIDE, packet(HOST, REMOTE)) == "protocol_not_masqueraded"
     passes(harness, INSIDE, packet(OTHER_HOST, REMOTE))
 
@@ -124,7 +114,7 @@ def test_rfc3828_what_is_too_short_for_a_checksum_keeps_its_octets(protocol):
         assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE, protocol, b"\1" * octets)))[2] == b"\1" * octets
 
 
-@pytest.mark.parametrize("protocol", [UDP_LITE, DCCP, SIX_IN_FOUR])
+@pytest.mark.parametrize("protocol", [UDP_LITE, DCCP, IPV6])
 def test_c48_errors_quote_what_the_host_has_sent(protocol):
     harness = carrying()
     original = summed(HOST, REMOTE, protocol, b"question")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.policy.redirects import Redirect, compile_redirects
+from fastmasq.wire.numbers import AH, ESP, GRE
 from tests.support.harness import Harness
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems
 from tests.unit.path.network import (
@@ -21,7 +22,6 @@ from tests.unit.path.network import (
     refused,
 )
 
-GRE, ESP, AH = 47, 50, 51
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from fastmasq.path.world import ACTIONS, ANY_SIDE, INSIDE, OUTSIDE, RULE
 from fastmasq.policy.compile import DEFAULT_POLICY, Rule, compile_rules
+from fastmasq.wire.numbers import UDP
 from tests.support.harness import Harness
 from tests.support.packets import ping, tcp, udp
 
 HERE, THERE = ("10.0.0.2", 4000), ("199.0.0.1", 53)
-UDP = 17
 SERVER = (0xC7000001, 0xC7000001)
 
 

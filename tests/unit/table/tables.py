@@ -8,8 +8,8 @@ import numpy as np
 
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
-TCP, UDP, ICMP = 6, 17, 1
 CLASS = {TCP: 0, UDP: 1, ICMP: 2}
 PROTOCOLS = (TCP, UDP, ICMP)
 ECHO = 8  # the "port" of the remote in a ping's key

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 
-SCOPE_UNIVERSE = 0
 IFA_F_SECONDARY = 0x1
-
-_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
 
 
 class InterfaceAddress(NamedTuple):
@@ -21,7 +17,7 @@ class InterfaceAddress(NamedTuple):
 
     address: int
     prefix: int
-    scope: int = SCOPE_UNIVERSE
+    scope: int = rtnetlink.SCOPE_UNIVERSE
     secondary: bool = False
 
     def __str__(self) -> str:
@@ -30,12 +26,12 @@ class InterfaceAddress(NamedTuple):
 
 def address_request() -> bytes:
     """Return the body of an RTM_GETADDR dump of the IPv4 addresses of all interfaces."""
-    return _IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0)
+    return rtnetlink.IFADDRMSG.pack(family=socket.AF_INET)
 
 
 def address_ifindex(message: bytes) -> int:
-    """Return the interface of an address message without decoding it (struct ifaddrmsg)."""
-    return _IFADDRMSG.unpack_from(message, netlink.HEADER.size)[4]
+    """Return the interface of an address message without decoding it."""
+    return rtnetlink.IFADDRMSG.read(message)[4]
 
 
 def read_address(message: bytes) -> InterfaceAddress:
@@ -53,6 +49,6 @@ def read_address(message: bytes) -> InterfaceAddress:
 def primary(addresses: Iterable[InterfaceAddress]) -> int | None:
     """Return the first global, non-secondary address in the kernel's order, or None."""
     for each in addresses:
-        if each.scope == SCOPE_UNIVERSE and not each.secondary:
+        if each.scope == rtnetlink.SCOPE_UNIVERSE and not each.secondary:
             return each.address
     return None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 from fastmasq.kernel.addresses import InterfaceAddress, address_ifindex, address_request, read_address
 
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 
 UNSUPPORTED = -1
 
-_IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, ifindex, flags, changed flags
-_IFLA_EXT_MASK = 29
 _SKIP_STATISTICS = 8
 
 # ARPHRD_* (linux/if_arp.h) to the bytes in front of the IP header on an AF_PACKET tap.
@@ -76,7 +73,7 @@ def read_interface(message: bytes) -> Interface:
 
 def dump_request() -> bytes:
     """Return the body of an RTM_GETLINK dump of all interfaces, without their statistics."""
-    return _IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + netlink.attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS))
+    return rtnetlink.IFINFOMSG.pack() + netlink.number(rtnetlink.IFLA_EXT_MASK, _SKIP_STATISTICS)
 
 
 def list_interfaces() -> list[Interface]:

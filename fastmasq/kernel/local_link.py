@@ -16,7 +16,7 @@ import socket
 import struct
 
 from fastmasq.errors import KernelError
-from fastmasq.kernel import netlink, sysctl
+from fastmasq.kernel import netlink, rtnetlink, sysctl
 from fastmasq.kernel.links import IFF_UP, list_interfaces
 
 HOST_END, OUR_END = "fastmasq0", "fastmasq1"
@@ -29,22 +29,9 @@ _TABLE = 6160  # of routing, with one route
 _PRIORITY = 1  # of the rule, next to that of the table local
 
 _IFF_NOARP = 0x80
-_IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, ifindex, flags, changed flags
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-
-_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
-_IFA_LOCAL, _SCOPE_LINK, _SCOPE_HOST = 2, 253, 254
-
-_RTMSG = struct.Struct("=BBBBBBBBI")  # family, destination length, -, tos, table, protocol, scope, type, flags
-_RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
 _TABLE_LOCAL, _STATIC, _UNICAST, _LOCAL = 255, 4, 1, 2
-
-_FIB_RULE = struct.Struct("=BBBBBBBBI")  # family, destination length, source length, tos, table, -, -, action, flags
-_FRA_SRC, _FRA_PRIORITY, _FRA_TABLE, _TO_TABLE = 2, 6, 15, 1
-
-_NDMSG = struct.Struct("=BBHiHBB")  # family, padding, padding, ifindex, state, flags, type
-_NDA_DST, _NDA_LLADDR, _PERMANENT = 1, 2, 0x80
+_TO_TABLE = 1
+_PERMANENT = 0x80
 
 
 def make(mtu: int) -> None:
@@ -69,7 +56,9 @@ def remove() -> bool:
         with contextlib.suppress(FileNotFoundError):
             requests.ask(netlink.RTM_DELRULE, 0, _rule())
         try:
-            requests.ask(netlink.RTM_DELLINK, 0, _IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + _name(HOST_END))
+            requests.ask(
+                netlink.RTM_DELLINK, 0, rtnetlink.IFINFOMSG.pack() + netlink.text(rtnetlink.IFLA_IFNAME, HOST_END)
+            )
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise KernelError(f"the link {HOST_END} cannot be removed: {error.strerror}") from None
@@ -107,7 +96,7 @@ def _lead(requests: netlink.RequestSocket) -> bool:
     host, ours = ends[HOST_END].ifindex, ends[OUR_END].ifindex
     down = [each.ifindex for each in ends.values() if not each.flags & IFF_UP]
     for each in down:
-        requests.ask(netlink.RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, 0, each, IFF_UP, IFF_UP))
+        requests.ask(netlink.RTM_NEWLINK, 0, rtnetlink.IFINFOMSG.pack(ifindex=each, flags=IFF_UP, changed=IFF_UP))
     missing = [_is_new(requests, kind, body) for kind, body in _ways(host, ours)]
     return bool(down) or any(missing)
 
@@ -123,14 +112,24 @@ def _is_new(requests: netlink.RequestSocket, kind: int, body: bytes) -> bool:
 def _ways(host: int, ours: int) -> list[tuple[int, bytes]]:
     """Return the requests for address, routes, rule and neighbour of a pair with these interface numbers."""
     first = struct.pack(">I", FIRST)
-    address = _IFADDRMSG.pack(socket.AF_INET, 32, 0, _SCOPE_LINK, host) + netlink.attribute(_IFA_LOCAL, first)
-    out_there = netlink.attribute(_RTA_OIF, struct.pack("=i", host))
-    to_host = _RTMSG.pack(socket.AF_INET, NETWORK.prefixlen, 0, 0, _TABLE_LOCAL, _STATIC, _SCOPE_HOST, _LOCAL, 0)
-    to_host += netlink.attribute(_RTA_DST, NETWORK.network_address.packed) + out_there
-    everything = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, _STATIC, _SCOPE_LINK, _UNICAST, 0)
-    everything += netlink.attribute(_RTA_TABLE, struct.pack("=I", _TABLE)) + out_there
-    neighbour = _NDMSG.pack(socket.AF_INET, 0, 0, ours, _PERMANENT, 0, 0)
-    neighbour += netlink.attribute(_NDA_DST, first) + netlink.attribute(_NDA_LLADDR, _MAC)
+    address = rtnetlink.IFADDRMSG.pack(family=socket.AF_INET, length=32, scope=rtnetlink.SCOPE_LINK, ifindex=host)
+    address += netlink.attribute(rtnetlink.IFA_LOCAL, first)
+    out_there = netlink.number(rtnetlink.RTA_OIF, host)
+    to_host = rtnetlink.RTMSG.pack(
+        family=socket.AF_INET,
+        length=NETWORK.prefixlen,
+        table=_TABLE_LOCAL,
+        protocol=_STATIC,
+        scope=rtnetlink.SCOPE_HOST,
+        kind=_LOCAL,
+    )
+    to_host += netlink.attribute(rtnetlink.RTA_DST, NETWORK.network_address.packed) + out_there
+    everything = rtnetlink.RTMSG.pack(
+        family=socket.AF_INET, protocol=_STATIC, scope=rtnetlink.SCOPE_LINK, kind=_UNICAST
+    )
+    everything += netlink.number(rtnetlink.RTA_TABLE, _TABLE) + out_there
+    neighbour = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ours, state=_PERMANENT)
+    neighbour += netlink.attribute(rtnetlink.NDA_DST, first) + netlink.attribute(rtnetlink.NDA_LLADDR, _MAC)
     return [
         (netlink.RTM_NEWADDR, address),
         (netlink.RTM_NEWROUTE, to_host),
@@ -141,23 +140,19 @@ def _ways(host: int, ours: int) -> list[tuple[int, bytes]]:
 
 
 def _pair(mtu: int) -> bytes:
-    peer = netlink.attribute(_VETH_INFO_PEER, _end(OUR_END, mtu))
-    kind = netlink.attribute(_IFLA_INFO_KIND, b"veth") + netlink.attribute(_IFLA_INFO_DATA, peer)
-    return _end(HOST_END, mtu) + netlink.attribute(_IFLA_LINKINFO, kind)
+    peer = netlink.attribute(rtnetlink.VETH_INFO_PEER, _end(OUR_END, mtu))
+    kind = netlink.attribute(rtnetlink.IFLA_INFO_KIND, b"veth") + netlink.attribute(rtnetlink.IFLA_INFO_DATA, peer)
+    return _end(HOST_END, mtu) + netlink.attribute(rtnetlink.IFLA_LINKINFO, kind)
 
 
 def _end(name: str, mtu: int) -> bytes:
-    header = _IFINFOMSG.pack(0, 0, 0, 0, _IFF_NOARP, _IFF_NOARP)
-    size = netlink.attribute(_IFLA_MTU, struct.pack("=I", mtu))
-    return header + _name(name) + netlink.attribute(_IFLA_ADDRESS, _MAC) + size
-
-
-def _name(name: str) -> bytes:
-    return netlink.attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    header = rtnetlink.IFINFOMSG.pack(flags=_IFF_NOARP, changed=_IFF_NOARP)
+    mac = netlink.attribute(rtnetlink.IFLA_ADDRESS, _MAC)
+    return header + netlink.text(rtnetlink.IFLA_IFNAME, name) + mac + netlink.number(rtnetlink.IFLA_MTU, mtu)
 
 
 def _rule() -> bytes:
-    header = _FIB_RULE.pack(socket.AF_INET, 0, NETWORK.prefixlen, 0, 0, 0, 0, _TO_TABLE, 0)
-    source = netlink.attribute(_FRA_SRC, NETWORK.network_address.packed)
-    priority = netlink.attribute(_FRA_PRIORITY, struct.pack("=I", _PRIORITY))
-    return header + source + priority + netlink.attribute(_FRA_TABLE, struct.pack("=I", _TABLE))
+    header = rtnetlink.FIB_RULE_HDR.pack(family=socket.AF_INET, source_length=NETWORK.prefixlen, action=_TO_TABLE)
+    source = netlink.attribute(rtnetlink.FRA_SRC, NETWORK.network_address.packed)
+    priority = netlink.number(rtnetlink.FRA_PRIORITY, _PRIORITY)
+    return header + source + priority + netlink.number(rtnetlink.FRA_TABLE, _TABLE)

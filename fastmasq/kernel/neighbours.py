@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 
 INCOMPLETE, REACHABLE, STALE, DELAY, PROBE, FAILED = "incomplete", "reachable", "stale", "delay", "probe", "failed"
 NOARP, PERMANENT, NONE, GONE = "noarp", "permanent", "none", "gone"
@@ -26,9 +25,7 @@ _STATES = {
 }
 _WITH_MAC = frozenset((REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT))
 
-_NDMSG = struct.Struct("=BBHiHBB")  # family, padding, padding, ifindex, state, flags, type
 _NTF_USE = 0x01
-_NDA_DST = 1
 
 
 class Neighbour(NamedTuple):
@@ -89,7 +86,7 @@ class NeighbourTable:
 
 def concerns_us(message: bytes, ifindexes: set[int]) -> bool:
     """Tell without decoding whether a neighbour message is about an IPv4 neighbour on one of the interfaces."""
-    family, _, _, ifindex, _, _, _ = _NDMSG.unpack_from(message, netlink.HEADER.size)
+    family, ifindex, _, _, _ = rtnetlink.NDMSG.read(message)
     return family == socket.AF_INET and ifindex in ifindexes
 
 
@@ -103,10 +100,10 @@ def _read_neighbour(message: bytes) -> tuple[tuple[int, int], Neighbour]:
 
 def dump_request() -> bytes:
     """Return the body of an RTM_GETNEIGH dump of IPv4 neighbours."""
-    return _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0)
+    return rtnetlink.NDMSG.pack(family=socket.AF_INET)
 
 
 def resolve_request(ifindex: int, address: int) -> bytes:
     """Return the body of an RTM_NEWNEIGH that acts as if the host had just sent to `address`."""
-    body = _NDMSG.pack(socket.AF_INET, 0, 0, ifindex, 0, _NTF_USE, 0)
-    return body + netlink.attribute(_NDA_DST, address.to_bytes(4, "big"))
+    body = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ifindex, flags=_NTF_USE)
+    return body + netlink.attribute(rtnetlink.NDA_DST, address.to_bytes(4, "big"))

@@ -67,6 +67,16 @@ def attribute(kind: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
+def number(kind: int, value: int) -> bytes:
+    """Return an encoded attribute that is a number of 32 bits in host byte order."""
+    return attribute(kind, struct.pack("=I", value))
+
+
+def text(kind: int, value: str) -> bytes:
+    """Return an encoded attribute that is a text."""
+    return attribute(kind, value.encode() + b"\0")
+
+
 @cache
 def _message_classes() -> dict[int, Any]:
     from pyroute2.netlink.rtnl.marshal import MarshalRtnl

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 
 LAST_ADDRESS = 0xFFFFFFFF
 
@@ -36,16 +36,9 @@ _KINDS = {
     9: THROW,
 }
 
-# RTA_* and RTAX_* (linux/rtnetlink.h)
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
-_RTA_VIA, _RTA_ENCAP = 18, 22
-_RTAX_MTU = 2
-
 _RTNH_F_DEAD = 0x1
 _RTM_F_CLONED = 0x200
 
-# struct rtmsg: family, destination length, source length, tos, table, protocol, scope, type, flags
-_RTMSG = struct.Struct("=BBBBBBBBI")
 _RTNEXTHOP = struct.Struct("=HBBi")  # length with the attributes that follow, flags, hops, ifindex
 
 
@@ -77,38 +70,43 @@ class Route(NamedTuple):
 
 def concerns_us(message: bytes) -> bool:
     """Tell from the fixed part of a route message whether it is an IPv4 route of one of our three tables."""
-    family, _, _, tos, table, _, _, _, flags = _RTMSG.unpack_from(message, netlink.HEADER.size)
+    family, _, _, tos, table, _, _, _, flags = rtnetlink.RTMSG.read(message)
     return family == socket.AF_INET and table >= TABLE_DEFAULT and tos == 0 and not flags & _RTM_F_CLONED
+
+
+def dump_request() -> bytes:
+    """Return the body of an RTM_GETROUTE dump of all IPv4 routes."""
+    return rtnetlink.RTMSG.pack(family=socket.AF_INET)
 
 
 def read_route(message: bytes) -> KernelRoute:
     """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one it is unreachable."""
-    _, length, _, _, table, _, _, kind_number, flags = _RTMSG.unpack_from(message, netlink.HEADER.size)
-    values = netlink.attributes(message[netlink.HEADER.size + _RTMSG.size :])
+    _, length, _, _, table, _, _, kind_number, flags = rtnetlink.RTMSG.read(message)
+    values = rtnetlink.RTMSG.attributes(message)
     kind = _KINDS.get(kind_number, UNREACHABLE)
-    ifindex, gateway = _native(values, _RTA_OIF), 0
+    ifindex, gateway = _native(values, rtnetlink.RTA_OIF), 0
     if kind == UNICAST:
         usable = next(_next_hops(values, flags), None)
         kind, ifindex, gateway = (UNICAST, *usable) if usable else (UNREACHABLE, 0, 0)
     return KernelRoute(
         table=table,
-        destination=_address(values, _RTA_DST),
+        destination=_address(values, rtnetlink.RTA_DST),
         length=length,
-        metric=_native(values, _RTA_PRIORITY),
+        metric=_native(values, rtnetlink.RTA_PRIORITY),
         kind=kind,
         ifindex=ifindex,
         gateway=gateway,
-        mtu=_native(netlink.attributes(values.get(_RTA_METRICS, b"")), _RTAX_MTU),
-        source=_address(values, _RTA_PREFSRC),
+        mtu=_native(netlink.attributes(values.get(rtnetlink.RTA_METRICS, b"")), rtnetlink.RTAX_MTU),
+        source=_address(values, rtnetlink.RTA_PREFSRC),
     )
 
 
 def _next_hops(values: dict[int, bytes], flags: int) -> Iterator[tuple[int, int]]:
     """Yield (ifindex, gateway) of the next hops that are alive, without encapsulation, and over IPv4."""
-    if _RTA_MULTIPATH not in values:
-        yield from _next_hop(flags, _native(values, _RTA_OIF), values)
+    if rtnetlink.RTA_MULTIPATH not in values:
+        yield from _next_hop(flags, _native(values, rtnetlink.RTA_OIF), values)
         return
-    encoded = values[_RTA_MULTIPATH]
+    encoded = values[rtnetlink.RTA_MULTIPATH]
     while len(encoded) >= _RTNEXTHOP.size:
         length, flags, _, ifindex = _RTNEXTHOP.unpack_from(encoded)
         if length < _RTNEXTHOP.size:
@@ -118,8 +116,8 @@ def _next_hops(values: dict[int, bytes], flags: int) -> Iterator[tuple[int, int]
 
 
 def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tuple[int, int]]:
-    if ifindex and not flags & _RTNH_F_DEAD and _RTA_VIA not in values and _RTA_ENCAP not in values:
-        yield ifindex, _address(values, _RTA_GATEWAY)
+    if ifindex and not flags & _RTNH_F_DEAD and rtnetlink.RTA_VIA not in values and rtnetlink.RTA_ENCAP not in values:
+        yield ifindex, _address(values, rtnetlink.RTA_GATEWAY)
 
 
 def _address(values: dict[int, bytes], kind: int) -> int:

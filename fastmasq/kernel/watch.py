@@ -14,11 +14,10 @@ An interface that goes down is announced before its routes are removed: a moment
 from __future__ import annotations
 
 import select
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastmasq.kernel import links, neighbours, netlink, routes
+from fastmasq.kernel import links, neighbours, netlink, routes, rtnetlink
 from fastmasq.kernel.addresses import InterfaceAddress, address_ifindex, address_request, primary, read_address
 from fastmasq.kernel.alarm import Alarm
 from fastmasq.kernel.links import Interface, Link
@@ -37,11 +36,6 @@ _GROUPS = (
 )
 _EVENTS_AT_ONCE = 20_000
 _ALARM_MARGIN_NS = 1_000_000
-
-_IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, ifindex, flags, changed flags
-_TCMSG = struct.Struct("=BBHiIII")  # family, padding, padding, ifindex, handle, parent, info
-_AF_INET = 2
-_DUMP_ROUTES = struct.pack("=BBBBBBBBI", _AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +146,12 @@ class World:
             if neighbours.concerns_us(message, self._ours):
                 self._neighbours.update(message)
         elif kind in (netlink.RTM_NEWQDISC, netlink.RTM_DELQDISC):
-            ifindex = _TCMSG.unpack_from(message, netlink.HEADER.size)[3]
+            ifindex = rtnetlink.TCMSG.read(message)[1]
             self._links_stale = self._links_stale or ifindex in self._ours
         return False
 
     def _apply_link(self, message: bytes, kind: int) -> bool:
-        family, _, _, ifindex, _, _ = _IFINFOMSG.unpack_from(message, netlink.HEADER.size)
+        family, _, ifindex, _, _ = rtnetlink.IFINFOMSG.read(message)
         if family:  # about a bridge port, not about the interface
             return False
         before = self._interfaces.get(ifindex)
@@ -240,7 +234,7 @@ class World:
         """Dump the routing tables and return them flattened; only routes not seen in the last dump are decoded."""
         known = self._kernel_routes
         current: dict[bytes, KernelRoute] = {}
-        for message in self._dump(netlink.RTM_GETROUTE, _DUMP_ROUTES):
+        for message in self._dump(netlink.RTM_GETROUTE, routes.dump_request()):
             if routes.concerns_us(message):
                 body = message[netlink.HEADER.size :]
                 current[body] = known.get(body) or routes.read_route(message)

@@ -11,14 +11,13 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fastmasq.errors import KernelError
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.assembler import R0, R1, R6, R7, R8, Assembler
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
@@ -34,9 +33,6 @@ _CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _QDISC_KINDS = ("clsact", "ingress")
 
-_TCMSG = struct.Struct("=BBHiIII")  # family, padding, padding, ifindex, handle, parent, info
-_TCA_KIND, _TCA_OPTIONS = 1, 2
-_TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS = 6, 7, 8
 _TCA_BPF_FLAG_ACT_DIRECT = 1
 
 _SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
@@ -92,14 +88,14 @@ class TcGuard(Guard):
             self._requests.ask(
                 netlink.RTM_NEWQDISC,
                 netlink.NLM_F_CREATE | netlink.NLM_F_EXCL,
-                _TCMSG.pack(0, 0, 0, interface.ifindex, _CLSACT_HANDLE, _CLSACT, 0) + _kind("clsact"),
+                _qdisc_message(interface) + _kind("clsact"),
             )
         options = (
-            netlink.attribute(_TCA_BPF_FD, struct.pack("=I", program))
-            + netlink.attribute(_TCA_BPF_NAME, NAME.encode() + b"\0")
-            + netlink.attribute(_TCA_BPF_FLAGS, struct.pack("=I", _TCA_BPF_FLAG_ACT_DIRECT))
+            netlink.number(rtnetlink.TCA_BPF_FD, program)
+            + netlink.text(rtnetlink.TCA_BPF_NAME, NAME)
+            + netlink.number(rtnetlink.TCA_BPF_FLAGS, _TCA_BPF_FLAG_ACT_DIRECT)
         )
-        body = _filter_message(interface) + _kind("bpf") + netlink.attribute(_TCA_OPTIONS, options)
+        body = _filter_message(interface) + _kind("bpf") + netlink.attribute(rtnetlink.TCA_OPTIONS, options)
         self._requests.ask(netlink.RTM_NEWTFILTER, netlink.NLM_F_CREATE, body)
 
     def _detach(self, interface: Interface) -> bool:
@@ -109,8 +105,7 @@ class TcGuard(Guard):
             self._requests.ask(netlink.RTM_DELTFILTER, 0, _filter_message(interface) + _kind("bpf"))
             empty = not self._filter_names(interface, _INGRESS) and not self._filter_names(interface, _EGRESS)
             if empty and interface.name not in self._not_ours:
-                body = _TCMSG.pack(0, 0, 0, interface.ifindex, _CLSACT_HANDLE, _CLSACT, 0)
-                self._requests.ask(netlink.RTM_DELQDISC, 0, body)
+                self._requests.ask(netlink.RTM_DELQDISC, 0, _qdisc_message(interface))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -120,33 +115,34 @@ class TcGuard(Guard):
         """Return the names of the filters at one hook, "" for a filter that has none."""
         try:
             messages, _ = self._requests.dump(
-                netlink.RTM_GETTFILTER, _TCMSG.pack(0, 0, 0, interface.ifindex, 0, parent, 0)
+                netlink.RTM_GETTFILTER, rtnetlink.TCMSG.pack(ifindex=interface.ifindex, parent=parent)
             )
         except OSError:  # no such hook
             return []
-        return [_filter_name(message) for message in messages if _TCMSG.unpack_from(message, netlink.HEADER.size)[4]]
+        return [_filter_name(message) for message in messages if rtnetlink.TCMSG.read(message)[2]]
 
     def _names_with_qdisc(self) -> list[str]:
         names = {interface.ifindex: interface.name for interface in list_interfaces()}
-        messages, _ = self._requests.dump(netlink.RTM_GETQDISC, _TCMSG.pack(0, 0, 0, 0, 0, 0, 0))
+        messages, _ = self._requests.dump(netlink.RTM_GETQDISC, rtnetlink.TCMSG.pack())
         found = []
         for message in messages:
-            ifindex = _TCMSG.unpack_from(message, netlink.HEADER.size)[3]
-            if _text(_attributes(message), _TCA_KIND) in _QDISC_KINDS and ifindex in names:
+            ifindex = rtnetlink.TCMSG.read(message)[1]
+            if _text(rtnetlink.TCMSG.attributes(message), rtnetlink.TCA_KIND) in _QDISC_KINDS and ifindex in names:
                 found.append(names[ifindex])
         return found
 
 
+def _qdisc_message(interface: Interface) -> bytes:
+    return rtnetlink.TCMSG.pack(ifindex=interface.ifindex, handle=_CLSACT_HANDLE, parent=_CLSACT)
+
+
 def _filter_message(interface: Interface) -> bytes:
-    return _TCMSG.pack(0, 0, 0, interface.ifindex, _HANDLE, _INGRESS, _PRIORITY << 16 | socket.htons(_ETH_P_ALL))
+    info = _PRIORITY << 16 | socket.htons(_ETH_P_ALL)
+    return rtnetlink.TCMSG.pack(ifindex=interface.ifindex, handle=_HANDLE, parent=_INGRESS, info=info)
 
 
 def _kind(name: str) -> bytes:
-    return netlink.attribute(_TCA_KIND, name.encode() + b"\0")
-
-
-def _attributes(message: bytes) -> dict[int, bytes]:
-    return netlink.attributes(message[netlink.HEADER.size + _TCMSG.size :])
+    return netlink.text(rtnetlink.TCA_KIND, name)
 
 
 def _text(values: Mapping[int, bytes], kind: int) -> str:
@@ -154,7 +150,8 @@ def _text(values: Mapping[int, bytes], kind: int) -> str:
 
 
 def _filter_name(message: bytes) -> str:
-    return _text(netlink.attributes(_attributes(message).get(_TCA_OPTIONS, b"")), _TCA_BPF_NAME)
+    options = rtnetlink.TCMSG.attributes(message).get(rtnetlink.TCA_OPTIONS, b"")
+    return _text(netlink.attributes(options), rtnetlink.TCA_BPF_NAME)
 
 
 def _load(spec: GuardSpec, role: str, link_header: int) -> int:

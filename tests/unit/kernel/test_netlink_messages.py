@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -45,3 +46,26 @@ def test_error_message_raises_its_number() -> None:
         netlink.raise_error(message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENODEV)))
     assert caught.value.errno == errno.ENODEV
     netlink.raise_error(message(netlink.NLMSG_ERROR, struct.pack("=i", 0)))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "kind", "names"),
+    [
+        (rtnetlink.IFINFOMSG, netlink.RTM_NEWLINK, "family ifi_type index flags change"),
+        (rtnetlink.IFADDRMSG, netlink.RTM_NEWADDR, "family prefixlen flags scope index"),
+        (rtnetlink.RTMSG, netlink.RTM_NEWROUTE, "family dst_len src_len tos table proto scope type flags"),
+        (rtnetlink.FIB_RULE_HDR, netlink.RTM_NEWRULE, "family dst_len src_len tos table action flags"),
+        (rtnetlink.NDMSG, netlink.RTM_NEWNEIGH, "family ifindex state flags ndm_type"),
+        (rtnetlink.TCMSG, netlink.RTM_NEWTFILTER, "family index handle parent info"),
+    ],
+)
+def test_fixed_parts_are_what_pyroute2_reads(fixed: rtnetlink.Fixed, kind: int, names: str) -> None:
+    for ours, theirs in zip(fixed.fields, names.split(), strict=True):
+        whole = message(kind, fixed.pack(**{ours: socket.AF_INET}))
+        decoded = netlink.decode(whole)
+        assert [decoded[name] for name in names.split()] == [2 * (name == theirs) for name in names.split()]
+        assert fixed.read(whole) == tuple(2 * (name == theirs) for name in names.split())
+        assert fixed.attributes(whole + netlink.text(3, "eth0") + netlink.number(4, 7)) == {
+            3: b"eth0\0",
+            4: struct.pack("=I", 7),
+        }

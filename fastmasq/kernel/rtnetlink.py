@@ -1,0 +1,50 @@
+"""The messages of rtnetlink (linux/rtnetlink.h): their fixed parts by field, and the attributes in use here."""
+
+from __future__ import annotations
+
+import struct
+
+from fastmasq.kernel import netlink
+
+
+class Fixed:
+    """The fixed part of a kind of message, behind the header of netlink; all fields are integers in host byte order."""
+
+    def __init__(self, layout: str, *fields: str) -> None:
+        self._struct = struct.Struct(layout)
+        self.fields = fields
+
+    def pack(self, **values: int) -> bytes:
+        """Return it with these values, the other fields 0."""
+        return self._struct.pack(*(dict.fromkeys(self.fields, 0) | values).values())
+
+    def read(self, message: bytes) -> tuple[int, ...]:
+        """Return the fields of a whole message, in order."""
+        return self._struct.unpack_from(message, netlink.HEADER.size)
+
+    def attributes(self, message: bytes) -> dict[int, bytes]:
+        """Return what follows it in a whole message."""
+        return netlink.attributes(message[netlink.HEADER.size + self._struct.size :])
+
+
+IFINFOMSG = Fixed("=BxHiII", "family", "hardware", "ifindex", "flags", "changed")
+IFADDRMSG = Fixed("=BBBBI", "family", "length", "flags", "scope", "ifindex")
+RTMSG = Fixed(
+    "=BBBBBBBBI", "family", "length", "source_length", "tos", "table", "protocol", "scope", "kind", "flags"
+)  # fmt: skip
+FIB_RULE_HDR = Fixed("=BBBBB2xBI", "family", "length", "source_length", "tos", "table", "action", "flags")
+NDMSG = Fixed("=B3xiHBB", "family", "ifindex", "state", "flags", "kind")
+TCMSG = Fixed("=B3xiIII", "family", "ifindex", "handle", "parent", "info")
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 18, 29
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFA_LOCAL = 2
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
+RTA_TABLE, RTA_VIA, RTA_ENCAP = 15, 18, 22
+RTAX_MTU = 2
+FRA_SRC, FRA_PRIORITY, FRA_TABLE = 2, 6, 15
+NDA_DST, NDA_LLADDR = 1, 2
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS = 6, 7, 8
+
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254

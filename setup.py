@@ -1,13 +1,18 @@
 """The extension modules and their two builds: release, and debug (FASTMASQ_DEBUG=1) with every check on."""
 
 import os
+import re
 from pathlib import Path
 
-from Cython.Build import cythonize
+from Cython.Build import Dependencies, cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FASTMASQ_DEBUG") == "1"
 ROOT = Path(__file__).parent
+
+# Cython 3.3 seeks the names after `from fastmasq.table cimport` at the beginning of a line, and overlooks most modules.
+# They stand on the same line or in parentheses: what cimports a module is to be built again when it changes.
+Dependencies.dependency_after_from_regex = re.compile(r"[ \t]*(?:\(([^)]*)\)|([^\n#(]*))")
 
 directives = {
     "language_level": "3",

@@ -1,7 +1,7 @@
 """The lab's direct network made ready for measuring: sources inside, a cheap sink at the server, counters, sockets.
 
 A thread, not only a process, can be in a network namespace. Sockets, transmit rings and open files of /proc/net are
-therefore made in short-lived threads that have entered a host's namespace, and used from anywhere afterwards.
+therefore made while our own thread is in a host's namespace, and used from anywhere afterwards.
 """
 
 from __future__ import annotations
@@ -103,25 +103,9 @@ class Network:
         self._undo.close()
 
     def enter(self, host: str, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call the function in a thread that is in the host's network namespace; return or raise what it does."""
-        results: list[Result] = []
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            from pyroute2 import netns
-
-            try:
-                netns.setns(self.lab.namespace(host), flags=0)
-                results.append(function(*arguments))
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return results[0]
+        """Call the function while this thread is in the host's network namespace; return or raise what it does."""
+        with hosts.entered(self.lab.namespace(host)):
+            return function(*arguments)
 
     def source(self, frames: np.ndarray, queue: int = 0) -> Source:
         """Return a source of these frames on the inside host; two can work at once, on queues 0 and 1."""

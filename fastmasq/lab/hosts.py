@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ PROC = Path("/proc")
 
 _TCP_LISTEN = "0A"
 _POLL_S = 0.01
+_CLONE_NEWNET = 0x40000000
+_FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)  # of `ip -batch -`
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def command_in(namespace: str, argv: Sequence[str]) -> list[str]:
@@ -35,21 +40,48 @@ def start_in(namespace: str, argv: Sequence[str], **options: Any) -> subprocess.
     return subprocess.Popen(command_in(namespace, argv), **{"start_new_session": True, **options})
 
 
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """Have this thread live in the namespace for a while.
+
+    Sockets made, programs started, and files of /proc/sys/net and /proc/thread-self/net opened meanwhile are the
+    namespace's.
+    """
+    with open("/proc/thread-self/ns/net") as before, open(NAMESPACE_DIRECTORY / namespace) as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(before.fileno())
+
+
 def set_sysctls(namespace: str, **values: int | str) -> None:
     """Set kernel parameters below net/ in the namespace, those this kernel has; in a name, __ stands for the dot."""
-    settings = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
-    checked(command_in(namespace, ["sysctl", "-q", "-e", "-w", *settings]))
+    with entered(namespace):
+        for name, value in values.items():
+            try:
+                (PROC / "sys/net" / name.replace("__", "/")).write_text(str(value))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise KernelError(f"net.{name.replace('__', '.')} = {value}: {error.strerror}") from None
+
+
+def configure(lines: Sequence[str], namespace: str | None = None) -> None:
+    """Do these lines of `ip`, in the namespace if one is given. Raises KernelError with the line that failed."""
+    place = ["-n", namespace] if namespace else []
+    done = _run(["ip", *place, "-batch", "-"], "".join(f"{line}\n" for line in lines))
+    if done.returncode:
+        failed = _FAILED_LINE.search(done.stderr)
+        command = lines[int(failed[1]) - 1] if failed else "-batch"
+        raise KernelError(f"{' '.join(['ip', *place, command])}: {_complaint(done)}")
 
 
 def checked(argv: Sequence[str], text: str | None = None) -> str:
     """Run a set-up command, with text as its input; return its output. Raises KernelError with its first error line."""
-    try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise KernelError(f"the lab needs the program {argv[0]!r}: install it, or run scripts/install") from None
+    done = _run(argv, text)
     if done.returncode:
-        complaint = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise KernelError(f"{' '.join(argv)}: {complaint[0]}")
+        raise KernelError(f"{' '.join(argv)}: {_complaint(done)}")
     return done.stdout
 
 
@@ -119,6 +151,23 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def _run(argv: Sequence[str], text: str | None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise KernelError(f"the lab needs the program {argv[0]!r}: install it, or run scripts/install") from None
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the first line that a failed command says."""
+    return ((done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"])[0]
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _others_in(namespaces: Sequence[str]) -> list[int]:

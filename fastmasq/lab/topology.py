@@ -37,12 +37,13 @@ _OFFLOADS = ("tx", "tso", "gso")
 
 @dataclass(frozen=True)
 class Host:
-    """One host: its interfaces with their addresses, its routes, and whether its kernel forwards or bridges."""
+    """One host: its interfaces with their addresses, its routes, and what its kernel does: forward, bridge, IPv6."""
 
     interfaces: dict[str, tuple[str, ...]]
     routes: tuple[str, ...] = ()
     forwards: bool = False
     bridges: bool = False
+    ipv6: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,21 @@ _HOST_NAMES = tuple(dict.fromkeys(name for network in NETWORKS.values() for name
 
 
 class Lab:
-    """One network under one prefix; several labs live side by side under different prefixes."""
+    """One network under one prefix; several labs live side by side under different prefixes.
 
-    def __init__(self, prefix: str = DEFAULT_PREFIX, network: str = "masquerade") -> None:
+    network is one of NETWORKS by its name, or one of the caller's own, which nobody finds by its prefix.
+    """
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX, network: str | Network = "masquerade") -> None:
         if not _PREFIX.fullmatch(prefix):
             raise ConfigurationError(
                 f"lab prefix {prefix!r}: use up to 32 lower-case letters, digits and dashes, a letter first"
             )
-        if network not in NETWORKS:
+        if isinstance(network, str) and network not in NETWORKS:
             raise ConfigurationError(f"lab network {network!r} is unknown; choose one of {', '.join(NETWORKS)}")
         self.prefix = prefix
-        self.kind = network
-        self.network = NETWORKS[network]
+        self.kind = network if isinstance(network, str) else "own"
+        self.network = NETWORKS[network] if isinstance(network, str) else network
         self.directory = RUN_DIRECTORY / prefix
 
     @classmethod
@@ -127,7 +131,11 @@ class Lab:
     @classmethod
     def all_up(cls) -> list[Lab]:
         """Return the labs that are up on this machine, by prefix."""
-        return [cls.find(file.parent.name) for file in sorted(RUN_DIRECTORY.glob("*/network"))]
+        found = []
+        for file in sorted(RUN_DIRECTORY.glob("*/network")):
+            with contextlib.suppress(KernelError):  # it went down while we looked
+                found.append(cls.find(file.parent.name))
+        return found
 
     def __enter__(self) -> Lab:
         self.up()
@@ -144,14 +152,15 @@ class Lab:
         if self._present():
             raise in_use
         try:
-            self.directory.mkdir(mode=0o700, parents=True)
+            self._make_directory()
         except FileExistsError:
             raise in_use from None
         except PermissionError:
             raise KernelError("the lab needs root: run it with sudo") from None
         try:
             self._make()
-            (self.directory / "network").write_text(self.kind)
+            if self.kind in NETWORKS:
+                (self.directory / "network").write_text(self.kind)
         except BaseException:
             self.down()
             raise
@@ -160,9 +169,9 @@ class Lab:
         """End the processes in the lab's namespaces, remove namespaces and files; return whether there were any."""
         present = self._present()
         was_there = bool(present) or self.directory.exists()
-        hosts.end_processes(present)
-        for namespace in present:
-            hosts.checked(["ip", "netns", "delete", namespace])
+        if present:
+            hosts.end_processes(present)
+            hosts.configure([f"netns delete {namespace}" for namespace in present])
         shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):  # other labs are up, or there never was one
             RUN_DIRECTORY.rmdir()
@@ -202,33 +211,40 @@ class Lab:
 
     def _present(self) -> list[str]:
         """Return the namespaces of this prefix, whatever network they belong to."""
-        return [name for name in map(self._name, _HOST_NAMES) if hosts.exists(name)]
+        names = dict.fromkeys((*_HOST_NAMES, *self.network.hosts))
+        return [name for name in map(self._name, names) if hosts.exists(name)]
 
     def _name(self, host: str) -> str:
         return f"{self.prefix}-{host}"
 
+    def _make_directory(self) -> None:
+        while True:
+            RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # the last other lab went down just now
+                self.directory.mkdir(mode=0o700)
+                return
+
     def _make(self) -> None:
         names = {host: self.namespace(host) for host in self.network.hosts}
-        hosts.checked(["ip", "-batch", "-"], "".join(f"netns add {name}\n" for name in names.values()))
-        for host, spec in self.network.hosts.items():
-            hosts.set_sysctls(
-                names[host],
-                ipv6__conf__all__disable_ipv6=1,
-                ipv6__conf__default__disable_ipv6=1,
-                ipv4__ip_forward=int(spec.forwards),
-            )
+        hosts.configure([f"netns add {name}" for name in names.values()])
+        lines = {host: _configuration(spec) for host, spec in self.network.hosts.items()}
+        places = list(names)
         for number, (left, left_interface, right, right_interface) in enumerate(self.network.wires):
             # Two ends with one index in their two namespaces look like no pair to the kernel's link watch,
             # which then takes a second to see the carrier.
-            left_index, right_index = 10 + 2 * number, 11 + 2 * number
-            pair = f"{left_interface} index {left_index} type veth peer name {right_interface} index {right_index}"
-            hosts.checked(["ip", "-n", names[left], "link", "add", *pair.split(), "netns", names[right]])
-        for host, spec in self.network.hosts.items():
-            hosts.checked(["ip", "-n", names[host], "-batch", "-"], _configuration(spec))
+            ends = [(left, f"{left_interface} index {10 + 2 * number}")]
+            ends.append((right, f"{right_interface} index {11 + 2 * number}"))
+            (here, near), (there, far) = sorted(ends, key=lambda end: places.index(end[0]))
+            lines[here].insert(0, f"link add {near} type veth peer name {far} netns {names[there]}")
+        for host, spec in self.network.hosts.items():  # the one of two ends that comes first makes both
+            off = {} if spec.ipv6 else {"ipv6__conf__all__disable_ipv6": 1, "ipv6__conf__default__disable_ipv6": 1}
+            hosts.set_sysctls(names[host], **off, ipv4__ip_forward=int(spec.forwards))
+        for host, name in names.items():
+            hosts.configure(lines[host], name)
 
 
-def _configuration(host: Host) -> str:
-    """Return the lines for `ip -batch` that set up a host whose interfaces exist."""
+def _configuration(host: Host) -> list[str]:
+    """Return the lines of `ip` that set up a host whose interfaces exist."""
     lines = ["link set lo up"]
     if host.bridges:
         lines += ["link add bridge type bridge mcast_snooping 0", "link set bridge up"]
@@ -236,5 +252,4 @@ def _configuration(host: Host) -> str:
     for interface, addresses in host.interfaces.items():
         lines += [f"address add {address} dev {interface}" for address in addresses]
         lines.append(f"link set {interface} up")
-    lines += [f"route add {route}" for route in host.routes]
-    return "\n".join(lines) + "\n"
+    return lines + [f"route add {route}" for route in host.routes]

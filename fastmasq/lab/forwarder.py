@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from fastmasq.control.client import call
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import Lab
@@ -104,6 +106,10 @@ class Fastmasq:
         if done.returncode:
             raise FastmasqError(f"fastmasq {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
+
+    def ask(self, method: str, **parameters: Any) -> Any:
+        """Return what it answers on its control socket, for example to `status`. Raises FastmasqError if it fails."""
+        return call(str(self.socket), method, **parameters)
 
     def errors(self) -> str:
         """Return the end of what it wrote to standard error."""

@@ -14,9 +14,10 @@ is met when a test proves it. Where that would say too much, the data has a stat
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +83,14 @@ class Entry:
         return None
 
 
-def all_tests() -> list[Proof]:
-    """Return every test function, state machine and case file, in the order of their places."""
+@functools.cache
+def all_tests() -> tuple[Proof, ...]:
+    """Return every test function, state machine and case file, in the order of their places; the tree is read once."""
     found = []
     for path in sorted(TESTS.rglob("test_*.py")):
         place = str(path.relative_to(TESTS))
         found += [Proof(name, place) for name in names_in(ast.parse(path.read_text()))]
-    return found + [Proof(path.stem, "cases") for path in sorted((TESTS / "cases").glob("*.case"))]
+    return (*found, *(Proof(path.stem, "cases") for path in sorted((TESTS / "cases").glob("*.case"))))
 
 
 def names_in(module: ast.Module) -> Iterator[str]:
@@ -100,6 +102,7 @@ def names_in(module: ast.Module) -> Iterator[str]:
             yield ast.unparse(node.targets[0])
 
 
+@functools.cache
 def normal(name: str) -> str:
     """Return a name or an id in the one spelling in which they are compared: C-45 is c45, and 5.2.2 is 5_2_2."""
     plain = re.sub(r"[-.]", "_", name.lower())
@@ -108,10 +111,11 @@ def normal(name: str) -> str:
 
 def carries(test: Proof, rule_id: str) -> bool:
     """Whether a test has the id in its name, as a word: rfc1812-5.2 is not rfc1812-5.2.2."""
-    return re.search(rf"(?<![a-z0-9]){normal(rule_id)}(?![a-z0-9])(?!_\d+(?:_|$))", normal(test.name)) is not None
+    wanted, name = normal(rule_id), normal(test.name)
+    return wanted in name and re.search(rf"(?<![a-z0-9]){wanted}(?![a-z0-9])(?!_\d+(?:_|$))", name) is not None
 
 
-def entries(source: str, tests: list[Proof]) -> Iterator[tuple[str, list[Entry]]]:
+def entries(source: str, tests: Sequence[Proof]) -> Iterator[tuple[str, list[Entry]]]:
     """Yield (title, entries) for each chapter of a file of requirements."""
     known = {test.name for test in tests}
     for chapter in tomllib.loads((Path(__file__).parent / source).read_text())["chapter"]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.story import Mismatch, play, read_story
-from tests.model import tcp, wire
-from tests.model.nat import Model
-from tests.model.state import Mapping, Observed, Reply, Session, Verdict
-from tests.model.subjects import ModelSubject
-from tests.model.tcp import Connection, Step
-from tests.model.wire import Parsed, Refused, Rewriter, Segment
+from tests.support.model import tcp, wire
+from tests.support.model.nat import Model
+from tests.support.model.state import Mapping, Observed, Reply, Session, Verdict
+from tests.support.model.subjects import ModelSubject
+from tests.support.model.tcp import Connection, Step
+from tests.support.model.wire import Parsed, Refused, Rewriter, Segment
+from tests.support.story import Mismatch, play, read_story
 
 
 class OverloadsPorts(Model):

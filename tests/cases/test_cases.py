@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.story import Story, play, read_story
-from tests.model.subjects import ModelSubject, PathSubject
+from tests.support.model.subjects import ModelSubject, PathSubject
+from tests.support.story import Story, play, read_story
 
 CASES = sorted(Path(__file__).parent.glob("*.case"))
 

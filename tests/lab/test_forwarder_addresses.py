@@ -109,7 +109,7 @@ def test_an_established_connection_is_reset_quickly(running: Network, waits_for:
         with pytest.raises(ConnectionResetError):
             connection.recv(100)
     assert time.monotonic() - started < 2
-    eventually(lambda: net.sessions("--protocol", "tcp", "--state", "established") == [], what="no old session")
+    eventually(lambda: net.sessions(protocol="tcp", state="established") == [], what="no old session")
     assert "20 sessions of 200.200.200.200 closed, 20 inside ends reset" in net.fastmasq.errors()
 
 
@@ -192,7 +192,7 @@ def test_dynaddr_decides_what_happens_to_old_sessions(net: Network, dynaddr: int
     assert round_trip(connection, None, b"before")
     change_address(net)
     eventually(lambda: net.status()["external"]["address"] == NEW_ADDRESS, FOLLOWED_S, "the new address")
-    assert bool(net.sessions("--state", "established")) == survives
+    assert bool(net.sessions(state="established")) == survives
     if survives:  # it can go on when the old address comes back
         change_address(net, EXTERNAL_ADDRESS)
         assert round_trip(connection, None, b"after", 2)

@@ -83,7 +83,7 @@ def test_ports_that_are_exhausted(net: Network) -> None:
     assert reasons(net).keys() == {"ports_exhausted"}
     assert round_trip(clients[-1], SERVER, b"its own old sessions", 2)
     assert net.answers("inside2", SERVER_ADDRESS), "ICMP identifiers are another pool"
-    external = {session["external"] for session in net.sessions("--protocol", "udp")}
+    external = {session["external"] for session in net.sessions(protocol="udp")}
     assert external == {f"200.200.200.200:{port}" for port in range(61000, 61020)}
 
 

@@ -127,7 +127,7 @@ def test_a_datagram_that_must_not_be_cut_is_refused(running: Network) -> None:
     with pytest.raises(OSError, match="too long"):
         asking.send(b"x" * 1373)
     asking.send(b"x" * 1372)
-    assert net.sessions("--protocol", "udp")[0]["packets_out"] == 1
+    assert net.sessions(protocol="udp")[0]["packets_out"] == 1
     assert net.drops() == {"fragmentation_needed": 1}
 
 

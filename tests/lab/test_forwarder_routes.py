@@ -87,7 +87,7 @@ def test_a_network_behind_an_inside_router(net: Network, when: str) -> None:
     with net.on("inside"):
         connection = net.udp("inside", BEHIND)
     assert round_trip(connection, SERVER, b"x" * 1472)
-    (session,) = net.sessions("--host", BEHIND, "--protocol", "udp")[:1]
+    (session,) = net.sessions(host=BEHIND, protocol="udp")[:1]
     assert session["external"].startswith(EXTERNAL_ADDRESS)
     hops = net.run("inside", "traceroute", "-n", "-q", "1", "-w", "1", "-s", BEHIND, SERVER_ADDRESS).splitlines()[1:]
     assert [line.split()[1] for line in hops] == ["192.168.5.1", GATEWAY_INSIDE, ROUTER_ADDRESS, SERVER_ADDRESS]

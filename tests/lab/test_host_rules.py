@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,31 +17,24 @@ from fastmasq.kernel.links import interface_addresses
 from fastmasq.kernel.takeover import Takeover, release
 from fastmasq.policy.chains import ACCEPT, DENY, INPUT, OUTPUT, REJECT, RETURN, Match, Rule, RuleSet
 from fastmasq.wire import numbers
-from tests.lab.net_namespaces import Gateway, Namespace
-from tests.lab.test_kernel_guard import (
+from tests.support.guarded_host import (
     EXTERNAL,
     FOREIGN,
     INSIDE,
     SPEC,
     TIMEOUT_S,
-    address,
     ping,
     services,
     tcp,
     traces,
     udp,
 )
+from tests.support.harness import address
+from tests.support.namespaces import Gateway, Namespace
 
 SSH, DNS = 22, 5353
 ANSWERS = Rule(match=Match(protocol=numbers.TCP, syn=False), target=ACCEPT)
 FROM_INSIDE = Match(source=(address("10.0.0.0"), 0xFF000000), interface="eth0")
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    network = Gateway()
-    yield network
-    network.remove()
 
 
 class Judged:
@@ -322,7 +314,7 @@ RUNNING = """if True:
     from fastmasq.kernel.links import interface_addresses
     from fastmasq.kernel.takeover import Takeover
     from fastmasq.policy.chains import RuleSet
-    from tests.lab.test_kernel_guard import SPEC
+    from tests.support.guarded_host import SPEC
     takeover = Takeover({journal!r})
     takeover.guard({guard!r}, SPEC)
     rules = RuleSet()

@@ -30,7 +30,8 @@ from fastmasq.policy.chains import (
     RuleSet,
 )
 from fastmasq.policy.evaluate import Packet, evaluate
-from tests.lab.net_namespaces import Gateway
+from tests.support.harness import address
+from tests.support.namespaces import Gateway
 
 # `arrived` is filled before the rules judge, `input` and `output` behind them, `rejected` with what an answer quotes.
 PROBES = """
@@ -145,10 +146,6 @@ def frame(packet: Packet, number: int) -> Frame:
         case 17:
             return header / UDP(**ports)
     return header / Raw(bytes(40))
-
-
-def address(text: str) -> int:
-    return int(IPv4Address(text))
 
 
 def network(text: str) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import select
@@ -11,7 +10,6 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -22,34 +20,31 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel.guard.backends import make_guard, open_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.ports import parse_ports
-from tests.lab.net_namespaces import Gateway, Namespace, join, open_tun
+from tests.support.guarded_host import (
+    EXTERNAL,
+    FOREIGN,
+    HOST_PORT,
+    HOST_SERVICE,
+    INSIDE,
+    LOCAL,
+    OUR_PORT,
+    OURS,
+    SPEC,
+    TIMEOUT_S,
+    outcome,
+    ping,
+    services,
+    tcp,
+    traces,
+    udp,
+)
+from tests.support.harness import address
+from tests.support.namespaces import Gateway, Namespace, join, open_tun
 
-OURS = "1024-5352,5354-32767,61000-65535"
-OUR_PORT, HOST_PORT, HOST_SERVICE = 20_000, 40_000, 5353
 TCP, UDP, ICMP, GRE = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP, socket.IPPROTO_GRE
-EXTERNAL, INSIDE, FOREIGN = "200.200.200.200", "10.0.0.1", "199.0.0.1"
-LOCAL = (INSIDE, "10.255.255.255", EXTERNAL, "200.200.200.255")
-TIMEOUT_S = 0.4
-
-
-def address(text: str) -> int:
-    return int(IPv4Address(text))
 
 
 NOTHING = np.zeros(65536, np.bool_)
-SPEC = GuardSpec(
-    inside=["eth0"],
-    outside=["eth1"],
-    local_addresses=[address(text) for text in LOCAL],
-    external={address(EXTERNAL): (parse_ports(OURS), parse_ports(OURS))},
-)
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    network = Gateway()
-    yield network
-    network.remove()
 
 
 @pytest.fixture(params=["nftables", "tc"])
@@ -79,70 +74,6 @@ def guarded(gateway: Gateway, backend: str) -> Guarded:
     guarded = Guarded(gateway.host, backend)
     guarded.update()
     return guarded
-
-
-def tcp(source: Namespace, destination: str, port: int) -> str:
-    """Return what a TCP connection attempt meets: "connected", "refused", "silence", or the kernel's word for it."""
-    with source.entered():
-        connection = socket.socket()
-    with connection:
-        connection.settimeout(TIMEOUT_S)
-        return outcome(lambda: connection.connect((destination, port)), "connected")
-
-
-def udp(source: Namespace, destination: str, port: int, size: int = 5) -> str:
-    """Return what a UDP datagram meets: "answered", "refused" (port unreachable) or "silence"."""
-    with source.entered():
-        connection = socket.socket(type=socket.SOCK_DGRAM)
-    with connection:
-        connection.settimeout(TIMEOUT_S)
-        connection.connect((destination, port))
-        connection.send(bytes(size))
-        return outcome(lambda: connection.recv(65536), "answered")
-
-
-def outcome(attempt: object, success: str) -> str:
-    try:
-        attempt()
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "silence"
-    except OSError as error:
-        return error.strerror
-    return success
-
-
-def ping(source: Namespace, destination: str) -> bool:
-    return ", 0% packet loss" in source.sh(f"ping -c1 -W1 {destination}", check=False)
-
-
-@contextlib.contextmanager
-def services(host: Namespace, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Iterator[None]:
-    """Accept TCP and echo UDP on some ports of some addresses."""
-    program = f"""if True:
-        import select, socket
-        ends = [(address, port) for address in {addresses} for port in {ports}]
-        listeners = [socket.create_server(end) for end in ends]
-        echoes = []
-        for end in ends:
-            echoes.append(socket.socket(type=socket.SOCK_DGRAM))
-            echoes[-1].bind(end)
-        print("ready")
-        while True:
-            for ready in select.select(listeners + echoes, [], [])[0]:
-                if ready in echoes:
-                    ready.sendto(*ready.recvfrom(65536))
-                else:
-                    ready.accept()[0].close()
-    """
-    server = host.python(program)
-    try:
-        assert server.stdout.readline() == "ready\n"
-        yield
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def test_without_a_guard_the_host_interferes(gateway: Gateway) -> None:
@@ -486,14 +417,6 @@ def test_an_address_that_goes_leaves_nothing(gateway: Gateway, guarded: Guarded)
     assert gateway.host.sh("nft list ruleset") == before
 
 
-def traces(host: Namespace) -> str:
-    """Return what nftables and tc know in a namespace, with eth0 and eth1."""
-    return host.sh(
-        "nft list ruleset; for dev in $(ls /sys/class/net); do tc qdisc show dev $dev; "
-        "tc filter show dev $dev ingress; tc filter show dev $dev egress; done"
-    )
-
-
 def test_removal_leaves_no_trace(gateway: Gateway, backend: str) -> None:
     before = traces(gateway.host)
     guarded = Guarded(gateway.host, backend)
@@ -531,7 +454,7 @@ def test_it_stays_in_force_when_the_process_is_killed(gateway: Gateway, backend:
         f"""if True:
         import time
         from fastmasq.kernel.guard.backends import make_guard
-        from tests.lab.test_kernel_guard import SPEC
+        from tests.support.guarded_host import SPEC
         make_guard({backend!r}).install(SPEC)
         print("ready")
         time.sleep(60)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastmasq.kernel.ports import host_ports, parse_ports, port_ranges
-from tests.lab.net_namespaces import Namespace
+from tests.support.namespaces import Namespace
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
 

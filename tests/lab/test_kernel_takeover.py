@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,14 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.takeover import IP_FORWARD, Takeover, release
-from tests.lab.net_namespaces import Gateway, Namespace
-from tests.lab.test_kernel_guard import EXTERNAL, OUR_PORT, SPEC, tcp, traces
+from fastmasq.lab import hosts
+from tests.support.guarded_host import EXTERNAL, OUR_PORT, SPEC, tcp, traces
+from tests.support.namespaces import Gateway, Namespace
 
 RUNNING = """if True:
     import sys, time
     from fastmasq.kernel.takeover import Takeover
-    from tests.lab.test_kernel_guard import SPEC
+    from tests.support.guarded_host import SPEC
     takeover = Takeover({journal!r})
     takeover.stop_forwarding()
     takeover.set_sysctl("net.ipv4.ip_local_reserved_ports", "61000-65095")
@@ -32,14 +32,12 @@ RUNNING = """if True:
 
 
 @pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    network = Gateway()
-    network.host.sh(
+def gateway(gateway: Gateway) -> Gateway:
+    gateway.host.sh(
         "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth1.forwarding=0 "
         "net.ipv4.ip_local_reserved_ports=8080"
     )
-    yield network
-    network.remove()
+    return gateway
 
 
 @pytest.fixture
@@ -254,12 +252,13 @@ def test_a_journal_of_another_namespace_is_refused(gateway: Gateway, journal: Pa
         ):
             attempt(journal)
     assert in_force(gateway)
-    gateway.host.remove()
-    gateway.host = Namespace()
-    with gateway.host.entered():
+    hosts.configure([f"netns delete {gateway.host.name}"])
+    other = Namespace()
+    with other.entered():
         takeover = Takeover(journal)
         assert takeover.adopted is False
         takeover.restore()
+    other.remove()
 
 
 def test_conflicts(gateway: Gateway) -> None:

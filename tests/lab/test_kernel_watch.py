@@ -6,20 +6,16 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
 
 import pytest
 
 from fastmasq.kernel.links import UNSUPPORTED
 from fastmasq.kernel.routes import BLACKHOLE, BROADCAST, LOCAL, UNICAST, UNREACHABLE, Route
 from fastmasq.kernel.watch import World
-from tests.lab.net_namespaces import Gateway, Namespace, join, open_tun
+from tests.support.harness import address
+from tests.support.namespaces import Gateway, Namespace, join, open_tun
 
 PATIENCE_S = 5
-
-
-def address(text: str) -> int:
-    return int(IPv4Address(text))
 
 
 class Watched(Gateway):

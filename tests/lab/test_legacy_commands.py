@@ -119,10 +119,10 @@ def test_c20_timeouts_of_the_running_forwarder(old: Old) -> None:
     assert round_trip(session, None, b"?")
     old.lines("ipchains -M -S 600 0 0")
     assert round_trip(session, None, b"!")
-    assert 590 < net.sessions("--protocol", "tcp")[0]["expires_s"] <= 601
+    assert 590 < net.sessions(protocol="tcp")[0]["expires_s"] <= 601
     old.lines("ipfwadm -M -s 0 10 60")
     assert round_trip(session, None, b"!")
-    assert 590 < net.sessions("--protocol", "tcp")[0]["expires_s"] <= 601
+    assert 590 < net.sessions(protocol="tcp")[0]["expires_s"] <= 601
 
 
 def test_5_2_5_3_the_masquerade_table(old: Old) -> None:

@@ -13,8 +13,8 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from fastmasq.tools.sniff.listener import Heard, Listener
-from tests.lab.net_namespaces import Namespace, join
 from tests.support.lab_network import eventually
+from tests.support.namespaces import Namespace, join
 
 NEAR, FAR = "192.0.2.1", "192.0.2.2"
 WANTED = {

@@ -141,7 +141,7 @@ def test_k1_another_source_port_is_plain_udp(vpn: VpnNetwork) -> None:
     octets, remote = server.recvfrom(2048)
     server.sendto(octets, remote)
     assert asking.recv(2048) == message
-    assert remote[1] != 500 and len(net.sessions("--protocol", "udp")) == 1
+    assert remote[1] != 500 and len(net.sessions(protocol="udp")) == 1
     assert vpn.listed("exchanges") == []
 
 
@@ -433,7 +433,7 @@ def test_rfc3948_nat_traversal_is_plain_udp(vpn: VpnNetwork, version: int) -> No
     kept = [each for each in heard.of(source=EXTERNAL_ADDRESS) if each.payload[8:] == b"\xff"]
     assert {each.source_port for each in kept} == {port for _, port in ports}
     assert {each.payload[6:8] for each in heard.of(protocol=socket.IPPROTO_UDP)} == {b"\0\0"}
-    assert len(net.sessions("--protocol", "udp")) == 2
+    assert len(net.sessions(protocol="udp")) == 2
     rows = vpn.listed("natt", remote=f"{SERVER_ADDRESS}:4500", state="active", missing="")
     assert {(row["inside"], row["external"]) for row in rows} == {
         (f"{peer.host.address}:4500", f"{EXTERNAL_ADDRESS}:{port}")

@@ -13,9 +13,9 @@ from scapy.layers import pptp
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.ipsec import IPSecIntegrityError
 
-from tests.lab.net_namespaces import Namespace, join
 from tests.support.ipsec_hosts import IpsecHost, Sa
 from tests.support.lab_network import Sniffer, eventually
+from tests.support.namespaces import Namespace, join
 from tests.support.pptp_hosts import BUSY, CONNECTED, Call, GrePacket, PptpHost
 from tests.support.speakers import talking
 

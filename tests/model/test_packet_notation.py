@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cases.notation import NotationError, bind, read_packet, show
+from tests.support.notation import NotationError, bind, read_packet, show
 
 LINES = [
     "tcp 10.0.0.2:4000 > 199.0.0.1:80 S seq=1",

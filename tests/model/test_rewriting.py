@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model.wire import Refused, Rewriter, corrected, fragments, parse
 from tests.support import packets
+from tests.support.model.wire import Refused, Rewriter, corrected, fragments, parse
 from tests.support.packets import internet_checksum, problems, reassemble
 
 words = st.integers(0, 0xFFFF)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model import tcp
-from tests.model.tcp import IN, OUT, Connection
-from tests.model.wire import ACK, FIN, RST, SYN, Refused, Segment
+from tests.support.model import tcp
+from tests.support.model.tcp import IN, OUT, Connection
+from tests.support.model.wire import ACK, FIN, RST, SYN, Refused, Segment
 
 BITS = {"S": SYN, "A": ACK, "F": FIN, "R": RST}
 DIRECTIONS = {"o": OUT, "i": IN}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.model.state import INSIDE, OUTSIDE
 from tests.support import packets
 from tests.support.harness import Harness
+from tests.support.model.state import INSIDE, OUTSIDE
 
 LINK_RATE, LINK_BURST = 100, 50  # errors a second and at once, on one link
 SOURCE_RATE = 10  # errors a second, and at once, to one sender

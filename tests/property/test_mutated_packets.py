@@ -9,8 +9,8 @@ import pytest
 from fastmasq.table.timeouts import Timeouts
 from fastmasq.wire.numbers import ESP, GRE
 from fastmasq.wire.pptp import Type, message
-from tests.model.state import INSIDE, OUTSIDE
 from tests.support import packets
+from tests.support.model.state import INSIDE, OUTSIDE
 from tests.support.packets import TCP, UDP, Malformed, decode, problems, with_ip_checksum
 from tests.support.vpn_gateway import RESPONDER, Control, Gateway, esp, gre, isakmp
 

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases.notation import show
-from tests.model.nat import Model
-from tests.model.state import ANY_PORT, INSIDE, OUTSIDE, Observed, Settings
-from tests.property import traffic
-from tests.support import packets
+from tests.support import packets, traffic
 from tests.support.harness import Harness, Out
+from tests.support.model.nat import Model
+from tests.support.model.state import ANY_PORT, INSIDE, OUTSIDE, Observed, Settings
+from tests.support.notation import show
 from tests.support.packets import TCP, UDP, decode, internet_checksum, ones_sum, problems, pseudo_header
 
 LINK_HEADER = 14

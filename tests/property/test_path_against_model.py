@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.model.subjects import PathSubject
-from tests.property.machine import PROGRAM_RULES, Comparison
+from tests.support.comparison import PROGRAM_RULES, Comparison
+from tests.support.model.subjects import PathSubject
 
 pytestmark = pytest.mark.timeout(1200)  # seconds: a failure is shrunk before it is shown
 

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.model.state import INSIDE, OUTSIDE, Settings
-from tests.model.subjects import ModelSubject, PathSubject, Subject
-from tests.property import traffic
-from tests.support import packets
+from tests.support import packets, traffic
+from tests.support.model.state import INSIDE, OUTSIDE, Settings
+from tests.support.model.subjects import ModelSubject, PathSubject, Subject
 from tests.support.packets import ICMP, TCP, UDP, Malformed, Packet, decode, problems, to_address
 
 GATEWAY = to_address(traffic.EXTERNAL)

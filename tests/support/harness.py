@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,13 @@ def flatten(prefixes: list[tuple[str, dict]]) -> tuple[np.ndarray, np.ndarray]:
             for name, value in max(covering, key=lambda pair: pair[0])[1].items():
                 routes[row][name] = value
     return first, routes
+
+
+def columns(ports: Iterable[int]) -> slice | np.ndarray:
+    """Return what picks these ports out of a row for all; a range or an array is not read one by one."""
+    if isinstance(ports, range):
+        return slice(ports.start, ports.stop, ports.step)
+    return ports if isinstance(ports, np.ndarray) else np.fromiter(ports, np.intp)
 
 
 def unicast(link: str, gateway: str = "0.0.0.0", mtu: int = 0) -> dict:
@@ -140,7 +148,7 @@ class Harness:
         self.set_routes(routes or HOWTO_ROUTES)
         self.forwarder.set_rules(compile_rules(rules))
         allowed = np.zeros((3, 65536), bool)
-        allowed[:2, list(ports)] = True
+        allowed[:2, columns(ports)] = True
         allowed[2, :] = True
         self.allowed = allowed
         if external is not None:

@@ -1,8 +1,7 @@
-"""Fixtures for tests that need a lab: networks with prefixes of their own, and fastmasq running in a gateway."""
+"""Fixtures for tests that need a lab, fastmasq running in a gateway, or a host without it; and what a failure shows."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -10,32 +9,69 @@ import pytest
 
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
+from tests.support.namespaces import Gateway
+from tests.support.networks import networks
 
-_numbers = itertools.count(1)
+KINDS = {"lab": "masquerade", "masquerade_lab": "masquerade", "gateway": "between"}  # by the fixture that takes one
+SHOWN = 8000  # characters of a log
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(nextitem: pytest.Item | None) -> None:
+    names = getattr(nextitem, "fixturenames", ())
+    networks.expect(kind for name, kind in KINDS.items() if name in names and os.geteuid() == 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Show what fastmasq has said in the labs of a test that fails."""
+    report = yield
+    if report.failed:
+        for lab in networks.taken():
+            for log in sorted(lab.directory.glob("*/fastmasq/std*")):
+                report.sections.append(
+                    (f"{lab.prefix}: {log.name} of fastmasq", log.read_text(errors="replace")[-SHOWN:])
+                )
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    networks.close()
 
 
 @pytest.fixture
-def lab_prefix() -> Callable[[], str]:
-    """Return a function that gives a prefix no other lab on this machine has."""
+def root() -> None:
+    """Skip the test of somebody who may not make network namespaces."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root: run the tests as root")
-    return lambda: f"t{os.getpid()}-{next(_numbers)}"
 
 
 @pytest.fixture
-def make_lab(lab_prefix: Callable[[], str]) -> Iterator[Callable[..., Lab]]:
-    """Return a function that makes a lab of the given network; all of them are taken down after the test."""
-    made: list[Lab] = []
+def lab_prefix(root: None) -> Callable[[], str]:
+    """Return a function that gives a prefix no other lab on this machine has."""
+    return networks.prefix
+
+
+@pytest.fixture
+def make_lab(root: None) -> Iterator[Callable[..., Lab]]:
+    """Return a function that gives a fresh lab of a network, up; all of them are taken down after the test."""
+    taken: list[Lab] = []
 
     def make(network: str = "masquerade") -> Lab:
-        lab = Lab(lab_prefix(), network)
-        made.append(lab)
-        lab.up()
-        return lab
+        taken.append(networks.take(network))
+        return taken[-1]
 
     yield make
-    for lab in made:
-        lab.down()
+    for lab in taken:
+        networks.give_back(lab)
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """Return a host with a peer on each side, and no fastmasq."""
+    made = Gateway()
+    yield made
+    made.remove()
 
 
 @pytest.fixture

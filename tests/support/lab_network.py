@@ -7,9 +7,7 @@ can be held in one hand. Nothing here sleeps for a fixed time: `eventually` asks
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
-import json
 import os
 import selectors
 import socket
@@ -17,7 +15,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastmasq.lab import hosts
@@ -32,9 +30,7 @@ ETH_P_ALL, ETH_P_ARP, ETH_P_IP = 0x0003, 0x0806, 0x0800
 SOL_UDP, UDP_SEGMENT = 17, 103
 IP_RECVERR, SO_EE_ORIGIN_ICMP = 11, 2
 
-_CLONE_NEWNET = 0x40000000
 _CHUNK_BYTES = 1 << 18
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Overheard(NamedTuple):
@@ -117,14 +113,15 @@ class Network:
         return self._fastmasq.install()
 
     def status(self) -> dict[str, Any]:
-        return json.loads(self.fastmasq.run_command("status", "--json"))
+        return self.fastmasq.ask("status")
 
     def drops(self) -> dict[str, int]:
         """Return packets dropped so far by reason."""
         return {row["reason"]: row["packets"] for row in self.status()["drops"]}
 
-    def sessions(self, *arguments: str) -> list[dict[str, Any]]:
-        return json.loads(self.fastmasq.run_command("sessions", "--json", *arguments))
+    def sessions(self, **filters: str) -> list[dict[str, Any]]:
+        """Return the sessions of a host, a protocol and a state, or all of them."""
+        return self.fastmasq.ask("sessions", **filters)["sessions"]
 
     def link(self, name: str) -> dict[str, Any]:
         """Return the row of one link in the status."""
@@ -151,15 +148,9 @@ class Network:
 
     # -- sockets -------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def on(self, host: str) -> Iterator[None]:
+    def on(self, host: str) -> contextlib.AbstractContextManager[None]:
         """Have this thread live on a host for a while: sockets made meanwhile are the host's."""
-        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.lab.namespace(host)}") as there:
-            _enter(there.fileno())
-            try:
-                yield
-            finally:
-                _enter(before.fileno())
+        return hosts.entered(self.lab.namespace(host))
 
     def keep(self, closable: Any) -> Any:
         """Have something closed at the end of the test; return it."""
@@ -385,8 +376,3 @@ def _overheard(packet: bytes, sent: bool) -> Overheard:
     if packet[9] in (socket.IPPROTO_TCP, socket.IPPROTO_UDP) and len(packet) >= header + 4:
         ports = struct.unpack_from(">HH", packet, header)
     return Overheard(sent, source, destination, packet[9], *ports, len(packet), packet)
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")

@@ -13,7 +13,7 @@ from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
 from fastmasq.wire.pptp import Type, message
 from tests.support.harness import Harness, Out, address
 from tests.support.packets import decode, dotted, ipv4, problems, tcp, udp
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
 
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 THIRD_HOST = "10.0.0.4"

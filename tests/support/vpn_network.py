@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -42,7 +41,7 @@ class VpnNetwork:
 
     def listed(self, kind: str, **wanted: object) -> list[dict[str, Any]]:
         """Return what `fastmasq vpn` lists of a kind, with these values."""
-        rows = json.loads(self.net.fastmasq.run_command("vpn", "--json"))[kind]
+        rows = self.net.fastmasq.ask("vpn")[kind]
         return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
     def call_states(self) -> dict[tuple[str, str, int | None], str]:

@@ -10,8 +10,8 @@ from fastmasq.advice.advise import Advice, Question, is_private
 from fastmasq.advice.lint import lint
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.evaluate import Packet, evaluate
+from tests.support.harness import address
 from tests.support.scripts import rules_of
-from tests.unit.advice.test_lint import address
 
 
 def packet(protocol: int, source_port: int = 0, destination_port: int = 0, **ends) -> Packet:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
 import pytest
 
 from fastmasq.advice.lint import FINDINGS, lint
 from fastmasq.advice.lint_subject import Finding, ForwardedPort, Surroundings
 from fastmasq.advice.templates import FOLDER, NAMES, text_of
 from fastmasq.policy.chains import Match, Rule, RuleSet
+from tests.support.harness import address
 from tests.support.scripts import rules_of
 
 OPEN_POLICIES = "ipchains -P forward DENY\n"
 CLOSED = "ipchains -P input DENY\nipchains -P output DENY\nipchains -P forward DENY\n"
-
-
-def address(text: str) -> int:
-    return int(IPv4Address(text))
 
 
 HOWTO = {"eth0": (address("10.0.0.1"),), "eth1": (address("200.200.200.200"),), "lo": (address("127.0.0.1"),)}

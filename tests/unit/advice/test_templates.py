@@ -9,8 +9,8 @@ import pytest
 from fastmasq.advice.templates import FOLDER, NAMES, Places, fill, text_of
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.evaluate import Packet, evaluate
+from tests.support.harness import address
 from tests.support.scripts import rules_of
-from tests.unit.advice.test_lint import address
 
 SETS = [name for name in NAMES if not name.startswith("3.8")]
 

@@ -14,73 +14,7 @@ from fastmasq.cli.main import fastmasq
 from fastmasq.control.server import Server
 from fastmasq.daemon.rules import Rules
 from fastmasq.trackers.vpn.preload import PreloadError
-
-STATUS = {
-    "version": "0.1.0",
-    "pid": 4711,
-    "uptime_s": 7431.2,
-    "compat": "modern",
-    "links": [
-        {
-            "name": "eth0",
-            "role": "inside",
-            "state": "up",
-            "ifindex": 2,
-            "mtu": 1500,
-            "addresses": ["10.0.0.1/8"],
-            "ring": "v2",
-            "vnet_header": True,
-            "qdisc_bypass": True,
-            "rx_packets": 12,
-            "rx_bytes": 1200,
-            "tx_packets": 10,
-            "tx_bytes": 1000,
-            "ring_drops": 7,
-            "rx_pps": 1_234_567.0,
-            "tx_pps": 12.0,
-            "rx_bps": 5_400_000_000.0,
-            "tx_bps": 0.0,
-        },
-        {
-            "name": "ppp0",
-            "role": "outside",
-            "state": "missing",
-            "ifindex": 0,
-            "mtu": 0,
-            "addresses": [],
-            "ring": "",
-            "vnet_header": False,
-            "qdisc_bypass": False,
-            "rx_packets": 0,
-            "rx_bytes": 0,
-            "tx_packets": 0,
-            "tx_bytes": 0,
-            "ring_drops": 0,
-            "rx_pps": 0.0,
-            "tx_pps": 0.0,
-            "rx_bps": 0.0,
-            "tx_bps": 0.0,
-        },
-    ],
-    "guard": {"backend": "nftables", "detail": "netdev ingress on eth0 and ppp0"},
-    "external": {"address": None, "ports": "1024-32767,61000-65535"},
-    "sessions": {
-        "active": 3,
-        "capacity": 1_000_000,
-        "tcp": 1,
-        "udp": 1,
-        "icmp": 1,
-        "mappings": 2,
-        "hosts": 1,
-        "opened_total": 99,
-        "opened_per_s": 0.5,
-    },
-    "verdicts": {"forward": 22, "deliver": 1, "reply": 2, "punt": 3, "drop": 4},
-    "drops": [
-        {"reason": "no_route", "packets": 1, "per_s": 0.0, "sentence": "No route to the destination."},
-        {"reason": "ttl_exceeded", "packets": 3, "per_s": 1.5, "sentence": "The packet had been forwarded too often."},
-    ],
-}
+from tests.support.answers import STATUS
 
 SESSIONS = [
     {

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from tests.support.answers import STATUS
 from tests.support.legacy import chains_after
-from tests.unit.cli.conftest import STATUS
 
 SET = (
     "ipchains -P forward DENY",

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.net_namespaces import Gateway
+from tests.support.namespaces import Gateway
 
 
 @pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    made = Gateway()
-    with made.host.entered():
-        yield made
-    made.remove()
+def gateway(gateway: Gateway) -> Iterator[Gateway]:
+    with gateway.host.entered():
+        yield gateway

@@ -17,7 +17,7 @@ from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.triggers import AutoForward
 from tests.support.harness import Harness, address
 from tests.support.packets import decode, dotted, tcp, udp
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, dropped, passes
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, dropped, passes
 
 PEER = "199.0.0.1"
 TCP, UDP = 0, 1  # rows of ports

@@ -17,8 +17,8 @@ from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
 from fastmasq.errors import KernelError
 from fastmasq.kernel import sysctl
-from tests.lab.net_namespaces import Gateway
 from tests.support.lab_network import eventually
+from tests.support.namespaces import Gateway
 
 FORWARDING = "net.ipv4.ip_forward"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -12,7 +12,7 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.policy import forwards, redirects
 from tests.support.harness import HOWTO_ROUTES, Harness, address, plain
 from tests.support.packets import decode, dotted, tcp, udp
-from tests.unit.path.network import HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, passes
+from tests.support.path_network import HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, passes
 
 OLD, NEW, SECOND = "200.200.200.200", "200.200.200.201", "200.200.200.202"
 CLIENT = ("199.0.0.2", 5000)

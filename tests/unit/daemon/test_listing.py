@@ -7,7 +7,7 @@ import pytest
 from fastmasq.daemon import listing
 from fastmasq.errors import ConfigurationError
 from fastmasq.table.masq import MasqTable
-from tests.unit.table.tables import ECHO, ICMP, SECOND, TCP, UDP, make_table, opened
+from tests.support.tables import ECHO, ICMP, SECOND, TCP, UDP, make_table, opened
 
 
 @pytest.fixture

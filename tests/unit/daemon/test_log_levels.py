@@ -13,8 +13,8 @@ from fastmasq.daemon.log_levels import LogLevels
 from fastmasq.errors import ConfigurationError
 from fastmasq.observe.log import SUBSYSTEMS
 from fastmasq.units import NS_PER_SECOND
+from tests.support.path_network import HOST, INSIDE
 from tests.support.vpn_gateway import REMOTE, Gateway, esp
-from tests.unit.path.network import HOST, INSIDE
 
 PACKAGE = Path(__file__).parents[3] / "fastmasq"
 NOW = 1_000 * NS_PER_SECOND

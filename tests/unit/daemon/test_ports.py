@@ -10,7 +10,7 @@ import pytest
 
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports
-from tests.lab.net_namespaces import Namespace
+from tests.support.namespaces import Namespace
 
 AUTO = PortRanges()
 TCP, UDP, ICMP = range(3)

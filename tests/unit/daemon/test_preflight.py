@@ -13,7 +13,7 @@ from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
 from fastmasq.daemon import preflight
 from fastmasq.daemon.preflight import Finding, findings
-from tests.lab.net_namespaces import Gateway
+from tests.support.namespaces import Gateway
 
 
 def found(section: str = "", /, inside: str = "eth0", outside: str = "eth1", **keys: Any) -> list[Finding]:

@@ -10,8 +10,8 @@ from fastmasq.errors import FastmasqError
 from fastmasq.policy.forwards import PortForward, Target
 from fastmasq.trackers.vpn.preload import PreloadError
 from tests.support.harness import address
-from tests.unit.daemon.test_vpn import REMOTE, THIRD_HOST, Gateway, ends, esp
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
+from tests.support.vpn_gateway import REMOTE, THIRD_HOST, Gateway, ends, esp
 
 SA = {"inside": HOST, "remote": REMOTE, "inbound_spi": 0x5000, "outbound_spi": 0x1000}
 OWN, OTHER = address(HOST), address(OTHER_HOST)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastmasq.daemon.resets import reset_segments, send_resets
-from tests.lab.net_namespaces import Namespace
 from tests.support.harness import Harness
+from tests.support.namespaces import Namespace
 from tests.support.packets import decode, dotted, problems, tcp
 
 CLIENT, SERVER, EXTERNAL = ("10.0.0.2", 4000), ("199.0.0.1", 80), ("200.200.200.200", 4000)

@@ -22,6 +22,7 @@ from fastmasq.wire.pptp import Type, message
 from tests.support.harness import HOWTO_ROUTES, address, plain
 from tests.support.legacy import NAMES, chains_after
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems, tcp, udp
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, partial
 from tests.support.vpn_gateway import (
     OTHER_REMOTE,
     REMOTE,
@@ -38,7 +39,6 @@ from tests.support.vpn_gateway import (
     natt,
     started,
 )
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, partial
 
 # -- PPTP --------------------------------------------------------------------------------------------------------------
 

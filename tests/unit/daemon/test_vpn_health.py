@@ -13,6 +13,7 @@ from fastmasq.policy.redirects import Redirect
 from fastmasq.wire.pptp import Type
 from tests.support.harness import address
 from tests.support.packets import decode, tcp
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
 from tests.support.vpn_gateway import (
     OTHER_REMOTE,
     REMOTE,
@@ -27,7 +28,6 @@ from tests.support.vpn_gateway import (
     natt,
     started,
 )
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
 
 SYN = {"seq": 1000}
 Saying = Callable[..., list[str]]

@@ -14,8 +14,8 @@ import pytest
 from fastmasq.daemon.worker import Worker
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
-from tests.lab.net_namespaces import Namespace, join
 from tests.support.harness import STATION_MAC, Harness
+from tests.support.namespaces import Namespace, join
 from tests.support.packets import udp
 
 PATIENCE_S = 10.0

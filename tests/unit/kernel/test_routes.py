@@ -24,12 +24,9 @@ from fastmasq.kernel.routes import (
     Route,
     flatten,
 )
+from tests.support.harness import address
 
 NOWHERE = (UNREACHABLE, 0, 0, 0, 0)
-
-
-def address(text: str) -> int:
-    return int(IPv4Address(text))
 
 
 def route(prefix: str, table: int = TABLE_MAIN, metric: int = 0, kind: str = UNICAST, **rest: int) -> KernelRoute:

@@ -6,8 +6,8 @@ import pytest
 
 from fastmasq.legacy import proc
 from fastmasq.policy.chains import Match, Rule
+from tests.support.harness import address
 from tests.support.scripts import rules_of
-from tests.unit.advice.test_lint import address
 
 SESSION = {
     "protocol": "tcp",

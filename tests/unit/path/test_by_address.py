@@ -9,8 +9,16 @@ import pytest
 from fastmasq.policy.redirects import Redirect, compile_redirects
 from fastmasq.wire.numbers import DCCP, IPV6, SCTP, UDP_LITE
 from tests.support.harness import Harness, address
-from tests.support.packets import decode, icmp_error, internet_checksum, ipv4, ones_sum, problems, pseudo_header
-from tests.unit.path.network import (
+from tests.support.packets import (
+    decode,
+    icmp_error,
+    internet_checksum,
+    ipv4,
+    ones_sum,
+    problems,
+    pseudo_header,
+)
+from tests.support.path_network import (
     GATEWAY_OUT,
     HOST,
     INSIDE,

@@ -14,7 +14,17 @@ from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.table.forward_table import ForwardTable
 from tests.support.harness import Harness, address
 from tests.support.packets import TCP, UDP, decode, dotted, icmp_error, ping, problems, tcp, udp
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, delivered, dropped, passes
+from tests.support.path_network import (
+    GATEWAY_OUT,
+    HOST,
+    INSIDE,
+    OTHER_HOST,
+    OUTSIDE,
+    SERVER,
+    delivered,
+    dropped,
+    passes,
+)
 
 PEER, STRANGER = "199.0.0.1", "199.0.0.9"
 CONTROL = (PEER, 7070)

@@ -17,7 +17,7 @@ from tests.support.packets import (
     udp,
     with_ip_checksum,
 )
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_OUT,
     HERE,

@@ -8,8 +8,22 @@ from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.table.forward_table import ForwardTable
 from tests.support.harness import Harness, address
 from tests.support.packets import ICMP, TCP, UDP, decode, dotted, icmp_error, problems, reassemble, tcp, udp
-from tests.unit.path.network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, only, passes
-from tests.unit.path.test_fragments import bare, body, cut, joined, through
+from tests.support.path_network import (
+    GATEWAY_OUT,
+    HOST,
+    INSIDE,
+    OTHER_HOST,
+    OUTSIDE,
+    SERVER,
+    bare,
+    body,
+    cut,
+    dropped,
+    joined,
+    only,
+    passes,
+    through,
+)
 
 CLASS = {TCP: 0, UDP: 1}
 CLIENT, OTHER_CLIENT = ("199.0.0.2", 5000), ("199.0.0.3", 5000)

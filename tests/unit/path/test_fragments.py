@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.harness import Harness
 from tests.support.packets import ICMP, TCP, UDP, decode, ipv4, ping, reassemble, udp
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_OUT,
     HERE,
@@ -23,32 +21,15 @@ from tests.unit.path.network import (
     SERVER,
     THERE,
     answer,
+    bare,
+    body,
     cut,
+    joined,
     opened,
     passes,
     query,
+    through,
 )
-
-SIZE = 3000
-
-
-def body(length: int = SIZE, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(length)
-
-
-def through(harness: Harness, link: str, pieces: list[bytes]) -> list[bytes]:
-    """Let pieces arrive one by one; return what left, in order."""
-    return [out.packet for piece in pieces for out in harness.send(link, piece)]
-
-
-def joined(pieces: list[bytes]) -> bytes:
-    """Return the datagram of these pieces, without its identification, which is ours on the way out."""
-    whole = reassemble(sorted(pieces, key=lambda piece: decode(piece).offset))
-    return whole[:4] + whole[6:10] + whole[12:]
-
-
-def bare(packet: bytes) -> bytes:
-    return packet[:4] + packet[6:10] + packet[12:]
 
 
 def question(protocol: int, **fields) -> bytes:

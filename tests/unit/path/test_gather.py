@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.harness import Harness, Out
 from tests.support.packets import TCP, UDP, decode, problems, tcp, udp
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_OUT,
     GSO_TCPV4,
@@ -20,13 +20,13 @@ from tests.unit.path.network import (
     OTHER_HOST,
     OUTSIDE,
     THERE,
+    body,
     completed,
     large,
     opened,
     partial,
     passes,
 )
-from tests.unit.path.test_sizes import body
 
 SIZE = 1000
 

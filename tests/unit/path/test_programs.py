@@ -7,7 +7,7 @@ import pytest
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from tests.support.harness import HOWTO_ROUTES, PROGRAMS, Harness, address, plain
 from tests.support.packets import TCP, UDP, decode, dotted, icmp_error, problems, tcp, udp
-from tests.unit.path.network import (
+from tests.support.path_network import (
     GATEWAY_IN,
     GATEWAY_OUT,
     HOST,

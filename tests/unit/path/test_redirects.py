@@ -8,7 +8,7 @@ from fastmasq.policy.redirects import Redirect, compile_redirects
 from fastmasq.wire.numbers import AH, ESP, GRE
 from tests.support.harness import Harness
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems
-from tests.unit.path.network import (
+from tests.support.path_network import (
     GATEWAY_IN,
     GATEWAY_OUT,
     HOST,

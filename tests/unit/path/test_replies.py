@@ -22,7 +22,7 @@ from tests.support.packets import (
     tcp,
     udp,
 )
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_IN,
     GATEWAY_OUT,

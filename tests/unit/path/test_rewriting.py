@@ -26,7 +26,7 @@ from tests.support.packets import (
     tcp,
     udp,
 )
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_OUT,
     HERE,

@@ -9,7 +9,7 @@ import pytest
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from tests.support.harness import HOWTO_ROUTES, Harness, address, unicast
 from tests.support.packets import TCP, UDP, decode, icmp_error, tcp, udp
-from tests.unit.path.network import HERE, INSIDE, OUTSIDE, THERE, answer, dropped, only, passes, query, refused
+from tests.support.path_network import HERE, INSIDE, OUTSIDE, THERE, answer, dropped, only, passes, query, refused
 
 PUBLIC = ("200.200.200.200", 4000)
 REGISTERED = ("222.0.0.2", 4000)

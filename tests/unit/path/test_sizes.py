@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.support.packets import (
     tcp,
     udp,
 )
-from tests.unit.path.network import (
+from tests.support.path_network import (
     EXTERNAL,
     GATEWAY_IN,
     GATEWAY_OUT,
@@ -32,6 +31,7 @@ from tests.unit.path.network import (
     OUTSIDE,
     SERVER,
     THERE,
+    body,
     completed,
     dropped,
     large,
@@ -46,10 +46,6 @@ MTU_OUT = 1400
 RECORD_ROUTE, TIMESTAMP, ROUTER_ALERT, SECURITY = "0707040000000001", "44080501000000ff", "94040000", "8203ff"
 
 FIN, PSH, CWR = 0x01, 0x08, 0x80
-
-
-def body(length: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(length)
 
 
 def narrow(mtu: int = MTU_OUT, **settings) -> Harness:

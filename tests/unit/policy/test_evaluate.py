@@ -8,10 +8,7 @@ import pytest
 
 from fastmasq.policy.chains import Match, Rule, RuleError, RuleSet
 from fastmasq.policy.evaluate import LOOP, Decision, Packet, Step, evaluate
-
-
-def address(text: str) -> int:
-    return int(ipaddress.IPv4Address(text))
+from tests.support.harness import address
 
 
 def network(text: str) -> tuple[int, int]:

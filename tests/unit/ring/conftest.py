@@ -1,5 +1,5 @@
 """The veth pair of veth.py as fixtures."""
 
-from tests.unit.ring.veth import open_ring, pair
+from tests.support.veth import open_ring, pair
 
 __all__ = ["open_ring", "pair"]

@@ -15,10 +15,10 @@ from fastmasq.ring import packet_socket
 from fastmasq.ring.geometry import V3_BLOCK
 from fastmasq.ring.packet_socket import MODES, open_sender, open_tap
 from fastmasq.ring.ring import RxRing
-from tests.lab.net_namespaces import open_tun
 from tests.support.harness import Harness
+from tests.support.namespaces import open_tun
 from tests.support.packets import TCP, UDP, tcp, udp
-from tests.unit.ring.veth import (
+from tests.support.veth import (
     ARP,
     HERE_MAC,
     IPV4,

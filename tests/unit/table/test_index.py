@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.table.tables import (
+from tests.support.tables import (
     EXTERNAL,
     HOST,
     INSIDE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.table.keys import Ends, ends_of, protocol_of, side_of
-from tests.unit.table.tables import (
+from tests.support.tables import (
     ECHO,
     EXTERNAL,
     HOST,

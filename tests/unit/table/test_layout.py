@@ -10,7 +10,7 @@ import pytest
 from fastmasq.errors import CapacityError
 from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
 from fastmasq.table.rows import CLASSES, HOST, MAPPING, SESSION, STATES
-from tests.unit.table.tables import TCP, make_table, opened
+from tests.support.tables import TCP, make_table, opened
 
 LIMIT = 300  # octets a session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.table.tables import (
+from tests.support.tables import (
     HOST,
     ICMP,
     OTHER_HOST,

@@ -6,7 +6,7 @@ import pytest
 
 from fastmasq.errors import CapacityError
 from fastmasq.table.rows import STATES
-from tests.unit.table.tables import (
+from tests.support.tables import (
     CLASS,
     ECHO,
     EXTERNAL,

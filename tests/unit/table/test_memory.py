@@ -11,7 +11,7 @@ import pytest
 
 from fastmasq.table import memory, rows
 from fastmasq.table.masq import MasqTable
-from tests.unit.table.tables import EXTERNAL, HOST, OUTSIDE, REMOTE, SECOND, TCP, allowed, make_table, opened
+from tests.support.tables import EXTERNAL, HOST, OUTSIDE, REMOTE, SECOND, TCP, allowed, make_table, opened
 
 CAPACITY = 100
 

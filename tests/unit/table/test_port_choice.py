@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.unit.table.tables import (
+from tests.support.tables import (
     CLASS,
     ECHO,
     EXTERNAL,

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.table.tables import (
+from tests.support.tables import (
     CLASS,
     EXTERNAL,
     ICMP,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastmasq.table.rows import STATES
 from fastmasq.table.timeouts import Timeouts
-from tests.unit.table.tables import ECHO, ICMP, SECOND, TCP, TICK, UDP, is_open, make_table, opened
+from tests.support.tables import ECHO, ICMP, SECOND, TCP, TICK, UDP, is_open, make_table, opened
 
 SOON = 2 * TICK  # how long after its timeout a session may still be there
 HORIZON = 8192 * SECOND  # of the wheel

@@ -7,7 +7,7 @@ import pytest
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.trackers.vpn.evidence import patience
 from fastmasq.trackers.vpn.ipsec import Ipsec
-from tests.unit.trackers.vpn.network import (
+from tests.support.tracker_network import (
     I1,
     I2,
     MINUTE,

@@ -10,7 +10,7 @@ from fastmasq.trackers.vpn.calls import CallSettings, CallTable
 from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import IpsecSettings
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp
-from tests.model.vpn import MINUTE, SECOND, CallRules, EspRules
+from tests.support.model.vpn import MINUTE, SECOND, CallRules, EspRules
 
 M = 0xC8C8C8C8
 hosts = st.sampled_from([0x0A000002, 0x0A000003, 0x0A000004])

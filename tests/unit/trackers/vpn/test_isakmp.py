@@ -10,7 +10,7 @@ from fastmasq.path.verdict import DROP_CODE
 from fastmasq.trackers.vpn.isakmp import SHORTEST_LIFETIME, IpsecSettings
 from fastmasq.trackers.vpn.preload import Announcement, add, flush
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp, read_isakmp
-from tests.unit.trackers.vpn.network import (
+from tests.support.tracker_network import (
     ANSWER,
     I1,
     I2,

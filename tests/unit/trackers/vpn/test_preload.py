@@ -7,7 +7,7 @@ import pytest
 from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import IpsecSettings
 from fastmasq.trackers.vpn.preload import Announcement, PreloadError, add, delete, flush, listed
-from tests.unit.trackers.vpn.network import MINUTE, A, B, M, R
+from tests.support.tracker_network import MINUTE, A, B, M, R
 
 ROOT = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.model import tcp
+from tests.support.model import tcp
 
 INSIDE, OUTSIDE, PROGRAMS = "inside", "outside", "programs"
 SECOND = 1_000_000_000

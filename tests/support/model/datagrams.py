@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.model.state import SECOND, Drop, Forward
-from tests.model.wire import MORE_FRAGMENTS, Parsed
+from tests.support.model.state import SECOND, Drop, Forward
+from tests.support.model.wire import MORE_FRAGMENTS, Parsed
 
 LIFE = 15 * SECOND
 HOST, REFUSED = "host", "refused"

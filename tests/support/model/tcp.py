@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.model.wire import ACK, FIN, RST, SYN, Refused, Segment
+from tests.support.model.wire import ACK, FIN, RST, SYN, Refused, Segment
 
 OUT, IN = "out", "in"  # directions: from the inside, from the outside
 OTHER = {OUT: IN, IN: OUT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 
 from tests.support.harness import Harness, Out
@@ -17,6 +18,7 @@ from tests.support.packets import (
     ping,
     problems,
     pseudo_header,
+    reassemble,
     tcp,
     udp,
 )
@@ -122,6 +124,25 @@ def cut(packet: bytes, *sizes: int) -> list[bytes]:
         )
         at += len(part)
     return pieces
+
+
+def body(length: int = 3000, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+def through(harness: Harness, link: str, pieces: list[bytes]) -> list[bytes]:
+    """Let pieces arrive one by one; return what left, in order."""
+    return [out.packet for piece in pieces for out in harness.send(link, piece)]
+
+
+def joined(pieces: list[bytes]) -> bytes:
+    """Return the datagram of these pieces, without its identification, which is ours on the way out."""
+    whole = reassemble(sorted(pieces, key=lambda piece: decode(piece).offset))
+    return whole[:4] + whole[6:10] + whole[12:]
+
+
+def bare(packet: bytes) -> bytes:
+    return packet[:4] + packet[6:10] + packet[12:]
 
 
 # -- offloads --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import packets
 from tests.support.packets import BAD, with_ip_checksum
-from tests.unit.path.network import cut
+from tests.support.path_network import cut
 
 EXTERNAL = "200.200.200.200"
 PROGRAM = "169.254.255.1"  # a program of the host, as the path reaches it

@@ -6,18 +6,21 @@ moved. `difference` compares what was seen with what the specification says.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
+import numpy as np
+
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.policy.redirects import Redirect, compile_redirects
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.timeouts import Timeouts
-from tests.cases.notation import show
-from tests.model.nat import Model
-from tests.model.state import (
+from tests.support.harness import Harness, address
+from tests.support.model.nat import Model
+from tests.support.model.state import (
     INSIDE,
     OUTSIDE,
     SECOND,
@@ -30,7 +33,7 @@ from tests.model.state import (
     Several,
     Verdict,
 )
-from tests.support.harness import Harness, address
+from tests.support.notation import show
 from tests.support.packets import TCP, Malformed, decode, dotted, problems, reassemble
 
 START_NS = 1_000 * SECOND
@@ -93,13 +96,18 @@ class ModelSubject:
         return sessions_of(self.model)
 
 
+@functools.cache
+def pool(ports: frozenset[int]) -> np.ndarray:
+    return np.array(sorted(ports))
+
+
 class PathSubject:
     """The packet path, on its harness."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
         self.harness = Harness(
-            ports=sorted(settings.ports),
+            ports=pool(settings.ports),
             external=settings.outside_address,
             mtu={INSIDE: settings.inside_mtu, OUTSIDE: settings.outside_mtu},
             now_ns=START_NS,

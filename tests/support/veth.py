@@ -12,7 +12,7 @@ import pytest
 
 from fastmasq.ring.packet_socket import PACKET_VNET_HDR, SOL_PACKET, SendSocket, open_sender, open_tap
 from fastmasq.ring.ring import RxRing
-from tests.lab.net_namespaces import Namespace, join
+from tests.support.namespaces import Namespace, join
 from tests.support.packets import TCP, UDP, ones_sum, pseudo_header
 
 DEVICE = "eth0"

@@ -28,9 +28,10 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 from fastmasq.wire.numbers import AH
-from tests.model import tcp
-from tests.model.datagrams import HOST, LIFE, REFUSED, Datagram
-from tests.model.state import (
+from tests.support import packets
+from tests.support.model import tcp
+from tests.support.model.datagrams import HOST, LIFE, REFUSED, Datagram
+from tests.support.model.state import (
     INSIDE,
     OUTSIDE,
     PROGRAMS,
@@ -53,8 +54,8 @@ from tests.model.state import (
     WrongPort,
     WrongTarget,
 )
-from tests.model.tcp import IN, OUT
-from tests.model.wire import (
+from tests.support.model.tcp import IN, OUT
+from tests.support.model.wire import (
     ICMP,
     REPLIES,
     REQUESTS,
@@ -70,7 +71,6 @@ from tests.model.wire import (
     parse,
     segment_of,
 )
-from tests.support import packets
 from tests.support.packets import dotted, to_address
 
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)

@@ -9,6 +9,7 @@ import numpy as np
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
 from fastmasq.wire.numbers import ICMP, TCP, UDP
+from tests.support.harness import columns
 
 CLASS = {TCP: 0, UDP: 1, ICMP: 2}
 PROTOCOLS = (TCP, UDP, ICMP)
@@ -26,7 +27,7 @@ INSIDE, OUTSIDE, REPLY = 0, 1, 2
 def allowed(ports: Iterable[int]) -> np.ndarray:
     """Return the same allowed ports for every class."""
     bits = np.zeros((3, 65536), bool)
-    bits[:, list(ports)] = True
+    bits[:, columns(ports)] = True
     return bits
 
 

@@ -17,7 +17,7 @@ ICMP error of the gateway's own (its TTL, type of service, identification and DF
 moves by one; `deliver` nothing at all: the packet is left to the host. The last column says what the row shows.
 
 A variable ($name) in an `out` row takes the value seen there; `where` tests it. `sessions N` counts the sessions open.
-Packets are written as tests/cases/notation.py says; `#` starts a comment line.
+Packets are written as tests/support/notation.py says; `#` starts a comment line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from tests.cases.notation import Variables, bind, read_packet, show
-from tests.model.state import INSIDE, OUTSIDE, Settings
-from tests.model.subjects import Seen, Subject, answer_difference
+from tests.support.model.state import INSIDE, OUTSIDE, Settings
+from tests.support.model.subjects import Seen, Subject, answer_difference
+from tests.support.notation import Variables, bind, read_packet, show
 from tests.support.packets import decode
 
 _ROW = re.compile(r"(?:(?P<time>\d+(?:\.\d+)?)\s+)?(?P<verb>in|out|reply|drop|deliver|where|sessions)\b\s*(?P<rest>.*)")

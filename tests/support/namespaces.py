@@ -1,62 +1,56 @@
-"""Network namespaces for the tests of fastmasq.net: made under unique names, entered, and removed with all in them."""
+"""Hosts without fastmasq, for tests of what it asks of a kernel: one alone, or one with a peer on each side."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import itertools
 import os
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from fastmasq.lab import hosts
+from fastmasq.lab.topology import Lab
+from tests.support.networks import networks
 
 _TUNSETIFF, _TUNSETLINK = 0x400454CA, 0x400454CD
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-_numbers = itertools.count(1)
 
 
 class Namespace:
-    """One network namespace, with `lo` up."""
+    """One network namespace, with `lo` up: a host of a lab, by default of one that has no other."""
 
-    def __init__(self) -> None:
-        self.name = f"B{os.getpid()}-{next(_numbers)}"
-        checked("ip", "netns", "add", self.name)
-        self.ip("link set lo up")
+    def __init__(self, lab: Lab | None = None, host: str = "host") -> None:
+        self._lab = lab or networks.take("alone")
+        self.name = self._lab.namespace(host)
 
     def remove(self) -> None:
-        subprocess.run(["ip", "netns", "delete", self.name], check=False)
+        """Remove the host, with its whole lab."""
+        networks.give_back(self._lab)
 
     def ip(self, command: str) -> str:
-        return checked("ip", "-n", self.name, *command.split())
+        return hosts.checked(["ip", "-n", self.name, *command.split()])
 
     def sh(self, command: str, check: bool = True) -> str:
         """Run a shell command inside; return its output."""
-        argv = ["ip", "netns", "exec", self.name, "sh", "-c", command]
-        return subprocess.run(argv, check=check, capture_output=True, text=True, timeout=60).stdout
+        done = hosts.run_in(self.name, ["sh", "-c", command], check=check, capture_output=True, text=True, timeout=60)
+        return done.stdout
 
     def python(self, program: str, **options: object) -> subprocess.Popen[str]:
         """Start a Python program inside; its output can be read from `stdout`."""
-        argv = ["ip", "netns", "exec", self.name, sys.executable, "-u", "-c", program]
+        argv = hosts.command_in(self.name, [sys.executable, "-u", "-c", program])
         root = Path(__file__).parents[2]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=root, **options)
 
     def sysctl(self, name: str) -> str:
         return self.sh(f"sysctl -n {name}").strip()
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> AbstractContextManager[None]:
         """Have this thread live inside: sockets made, and /proc/sys/net and /proc/net read, are the namespace's."""
-        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.name}") as after:
-            _enter(after.fileno())
-            try:
-                yield
-            finally:
-                _enter(before.fileno())
+        return hosts.entered(self.name)
 
 
 class Gateway:
@@ -67,21 +61,11 @@ class Gateway:
     """
 
     def __init__(self) -> None:
-        self.host, self.inside, self.outside = Namespace(), Namespace(), Namespace()
-        join(self.host, "eth0", self.inside, "eth0")
-        join(self.host, "eth1", self.outside, "eth0")
-        self.host.ip("addr add 10.0.0.1/8 brd + dev eth0")
-        self.host.ip("addr add 200.200.200.200/24 brd + dev eth1")
-        self.host.ip("route add default via 200.200.200.1")
-        self.inside.ip("addr add 10.0.0.2/8 dev eth0")
-        self.inside.ip("route add default via 10.0.0.1")
-        self.outside.ip("addr add 200.200.200.1/24 dev eth0")
-        self.outside.ip("addr add 199.0.0.1/32 dev lo")
-        self.outside.ip("route add 10.0.0.0/8 via 200.200.200.200")
+        self._lab = networks.take("between")
+        self.host, self.inside, self.outside = (Namespace(self._lab, name) for name in ("host", "inside", "outside"))
 
     def remove(self) -> None:
-        for namespace in (self.host, self.inside, self.outside):
-            namespace.remove()
+        networks.give_back(self._lab)
 
 
 @contextlib.contextmanager
@@ -96,17 +80,6 @@ def open_tun(namespace: Namespace, name: str, hardware: int = 0xFFFE) -> Iterato
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-def checked(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr.strip()}"
-    return done.stdout
 
 
 def join(left: Namespace, left_device: str, right: Namespace, right_device: str) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fastmasq.wire.numbers import DCCP, UDP_LITE
-from tests.cases.notation import show
-from tests.model import tcp
-from tests.model.datagrams import LIFE
-from tests.model.nat import Model
-from tests.model.state import (
+from tests.support import packets, traffic
+from tests.support.model import tcp
+from tests.support.model.datagrams import LIFE
+from tests.support.model.nat import Model
+from tests.support.model.state import (
     INSIDE,
     OUTSIDE,
     PROGRAMS,
@@ -32,9 +32,8 @@ from tests.model.state import (
     Session,
     Settings,
 )
-from tests.model.subjects import START_NS, Subject, difference, observed, sessions_of
-from tests.property import traffic
-from tests.support import packets
+from tests.support.model.subjects import START_NS, Subject, difference, observed, sessions_of
+from tests.support.notation import show
 from tests.support.packets import BAD, ICMP, TCP, UDP, dotted
 
 SLACK = 1 * SECOND

@@ -4,7 +4,7 @@ import signal
 
 import hypothesis
 
-pytest_plugins = ["tests.support.lab_fixtures"]
+pytest_plugins = ["tests.support.lab_fixtures", "tests.support.alone"]
 
 hypothesis.settings.register_profile("fastmasq", deadline=None)  # a busy machine is no mistake of ours
 hypothesis.settings.load_profile("fastmasq")

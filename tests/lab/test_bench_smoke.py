@@ -134,6 +134,7 @@ def test_the_report_says_what_was_missed_lost_and_failed(tmp_path: Path) -> None
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.machine
 def test_a_short_run_measures_both_and_leaves_nothing(lab_prefix: Callable[[], str]) -> None:
     conntrack_maximum = Path("/proc/sys/net/netfilter/nf_conntrack_max")
     before = conntrack_maximum.read_text()

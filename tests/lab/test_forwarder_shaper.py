@@ -32,6 +32,7 @@ def upload_bit_s(net: Network) -> float:
     return TRANSFER_BYTES * 8 / (time.monotonic() - started)
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no-offloads"])
 @pytest.mark.parametrize("name", ["tbf", "htb"])
 def test_a_shaper_is_obeyed(net: Network, name: str, offloads: bool) -> None:
@@ -44,6 +45,7 @@ def test_a_shaper_is_obeyed(net: Network, name: str, offloads: bool) -> None:
     assert 0.6 * RATE_BIT_S < rate < 1.1 * RATE_BIT_S
 
 
+@pytest.mark.machine
 def test_a_shaper_that_comes_and_goes(net: Network) -> None:
     net.start()
     assert net.link("eth1")["qdisc_bypass"]

@@ -507,6 +507,7 @@ def test_a_taken_priority_is_named(gateway: Gateway) -> None:
     guarded.remove()
 
 
+@pytest.mark.machine
 def test_updates_are_quick(gateway: Gateway, guarded: Guarded) -> None:
     start = time.monotonic()
     for _ in range(5):

@@ -189,6 +189,7 @@ def add_routes(namespace: Namespace, count: int) -> None:
     subprocess.run(["ip", "-n", namespace.name, "-batch", "-"], input="".join(lines), text=True, check=True)
 
 
+@pytest.mark.machine
 def test_ten_thousand_route_events(watched: Watched) -> None:
     world = watched.world()
     add_routes(watched.host, 10_000)
@@ -353,6 +354,7 @@ def test_leaving_a_bridge_is_not_taken_for_deletion(watched: Watched) -> None:
     assert world.complaints() == []
 
 
+@pytest.mark.machine
 def test_read_does_not_wait(watched: Watched) -> None:
     world = watched.world()
     settle(world)

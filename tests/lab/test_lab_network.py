@@ -58,6 +58,7 @@ def test_same_prefix_is_free_again_after_down(lab: Lab) -> None:
     assert answers(lab, "inside", "10.0.0.1")
 
 
+@pytest.mark.machine
 def test_up_is_quick_and_ready(lab_prefix: Callable[[], str]) -> None:
     started = time.monotonic()
     with Lab(lab_prefix()) as lab:

@@ -150,6 +150,7 @@ def test_under_load_nothing_is_lost_and_the_order_is_kept(running: Running) -> N
     assert [packet[28:] for packet in sent] == [b"", *(number.to_bytes(2, "big") for number in range(1, 2000))]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("mode", ["v2", "v3", "socket"])
 def test_a_link_that_goes_down_leaves_the_worker_asleep(mode: str) -> None:
     """The error of its socket is taken off, so that waiting for the ring still waits; then frames come again."""

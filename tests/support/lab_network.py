@@ -24,6 +24,7 @@ from fastmasq.lab.topology import SERVER_ADDRESS, Lab
 
 INSIDE_ADDRESS, GATEWAY_INSIDE, ROUTER_ADDRESS = "10.0.0.2", "10.0.0.1", "200.200.200.1"
 PATIENCE_S = 10.0
+QUIET_S, LONGEST_QUIET_S = 0.1, 0.5  # while traffic goes on it is not waited for
 ECHO_PORT = 7
 
 ETH_P_ALL, ETH_P_ARP, ETH_P_IP = 0x0003, 0x0806, 0x0800
@@ -113,14 +114,23 @@ class Network:
         return self._fastmasq.install()
 
     def status(self) -> dict[str, Any]:
-        return self.fastmasq.ask("status")
+        """Return the status as it is when what is under way has been handled: nothing has moved for QUIET_S."""
+        status, moved = self.fastmasq.ask("status"), time.monotonic()
+        until = moved + LONGEST_QUIET_S
+        while (now := time.monotonic()) < min(moved + QUIET_S, until):
+            time.sleep(QUIET_S / 5)
+            before, status = status, self.fastmasq.ask("status")
+            if any(before[part] != status[part] for part in ("verdicts", "drops")):
+                moved = now
+        return status
 
     def drops(self) -> dict[str, int]:
         """Return packets dropped so far by reason."""
         return {row["reason"]: row["packets"] for row in self.status()["drops"]}
 
     def sessions(self, **filters: str) -> list[dict[str, Any]]:
-        """Return the sessions of a host, a protocol and a state, or all of them."""
+        """Return the sessions of a host, a protocol and a state, or all, when all is quiet as for `status`."""
+        self.status()
         return self.fastmasq.ask("sessions", **filters)["sessions"]
 
     def link(self, name: str) -> dict[str, Any]:

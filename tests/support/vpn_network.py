@@ -41,6 +41,7 @@ class VpnNetwork:
 
     def listed(self, kind: str, **wanted: object) -> list[dict[str, Any]]:
         """Return what `fastmasq vpn` lists of a kind, with these values."""
+        self.net.status()  # when all is quiet
         rows = self.net.fastmasq.ask("vpn")[kind]
         return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 

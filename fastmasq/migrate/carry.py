@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate import foreign
-from fastmasq.migrate.files import MASQUERADED_PORTS, Carried, Kind, Note, PortForward, Redirected
+from fastmasq.migrate.files import MASQUERADED_PORTS, Carried, Forward, Kind, Note, Redirect
 from fastmasq.migrate.foreign import ForeignChain, ForeignRule
 from fastmasq.policy.chains import (
     ACCEPT,
@@ -170,7 +170,7 @@ class _Carrying:
         elif rule.protocol in (0, ICMP):
             raise _DoesNotFit("a forward is for TCP or UDP ports, a redirect for one other protocol")
         else:
-            self.result.redirects.append(Redirected(rule.protocol, address))
+            self.result.redirects.append(Redirect(rule.protocol, address))
 
     def _port_forwards(self, rule: ForeignRule, address: str, to_port: str) -> None:
         if not rule.destination_ports or rule.source_ports:
@@ -180,7 +180,7 @@ class _Carrying:
             ports = f"{first}" if first == last else f"{first}-{last}"
             if to_port not in ("", ports) and (first != last or not to_port.isdecimal()):
                 raise _DoesNotFit("a range of ports is forwarded to the same ports")
-            forward = PortForward(
+            forward = Forward(
                 _NAMES[rule.protocol],
                 f"{listens}:{ports}",
                 f"{address}:{to_port if first == last and to_port else first}",
@@ -417,7 +417,7 @@ _LOOKED_AT = (
 )
 
 
-def _listening(forward: PortForward) -> tuple[int, int]:
+def _listening(forward: Forward) -> tuple[int, int]:
     return foreign.read_ports(forward.listen.rpartition(":")[2], "-")
 
 

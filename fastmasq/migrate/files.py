@@ -29,7 +29,7 @@ class Note(Struct, frozen=True):
         return f"line {self.line}: {self.kind}: {self.text}: {self.why}"
 
 
-class PortForward(NamedTuple):
+class Forward(NamedTuple):
     """A [[forward]] of the configuration; for a range of ports, `to` names the first."""
 
     protocol: str
@@ -37,7 +37,7 @@ class PortForward(NamedTuple):
     to: str
 
 
-class Redirected(NamedTuple):
+class Redirect(NamedTuple):
     """A [[redirect]] of the configuration."""
 
     protocol: int
@@ -52,8 +52,8 @@ class Carried(Struct, kw_only=True):
     rules: RuleSet
     needs_rules: bool = False
     own_ports: bool = False
-    forwards: list[PortForward] = []
-    redirects: list[Redirected] = []
+    forwards: list[Forward] = []
+    redirects: list[Redirect] = []
     notes: list[Note] = []
 
 

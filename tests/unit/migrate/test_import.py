@@ -13,7 +13,7 @@ import pytest
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate import iptables_save, nft_json, nft_text
 from fastmasq.migrate.carry import carry
-from fastmasq.migrate.files import PortForward, Redirected, script, toml
+from fastmasq.migrate.files import Forward, Redirect, script, toml
 from fastmasq.policy.evaluate import Packet, evaluate
 from tests.support.foreign_rules import IPTABLES, NFT
 from tests.support.scripts import rules_of
@@ -100,10 +100,10 @@ def test_nft_becomes_forwards_redirects_and_chains(printed, form):
     carried = carry(reader.read(printed[form]), addresses=("200.200.200.200",))
     assert (carried.inside, carried.outside) == (["eth0"], "eth1")
     assert carried.forwards == [
-        PortForward("tcp", "eth1:8080", "10.0.0.2:80"),
-        PortForward("udp", "eth1:5000-5010", "10.0.0.5:5000"),
+        Forward("tcp", "eth1:8080", "10.0.0.2:80"),
+        Forward("udp", "eth1:5000-5010", "10.0.0.5:5000"),
     ]
-    assert carried.redirects == [Redirected(47, "10.0.0.3")]
+    assert carried.redirects == [Redirect(47, "10.0.0.3")]
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 443)) == "MASQ"
     assert verdict(carried, "forward", 17, "10.0.0.2", "8.8.8.8", (40000, 53)) == "MASQ"
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "REJECT"
@@ -150,8 +150,8 @@ def test_nft_rules_that_do_not_fit_are_listed(printed):
 def test_iptables_becomes_forwards_and_chains(printed, printed_by):
     text = IPTABLES if printed_by == "people" else printed["iptables"]
     carried = carry(iptables_save.read(text), addresses=("200.200.200.200",))
-    assert carried.forwards == [PortForward("tcp", "eth1:1723", "10.0.0.2:1723")]
-    assert carried.redirects == [Redirected(47, "10.0.0.2")]
+    assert carried.forwards == [Forward("tcp", "eth1:1723", "10.0.0.2:1723")]
+    assert carried.redirects == [Redirect(47, "10.0.0.2")]
     assert verdict(carried, "forward", 50, "10.0.0.7", "199.0.0.1") == "MASQ"
     assert verdict(carried, "forward", 17, "10.0.0.7", "199.0.0.1", (500, 500)) == "MASQ"
     assert verdict(carried, "forward", 6, "10.0.0.7", "199.0.0.1", (40000, 25)) == "DENY"

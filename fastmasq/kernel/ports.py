@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel import netlink
 from fastmasq.kernel.links import IFF_UP, Interface
-from fastmasq.wire.numbers import GRE, IPIP, IPV6
+from fastmasq.wire.numbers import GRE, ICMP, IPIP, IPV6, SCTP, TCP, UDP, UDP_LITE
 
 PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 
@@ -22,7 +22,7 @@ EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _PING_SOCKETS = Path("/proc/net/icmp")
 _RAW_SOCKETS = Path("/proc/net/raw")
-_SOCKETS_OF = {socket.IPPROTO_UDPLITE: Path("/proc/net/udplite"), socket.IPPROTO_SCTP: Path("/proc/net/sctp/eps")}
+_SOCKETS_OF = {UDP_LITE: Path("/proc/net/udplite"), SCTP: Path("/proc/net/sctp/eps")}
 _TUNNELS = {768: IPIP, 776: IPV6, 778: GRE}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
@@ -39,7 +39,7 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     `ours` are ports that were reserved for us: of those only the bound ones count.
     """
     used = np.zeros(65536, dtype=np.bool_)
-    if protocol == socket.IPPROTO_ICMP:
+    if protocol == ICMP:
         used[_ping_identifiers()] = True
         return used
     first, last = map(int, EPHEMERAL_RANGE.read_text().split())
@@ -82,12 +82,12 @@ def listeners(protocol: int) -> dict[int, set[str]]:
 def _connections(protocol: int) -> list[Any]:
     import psutil
 
-    return psutil.net_connections({socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}[protocol])
+    return psutil.net_connections({TCP: "tcp", UDP: "udp"}[protocol])
 
 
 def _bound_ports(protocol: int) -> list[int]:
     ports = [connection.laddr.port for connection in _connections(protocol) if connection.laddr]
-    return ports + _idle_tcp_ports() if protocol == socket.IPPROTO_TCP else ports
+    return ports + _idle_tcp_ports() if protocol == TCP else ports
 
 
 def _idle_tcp_ports() -> list[int]:
@@ -99,7 +99,7 @@ def _idle_tcp_ports() -> list[int]:
     ports = []
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
-            request = _INET_DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_BOUND_INACTIVE)
+            request = _INET_DIAG_REQUEST.pack(family, TCP, 0, 0, 1 << _TCP_BOUND_INACTIVE)
             messages, _ = diagnosis.dump(_SOCK_DIAG_BY_FAMILY, request)
             ports += [_SOURCE_PORT.unpack_from(message, netlink.HEADER.size)[0] for message in messages]
     except OSError:  # built without inet_diag

@@ -22,6 +22,7 @@ from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.assembler import R0, R1, R6, R7, R8, Assembler
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
 from fastmasq.kernel.links import Interface, header_length, list_interfaces
+from fastmasq.wire.numbers import TCP, UDP
 
 _TC_ACT_SHOT = 2
 _TC_ACT_UNSPEC = -1  # go on with the next filter, unlike TC_ACT_OK
@@ -217,8 +218,8 @@ def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) 
     code.label("to us")
     code.load_packet(link_header + 9, 1)  # protocol
     code.move(R7, R0)
-    code.jump_if_equal(R7, socket.IPPROTO_TCP, "look up")
-    code.jump_if_equal(R7, socket.IPPROTO_UDP, "to UDP")
+    code.jump_if_equal(R7, TCP, "look up")
+    code.jump_if_equal(R7, UDP, "to UDP")
     for protocol in spec.protocols:
         code.jump_if_equal(R7, protocol, "drop")
     code.jump("pass")
@@ -239,7 +240,7 @@ def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) 
 
 def _pass_dhcp_answers(code: Assembler, link_header: int) -> None:
     code.load_packet(link_header + 9, 1)
-    code.jump_if_not_equal(R0, socket.IPPROTO_UDP, "drop")
+    code.jump_if_not_equal(R0, UDP, "drop")
     _jump_if_later_fragment(code, link_header, "drop")
     _load_destination_port(code, link_header)
     code.jump_if_equal(R0, DHCP_CLIENT_PORT, "pass")

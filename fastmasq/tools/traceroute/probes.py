@@ -10,6 +10,7 @@ import socket
 import struct
 
 from fastmasq.errors import KernelError
+from fastmasq.wire.numbers import UDP
 
 _SOL_RAW, _ICMP_FILTER = 255, 1  # linux/icmp.h: a bit that is set keeps that ICMP type out
 _UNREACHABLE, _TIME_EXCEEDED = 3, 11
@@ -41,7 +42,7 @@ class ProbeSockets:
     @property
     def udp_port(self) -> int:
         """Return the port that UDP comes from; 0 if UDP is not among the protocols."""
-        udp = self._senders.get(socket.IPPROTO_UDP)
+        udp = self._senders.get(UDP)
         return udp.getsockname()[1] if udp is not None else 0
 
     def send(self, protocol: int, octets: bytes, ttl: int, port: int = 0) -> None:
@@ -66,7 +67,7 @@ class ProbeSockets:
 
 def _sender(protocol: int) -> socket.socket:
     """Return a socket that sends a protocol; what answers it in kind is not read, so its buffer is small."""
-    if protocol == socket.IPPROTO_UDP:
+    if protocol == UDP:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind(("0.0.0.0", 0))
     else:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import fastmasq
-from fastmasq.table import entry
+from fastmasq.table import rows
 from fastmasq.wire import numbers, tunnels
 
 WIRE = Path(fastmasq.__file__).parent / "wire"
@@ -38,4 +38,4 @@ def test_the_kernel_has_the_same_protocols() -> None:
 
 def test_names() -> None:
     assert {name: getattr(numbers, name.upper()) for name in numbers.BY_NAME} == numbers.BY_NAME
-    assert entry.CLASSES == numbers.CLASSES
+    assert rows.CLASSES == numbers.CLASSES

@@ -3,10 +3,12 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastmasq.path.forward cimport Forwarder
-from fastmasq.path.parse cimport parse_frame
+from fastmasq.path cimport verdict
+from fastmasq.path.forwarder cimport Forwarder
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.parse cimport take_frame
 from fastmasq.path.rewrite cimport rewrite_flow
-from fastmasq.path.state cimport Link, Parsed
+from fastmasq.path.links cimport Link
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport BATCH, BIG_FRAME, Frame, HEADROOM, RxRing, TxBatch
 from fastmasq.table.rows cimport Flow
@@ -26,7 +28,7 @@ def checksum(const uint8_t[::1] data, int rounds):
 def parse(uint8_t[::1] frame, int rounds, int header_length=14):
     """Parse one frame `rounds` times; return how often it was found good."""
     cdef Frame description
-    cdef Parsed parsed
+    cdef Packet packet
     cdef Link link
     cdef int _i
     cdef int good = 0
@@ -39,8 +41,8 @@ def parse(uint8_t[::1] frame, int rounds, int header_length=14):
     description.packet_type = PACKET_HOST
     with nogil:
         for _i in range(rounds):
-            parse_frame(&description, &link, &parsed)
-            good += parsed.drop < 0
+            take_frame(&packet, &description, &link, 0)
+            good += packet.door == verdict.GOES_ON
     return good
 
 
@@ -48,7 +50,7 @@ def rewrite(const uint8_t[::1] frame, int rounds):
     """Rewrite a copy of one TCP or UDP frame `rounds` times with a flow that changes source address and port."""
     cdef uint8_t copy[2048]
     cdef Frame description
-    cdef Parsed parsed
+    cdef Packet packet
     cdef Link link
     cdef Flow flow
     cdef int _i
@@ -56,7 +58,7 @@ def rewrite(const uint8_t[::1] frame, int rounds):
         raise ValueError(f"a frame of at most {sizeof(copy)} octets")
     memcpy(copy, &frame[0], frame.shape[0])
     memset(&description, 0, sizeof(Frame))
-    memset(&parsed, 0, sizeof(Parsed))
+    memset(&packet, 0, sizeof(Packet))
     memset(&link, 0, sizeof(Link))
     memset(&flow, 0, sizeof(Flow))
     link.header_length = 14
@@ -64,18 +66,18 @@ def rewrite(const uint8_t[::1] frame, int rounds):
     description.data = copy
     description.length = frame.shape[0]
     description.packet_type = PACKET_HOST
-    parse_frame(&description, &link, &parsed)
-    if parsed.drop >= 0:
+    take_frame(&packet, &description, &link, 0)
+    if packet.door != verdict.GOES_ON:
         raise ValueError("not a good frame")
     flow.saddr = 0xC8C8C8C8U
-    flow.daddr = parsed.daddr
+    flow.daddr = packet.ends.daddr
     flow.sid = 61000
-    flow.did = parsed.did
+    flow.did = packet.ends.did
     flow.address_delta = 12345
     flow.transport_delta = 54321
     with nogil:
         for _i in range(rounds):
-            rewrite_flow(&parsed, &flow)
+            rewrite_flow(&packet, &flow)
 
 
 def whole_path(Forwarder forwarder, RxRing ring, TxBatch sender, const uint8_t[:, ::1] frames, int rounds, uint64_t now_ns):

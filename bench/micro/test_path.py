@@ -7,11 +7,11 @@ import struct
 import numpy as np
 import pytest
 
-from fastmasq.path import world
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import ROUTE, ROUTE_KINDS, link_row
 from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import Match, Rule, RuleSet
-from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
+from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.masq import MasqTable
 from fastmasq.wire.numbers import TCP, UDP
@@ -55,13 +55,12 @@ class Path:
         for number, (ring, sender) in enumerate(((self.ring, others[1]), (others[0], self.sender))):
             self.forwarder.attach(number, ring, sender)
             address = (INSIDE_NET + 1, EXTERNAL)[number]
-            self.forwarder.set_link(number, world.link_row(side=number, mtu=1500, address=address, mac=GATEWAY))
+            self.forwarder.set_link(number, link_row(side=number, mtu=1500, address=address, mac=GATEWAY))
         first = np.array([0, INSIDE_NET, INSIDE_NET + (1 << 24)], "u4")
-        rows = np.zeros(3, world.ROUTE)
-        rows["kind"] = world.ROUTE_KINDS["unicast"]
+        rows = np.zeros(3, ROUTE)
+        rows["kind"] = ROUTE_KINDS["unicast"]
         rows["link"], rows["gateway"] = (1, 0, 1), (EXTERNAL + 1, 0, EXTERNAL + 1)
         self.forwarder.set_routes(first, rows)
-        self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
         self.table.set_external(EXTERNAL, np.ones((3, 65536), bool))
 
     def run(self, frames: np.ndarray, rounds: int = 1) -> int:

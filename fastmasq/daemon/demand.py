@@ -34,8 +34,8 @@ import numpy as np
 from fastmasq.clock import now_ns
 from fastmasq.daemon.forwards import Forwards, read_changes
 from fastmasq.errors import FastmasqError
-from fastmasq.path.demand import DemandTable
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import marks, triggers
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.marks import MarkTarget
@@ -62,7 +62,7 @@ class Demand:
         self.forwarder = forwarder
         self.forwards = forwards
         self.react = react
-        self.table = DemandTable(renews=renews)
+        self.table = TriggerTable(renews=renews)
         self.rows: tuple[AutoForward, ...] = ()
         self.rules = RuleSet()
         self.spare = np.zeros((3, 65536), bool)  # what the host does not use itself, by class
@@ -122,7 +122,7 @@ class Demand:
             before = marks.targets_of(self.table.marks())
             targets = change(before)
             self.table.set_rows(trigger_rows, direct_rows, marks.rows_by_mark(targets))
-            self.forwarder.set_demand(self.table if trigger_rows or direct_rows or targets else None)
+            self.forwarder.set_triggers(self.table if trigger_rows or direct_rows or targets else None)
         self.rows = rows
         self._count_ports()
         return before

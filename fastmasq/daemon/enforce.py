@@ -19,8 +19,8 @@ from fastmasq.clock import now_ns
 from fastmasq.daemon import listing, resets, world
 from fastmasq.daemon.demand import Demand
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.path.rows import LOCAL, NO_LINK
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
-from fastmasq.path.world import LOCAL, NO_LINK
 from fastmasq.policy.redirects import Redirect
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.rows import (

@@ -47,11 +47,11 @@ from fastmasq.kernel.links import UNSUPPORTED, Link, interface_addresses
 from fastmasq.kernel.ports import format_ports, host_protocols
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import World
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import LINKS, NO_LINK
 from fastmasq.path.verdict import DROP_REASONS
-from fastmasq.path.world import LINKS, NO_LINK
 from fastmasq.policy.chains import RuleSet
-from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_rules
+from fastmasq.policy.compile import LinkView
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.masq import MasqTable
@@ -198,7 +198,6 @@ class Engine:
         )
         self.table.make_ready()
         self.forwarder = Forwarder(self.table, hairpin=masquerade.hairpin)
-        self.forwarder.set_rules(compile_rules(DEFAULT_POLICY))
         self.forwarder.set_programs(local_link.FIRST, local_link.COUNT)
         self.rules.attach(self.forwarder, limits.sessions)
         self.forwards = Forwards(self.table, self.forwarder, self._follow_policy)

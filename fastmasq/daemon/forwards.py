@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy import forwards, redirects
 from fastmasq.policy.forwards import Endpoint, Placed, PortForward
 from fastmasq.policy.redirects import Redirect

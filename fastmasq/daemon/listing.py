@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.path.forward import Forwarder
-from fastmasq.path.world import LOCAL
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import LOCAL
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.masq import TICK_NS, MasqTable
 from fastmasq.table.rows import CLASS_NONE, CLASSES, OUTBOUND, STATES

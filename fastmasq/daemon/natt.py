@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmasq.daemon import listing
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND

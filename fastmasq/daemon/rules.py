@@ -44,7 +44,7 @@ from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.observe.packet_log import packet_line
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import Chain, RuleSet
 from fastmasq.policy.changes import Change, apply

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmasq.path.forward import Forwarder
-from fastmasq.path.world import TUNNEL
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import TUNNEL
 
 OUTBOUND, INBOUND = 0, 1
 NS_PER_MS = 1_000_000

@@ -22,9 +22,9 @@ from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import Health
 from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import OUTSIDE
 from fastmasq.path.verdict import DROP_CODE
-from fastmasq.path.world import OUTSIDE
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import SESSION_HAIRPIN, STATES
 from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fastmasq.daemon import natt
 from fastmasq.daemon.forwards import Forwards
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.masq import MasqTable
 from fastmasq.trackers.vpn.calls import CallTable
 from fastmasq.trackers.vpn.connection import Connection

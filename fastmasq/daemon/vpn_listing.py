@@ -18,7 +18,7 @@ from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon import natt
 from fastmasq.daemon.tunnel_rows import TunnelRows
 from fastmasq.errors import ConfigurationError
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.masq import MasqTable
 from fastmasq.trackers.vpn.calls import Call, CallTable
 from fastmasq.trackers.vpn.connection import Connection

@@ -15,7 +15,7 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastmasq.path.forward cimport Forwarder
+from fastmasq.path.forwarder cimport Forwarder
 from fastmasq.path.state cimport LINKS
 from fastmasq.ring.abi cimport SOL_SOCKET, SO_ERROR, getsockopt
 

@@ -11,17 +11,17 @@ from fastmasq.kernel import local_link
 from fastmasq.kernel.links import Link
 from fastmasq.kernel.routes import Route
 from fastmasq.kernel.watch import Snapshot
-from fastmasq.path import world
+from fastmasq.path import rows as shared
 from fastmasq.policy.forwards import OUTSIDE
 
 _LARGEST_LOCAL_RANGE = 4096  # a longer run of local addresses (127/8) never appears on a wire
-_SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "local": world.LOCAL}
+_SIDES = {"inside": shared.INSIDE, "outside": shared.OUTSIDE, "local": shared.LOCAL}
 
 
 def link_row(link: Link) -> np.ndarray:
-    """Return the world.LINK row of a link, up, down or missing."""
+    """Return the shared.LINK row of a link, up, down or missing."""
     framed = link.header_length > 0
-    return world.link_row(
+    return shared.link_row(
         side=_SIDES[link.role],
         mtu=link.mtu,
         address=link.addresses[0].address if link.addresses else 0,
@@ -32,21 +32,21 @@ def link_row(link: Link) -> np.ndarray:
 
 
 def route_rows(
-    routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int], local: int = world.NO_LINK
+    routes: tuple[Route, ...], link_of_ifindex: Mapping[int, int], local: int = shared.NO_LINK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (first addresses, world.ROUTE rows); routes over interfaces that are not ours lead nowhere.
+    """Return (first addresses, shared.ROUTE rows); routes over interfaces that are not ours lead nowhere.
 
     `local` is the number of the link to programs of the host: the addresses that it is for are the host's, behind it.
     """
     first = np.fromiter((route.first for route in routes), "u4", len(routes))
-    rows = np.zeros(len(routes), world.ROUTE)
+    rows = np.zeros(len(routes), shared.ROUTE)
     for row, route in zip(rows, routes, strict=True):
-        row["kind"] = world.ROUTE_KINDS[route.kind]
-        row["link"] = link_of_ifindex.get(route.ifindex, world.NO_LINK)
+        row["kind"] = shared.ROUTE_KINDS[route.kind]
+        row["link"] = link_of_ifindex.get(route.ifindex, shared.NO_LINK)
         row["gateway"] = route.gateway
         row["mtu"] = route.mtu
         if _is_of_programs(route):
-            row["kind"], row["link"], row["gateway"] = world.ROUTE_KINDS["unicast"], local, local_link.FIRST
+            row["kind"], row["link"], row["gateway"] = shared.ROUTE_KINDS["unicast"], local, local_link.FIRST
     return first, rows
 
 

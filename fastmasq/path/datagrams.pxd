@@ -26,6 +26,7 @@ cdef enum:
     PIECES_PER_SOURCE = 128     # 256 KiB
     FRAGMENT_MS = 15000         # how long a datagram may stay incomplete
     UNITS = 8192                # of 8 octets in a datagram
+    UNIT_WORDS = UNITS // 64
     NOBODY = -1
 
 cdef enum DatagramState:
@@ -57,7 +58,7 @@ cdef struct Datagram:
     int32_t newer
     int32_t kept_first          # pieces kept, in the order they came
     int32_t kept_last
-    uint64_t units[128]         # a bit for each unit that has come
+    uint64_t units[UNIT_WORDS]       # a bit for each unit that has come
 
 
 cdef struct Piece:
@@ -77,9 +78,13 @@ cdef struct Datagrams:
     int32_t newest
     uint32_t count
     uint32_t kept
-    uint16_t of_source[256]     # rows
-    uint16_t kept_of_source[256]
+    uint16_t of_source[SOURCES]    # rows
+    uint16_t kept_of_source[SOURCES]
     uint32_t given_up           # kept pieces lost since the path asked
+
+
+cdef inline uint64_t datagram_key1(uint8_t link, uint8_t protocol, uint16_t identification) noexcept nogil:
+    return (<uint64_t>link << 32) | (<uint64_t>protocol << 16) | identification
 
 
 cdef inline int32_t find_datagram(const Datagrams *d, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
@@ -134,6 +139,19 @@ cdef inline void end_datagram(Datagrams *d, int32_t row) noexcept nogil:
     d.count -= 1
     datagram.older = d.free_row
     d.free_row = row
+
+
+cdef inline void end_expired(Datagrams *d, uint32_t now_ms) noexcept nogil:
+    """Give up all that have been incomplete for too long."""
+    while d.count and now_ms - d.rows[d.oldest].since_ms >= FRAGMENT_MS:
+        end_datagram(d, d.oldest)
+
+
+cdef inline uint32_t take_given_up(Datagrams *d) noexcept nogil:
+    """Return how many kept pieces were lost since this was asked last."""
+    cdef uint32_t count = d.given_up
+    d.given_up = 0
+    return count
 
 
 cdef inline void end_oldest_of(Datagrams *d, uint8_t source, bint with_pieces) noexcept nogil:

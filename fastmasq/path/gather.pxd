@@ -13,68 +13,61 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from fastmasq.path.state cimport GATHERS, GATHER_SEGMENTS, Gather, Hop, Parsed, Path
-from fastmasq.path.verdict cimport NOTE_GATHERED
+from fastmasq.path cimport verdict
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.state cimport GATHERS, GATHER_SEGMENTS, Gather, Path
 from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, VNET_DATA_VALID, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader
-from fastmasq.ring.ring cimport Frame, Sender, sender_append, sender_queue, sender_reserve
+from fastmasq.ring.ring cimport Sender, sender_append, sender_queue, sender_reserve
+from fastmasq.wire cimport ethernet, ipv4, tcp
 from fastmasq.wire.checksum cimport delta16, fold, sum_octets, sum_pseudo_header, update_full_at
-from fastmasq.wire.ipv4 cimport (
-    DONT_FRAGMENT, IPV4_CHECKSUM, IPV4_DESTINATION, IPV4_FRAGMENT, IPV4_ID, IPV4_MINIMUM, IPV4_SOURCE, IPV4_TOTAL_LENGTH,
-    PROTOCOL_TCP,
-)
 from fastmasq.wire.octets cimport load16, load32, store16
-from fastmasq.wire.tcp cimport (
-    ACK, PSH, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_MINIMUM, TCP_SEQUENCE, TCP_WINDOW,
-    header_length as tcp_header_length,
-)
 
 cdef enum:
     LEAST_PAYLOAD = 256         # octets: smaller segments are somebody typing
     LARGEST_PACKET = 65535
 
 
-cdef inline bint checksum_is_right(const Frame *frame, const Parsed *parsed) noexcept nogil:
+cdef inline bint checksum_is_right(const Packet *packet) noexcept nogil:
     """Whether the TCP checksum may be computed anew: partial, vouched for by the device, or verified here."""
-    cdef uint32_t length = parsed.length - parsed.header_length
-    if parsed.partial or frame.vnet.flags & VNET_DATA_VALID:
+    cdef uint32_t length = packet.length - packet.header_length
+    if packet.partial or packet.frame.vnet.flags & VNET_DATA_VALID:
         return True
-    return fold(<unsigned long long>sum_pseudo_header(load32(parsed.ip + IPV4_SOURCE), load32(parsed.ip + IPV4_DESTINATION),
-                                                      PROTOCOL_TCP, <uint16_t>length)
-                + sum_octets(parsed.transport, length)) == 0xFFFF
+    return fold(<unsigned long long>sum_pseudo_header(load32(packet.ip + ipv4.SOURCE), load32(packet.ip + ipv4.DESTINATION),
+                                                      ipv4.PROTOCOL_TCP, <uint16_t>length)
+                + sum_octets(packet.transport, length)) == 0xFFFF
 
 
-cdef inline bint may_gather(const Path *p, const Hop *hop, const Frame *frame, const Parsed *parsed,
-                            uint32_t payload) noexcept nogil:
+cdef inline bint may_gather(const Path *p, const Packet *packet, uint32_t payload) noexcept nogil:
     """Whether this is a plain segment of data, for a link that takes large sends.
 
     Plain: no options in the IPv4 header, no flag but ACK and PSH, no need of fragments.
     """
-    return (payload >= LEAST_PAYLOAD and p.senders[hop.link].vnet and parsed.length <= hop.mtu
-            and parsed.header_length == IPV4_MINIMUM and frame.vnet.gso_type == GSO_NONE
-            and parsed.transport[TCP_FLAGS] & ~PSH == ACK)
+    return (payload >= LEAST_PAYLOAD and p.senders[packet.hop.link].vnet and packet.length <= packet.hop.mtu
+            and packet.header_length == ipv4.MINIMUM and packet.frame.vnet.gso_type == GSO_NONE
+            and packet.transport[tcp.FLAGS] & ~tcp.PSH == tcp.ACK)
 
 
-cdef inline bint is_of(const Gather *g, const Hop *hop, const uint8_t *ip, const uint8_t *tcp) noexcept nogil:
+cdef inline bint is_of(const Gather *g, const Packet *packet) noexcept nogil:
     """Whether a packet, already translated, belongs to the gathering's stream."""
-    return (g.segments != 0 and g.hop == hop and load32(g.tcp) == load32(tcp)
-            and memcmp(g.ip + IPV4_SOURCE, ip + IPV4_SOURCE, 8) == 0)
+    return (g.segments != 0 and g.hop == packet.hop and load32(g.tcp) == load32(packet.transport)
+            and memcmp(g.ip + ipv4.SOURCE, packet.ip + ipv4.SOURCE, 8) == 0)
 
 
-cdef inline bint continues(const Gather *g, const Parsed *parsed, uint32_t payload) noexcept nogil:
+cdef inline bint continues(const Gather *g, const Packet *packet, uint32_t payload) noexcept nogil:
     """Whether a segment of the same stream can follow what is gathered."""
-    cdef const uint8_t *ip = parsed.ip
-    cdef const uint8_t *tcp = parsed.transport
-    return (load32(tcp + TCP_SEQUENCE) == g.next_sequence and payload <= g.size
+    cdef const uint8_t *ip = packet.ip
+    cdef const uint8_t *at = packet.transport
+    return (load32(at + tcp.SEQUENCE) == g.next_sequence and payload <= g.size
             and g.segments < GATHER_SEGMENTS and g.headers + g.payload + payload <= LARGEST_PACKET
-            and g.partial == parsed.partial
+            and g.partial == packet.partial
             and load16(g.ip) == load16(ip)                                          # version, TOS
-            and load16(g.ip + IPV4_FRAGMENT) == load16(ip + IPV4_FRAGMENT)
-            and load16(g.ip + 8) == load16(ip + 8)                                  # TTL
-            and (load16(ip + IPV4_FRAGMENT) & DONT_FRAGMENT
-                 or load16(ip + IPV4_ID) == <uint16_t>(load16(g.ip + IPV4_ID) + g.segments))
-            and load32(g.tcp + TCP_ACKNOWLEDGMENT) == load32(tcp + TCP_ACKNOWLEDGMENT)
-            and g.tcp[TCP_DATA_OFFSET] == tcp[TCP_DATA_OFFSET] and load16(g.tcp + TCP_WINDOW) == load16(tcp + TCP_WINDOW)
-            and memcmp(g.tcp + TCP_MINIMUM, tcp + TCP_MINIMUM, tcp_header_length(tcp) - TCP_MINIMUM) == 0)
+            and load16(g.ip + ipv4.FRAGMENT) == load16(ip + ipv4.FRAGMENT)
+            and load16(g.ip + ipv4.TTL) == load16(ip + ipv4.TTL)
+            and (load16(ip + ipv4.FRAGMENT) & ipv4.DONT_FRAGMENT
+                 or load16(ip + ipv4.ID) == <uint16_t>(load16(g.ip + ipv4.ID) + g.segments))
+            and load32(g.tcp + tcp.ACKNOWLEDGMENT) == load32(at + tcp.ACKNOWLEDGMENT)
+            and g.tcp[tcp.DATA_OFFSET] == at[tcp.DATA_OFFSET] and load16(g.tcp + tcp.WINDOW) == load16(at + tcp.WINDOW)
+            and memcmp(g.tcp + tcp.MINIMUM, at + tcp.MINIMUM, tcp.header_length(at) - tcp.MINIMUM) == 0)
 
 
 cdef inline void take_segment(Gather *g, uint8_t *payload, uint32_t length) noexcept nogil:
@@ -85,34 +78,34 @@ cdef inline void take_segment(Gather *g, uint8_t *payload, uint32_t length) noex
     g.next_sequence += length
 
 
-cdef inline void begin_gather(Gather *g, const Hop *hop, Parsed *parsed, uint32_t headers, uint32_t payload) noexcept nogil:
-    g.hop = hop
-    g.ip = parsed.ip
-    g.tcp = parsed.transport
+cdef inline void begin_gather(Gather *g, Packet *packet, uint32_t headers, uint32_t payload) noexcept nogil:
+    g.hop = packet.hop
+    g.ip = packet.ip
+    g.tcp = packet.transport
     g.headers = headers
     g.size = <uint16_t>payload
-    g.partial = parsed.partial
+    g.partial = packet.partial
     g.payload = 0
     g.segments = 0
-    g.next_sequence = load32(parsed.transport + TCP_SEQUENCE)
-    take_segment(g, parsed.ip + headers, payload)
+    g.next_sequence = load32(packet.transport + tcp.SEQUENCE)
+    take_segment(g, packet.ip + headers, payload)
 
 
 cdef inline void make_large(Gather *g, VnetHeader *vnet) noexcept nogil:
     """Turn the first segment's headers into those of the whole, and describe the large send."""
     cdef uint32_t length = g.headers + g.payload
-    cdef uint16_t before = load16(g.ip + IPV4_TOTAL_LENGTH)
-    store16(g.ip + IPV4_TOTAL_LENGTH, <uint16_t>length)
-    update_full_at(g.ip + IPV4_CHECKSUM, delta16(before, <uint16_t>length))
-    store16(g.tcp + TCP_CHECKSUM,
-            sum_pseudo_header(load32(g.ip + IPV4_SOURCE), load32(g.ip + IPV4_DESTINATION), PROTOCOL_TCP,
-                              <uint16_t>(length - IPV4_MINIMUM)))
+    cdef uint16_t before = load16(g.ip + ipv4.TOTAL_LENGTH)
+    store16(g.ip + ipv4.TOTAL_LENGTH, <uint16_t>length)
+    update_full_at(g.ip + ipv4.CHECKSUM, delta16(before, <uint16_t>length))
+    store16(g.tcp + tcp.CHECKSUM,
+            sum_pseudo_header(load32(g.ip + ipv4.SOURCE), load32(g.ip + ipv4.DESTINATION), ipv4.PROTOCOL_TCP,
+                              <uint16_t>(length - ipv4.MINIMUM)))
     vnet.flags = VNET_NEEDS_CSUM
     vnet.gso_type = GSO_TCPV4
     vnet.hdr_len = <uint16_t>(g.hop.header_length + g.headers)
     vnet.gso_size = g.size
-    vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM)
-    vnet.csum_offset = TCP_CHECKSUM
+    vnet.csum_start = <uint16_t>(g.hop.header_length + ipv4.MINIMUM)
+    vnet.csum_offset = tcp.CHECKSUM
 
 
 cdef inline void make_single(const Gather *g, VnetHeader *vnet) noexcept nogil:
@@ -120,8 +113,8 @@ cdef inline void make_single(const Gather *g, VnetHeader *vnet) noexcept nogil:
     memset(vnet, 0, VNET_LENGTH)
     if g.partial:
         vnet.flags = VNET_NEEDS_CSUM
-        vnet.csum_start = <uint16_t>(g.hop.header_length + IPV4_MINIMUM)
-        vnet.csum_offset = TCP_CHECKSUM
+        vnet.csum_start = <uint16_t>(g.hop.header_length + ipv4.MINIMUM)
+        vnet.csum_offset = tcp.CHECKSUM
 
 
 cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
@@ -131,10 +124,10 @@ cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
     cdef uint32_t length = g.hop.header_length + g.headers
     cdef int i
     if g.hop.header_length:
-        memcpy(start, g.hop.header, 14)
+        memcpy(start, g.hop.header, ethernet.LENGTH)
     if g.segments > 1:
         make_large(g, <VnetHeader *>(start - VNET_LENGTH))
-        p.notes[NOTE_GATHERED] += g.segments
+        p.notes[verdict.NOTE_GATHERED] += g.segments
     else:
         make_single(g, <VnetHeader *>(start - VNET_LENGTH))
     p.traffic[g.hop.link].tx_packets += g.segments
@@ -147,11 +140,11 @@ cdef inline void send_gathered(Path *p, Gather *g) noexcept nogil:
     p.gathering -= 1
 
 
-cdef inline Gather *find_gather(Path *p, const Hop *hop, const uint8_t *ip, const uint8_t *tcp) noexcept nogil:
+cdef inline Gather *find_gather(Path *p, const Packet *packet) noexcept nogil:
     cdef int i
     if p.gathering:
         for i in range(GATHERS):
-            if is_of(&p.gathers[i], hop, ip, tcp):
+            if is_of(&p.gathers[i], packet):
                 return &p.gathers[i]
     return NULL
 
@@ -169,27 +162,27 @@ cdef inline Gather *free_gather(Path *p) noexcept nogil:
     return &p.gathers[i]
 
 
-cdef inline bint gather(Path *p, const Hop *hop, Frame *frame, Parsed *parsed) noexcept nogil:
+cdef inline bint gather(Path *p, Packet *packet) noexcept nogil:
     """Take over a translated TCP packet to be sent with its neighbours; False: send it by itself.
 
     Whatever was gathered of its stream and cannot go on with it has been queued then.
     """
-    cdef uint32_t headers = parsed.header_length + tcp_header_length(parsed.transport)
-    cdef uint32_t payload = parsed.length - headers
-    cdef Gather *g = find_gather(p, hop, parsed.ip, parsed.transport)
-    if not may_gather(p, hop, frame, parsed, payload) or not checksum_is_right(frame, parsed):
+    cdef uint32_t headers = packet.header_length + tcp.header_length(packet.transport)
+    cdef uint32_t payload = packet.length - headers
+    cdef Gather *g = find_gather(p, packet)
+    if not may_gather(p, packet, payload) or not checksum_is_right(packet):
         if g != NULL:
             send_gathered(p, g)
         return False
-    if g != NULL and continues(g, parsed, payload):
-        take_segment(g, parsed.ip + headers, payload)
-        g.tcp[TCP_FLAGS] |= parsed.transport[TCP_FLAGS]
+    if g != NULL and continues(g, packet, payload):
+        take_segment(g, packet.ip + headers, payload)
+        g.tcp[tcp.FLAGS] |= packet.transport[tcp.FLAGS]
     else:
         if g != NULL:
             send_gathered(p, g)
         g = free_gather(p)
-        begin_gather(g, hop, parsed, headers, payload)
-    if payload < g.size or parsed.transport[TCP_FLAGS] & PSH:
+        begin_gather(g, packet, headers, payload)
+    if payload < g.size or packet.transport[tcp.FLAGS] & tcp.PSH:
         send_gathered(p, g)
     return True
 

@@ -4,8 +4,8 @@
 # the answer it is handled once more from the start, by all the same rules and checks, and gets past that place.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy
 
+from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
 
 cdef enum:
@@ -22,12 +22,6 @@ cdef enum PuntKind:
     PUNT_ISAKMP = 3
     PUNT_QUOTE = 4              # an ICMP error about ISAKMP or unsettled ESP
 
-cdef enum AnswerKind:
-    ANSWER_NONE = 0
-    ANSWER_SEND = 1
-    ANSWER_DROP = 2
-
-
 cdef struct Punt:
     Frame frame
     int64_t ref
@@ -37,15 +31,14 @@ cdef struct Punt:
     bint is_strange             # from outside, and of no session
 
 cdef struct Answer:
-    # what to do with the packet in hand, and no other
-    uint8_t kind
-    uint8_t renumbered          # write this Call ID
-    uint16_t call_id
+    # what a tracker has decided about a packet
+    Outcome outcome             # GOES_ON, or the reason to drop it
     uint32_t address            # outbound its new source, inbound the inside host
-    int reason                  # a DropReason
+    uint16_t call_id            # to write, if renumbered
+    bint renumbered
 
 cdef struct PuntQueue:
-    Punt waiting[64]            # a ring: `count` of them from `first` on
+    Punt waiting[PUNTS]         # a ring: `count` of them from `first` on
     uint8_t *memory             # [PUNTS + 1][HEADROOM + BIG_FRAME]; the last one is for copies
     int first
     int count
@@ -71,18 +64,12 @@ cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t lengt
     return same < most and not (is_strange and strange >= PUNTS_FROM_OUTSIDE)
 
 
-cdef inline void keep_punt(PuntQueue *queue, const Frame *frame, int link, uint32_t saddr, uint8_t kind,
-                           int64_t ref, bint is_strange) noexcept nogil:
-    """Keep a packet as received; `has_room` must have been asked."""
-    cdef int slot = (queue.first + queue.count) & (PUNTS - 1)
-    cdef Punt *punt = &queue.waiting[slot]
-    memcpy(punt_memory(queue, slot), frame.data, frame.length)
-    punt.frame = frame[0]
-    punt.frame.data = punt_memory(queue, slot)
-    punt.ref = ref
-    punt.saddr = saddr
-    punt.kind = kind
-    punt.link = <uint8_t>link
-    punt.is_strange = is_strange
-    queue.count += 1
-    queue.is_news = True
+cdef inline void take_first(PuntQueue *queue) noexcept nogil:
+    """Take the packet that has waited longest off the queue; its memory stays until the next packet is kept."""
+    queue.first = (queue.first + 1) & (PUNTS - 1)
+    queue.count -= 1
+
+
+cdef inline void take_all(PuntQueue *queue) noexcept nogil:
+    queue.first = (queue.first + queue.count) & (PUNTS - 1)
+    queue.count = 0

@@ -5,26 +5,35 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-from fastmasq.path import world
+from fastmasq.path cimport match, remembered
+from fastmasq.path.remembered cimport PATH_INDEX, ROUTED_FLOWS, VERDICT_PATHS
 
-if (world.CHAIN_RULE.itemsize != sizeof(ChainRule) or world.PORT_RANGE.itemsize != sizeof(PortRange)
-        or world.RULE_COUNT.itemsize != sizeof(RuleCount) or world.LOG_RECORD.itemsize != sizeof(LogRecord)):
-    raise ImportError("path/rules.pxd and path/world.py disagree about the layout of a row")
+from fastmasq.path import rows
 
-TARGETS = {"": TARGET_NONE, "RETURN": TARGET_RETURN, "ACCEPT": ACCEPT, "DENY": DENY, "REJECT": REJECT, "MASQ": MASQ,
-           "LOOP": LOOP, "REDIRECT": REDIRECT}
+if (rows.CHAIN_RULE.itemsize != sizeof(ChainRule) or rows.PORT_RANGE.itemsize != sizeof(PortRange)
+        or rows.RULE_COUNT.itemsize != sizeof(RuleCount) or rows.LOG_RECORD.itemsize != sizeof(LogRecord)):
+    raise ImportError("path/match.pxd, path/rules.pxd and path/rows.py disagree about the layout of a row")
+
+TARGETS = {
+    "": match.TARGET_NONE, "RETURN": match.TARGET_RETURN, "ACCEPT": match.ACCEPT, "DENY": match.DENY, "REJECT": match.REJECT,
+    "MASQ": match.MASQ, "LOOP": match.LOOP, "REDIRECT": match.REDIRECT,
+}
 """Codes of the targets that have one of their own."""
 
-JUMP, END = TARGET_JUMP, TARGET_END
-VERDICTS = {code: name for name, code in TARGETS.items() if code >= ACCEPT}
+JUMP, END = match.TARGET_JUMP, match.TARGET_END
+VERDICTS = {code: name for name, code in TARGETS.items() if code >= match.ACCEPT}
 BASES = ("input", "forward", "output", "acct")
 FLAGS = {
-    "not_source": NOT_SOURCE, "not_destination": NOT_DESTINATION, "not_protocol": NOT_PROTOCOL,
-    "not_source_ports": NOT_SOURCE_PORTS, "not_destination_ports": NOT_DESTINATION_PORTS, "swapped_too": SWAPPED_TOO,
-    "log": LOGS, "syn": WANTS_SYN, "no_syn": WANTS_NO_SYN, "ack": WANTS_ACK, "fragment": WANTS_FRAGMENT,
-    "no_fragment": WANTS_NO_FRAGMENT, "in": ONLY_ARRIVING, "out": ONLY_LEAVING,
+    "not_source": match.NOT_SOURCE, "not_destination": match.NOT_DESTINATION, "not_protocol": match.NOT_PROTOCOL,
+    "not_source_ports": match.NOT_SOURCE_PORTS, "not_destination_ports": match.NOT_DESTINATION_PORTS,
+    "swapped_too": match.SWAPPED_TOO, "log": match.LOGS, "syn": match.WANTS_SYN, "no_syn": match.WANTS_NO_SYN,
+    "ack": match.WANTS_ACK, "fragment": match.WANTS_FRAGMENT, "no_fragment": match.WANTS_NO_FRAGMENT,
+    "in": match.ONLY_ARRIVING, "out": match.ONLY_LEAVING,
 }
-SHOWS = {"ports": SHOWS_PORTS, "syn": SHOWS_SYN, "ack": SHOWS_ACK, "fragment": SHOWS_FRAGMENT, "out": SHOWS_LEAVING}
+SHOWS = {
+    "ports": match.SHOWS_PORTS, "syn": match.SHOWS_SYN, "ack": match.SHOWS_ACK, "fragment": match.SHOWS_FRAGMENT,
+    "out": match.SHOWS_LEAVING,
+}
 
 
 cdef class RuleTable:
@@ -38,12 +47,12 @@ cdef class RuleTable:
         self._flows = np.zeros(2 * sessions * sizeof(CachedVerdict), "u1")
         self._routed = np.zeros(ROUTED_FLOWS * sizeof(CachedVerdict), "u1")
         self._paths = np.zeros(VERDICT_PATHS * sizeof(VerdictPath), "u1")
-        self._path_index = np.zeros(2 * VERDICT_PATHS, "u2")
-        self._log = np.zeros(LOG_RECORDS, world.LOG_RECORD)
-        c.flows = <CachedVerdict *><size_t>self._flows.ctypes.data
-        c.routed = <CachedVerdict *><size_t>self._routed.ctypes.data
-        c.paths = <VerdictPath *><size_t>self._paths.ctypes.data
-        c.path_index = <uint16_t *><size_t>self._path_index.ctypes.data
+        self._path_index = np.zeros(PATH_INDEX, "u2")
+        self._log = np.zeros(LOG_RECORDS, rows.LOG_RECORD)
+        c.remembered.flows = <CachedVerdict *><size_t>self._flows.ctypes.data
+        c.remembered.routed = <CachedVerdict *><size_t>self._routed.ctypes.data
+        c.remembered.paths = <VerdictPath *><size_t>self._paths.ctypes.data
+        c.remembered.path_index = <uint16_t *><size_t>self._path_index.ctypes.data
         c.log = <LogRecord *><size_t>self._log.ctypes.data
         c.log_tokens = LOG_BURST * 1000
         c.is_cacheable = True
@@ -56,39 +65,39 @@ cdef class RuleTable:
         """
         cdef Chains *c = &self.chains
         if self.counts is not None:
-            forget_paths(c)
-        self._rows = np.ascontiguousarray(compiled.rows, world.CHAIN_RULE)
-        self._ranges = np.ascontiguousarray(compiled.ranges, world.PORT_RANGE)
+            remembered.forget_paths(&c.remembered, c.counts)
+        self._rows = np.ascontiguousarray(compiled.rows, rows.CHAIN_RULE)
+        self._ranges = np.ascontiguousarray(compiled.ranges, rows.PORT_RANGE)
         self._callers = np.zeros(compiled.chains * sizeof(CallerRow), "u1")
-        self.counts = np.zeros(len(self._rows), world.RULE_COUNT)
+        self.counts = np.zeros(len(self._rows), rows.RULE_COUNT)
         c.rows = <const ChainRule *><size_t>self._rows.ctypes.data
         c.ranges = <const PortRange *><size_t>self._ranges.ctypes.data
         c.callers = <CallerRow *><size_t>self._callers.ctypes.data
         c.counts = <RuleCount *><size_t>self.counts.ctypes.data
-        for base in range(4):
+        for base in range(CHAINS):
             c.first[base] = compiled.first[base]
-        c.generation += 1
+        c.remembered.generation += 1
         c.default_forward = compiled.default_forward
         c.accounting = compiled.accounting
-        c.redirects = bool((self._rows["target"] == REDIRECT).any())
+        c.redirects = bool((self._rows["target"] == match.REDIRECT).any())
 
     def set_cache(self, bint on):
         """Remember verdicts, or ask the rules about every packet. For tests and measurements."""
         self.chains.is_cacheable = on
         if self.counts is not None:
-            forget_paths(&self.chains)
+            remembered.forget_paths(&self.chains.remembered, self.chains.counts)
 
     def collect(self):
-        """Return world.RULE_COUNT of every row, what it has counted since the last call."""
+        """Return rows.RULE_COUNT of every row, what it has counted since the last call."""
         if self.counts is None:
-            return np.zeros(0, world.RULE_COUNT)
-        fold_paths(&self.chains)
+            return np.zeros(0, rows.RULE_COUNT)
+        remembered.fold_paths(&self.chains.remembered, self.chains.counts)
         counted = self.counts.copy()
         self.counts[:] = 0
         return counted
 
     def drain_log(self):
-        """Return the world.LOG_RECORD asked for since the last call, and how many more there would have been."""
+        """Return the rows.LOG_RECORD asked for since the last call, and how many more there would have been."""
         records = self._log[:self.chains.log_count].copy()
         suppressed = self.chains.log_suppressed
         self.chains.log_count = 0
@@ -98,35 +107,43 @@ cdef class RuleTable:
     def evaluate(self, int base, *, uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t sport=0, uint16_t dport=0,
                  uint8_t shows=0, int link=0, uint32_t mark=0, uint32_t octets=0, uint32_t now_ms=0):
         """Put one packet to a chain, as the path does; return (verdict, mark, (and, xor) of TOS, matched rows)."""
-        cdef Chains *c = &self.chains
-        cdef uint8_t header[60]
+        cdef uint8_t header[LOG_HEADER]
+        cdef Passage passage
         cdef uint8_t verdict
-        memset(header, 0, sizeof(header))
+        self._show(&passage, header, saddr, daddr, protocol)
+        passage.probe.ends.sid, passage.probe.ends.did = sport, dport
+        passage.probe.shows = shows
+        passage.probe.link, passage.probe.link_bit = link, 1 << link
+        passage.probe.octets, passage.probe.mark = octets, mark
+        verdict = evaluate_chain(&self.chains, &passage, base, now_ms)
+        matched = [passage.matched.rows[i] for i in range(min(passage.matched.count, <int>MATCHED))]
+        return VERDICTS[verdict], passage.probe.mark, (passage.probe.tos_and, passage.probe.tos_xor), matched
+
+    cdef void _show(self, Passage *passage, uint8_t *header, uint32_t saddr, uint32_t daddr, uint8_t protocol):
+        """Begin the passage of a packet that has no more than a header of LOG_HEADER octets at most."""
+        memset(header, 0, LOG_HEADER)
+        memset(passage, 0, sizeof(Passage))
         header[0] = 0x45
-        memset(&c.probe, 0, sizeof(Probe))
-        c.probe.ip = header
-        c.probe.saddr, c.probe.daddr, c.probe.protocol = saddr, daddr, protocol
-        c.probe.sport, c.probe.dport, c.probe.shows = sport, dport, shows
-        c.probe.link, c.probe.link_bit = link, 1 << link
-        c.probe.octets, c.probe.mark, c.probe.tos_and = octets, mark, 0xFF
-        c.matched_count = 0
-        verdict = evaluate_chain(c, base, c.first[base], now_ms)
-        matched = [c.matched[i] for i in range(min(c.matched_count, <int>MATCHED))]
-        return VERDICTS[verdict], c.probe.mark, (c.probe.tos_and, c.probe.tos_xor), matched
+        passage.probe.ip = header
+        passage.probe.ends.saddr, passage.probe.ends.daddr, passage.probe.protocol = saddr, daddr, protocol
+        passage.probe.tos_and = 0xFF
 
     def rounds(self, int base, int count, *, uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t sport, uint16_t dport):
         """Put one packet to a chain `count` times; return how often it was accepted. For measurements."""
-        cdef Chains *c = &self.chains
+        cdef uint8_t header[LOG_HEADER]
+        cdef Passage passage
         cdef int accepted = 0
         cdef int _
-        self.evaluate(base, saddr=saddr, daddr=daddr, protocol=protocol, sport=sport, dport=dport, shows=SHOWS_PORTS)
+        self._show(&passage, header, saddr, daddr, protocol)
+        passage.probe.ends.sid, passage.probe.ends.did = sport, dport
+        passage.probe.shows, passage.probe.link_bit = match.SHOWS_PORTS, 1
         with nogil:
             for _ in range(count):
-                c.matched_count = 0
-                accepted += evaluate_chain(c, base, c.first[base], 0) == ACCEPT
+                passage.matched.count = 0
+                accepted += evaluate_chain(&self.chains, &passage, base, 0) == match.ACCEPT
         return accepted
 
     @property
     def remembered(self):
         """How many different lists of matched rows there are."""
-        return self.chains.path_count
+        return self.chains.remembered.path_count

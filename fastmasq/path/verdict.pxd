@@ -1,12 +1,14 @@
-# What can become of a packet: five verdicts, and for every drop a reason; `verdict.pyx` gives each its sentence.
+# What can become of a packet: its outcome, which for a drop is the reason; `verdict.pyx` gives each reason its sentence.
+#
+# Every stage returns an Outcome, and `finish.pxd` counts it at the end of the packet's way.
+
+ctypedef int Outcome            # one of these four, or a drop reason
 
 cdef enum:
-    FORWARD
-    DELIVER
-    REPLY
-    PUNT
-    DROP
-    VERDICT_COUNT
+    GOES_ON = -1                # not decided yet: it is the next stage's
+    FORWARDED = -2
+    DELIVERED = -3              # the host's own: its kernel has seen the packet, and the guard lets it have it
+    WAITING = -4                # for a next hop, its first fragment or a tracker's word; handled again then
 
 cdef enum:
     # at the door

@@ -1,21 +1,5 @@
 """The one table of verdicts and drop reasons: symbol, counter and sentence; documentation and status come from it."""
 
-from fastmasq.path.verdict cimport (
-    DROP_REASON_COUNT, NOTE_COUNT, VERDICT_COUNT,
-    TRUNCATED, NOT_FOR_US, VLAN_TAGGED, TOO_SHORT, NOT_IPV4, BAD_HEADER_LENGTH, BAD_TOTAL_LENGTH, BAD_IP_CHECKSUM,
-    SOURCE_ROUTE, BAD_IP_OPTIONS, BAD_TRANSPORT_HEADER,
-    FRAGMENT_BAD, FRAGMENT_TINY, FRAGMENT_OVERLAP, FRAGMENT_DUPLICATE, FRAGMENT_ORPHAN, FRAGMENT_REFUSED,
-    FRAGMENT_TOO_LONG, MARTIAN_SOURCE, MARTIAN_DESTINATION, NO_ROUTE,
-    TTL_EXCEEDED, FRAGMENTATION_NEEDED, NEIGHBOUR_UNRESOLVED, NEIGHBOUR_FAILED, POLICY_REFUSED,
-    PROTOCOL_NOT_MASQUERADED, NO_SESSION, FILTERED, TCP_RST_OUT_OF_WINDOW, ICMP_TYPE_REFUSED, BAD_ICMP_CHECKSUM,
-    BAD_QUOTED_HEADER, BAD_MTU_IN_ICMP, NO_EXTERNAL_ADDRESS, HOST_SESSION_LIMIT, HOST_PORT_LIMIT, HOST_RATE_LIMIT,
-    HOST_TABLE_FULL, TABLE_FULL, PORTS_EXHAUSTED, NEIGHBOUR_TABLE_FULL, LINK_DOWN, TX_REFUSED, TX_NO_BUFFER,
-    CANNOT_SEGMENT, INPUT_DENIED, INPUT_REJECTED, FORWARD_DENIED, FORWARD_REJECTED, OUTPUT_DENIED, OUTPUT_REJECTED,
-    ENDPOINT_CLASH, AH_NOT_MASQUERADED, GRE_NO_ROW, GRE_OTHER_HOST, GRE_WRONG_SOURCE, PPTP_OUT_OF_ORDER, CALLS_FULL,
-    ISAKMP_NO_ROW, ISAKMP_COLLISION, ISAKMP_FULL, ISAKMP_HOST_LIMIT, PARALLEL_DISABLED, ESP_NO_ROW, ESP_ZERO_SPI, ESP_BLOCKED,
-    ESP_SQUELCHED, ESP_FULL, ESP_HOST_LIMIT, PUNTS_FULL, TRACKER_FAILED, HALF_OPEN_LIMIT,
-)
-
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
 
 NOTES = ("replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held", "segmented", "fragmented", "gathered")
@@ -103,8 +87,8 @@ _SENTENCES = {
 
 if len(_SENTENCES) != DROP_REASON_COUNT or sorted(_SENTENCES) != list(range(DROP_REASON_COUNT)):
     raise ImportError("a drop reason has no sentence: path/verdict.pxd and path/verdict.pyx disagree")
-if len(VERDICTS) != VERDICT_COUNT or len(NOTES) != NOTE_COUNT:
-    raise ImportError("path/verdict.pxd and path/verdict.pyx disagree about verdicts or notes")
+if len(NOTES) != NOTE_COUNT:
+    raise ImportError("path/verdict.pxd and path/verdict.pyx disagree about notes")
 
 DROP_REASONS = tuple(_SENTENCES[code] for code in range(DROP_REASON_COUNT))
 """(symbol, sentence) of every drop reason, in the order of their counters."""

@@ -1,57 +1,21 @@
-"""Policy compiled to the rows that the path tests without Python: the built-in one for new sessions, and all chains."""
+"""Chains of rules compiled to the rows that the path tests without Python."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
 from fastmasq.path import rules
-from fastmasq.path.world import ACTIONS, ANY_SIDE, CHAIN_RULE, INSIDE, OUTSIDE, PORT_RANGE, RULE
-from fastmasq.policy.chains import ACCEPT, ANY_PORT, BUILT_IN, REDIRECT, Chain, Counted, Match, RuleSet
-from fastmasq.policy.chains import Rule as ChainRule
+from fastmasq.path.rows import CHAIN_RULE, PORT_RANGE
+from fastmasq.policy.chains import ACCEPT, ANY_PORT, BUILT_IN, REDIRECT, Chain, Counted, Match, Rule, RuleSet
 from fastmasq.policy.evaluate import fits_interface
 
-EVERYWHERE = (0, 0xFFFFFFFF)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What to do with a packet from inside that belongs to no session: first match decides, no match drops.
-
-    source, destination: first and last address. protocol: 0 is any. out_side: INSIDE, OUTSIDE or ANY_SIDE.
-    action: "masquerade", "route" (forward untranslated), "refuse" (drop and tell the sender) or "drop".
-    """
-
-    action: str
-    source: tuple[int, int] = EVERYWHERE
-    destination: tuple[int, int] = EVERYWHERE
-    protocol: int = 0
-    out_side: int = ANY_SIDE
-
-
-DEFAULT_POLICY = (Rule("masquerade", out_side=OUTSIDE), Rule("route", out_side=INSIDE))
-"""Everything from inside to outside is masqueraded, inside networks reach each other, nothing is let in."""
-
-
-def compile_rules(policy: tuple[Rule, ...]) -> np.ndarray:
-    """Return one world.RULE row for each rule, in order."""
-    rows = np.zeros(len(policy), RULE)
-    for row, rule in zip(rows, policy, strict=True):
-        row["source_first"], row["source_last"] = rule.source
-        row["destination_first"], row["destination_last"] = rule.destination
-        row["protocol"], row["out_side"], row["action"] = rule.protocol, rule.out_side, ACTIONS[rule.action]
-    return rows
-
-
-# -- chains ------------------------------------------------------------------------------------------------------------
-
 ANY_LINK = 0xFFFF
-_CHAIN_ROW = struct.Struct("=8I3H6B")  # as world.CHAIN_RULE
+_CHAIN_ROW = struct.Struct("=8I3H6B")  # as rows.CHAIN_RULE
 _LARGEST_PROTOCOL = 0xFF
 
 
@@ -78,7 +42,7 @@ class CompiledChains(NamedTuple):
     places: list[tuple[str, int]]
 
     def add(self, counts: np.ndarray, rule_set: RuleSet) -> None:
-        """Add what the path has counted, one world.RULE_COUNT for each row, to the counters of rules and policies.
+        """Add what the path has counted, one rows.RULE_COUNT for each row, to the counters of rules and policies.
 
         rule_set: the one compiled, or what it has become since; rules count in both, policies in this one.
         """
@@ -138,7 +102,7 @@ def compile_chains(rule_set: RuleSet, links: Sequence[LinkView]) -> CompiledChai
 
 
 def _pack(
-    rule: ChainRule,
+    rule: Rule,
     number: int,
     end: int,
     first: Mapping[str, int],
@@ -179,7 +143,7 @@ def _pack(
     )
 
 
-def _target(rule: ChainRule, end: int, first: Mapping[str, int]) -> tuple[int, int]:
+def _target(rule: Rule, end: int, first: Mapping[str, int]) -> tuple[int, int]:
     if rule.target == REDIRECT:
         return rules.TARGETS[REDIRECT], rule.redirect_port
     if rule.target in rules.TARGETS:
@@ -199,7 +163,7 @@ def _links(match: Match, links: Sequence[LinkView]) -> int:
     )
 
 
-def _flags(rule: ChainRule) -> int:
+def _flags(rule: Rule) -> int:
     match = rule.match
     return sum(
         rules.FLAGS[name]

@@ -132,7 +132,7 @@ def check(target: MarkTarget) -> None:
 
 
 def rows_by_mark(targets: Iterable[MarkTarget]) -> dict[int, list[tuple[int, int, int, int]]]:
-    """Return what path.demand.DemandTable.set_rows takes."""
+    """Return what path.triggers_and_marks.TriggerTable.set_rows takes."""
     rows: dict[int, list[tuple[int, int, int, int]]] = {}
     for one in targets:
         left = one.preference if one.left is None else one.left
@@ -141,7 +141,7 @@ def rows_by_mark(targets: Iterable[MarkTarget]) -> dict[int, list[tuple[int, int
 
 
 def targets_of(rows: Mapping[int, Sequence[tuple[int, int, int, int]]]) -> tuple[MarkTarget, ...]:
-    """Return the targets that rows of DemandTable.marks stand for."""
+    """Return the targets that rows of TriggerTable.marks stand for."""
     return tuple(
         MarkTarget(mark=mark, address=str(IPv4Address(address)), port=port, preference=preference, left=left)
         for mark, places in rows.items()

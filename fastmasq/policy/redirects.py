@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.path.world import REDIRECT
+from fastmasq.path.rows import REDIRECT
 
 EVERYWHERE = "0.0.0.0/0"
 LARGEST = 64  # redirects at once: path/state.pxd

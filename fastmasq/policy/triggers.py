@@ -113,7 +113,7 @@ def port_forwards(rows: Iterable[AutoForward]) -> tuple[PortForward, ...]:
 
 
 def trigger_rows(rows: Iterable[AutoForward]) -> list[TriggerRow]:
-    """Return what path.demand.DemandTable.set_rows takes."""
+    """Return what path.triggers_and_marks.TriggerTable.set_rows takes."""
     return [
         (
             NUMBERS[row.protocol],
@@ -130,5 +130,5 @@ def trigger_rows(rows: Iterable[AutoForward]) -> list[TriggerRow]:
 
 
 def direct_rows(rows: Iterable[AutoForward]) -> list[DirectRow]:
-    """Return what path.demand.DemandTable.set_rows takes."""
+    """Return what path.triggers_and_marks.TriggerTable.set_rows takes."""
     return [(NUMBERS[row.protocol], row.first, row.last) for row in rows if row.kind == "direct"]

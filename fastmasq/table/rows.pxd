@@ -94,7 +94,7 @@ cdef enum:
     MAPPING_HELD_DOWN = 2       # closed not long ago: its port is for the same host, or for nobody
     MAPPING_FORWARD = 3         # the external endpoint of a port forward: never goes by itself
     MAPPING_ORPHAN = 4          # nobody's any more: its sessions live on, new ones are not opened by it
-    MAPPING_BY_SESSION = 5      # each of its sessions has an inside endpoint of its own (path/demand.pxd)
+    MAPPING_BY_SESSION = 5      # each of its sessions has an inside endpoint of its own (path/triggers.pxd)
 
 cdef struct Mapping:
     # internal endpoint <-> external endpoint; the row number is the external endpoint

@@ -6,14 +6,14 @@ from fastmasq.wire.numbers cimport PROTOCOL_ESP
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
-    ESP_MINIMUM = 8             # octets
-    ESP_SPI = 0                 # chosen by the receiver; 0 never appears on the wire (section 2.1)
-    ESP_SEQUENCE = 4            # 1 in the first packet of an SA (section 2.2)
+    MINIMUM = 8             # octets
+    SPI = 0                 # chosen by the receiver; 0 never appears on the wire (section 2.1)
+    SEQUENCE = 4            # 1 in the first packet of an SA (section 2.2)
 
 
 cdef inline uint32_t spi(const uint8_t *esp) noexcept nogil:
-    return load32(esp + ESP_SPI)
+    return load32(esp + SPI)
 
 
 cdef inline uint32_t sequence(const uint8_t *esp) noexcept nogil:
-    return load32(esp + ESP_SEQUENCE)
+    return load32(esp + SEQUENCE)

@@ -6,16 +6,16 @@ from fastmasq.wire.numbers cimport PROTOCOL_GRE
 from fastmasq.wire.octets cimport load16, load32, store16
 
 cdef enum:
-    GRE_MINIMUM = 8             # octets: flags, protocol, key
-    GRE_FLAGS = 0
-    GRE_VERSION = 1             # lower three bits; the upper one says that there is an acknowledgment
-    GRE_PROTOCOL = 2
-    GRE_PAYLOAD_LENGTH = 4      # key, high half: octets behind the header; 0 is a bare acknowledgment
-    GRE_CALL_ID = 6             # key, low half: the number that the receiver of the packet chose
+    MINIMUM = 8             # octets: flags, protocol, key
+    FLAGS = 0
+    VERSION = 1             # lower three bits; the upper one says that there is an acknowledgment
+    PROTOCOL = 2
+    PAYLOAD_LENGTH = 4      # key, high half: octets behind the header; 0 is a bare acknowledgment
+    CALL_ID = 6             # key, low half: the number that the receiver of the packet chose
 
-    GRE_SEQUENCE_PRESENT = 0x10         # of octet 0
-    GRE_ACKNOWLEDGMENT_PRESENT = 0x80   # of octet 1
-    GRE_PPP = 0x880B
+    SEQUENCE_PRESENT = 0x10         # of octet 0
+    ACKNOWLEDGMENT_PRESENT = 0x80   # of octet 1
+    PPP = 0x880B
 
     PPTP_MASK = 0xEF7FFFFF      # of the first word: everything but the two presence bits is fixed
     PPTP_VALUE = 0x2001880B     # key present, version 1, PPP
@@ -26,15 +26,15 @@ cdef inline bint is_pptp(const uint8_t *gre) noexcept nogil:
     return (load32(gre) & PPTP_MASK) == PPTP_VALUE
 
 
-cdef inline unsigned int gre_header_length(const uint8_t *gre) noexcept nogil:
+cdef inline unsigned int header_length(const uint8_t *gre) noexcept nogil:
     """Return 8, 12 or 16 octets for a header that `is_pptp`."""
-    return (GRE_MINIMUM + (4 if gre[GRE_FLAGS] & GRE_SEQUENCE_PRESENT else 0)
-            + (4 if gre[GRE_VERSION] & GRE_ACKNOWLEDGMENT_PRESENT else 0))
+    return (MINIMUM + (4 if gre[FLAGS] & SEQUENCE_PRESENT else 0)
+            + (4 if gre[VERSION] & ACKNOWLEDGMENT_PRESENT else 0))
 
 
 cdef inline uint16_t call_id(const uint8_t *gre) noexcept nogil:
-    return load16(gre + GRE_CALL_ID)
+    return load16(gre + CALL_ID)
 
 
 cdef inline void set_call_id(uint8_t *gre, uint16_t value) noexcept nogil:
-    store16(gre + GRE_CALL_ID, value)
+    store16(gre + CALL_ID, value)

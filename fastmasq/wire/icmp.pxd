@@ -3,12 +3,12 @@
 from libc.stdint cimport uint8_t
 
 cdef enum:
-    ICMP_LENGTH = 8             # octets before the data or the quoted packet
-    ICMP_TYPE = 0
-    ICMP_CODE = 1
-    ICMP_CHECKSUM = 2
-    ICMP_IDENTIFIER = 4         # of a query or reply
-    ICMP_MTU = 6                # of a destination unreachable, code 4 (RFC 1191 section 4)
+    LENGTH = 8             # octets before the data or the quoted packet
+    TYPE = 0
+    CODE = 1
+    CHECKSUM = 2
+    IDENTIFIER = 4         # of a query or reply
+    MTU = 6                # of a destination unreachable, code 4 (RFC 1191 section 4)
 
     ECHO_REPLY = 0
     DESTINATION_UNREACHABLE = 3

@@ -8,16 +8,16 @@ from fastmasq.wire.numbers cimport (
 from fastmasq.wire.octets cimport load16
 
 cdef enum:
-    IPV4_MINIMUM = 20           # octets
-    IPV4_TOS = 1
-    IPV4_TOTAL_LENGTH = 2
-    IPV4_ID = 4
-    IPV4_FRAGMENT = 6           # flags and offset in units of 8 octets
-    IPV4_TTL = 8
-    IPV4_PROTOCOL = 9
-    IPV4_CHECKSUM = 10
-    IPV4_SOURCE = 12
-    IPV4_DESTINATION = 16
+    MINIMUM = 20           # octets
+    TOS = 1
+    TOTAL_LENGTH = 2
+    ID = 4
+    FRAGMENT = 6           # flags and offset in units of 8 octets
+    TTL = 8
+    PROTOCOL = 9
+    CHECKSUM = 10
+    SOURCE = 12
+    DESTINATION = 16
 
     DONT_FRAGMENT = 0x4000
     MORE_FRAGMENTS = 0x2000
@@ -37,12 +37,12 @@ cdef enum OptionsCheck:
 
 
 cdef inline bint is_fragment(const uint8_t *ip) noexcept nogil:
-    return load16(ip + IPV4_FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK)
+    return load16(ip + FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK)
 
 
 cdef inline OptionsCheck check_options(const uint8_t *ip, unsigned int header_length) noexcept nogil:
     """Walk the options of a header of `header_length` octets: source routes are refused (RFC 7126 section 4.3)."""
-    cdef unsigned int at = IPV4_MINIMUM
+    cdef unsigned int at = MINIMUM
     cdef unsigned int length
     while at < header_length:
         if ip[at] == OPTION_END:

@@ -7,14 +7,14 @@ from fastmasq.wire.numbers cimport ISAKMP_PORT, NATT_PORT
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
-    ISAKMP_MINIMUM = 28         # octets of the header
-    ISAKMP_INITIATOR = 0        # 8 octets, as the initiator's SPI of IKEv2
-    ISAKMP_RESPONDER = 8        # 8 octets, zero in the first message
-    ISAKMP_VERSION = 17         # major version in the upper four bits
-    ISAKMP_EXCHANGE = 18
-    ISAKMP_FLAGS = 19
-    ISAKMP_MESSAGE_ID = 20      # 4 octets, zero in phase 1
-    ISAKMP_LENGTH = 24          # 4 octets, header included
+    MINIMUM = 28         # octets of the header
+    INITIATOR = 0        # 8 octets, as the initiator's SPI of IKEv2
+    RESPONDER = 8        # 8 octets, zero in the first message
+    VERSION = 17         # major version in the upper four bits
+    EXCHANGE = 18
+    FLAGS = 19
+    MESSAGE_ID = 20      # 4 octets, zero in phase 1
+    LENGTH = 24          # 4 octets, header included
 
     NON_ESP_MARKER = 4          # octets of zero before ISAKMP on port 4500 (RFC 3948 section 2.2)
     KEEPALIVE = 0xFF            # the only octet of a NAT keep-alive (RFC 3948 section 2.3)
@@ -25,7 +25,7 @@ cdef enum NattContent:
 
 cdef inline bint is_isakmp(uint16_t sport, uint16_t dport, unsigned int length) noexcept nogil:
     """Whether a UDP payload of `length` octets between these ports is ISAKMP with a whole header (K-1)."""
-    return sport == ISAKMP_PORT and dport == ISAKMP_PORT and length >= ISAKMP_MINIMUM
+    return sport == ISAKMP_PORT and dport == ISAKMP_PORT and length >= MINIMUM
 
 
 cdef inline void copy_cookies(const uint8_t *isakmp, uint8_t *cookies) noexcept nogil:
@@ -41,4 +41,4 @@ cdef inline NattContent natt_content(const uint8_t *payload, unsigned int length
         return NATT_OTHER
     if load32(payload) != 0:
         return NATT_ESP
-    return NATT_IKE if length >= NON_ESP_MARKER + ISAKMP_MINIMUM else NATT_OTHER
+    return NATT_IKE if length >= NON_ESP_MARKER + MINIMUM else NATT_OTHER

@@ -3,40 +3,41 @@
 from libc.stdint cimport uint8_t
 
 cdef enum:
-    TCP_MINIMUM = 20            # octets
-    TCP_SOURCE = 0
-    TCP_DESTINATION = 2
-    TCP_SEQUENCE = 4
-    TCP_ACKNOWLEDGMENT = 8
-    TCP_DATA_OFFSET = 12        # upper four bits, in units of 4 octets
-    TCP_FLAGS = 13
-    TCP_WINDOW = 14
-    TCP_CHECKSUM = 16
+    MINIMUM = 20            # octets
+    SOURCE = 0
+    DESTINATION = 2
+    SEQUENCE = 4
+    ACKNOWLEDGMENT = 8
+    DATA_OFFSET = 12        # upper four bits, in units of 4 octets
+    FLAGS = 13
+    WINDOW = 14
+    CHECKSUM = 16
 
     FIN = 0x01
     SYN = 0x02
     RST = 0x04
     PSH = 0x08
     ACK = 0x10
+    CWR = 0x80
 
-    TCP_OPTION_END = 0
-    TCP_OPTION_NOP = 1
-    TCP_OPTION_WINDOW_SCALE = 3
+    OPTION_END = 0
+    OPTION_NOP = 1
+    OPTION_WINDOW_SCALE = 3
     MAXIMUM_SCALE = 14          # RFC 7323 section 2.3
 
 
 cdef inline unsigned int header_length(const uint8_t *tcp) noexcept nogil:
-    return (tcp[TCP_DATA_OFFSET] >> 4) * 4
+    return (tcp[DATA_OFFSET] >> 4) * 4
 
 
 cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
     """Return the shift count of a SYN of `length` header octets, -1 without the option. Reads no further than `length`."""
-    cdef unsigned int at = TCP_MINIMUM
+    cdef unsigned int at = MINIMUM
     cdef unsigned int size
     while at < length:
-        if tcp[at] == TCP_OPTION_END:
+        if tcp[at] == OPTION_END:
             return -1
-        if tcp[at] == TCP_OPTION_NOP:
+        if tcp[at] == OPTION_NOP:
             at += 1
             continue
         if at + 1 >= length:
@@ -44,7 +45,7 @@ cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept n
         size = tcp[at + 1]
         if size < 2 or at + size > length:
             return -1
-        if tcp[at] == TCP_OPTION_WINDOW_SCALE and size == 3:
+        if tcp[at] == OPTION_WINDOW_SCALE and size == 3:
             return tcp[at + 2] if tcp[at + 2] <= MAXIMUM_SCALE else MAXIMUM_SCALE
         at += size
     return -1

@@ -45,26 +45,26 @@ class Isakmp(NamedTuple):
 
 def read_gre(const uint8_t[::1] octets) -> Gre | None:
     """Return the header at the start of `octets`; None if it is not whole or not PPTP's."""
-    if octets.shape[0] < g.GRE_MINIMUM or not g.is_pptp(&octets[0]):
+    if octets.shape[0] < g.MINIMUM or not g.is_pptp(&octets[0]):
         return None
-    length = g.gre_header_length(&octets[0])
+    length = g.header_length(&octets[0])
     if octets.shape[0] < length:
         return None
-    sequence = load32(&octets[g.GRE_MINIMUM]) if octets[g.GRE_FLAGS] & g.GRE_SEQUENCE_PRESENT else None
-    acknowledgment = load32(&octets[length - 4]) if octets[g.GRE_VERSION] & g.GRE_ACKNOWLEDGMENT_PRESENT else None
-    return Gre(load16(&octets[g.GRE_PAYLOAD_LENGTH]), g.call_id(&octets[0]), length, sequence, acknowledgment)
+    sequence = load32(&octets[g.MINIMUM]) if octets[g.FLAGS] & g.SEQUENCE_PRESENT else None
+    acknowledgment = load32(&octets[length - 4]) if octets[g.VERSION] & g.ACKNOWLEDGMENT_PRESENT else None
+    return Gre(load16(&octets[g.PAYLOAD_LENGTH]), g.call_id(&octets[0]), length, sequence, acknowledgment)
 
 
 def write_call_id(uint8_t[::1] octets, value) -> None:
     """Set the Call ID of a GRE header that `read_gre` has read. Raises ValueError when it is too short."""
-    if octets.shape[0] < g.GRE_MINIMUM:
+    if octets.shape[0] < g.MINIMUM:
         raise ValueError(f"{octets.shape[0]} octets are no GRE header")
     g.set_call_id(&octets[0], value)
 
 
 def read_esp(const uint8_t[::1] octets) -> Esp | None:
     """Return SPI and sequence number at the start of `octets`; None if they are not whole."""
-    if octets.shape[0] < e.ESP_MINIMUM:
+    if octets.shape[0] < e.MINIMUM:
         return None
     return Esp(e.spi(&octets[0]), e.sequence(&octets[0]))
 
@@ -76,8 +76,8 @@ def read_isakmp(const uint8_t[::1] payload, source_port=IKE_PORT, destination_po
         return None
     i.copy_cookies(&payload[0], cookies)
     return Isakmp(
-        bytes(cookies[:8]), bytes(cookies[8:16]), payload[i.ISAKMP_VERSION], payload[i.ISAKMP_EXCHANGE],
-        payload[i.ISAKMP_FLAGS], load32(&payload[i.ISAKMP_MESSAGE_ID]), load32(&payload[i.ISAKMP_LENGTH]),
+        bytes(cookies[:8]), bytes(cookies[8:16]), payload[i.VERSION], payload[i.EXCHANGE],
+        payload[i.FLAGS], load32(&payload[i.MESSAGE_ID]), load32(&payload[i.LENGTH]),
     )
 
 

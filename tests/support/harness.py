@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmasq.path import world
-from fastmasq.path.forward import Forwarder
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import INSIDE, LOCAL, NO_LINK, OUTSIDE, ROUTE, ROUTE_KINDS, link_row
 from fastmasq.path.rules import RuleTable
 from fastmasq.policy.chains import RuleSet
-from fastmasq.policy.compile import DEFAULT_POLICY, LinkView, compile_chains, compile_rules
+from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import CLASSES, STATES
 
 LINKS = ("inside", "outside", "programs")
-SIDES = {"inside": world.INSIDE, "outside": world.OUTSIDE, "programs": world.LOCAL}
+SIDES = {"inside": INSIDE, "outside": OUTSIDE, "programs": LOCAL}
 GATEWAY_MAC = {name: bytes((2, 0, 0, 0, number, 0x01)) for number, name in enumerate(LINKS, 1)}
 STATION_MAC = {name: bytes((2, 0, 0, 0, number, 0x99)) for number, name in enumerate(LINKS, 1)}
 PROGRAMS = "169.254.255.1"
@@ -39,7 +39,7 @@ class Out(NamedTuple):
 
 
 def flatten(prefixes: list[tuple[str, dict]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return route intervals for (prefix, fields of world.ROUTE) rows, the longest prefix winning."""
+    """Return route intervals for (prefix, fields of ROUTE) rows, the longest prefix winning."""
     networks = [(ipaddress.IPv4Network(prefix), fields) for prefix, fields in prefixes]
     edges = {0}
     for network, _ in networks:
@@ -47,8 +47,8 @@ def flatten(prefixes: list[tuple[str, dict]]) -> tuple[np.ndarray, np.ndarray]:
         if int(network.broadcast_address) < 0xFFFFFFFF:
             edges.add(int(network.broadcast_address) + 1)
     first = np.array(sorted(edges), "u4")
-    routes = np.zeros(len(first), world.ROUTE)
-    routes["link"] = world.NO_LINK
+    routes = np.zeros(len(first), ROUTE)
+    routes["link"] = NO_LINK
     for row, start in enumerate(first):
         covering = [
             (network.prefixlen, fields) for network, fields in networks if ipaddress.IPv4Address(int(start)) in network
@@ -68,7 +68,7 @@ def columns(ports: Iterable[int]) -> slice | np.ndarray:
 
 def unicast(link: str, gateway: str = "0.0.0.0", mtu: int = 0) -> dict:
     return {
-        "kind": world.ROUTE_KINDS["unicast"],
+        "kind": ROUTE_KINDS["unicast"],
         "link": LINKS.index(link),
         "gateway": address(gateway),
         "mtu": mtu,
@@ -76,7 +76,7 @@ def unicast(link: str, gateway: str = "0.0.0.0", mtu: int = 0) -> dict:
 
 
 def plain(kind: str) -> dict:
-    return {"kind": world.ROUTE_KINDS[kind]}
+    return {"kind": ROUTE_KINDS[kind]}
 
 
 HOWTO_ROUTES = [
@@ -116,7 +116,6 @@ class Harness:
         outside_vnet=True,
         inside_vnet=True,
         header_length=None,
-        rules=DEFAULT_POLICY,
         now_ns=1_000_000_000_000,
         **table_settings,
     ):
@@ -137,7 +136,7 @@ class Harness:
             self.forwarder.attach(number, self.rings[name], self.senders[name])
             self.forwarder.set_link(
                 number,
-                world.link_row(
+                link_row(
                     side=SIDES[name],
                     mtu=self.mtu[name],
                     address=address(addresses[name]),
@@ -146,7 +145,6 @@ class Harness:
                 ),
             )
         self.set_routes(routes or HOWTO_ROUTES)
-        self.forwarder.set_rules(compile_rules(rules))
         allowed = np.zeros((3, 65536), bool)
         allowed[:2, columns(ports)] = True
         allowed[2, :] = True

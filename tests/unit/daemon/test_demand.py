@@ -101,7 +101,7 @@ def test_5_5_autofw_a_triggered_range_is_guarded_opened_and_shown(gateway: Gatew
     assert destination(arrived) == (HOST, 7000)
     gateway.delete(TRIGGERED)
     assert guarded(gateway, UDP) == []
-    assert gateway.harness.forwarder.demand is None
+    assert gateway.harness.forwarder.triggers is None
 
 
 def test_5_5_autofw_a_fixed_host_is_a_port_forward_that_no_list_of_forwards_shows(gateway: Gateway):

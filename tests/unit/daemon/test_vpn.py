@@ -12,7 +12,7 @@ from fastmasq.daemon import vpn_sessions
 from fastmasq.daemon.tunnel_rows import Way
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
-from fastmasq.path.world import link_row
+from fastmasq.path.rows import link_row
 from fastmasq.policy.forwards import PortForward, Target
 from fastmasq.policy.redirects import Redirect
 from fastmasq.trackers.vpn.calls import CallSettings

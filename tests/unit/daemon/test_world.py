@@ -8,7 +8,7 @@ from fastmasq.daemon.world import link_row, local_addresses, route_rows
 from fastmasq.kernel.addresses import InterfaceAddress
 from fastmasq.kernel.links import Link, make_link
 from fastmasq.kernel.routes import Route
-from fastmasq.path import world
+from fastmasq.path import rows as world
 
 MAC = bytes.fromhex("020000000101")
 ADDRESS = InterfaceAddress(0xC8C8C8C8, 24)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastmasq.errors import CapacityError
-from fastmasq.path.demand import DemandTable
+from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.table.forward_table import ForwardTable
 from tests.support.harness import Harness, address
@@ -40,7 +40,7 @@ def demanding(
     """Return a Harness with these rows in force; marks are {mark: [(host, port, weight), ...]}."""
     half_open, renews = settings.pop("half_open", 1024), settings.pop("renews", False)
     harness = Harness(ports=ports, **settings)
-    harness.demand = DemandTable(half_open, renews=renews)
+    harness.triggers = TriggerTable(half_open, renews=renews)
     set_rows(harness, triggers, directs, marks)
     return harness
 
@@ -51,7 +51,7 @@ def set_rows(harness: Harness, triggers: Iterable = (), directs: Iterable = (), 
     rows = {
         mark: [(address(host), port, weight, weight) for host, port, weight in hosts] for mark, hosts in marks.items()
     }
-    harness.demand.set_rows(triggers, directs, rows)
+    harness.triggers.set_rows(triggers, directs, rows)
     reserved = np.zeros((3, 65536), bool)
     for protocol, first, last, *_ in triggers:
         reserved[0 if protocol == TCP else 1, first : last + 1] = True
@@ -60,8 +60,8 @@ def set_rows(harness: Harness, triggers: Iterable = (), directs: Iterable = (), 
     ours = reserved.copy()
     for protocol, _, _ in directs:
         ours[0 if protocol == TCP else 1, 1:32768] = True
-    harness.demand.set_ports(ours)
-    harness.forwarder.set_demand(harness.demand if triggers or directs or marks else None)
+    harness.triggers.set_ports(ours)
+    harness.forwarder.set_triggers(harness.triggers if triggers or directs or marks else None)
     harness.table.set_external(address(GATEWAY_OUT), harness.allowed & ~reserved)
 
 
@@ -264,13 +264,13 @@ def test_5_5_autofw_a_change_of_rows_leaves_a_range_open_that_stays():
 
 def test_5_5_autofw_what_is_shown_of_a_trigger():
     harness = demanding([(*MEDIA, True, True), (UDP, 1, 2, TCP, 7070, False, True)])
-    assert harness.demand.active(harness.now_ns) == [(0, 0, 0)] * 2
+    assert harness.triggers.active(harness.now_ns) == [(0, 0, 0)] * 2
     contact(harness)
     harness.advance(5)
     ends_of = (address(HOST), address(PEER))
-    assert harness.demand.active(harness.now_ns) == [(*ends_of, 10_000_000_000), (*ends_of, 0)]
+    assert harness.triggers.active(harness.now_ns) == [(*ends_of, 10_000_000_000), (*ends_of, 0)]
     harness.advance(11)
-    assert harness.demand.active(harness.now_ns) == [(0, 0, 0), (*ends_of, 0)]
+    assert harness.triggers.active(harness.now_ns) == [(0, 0, 0), (*ends_of, 0)]
 
 
 def test_c48_errors_about_a_triggered_session_are_translated():
@@ -323,12 +323,12 @@ def test_a_host_that_already_talks_to_the_remote_endpoint_is_not_given_it_twice(
 
 def test_without_rows_the_ports_are_ports_like_all():
     harness = demanding()
-    assert harness.forwarder.demand is None
+    assert harness.forwarder.triggers is None
     assert ends(passes(harness, INSIDE, udp((HOST, 6970), (SERVER, 53), b"x")))[0] == (GATEWAY_OUT, 6970)
 
 
 def test_there_is_room_for_so_many_rows_and_no_more():
-    table = DemandTable()
+    table = TriggerTable()
     row = (UDP, 1, 2, TCP, 3, True, True)
     table.set_rows([row] * 64, [(UDP, 1, 2)] * 64, {mark: [(1, 1, 1, 1)] * 4 for mark in range(1, 257)})
     for triggers, directs, marks in (
@@ -400,14 +400,14 @@ def test_5_5_mfw_example_1_each_marked_syn_opens_a_session_and_later_segments_fo
     assert [one["state"] for one in harness.sessions()] == ["established"]
     marking(harness, (TCP, 80, 0))
     assert ends(passes(harness, OUTSIDE, tcp((PEER, 5000), (GATEWAY_OUT, 80), "PA", seq=2, ack=10)))[1] == WEB
-    assert harness.demand.marks() == {1: [(address(HOST), 80, 10, 10)]}  # a single host never rotates
+    assert harness.triggers.marks() == {1: [(address(HOST), 80, 10, 10)]}  # a single host never rotates
 
 
 def test_5_5_mfw_example_2_two_hosts_share_by_preference():
     harness = by_mark((HOST, 80, 10), (OTHER_HOST, 80, 20))
     assert servers(harness, 60) == ([HOST] * 10 + [OTHER_HOST] * 20) * 2
     assert servers(harness, 3, 6000) == [HOST] * 3
-    assert harness.demand.marks()[1][0] == (address(HOST), 80, 10, 7)
+    assert harness.triggers.marks()[1][0] == (address(HOST), 80, 10, 7)
 
 
 def test_5_5_mfw_example_3_preference_0_is_pinned():
@@ -492,7 +492,7 @@ def test_5_5_mfw_a_refused_session_does_not_pass_the_turn_on():
     harness = by_mark((HOST, 80, 1), (OTHER_HOST, 80, 1), half_open=1)
     servers(harness, 1)
     assert dropped(harness, OUTSIDE, syn((PEER, 6000))) == "half_open_limit"
-    assert harness.demand.marks()[1][0][0] == address(OTHER_HOST)
+    assert harness.triggers.marks()[1][0][0] == address(OTHER_HOST)
 
 
 # -- all of it against a slow model ------------------------------------------------------------------------------------
@@ -571,4 +571,4 @@ def test_5_5_random_traffic_is_led_as_the_slow_model_leads_it(seed: int):
         led += expected is not None
     assert led > 50
     shown = {mark: [(address(one[0]), *one[1:]) for one in hosts] for mark, hosts in slow.marks.items()}
-    assert harness.demand.marks() == shown
+    assert harness.triggers.marks() == shown

@@ -7,9 +7,8 @@ import struct
 
 import pytest
 
-from fastmasq.path import world
-from fastmasq.path.forward import Forwarder
-from fastmasq.policy.compile import DEFAULT_POLICY, compile_rules
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import link_row
 from tests.support.harness import GATEWAY_MAC, HOWTO_ROUTES, Harness, address, plain
 from tests.support.packets import (
     UDP,
@@ -255,7 +254,7 @@ def test_never_about_a_broadcast_or_multicast_destination(destination: str) -> N
 
 def test_never_from_a_link_without_an_address() -> None:
     harness = Harness()
-    harness.forwarder.set_link(0, world.link_row(side=0, mtu=1500, address=0, mac=GATEWAY_MAC[INSIDE]))
+    harness.forwarder.set_link(0, link_row(side=0, mtu=1500, address=0, mac=GATEWAY_MAC[INSIDE]))
     assert dropped(harness, INSIDE, udp(HERE, THERE, ttl=1)) == "ttl_exceeded"
     assert harness.forwarder.notes()["replies_suppressed"] == 1
 
@@ -325,9 +324,8 @@ def test_by_default_answers_are_limited() -> None:
     forwarder = Forwarder(harness.table)
     for number, link in enumerate((INSIDE, OUTSIDE)):
         forwarder.attach(number, harness.rings[link], harness.senders[link])
-        row = world.link_row(side=number, mtu=1500, address=address("10.0.0.1"), mac=GATEWAY_MAC[link])
+        row = link_row(side=number, mtu=1500, address=address("10.0.0.1"), mac=GATEWAY_MAC[link])
         forwarder.set_link(number, row)
-    forwarder.set_rules(compile_rules(DEFAULT_POLICY))
     harness.forwarder = forwarder
     harness.set_routes(HOWTO_ROUTES)
     assert len(errors_for(harness, [HOST] * 30)) == 10

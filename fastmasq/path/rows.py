@@ -1,4 +1,4 @@
-"""The world as the path sees it: numpy rows for links, routes, next hops and compiled policy rules."""
+"""Rows that the daemon shares with the path: links, routes, next hops, compiled rules, redirects, tunnels, as numpy types."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 LINKS = 16
 NO_LINK = 0xFF
-ANY_SIDE = 0xFF
 INSIDE, OUTSIDE, LOCAL = 0, 1, 4
 
 LINK = np.dtype(
@@ -33,18 +32,6 @@ HOP = np.dtype(
         ("held", "u2"),
         ("wanted", "u1"),
         ("header_length", "u1"),
-    ]
-)
-RULE = np.dtype(
-    [
-        ("source_first", "u4"),
-        ("source_last", "u4"),
-        ("destination_first", "u4"),
-        ("destination_last", "u4"),
-        ("protocol", "u1"),
-        ("out_side", "u1"),
-        ("action", "u1"),
-        ("reserved", "u1"),
     ]
 )
 CHAIN_RULE = np.dtype(
@@ -110,7 +97,6 @@ WAY = np.dtype(
     ]
 )
 TUNNEL = np.dtype([("way", WAY, 2)])
-ACTIONS = {"drop": 0, "masquerade": 1, "route": 2, "refuse": 3}
 
 
 def link_row(

@@ -1,4 +1,4 @@
-"""DemandTable: the rows of triggers, direct ports and marks that the path reads, and what it has made of them.
+"""TriggerTable: the rows of triggers, direct ports and marks that the path reads, and what it has made of them.
 
 The daemon calls all of it under the path's lock. Addresses, ports and marks are integers in host order; protocols are
 their numbers, 6 or 17.
@@ -9,6 +9,8 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from fastmasq.path.marks cimport MARKS, MARK_TARGETS, Mark, MarkTarget
+from fastmasq.path.triggers cimport DIRECTS, Direct, TRIGGERS, TRIGGER_TICKS, Trigger, is_active
 from fastmasq.table.wheel cimport TICK_MS
 
 from fastmasq.errors import CapacityError
@@ -16,7 +18,7 @@ from fastmasq.errors import CapacityError
 TICK_NS = TICK_MS * 1_000_000
 
 
-cdef class DemandTable:
+cdef class TriggerTable:
     """What the path opens sessions by, besides forwards.
 
     half_open_limit: sessions of one external endpoint of which only one end has been heard; more are refused. renews: a
@@ -24,13 +26,13 @@ cdef class DemandTable:
     """
 
     def __init__(self, uint32_t half_open_limit=1024, *, bint renews=False):
-        self.demand.half_open_limit = half_open_limit
-        self.demand.renews = renews
+        self.rows.half_open_limit = half_open_limit
+        self.rows.triggers.renews = renews
 
     def set_ports(self, ours):
         """Say which ports, bool[2 or more][65536] by class, are ours for what is here; the guard must know them."""
         cdef const uint8_t[::1] packed = np.packbits(np.ascontiguousarray(ours[:2], bool), axis=1, bitorder="little").ravel()
-        memcpy(self.demand.ours, &packed[0], sizeof(self.demand.ours))
+        memcpy(self.rows.ours, &packed[0], sizeof(self.rows.ours))
 
     def set_rows(self, triggers, directs, marks):
         """Go by these from now on. Raises CapacityError, and nothing has changed then.
@@ -48,32 +50,32 @@ cdef class DemandTable:
         if sum(len(targets) for targets in marks.values()) > MARK_TARGETS:
             raise CapacityError(f"marks have more than {MARK_TARGETS} targets: use fewer")
         self._set_triggers(triggers)
-        self.demand.direct_count = len(directs)
+        self.rows.triggers.direct_count = len(directs)
         for i, (protocol, first, last) in enumerate(directs):
-            self.demand.directs[i] = Direct(first, last, protocol, 0)
+            self.rows.triggers.directs[i] = Direct(first, last, protocol, 0)
         self._set_marks(marks)
 
     def _set_triggers(self, rows):
-        cdef Demand *d = &self.demand
+        cdef Triggers *t = &self.rows.triggers
         cdef Trigger *trigger
         cdef int i
         before = {row[:7]: row[7:] for row in self.triggers()}
-        d.trigger_count = len(rows)
+        t.count = len(rows)
         for i, row in enumerate(rows):
-            trigger = &d.triggers[i]
+            trigger = &t.rows[i]
             (trigger.protocol, trigger.first, trigger.last, trigger.control_protocol, trigger.control_port, trigger.is_timed,
              trigger.peer_only) = row
             trigger.host, trigger.peer, trigger.contact = before.get(tuple(row), (0, 0, 0))
 
     def _set_marks(self, marks):
-        cdef Demand *d = &self.demand
+        cdef Marks *m = &self.rows.marks
         cdef int i
         cdef int at = 0
-        d.mark_count = len(marks)
+        m.count = len(marks)
         for i, (mark, targets) in enumerate(marks.items()):
-            d.marks[i] = Mark(mark, at, len(targets), 0, 0)
+            m.rows[i] = Mark(mark, at, len(targets), 0, 0)
             for address, port, weight, left in targets:
-                d.targets[at] = MarkTarget(address, weight, left, port, 0)
+                m.targets[at] = MarkTarget(address, weight, left, port, 0)
                 at += 1
 
     def triggers(self):
@@ -81,8 +83,8 @@ cdef class DemandTable:
         cdef Trigger *trigger
         cdef int i
         found = []
-        for i in range(self.demand.trigger_count):
-            trigger = &self.demand.triggers[i]
+        for i in range(self.rows.triggers.count):
+            trigger = &self.rows.triggers.rows[i]
             found.append((trigger.protocol, trigger.first, trigger.last, trigger.control_protocol, trigger.control_port,
                           bool(trigger.is_timed), bool(trigger.peer_only), trigger.host, trigger.peer, trigger.contact))
         return found
@@ -93,8 +95,8 @@ cdef class DemandTable:
         cdef Trigger *trigger
         cdef int i
         found = []
-        for i in range(self.demand.trigger_count):
-            trigger = &self.demand.triggers[i]
+        for i in range(self.rows.triggers.count):
+            trigger = &self.rows.triggers.rows[i]
             left = 0
             if is_active(trigger, tick) and trigger.is_timed:
                 left = (TRIGGER_TICKS - <uint32_t>(tick - trigger.contact)) * TICK_NS
@@ -107,11 +109,11 @@ cdef class DemandTable:
         cdef MarkTarget *target
         cdef int i, step
         found = {}
-        for i in range(self.demand.mark_count):
-            mark = &self.demand.marks[i]
+        for i in range(self.rows.marks.count):
+            mark = &self.rows.marks.rows[i]
             targets = []
             for step in range(mark.count):
-                target = &self.demand.targets[mark.first + (mark.turn + step) % mark.count]
+                target = &self.rows.marks.targets[mark.first + (mark.turn + step) % mark.count]
                 targets.append((target.address, target.port, target.weight, target.left))
             found[mark.mark] = targets
         return found

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint64_t
 
-from fastmasq.path.demand cimport DemandTable
 from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport Path
+from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.ring.ring cimport RxRing, TxBatch
 from fastmasq.table.masq cimport MasqTable
 
@@ -22,9 +22,9 @@ cdef class Forwarder:
     cdef int waiting            # callers of the lock that are not the worker
     cdef readonly MasqTable table
     cdef readonly RuleTable chains
-    cdef readonly DemandTable demand
+    cdef readonly TriggerTable triggers
     cdef readonly list rings, senders
-    cdef readonly object tunnels    # world.TUNNEL rows, or None while no tracker is asked
+    cdef readonly object tunnels    # rows.TUNNEL rows, or None while no tracker is asked
     cdef object _hops, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _unfollowed
     cdef int turn(self, uint64_t now_ns) noexcept nogil
     cdef bint pending(self) noexcept nogil

@@ -1,14 +1,14 @@
-# What a redirected connection asked for, told to its program: an entry in the map of kernel/bpf/original_destination.py.
+# The original destination of a proxied connection, told to the program that will accept it: an entry in the map of net/asked.py.
 #
-# One system call for each redirected TCP session that is opened; none for its other packets. An entry that cannot be made
+# One system call for each proxied TCP session that is opened; none for its other packets. An entry that cannot be made
 # is not made: the program then sees its own address.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.path.state cimport Path
-from fastmasq.table.keys cimport key_did, key_sid
-from fastmasq.table.rows cimport INBOUND, Session
+from fastmasq.table.keys cimport key_daddr, key_did, key_saddr, key_sid
+from fastmasq.table.rows cimport Flow, INBOUND, Session
 from fastmasq.wire.octets cimport htonl, htons
 
 cdef extern from "<unistd.h>" nogil:
@@ -39,9 +39,9 @@ cdef struct MapUpdate:
     uint64_t flags
 
 
-cdef inline void tell_what_was_asked(const Path *p, const Session *s) noexcept nogil:
+cdef inline void tell_original_destination(const Path *p, const Session *s) noexcept nogil:
     """Let the program that a session leads to learn what its client asked for."""
-    cdef uint64_t key1 = s.flow[INBOUND].key1
+    cdef const Flow *flow = &s.flow[INBOUND]
     cdef AskedKey key
     cdef AskedValue value
     cdef MapUpdate update
@@ -50,12 +50,12 @@ cdef inline void tell_what_was_asked(const Path *p, const Session *s) noexcept n
     memset(&key, 0, sizeof(key))
     memset(&value, 0, sizeof(value))
     key.namespace_cookie = p.asked_cookie
-    key.local = htonl(s.flow[INBOUND].daddr)
-    key.remote = htonl(<uint32_t>(s.flow[INBOUND].key0 >> 32))
-    key.local_port = s.flow[INBOUND].did
-    key.remote_port = htons(key_sid(key1))
-    value.address = htonl(<uint32_t>s.flow[INBOUND].key0)
-    value.port = htons(<uint16_t>key_did(key1))
+    key.local = htonl(flow.daddr)
+    key.remote = htonl(key_saddr(flow.key0))
+    key.local_port = flow.did
+    key.remote_port = htons(key_sid(flow.key1))
+    value.address = htonl(key_daddr(flow.key0))
+    value.port = htons(<uint16_t>key_did(flow.key1))
     update.map = <uint32_t>p.asked_map
     update.reserved = 0
     update.key = <uint64_t><size_t>&key

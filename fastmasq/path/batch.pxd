@@ -1,0 +1,157 @@
+# One turn of the path: batches of frames from every link's ring, what has waited, and what is due.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastmasq.path cimport dispatch, fragments, hold, verdict
+from fastmasq.path.finish cimport finish, flush_all
+from fastmasq.path.packet cimport KIND_FRAGMENT, KIND_SESSION, Packet, refused
+from fastmasq.path.parse cimport take_frame
+from fastmasq.path.punts cimport Answer
+from fastmasq.path.state cimport HELD, Held, Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_receive, ring_release
+from fastmasq.table cimport sessions, table
+from fastmasq.table.rows cimport Session
+from fastmasq.table.table cimport Table
+from fastmasq.table.wheel cimport TICK_MS
+from fastmasq.wire cimport icmp
+
+cdef extern from * nogil:
+    """
+    #define PREFETCH(address) __builtin_prefetch((const void *)(address), 1, 3)
+    """
+    void PREFETCH(const void *address)
+
+cdef enum:
+    EXPIRE_BUDGET = 256         # sessions looked at between two batches
+    TURN_BATCHES = 8            # of one link before the next has its turn: answers in a bunch wake their hosts less often
+
+
+cdef inline void handle(Path *p, Packet *packet) noexcept nogil:
+    """Take a packet from the door to the end of its way."""
+    cdef Outcome outcome = packet.door
+    if outcome == verdict.GOES_ON:
+        if packet.is_fragment and fragments.is_reassembled(p, packet):
+            outcome = fragments.take(p, packet)
+        else:
+            if packet.is_fragment:
+                packet.kind = KIND_FRAGMENT     # routed as it is: a first one like the others
+            outcome = dispatch.handle_packet(p, packet)
+    finish(p, packet, outcome)
+
+
+# -- frames that have just come --------------------------------------------------------------------------------------
+
+cdef inline bint has_flow_key(const Packet *packet) noexcept nogil:
+    return packet.door == verdict.GOES_ON and packet.kind == KIND_SESSION
+
+
+cdef inline void prefetch_session(const Table *t, uint32_t hash) noexcept nogil:
+    """Fetch the row that the first index entry with this hash refers to."""
+    cdef uint32_t at = hash & t.index.mask
+    cdef const Session *s
+    while t.index.entries[at].ref:
+        if t.index.entries[at].hash == hash:
+            s = &t.sessions[(t.index.entries[at].ref - 1) >> 1]
+            PREFETCH(s)
+            PREFETCH(<const uint8_t *>s + 64)
+            return
+        at = (at + 1) & t.index.mask
+
+
+cdef inline int process_link(Path *p, int link) noexcept nogil:
+    """Receive, translate and send one batch of a link; return how many frames there were."""
+    cdef Ring *ring = p.rings[link]
+    cdef Table *t = p.table
+    cdef Packet *packet
+    cdef uint64_t octets = 0
+    cdef int count, i
+    if ring == NULL:
+        return 0
+    count = ring_receive(ring, p.frames, BATCH)
+    if count == 0:
+        return 0
+    for i in range(count):
+        packet = &p.packets[i]
+        octets += p.frames[i].length
+        take_frame(packet, &p.frames[i], p.links, link)
+        if has_flow_key(packet):
+            packet.hash = table.key_hash(t, packet.key0, packet.key1)
+            PREFETCH(&t.index.entries[packet.hash & t.index.mask])
+    p.traffic[link].rx_packets += count
+    p.traffic[link].rx_bytes += octets
+    p.turn_octets += octets
+    if count > 1:
+        for i in range(count):
+            if has_flow_key(&p.packets[i]):
+                prefetch_session(t, p.packets[i].hash)
+    for i in range(count):
+        handle(p, &p.packets[i])
+    flush_all(p)
+    ring_release(ring)
+    p.notes[verdict.NOTE_BATCHES] += 1
+    return count
+
+
+# -- what has waited -------------------------------------------------------------------------------------------------
+
+cdef inline Packet *take_again(Path *p, Frame *frame, int link, const Answer *answer) noexcept nogil:
+    """Take a frame in hand that has waited; answer is that of the tracker that has been asked about it, or NULL."""
+    cdef Packet *packet = &p.packets[0]
+    take_frame(packet, frame, p.links, link)
+    packet.has_waited = True
+    packet.answer = answer
+    if has_flow_key(packet):
+        packet.hash = table.key_hash(p.table, packet.key0, packet.key1)
+    return packet
+
+
+cdef inline void process_held(Path *p) noexcept nogil:
+    """Look after the packets that wait for a next hop: send those whose hop is known now, give up the others in time.
+
+    One whose hop has been forgotten is handled as if it had just come: its link may be another by now. Of the others the
+    sender is told (RFC 1812 section 5.2.7.1).
+    """
+    cdef int slot
+    cdef Held *held
+    cdef Packet *packet
+    cdef Answer answer
+    cdef Outcome reason
+    for slot in range(HELD):
+        held = &p.held[slot]
+        if not held.in_use or not hold.is_due(p, held):
+            continue
+        reason = hold.take_back(p, held)
+        answer = held.answer
+        packet = take_again(p, &held.frame, held.link, &answer if held.is_answered else NULL)
+        if reason == verdict.GOES_ON:
+            handle(p, packet)
+        else:
+            finish(p, packet, refused(packet, reason, icmp.DESTINATION_UNREACHABLE, icmp.HOST_UNREACHABLE, 0))
+    flush_all(p)
+
+
+# -- the turn --------------------------------------------------------------------------------------------------------
+
+cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
+    """One turn: held packets, some batches of every link, and some of the sessions due; return frames handled.
+
+    Held packets come first: those of their flows that have come meanwhile must not overtake them.
+    """
+    cdef int link, _batch, received
+    cdef int count = 0
+    p.turn_octets = 0
+    p.now_ms = <uint32_t>(now_ns // 1000000)
+    p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
+    if p.held_count:
+        process_held(p)
+    for link in range(p.link_count):
+        for _batch in range(TURN_BATCHES):
+            received = process_link(p, link)
+            count += received
+            if received < BATCH:
+                break
+    if p.datagrams.count:
+        fragments.expire_datagrams(p)
+    sessions.expire_sessions(p.table, p.tick, EXPIRE_BUDGET)
+    return count

@@ -1,0 +1,96 @@
+# Whose a packet is that is whole, or stands for the pieces of its datagram: a flow's, the host's, or that of the side it is from.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from fastmasq.path cimport errors, filter, hairpin, inbound, links, outbound, portless, proxy, route, rules, session, trackers
+from fastmasq.path cimport tunnelled, verdict
+from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, Packet
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.ring.abi cimport PACKET_HOST
+from fastmasq.table cimport keys, mappings, rows
+
+
+cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
+    """Return the flow of a packet, or the way of a tunnel, as row << 1 | direction; negative without one."""
+    if packet.frame.packet_type != PACKET_HOST:
+        return -1
+    if packet.kind == KIND_SESSION:
+        return sessions.find_flow(p.table, packet.key0, packet.key1, packet.hash)
+    if packet.kind != KIND_PROTOCOL_OTHER:
+        return -1
+    return tunnelled.find_flow(p, packet) if trackers.is_tunnel(p, packet) else portless.find_flow(p, packet)
+
+
+cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """A packet of the flow or the way `ref`."""
+    if packet.kind == KIND_TUNNEL:
+        return tunnelled.forward(p, packet, ref)
+    if p.table.sessions[ref >> 1].flags & rows.SESSION_HAIRPIN:
+        return hairpin.forward(p, packet, ref)
+    return session.forward(p, packet, ref)
+
+
+cdef inline bint is_for_many(const Path *p, Packet *packet) noexcept nogil:
+    return route.leads_to_many(route.route_of(p, packet)) or packet.frame.packet_type != PACKET_HOST
+
+
+cdef inline bint is_hosts_own(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether a packet without a flow is the host's: its kernel judges that by the input chain, and counts it (T-5).
+
+    What might be about a session of ours, an ICMP error, is judged here as well.
+    """
+    cdef int port_class = rows.class_of(packet.protocol)
+    if packet.route.kind != links.ROUTE_LOCAL or packet.kind == KIND_ICMP_ERROR:
+        return False
+    if packet.side == keys.OUTSIDE and trackers.is_asked_about(p, packet):
+        return mappings.external_of(p.table, packet.ends.daddr) < 0
+    if packet.side == keys.OUTSIDE and packet.kind == KIND_PROTOCOL_OTHER:
+        return portless.find_inbound_redirect(p, packet) == NULL
+    if not inbound.is_to_endpoint(packet):
+        return True
+    return (mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did) == rows.NONE
+            and not inbound.is_claimed(p, packet, port_class))
+
+
+cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
+    """A packet that belongs to no session and no tunnel."""
+    cdef Outcome outcome
+    if is_for_many(p, packet) and packet.side != keys.LOCAL:
+        return verdict.DELIVERED
+    if p.chains != NULL and not is_hosts_own(p, packet):
+        outcome = filter.admitted(p, packet, -1)
+        if outcome != verdict.GOES_ON:
+            return outcome
+    if packet.side == keys.LOCAL:          # to nobody who was redirected to the program that sends it
+        return errors.translate(p, packet) if packet.kind == KIND_ICMP_ERROR else verdict.NO_SESSION
+    if route.is_martian_destination(p, packet):
+        return verdict.MARTIAN_DESTINATION
+    if route.is_martian_source(p, packet):
+        return verdict.MARTIAN_SOURCE
+    if proxy.takes(p, packet):
+        return proxy.open(p, packet)
+    if packet.kind == KIND_ICMP_ERROR:
+        return errors.take(p, packet)
+    return outbound.take(p, packet) if packet.side == keys.INSIDE else inbound.take(p, packet)
+
+
+cdef inline int first_counted(const Packet *packet) noexcept nogil:
+    """Return the first built-in chain that has not seen the packet: of what waited for a tracker, only the last has not."""
+    if packet.answer != NULL:
+        return rules.CHAIN_OUTPUT
+    return rules.CHAIN_FORWARD if packet.has_waited else rules.CHAIN_INPUT
+
+
+cdef inline Outcome handle_packet(Path *p, Packet *packet) noexcept nogil:
+    cdef int64_t ref = find_flow(p, packet)
+    cdef Outcome outcome
+    if p.chains != NULL:
+        rules.begin_passage(&packet.passage, first_counted(packet))
+    if ref < 0:
+        return take_new(p, packet)
+    if p.chains != NULL:
+        outcome = filter.admitted(p, packet, ref)
+        if outcome != verdict.GOES_ON:
+            return outcome
+    return forward(p, packet, <uint32_t>ref)

@@ -1,0 +1,434 @@
+"""Forwarder: the packet path as Python sees it - told what to do, asked what it did - and its compile unit.
+
+A packet's way, a file a stage: `batch` takes frames off a ring and `parse` checks them; `fragments` and `dispatch` find out
+whose a packet is: of a flow (`session`, `hairpin`, `tunnelled`), or new (`proxy`, `errors`, `outbound`, `inbound`, which open
+sessions by `masquerade`, `portless` and `followed`). On the way it meets `route`, `leave` and `filter`; `egress` sends it,
+and `finish` counts what became of it. None of these imports a later one.
+
+Nothing there allocates, raises, logs, reads a clock or touches a Python object.
+"""
+
+import contextlib
+
+import numpy as np
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from fastmasq.path cimport datagrams, finish, links, punts, tunnels, verdict
+from fastmasq.path.batch cimport handle, process, take_again
+from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.punts cimport Answer, Punt
+from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route
+from fastmasq.path.rules cimport RuleTable
+from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect
+from fastmasq.path.triggers_and_marks cimport TriggerTable
+from fastmasq.path.tunnels cimport TUNNELS, Tunnel, Way
+from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, RxRing, TxBatch, ring_pending
+from fastmasq.table cimport keys
+from fastmasq.table.index cimport IndexEntry
+from fastmasq.table.masq cimport MasqTable
+from fastmasq.table.rows cimport INBOUND, NO_HOP, OUTBOUND
+from fastmasq.wire cimport ipv4, tcp
+from fastmasq.wire.checksum cimport delta16, update_full_at
+from fastmasq.wire.octets cimport load16
+
+from fastmasq.path import rows
+from fastmasq.path.verdict import DROP_REASONS, NOTES
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from * nogil:
+    """
+    #define ATOMIC_ADD(word, value) __atomic_add_fetch(word, value, __ATOMIC_SEQ_CST)
+    #define ATOMIC_LOAD(word) __atomic_load_n(word, __ATOMIC_ACQUIRE)
+    """
+    int ATOMIC_ADD(int *word, int value)
+    int ATOMIC_LOAD(const int *word)
+
+if (rows.LINK.itemsize != sizeof(Link) or rows.ROUTE.itemsize != sizeof(Route) or rows.HOP.itemsize != sizeof(Hop)
+        or rows.REDIRECT.itemsize != sizeof(Redirect) or rows.TUNNEL.itemsize != sizeof(Tunnel)):
+    raise ImportError("path/rows.pxd, path/tunnels.pxd and path/rows.py disagree about the layout of a row")
+
+
+PUNT_KINDS = {punts.PUNT_CONTROL: "control", punts.PUNT_TUNNEL: "tunnel", punts.PUNT_ISAKMP: "isakmp", punts.PUNT_QUOTE: "quote"}
+"""What `Forwarder.next_punt` calls the kinds of packets that wait for a tracker."""
+
+
+cdef void edit_segment(Packet *packet, uint32_t offset, uint8_t octet) noexcept nogil:
+    """Write one octet of a TCP segment's payload, and what that does to its checksum unless that is still to be summed up."""
+    cdef uint32_t header = tcp.header_length(packet.transport)
+    cdef uint8_t *at = packet.transport + header + offset
+    cdef uint16_t before = at[0] if offset & 1 else <uint16_t>at[0] << 8
+    cdef uint16_t after = octet if offset & 1 else <uint16_t>octet << 8
+    if packet.header_length + header + offset >= packet.length:
+        return
+    at[0] = octet
+    if not packet.partial:
+        update_full_at(packet.transport + tcp.CHECKSUM, delta16(before, after))
+
+
+cdef class Forwarder:
+    """The packet path over a table, with up to LINKS links attached.
+
+    The worker calls `turn`; everybody else takes the lock first: `with forwarder.locked():`. All integers are in host
+    order, times in nanoseconds of the monotonic clock.
+    """
+
+    def __init__(self, MasqTable table, *, bint hairpin=True, bint limit_errors=True, error_rate=100, error_burst=50,
+                 error_rate_source=10):
+        cdef Path *p = &self.path
+        pthread_mutex_init(&self.mutex, NULL)
+        self.table = table
+        self.rings = [None] * LINKS
+        self.senders = [None] * LINKS
+        self._hops = np.zeros(HOPS, rows.HOP)
+        self._hop_index = np.zeros(2 * HOPS, "u8")
+        self._held = np.zeros((HELD, HEADROOM + BIG_FRAME), "u1")
+        p.table = &table.table
+        p.hops = <Hop *><size_t>self._hops.ctypes.data
+        p.hop_index.entries = <IndexEntry *><size_t>self._hop_index.ctypes.data
+        p.hop_index.mask = 2 * HOPS - 1
+        p.held_memory = <uint8_t *><size_t>self._held.ctypes.data
+        self._make_datagrams()
+        p.hairpin = hairpin
+        p.limit_errors = limit_errors
+        p.error_rate = error_rate
+        p.error_burst = error_burst
+        p.error_rate_source = error_rate_source
+        p.generation = 1
+        p.asked_map = -1
+        self.set_routes(np.zeros(1, "u4"), np.zeros(1, rows.ROUTE))
+
+    def _make_datagrams(self):
+        cdef Datagrams *d = &self.path.datagrams
+        cdef int i
+        table = np.zeros((datagrams.DATAGRAMS, sizeof(Datagram)), "u1")
+        pieces = np.zeros((datagrams.PIECES, sizeof(Piece)), "u1")
+        memory = np.zeros((datagrams.PIECES, datagrams.PIECE_ROOM), "u1")
+        index = np.zeros(2 * datagrams.DATAGRAMS, "u8")
+        self._datagrams = [table, pieces, memory, index]
+        d.rows = <Datagram *><size_t>table.ctypes.data
+        d.pieces = <Piece *><size_t>pieces.ctypes.data
+        d.memory = <uint8_t *><size_t>memory.ctypes.data
+        d.index.entries = <IndexEntry *><size_t>index.ctypes.data
+        d.index.mask = 2 * datagrams.DATAGRAMS - 1
+        for i in range(datagrams.DATAGRAMS):
+            d.rows[i].older = i + 1 if i + 1 < datagrams.DATAGRAMS else datagrams.NOBODY
+        for i in range(datagrams.PIECES):
+            d.pieces[i].next = i + 1 if i + 1 < datagrams.PIECES else datagrams.NOBODY
+        d.oldest = d.newest = datagrams.NOBODY
+
+    # -- the worker's side ---------------------------------------------------------------------------------------
+
+    cdef int turn(self, uint64_t now_ns) noexcept nogil:
+        """Process one batch of every link under the lock, and let others have the lock if they wait for it."""
+        cdef int count
+        cdef int patience = 1000
+        pthread_mutex_lock(&self.mutex)
+        count = process(&self.path, now_ns)
+        pthread_mutex_unlock(&self.mutex)
+        while ATOMIC_LOAD(&self.waiting) and patience:
+            sched_yield()
+            patience -= 1
+        return count
+
+    cdef bint pending(self) noexcept nogil:
+        """Whether a ring has frames, without a system call."""
+        cdef int link
+        for link in range(self.path.link_count):
+            if self.path.rings[link] != NULL and ring_pending(self.path.rings[link]):
+                return True
+        return False
+
+    cdef void lock(self) noexcept nogil:
+        ATOMIC_ADD(&self.waiting, 1)
+        pthread_mutex_lock(&self.mutex)
+        ATOMIC_ADD(&self.waiting, -1)
+
+    cdef void unlock(self) noexcept nogil:
+        pthread_mutex_unlock(&self.mutex)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the path still. Keep what is done inside short: packets wait."""
+        with nogil:
+            self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
+
+    def step(self, now_ns):
+        """Process one turn; return the number of frames. For tests and benchmarks: the worker has its own loop."""
+        cdef uint64_t now = now_ns
+        cdef int count
+        with nogil:
+            count = self.turn(now)
+        return count
+
+    # -- what the daemon tells the path --------------------------------------------------------------------------
+
+    def attach(self, int link, RxRing ring, TxBatch sender):
+        """Connect ring and sender (or None, None) as link number `link`; returns the pair that was there."""
+        before = self.rings[link], self.senders[link]
+        self.path.rings[link] = &ring.ring if ring is not None else NULL
+        self.path.senders[link] = &sender.sender if sender is not None else NULL
+        self.rings[link] = ring
+        self.senders[link] = sender
+        self.path.link_count = max(self.path.link_count, link + 1)
+        self.forget_hops()
+        self._drop_punts()
+        return before
+
+    def set_link(self, int link, description):
+        """Describe a link by a row of rows.LINK; if that is news, next hops are looked up again."""
+        row = np.array(description, rows.LINK)
+        if memcmp(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link)):
+            memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
+            self.forget_hops()
+            self._drop_punts()
+        self.path.link_count = max(self.path.link_count, link + 1)
+
+    def set_routes(self, first, routes):
+        """Route by intervals: `first` (uint32, sorted, starting at 0) and one rows.ROUTE row for each.
+
+        Every flow asks for its route again; what is known about next hops stays known.
+        """
+        if len(first) != len(routes) or first[0] != 0:
+            raise ValueError("routes must cover all addresses: the first interval starts at 0")
+        self._route_first = np.ascontiguousarray(first, "u4")
+        self._routes = np.ascontiguousarray(routes, rows.ROUTE)
+        self.path.route_first = <const uint32_t *><size_t>self._route_first.ctypes.data
+        self.path.routes = <const Route *><size_t>self._routes.ctypes.data
+        self.path.route_count = len(first)
+        self.path.generation += 1
+
+    def set_programs(self, uint32_t first, int count):
+        """Redirect to programs of this host at `count` addresses from `first` on, over the link that is on side LOCAL."""
+        self.path.programs_first = first
+        self.path.programs = count
+
+    def tell_programs(self, int asked_map, uint64_t cookie, long bpf_call):
+        """Note in a map what each redirected TCP session asked for, see net/asked.py; -1: nowhere."""
+        self.path.asked_map = asked_map
+        self.path.asked_cookie = cookie
+        self.path.bpf_call = bpf_call
+
+    def set_hairpin(self, bint on):
+        """Let inside hosts reach external endpoints of ours, or not; sessions that do so already go on."""
+        self.path.hairpin = on
+
+    def set_chains(self, RuleTable chains):
+        """Put packets to these chains; None: to none, and all that leaves outside is masqueraded."""
+        self.chains = chains
+        self.path.chains = &chains.chains if chains is not None else NULL
+
+    def set_triggers(self, TriggerTable triggers):
+        """Open sessions by these triggers and marks as well, and keep ports by its direct rows; None: by none."""
+        self.triggers = triggers
+        self.path.triggers_and_marks = &triggers.rows if triggers is not None else NULL
+
+    def set_redirects(self, redirects):
+        """Use these rows.REDIRECT rows, at most REDIRECTS, in order; sessions that are open stay."""
+        if len(redirects) > REDIRECTS:
+            raise ValueError(f"{len(redirects)} redirects: at most {REDIRECTS}")
+        table = np.ascontiguousarray(redirects, rows.REDIRECT)
+        memcpy(self.path.redirects, <const uint8_t *><size_t>table.ctypes.data, len(table) * sizeof(Redirect))
+        self.path.redirect_count = len(table)
+
+    def carry_by_address(self, protocols):
+        """Let any inside host begin these protocols without ports, one host for each remote; sessions that are open stay."""
+        cdef int protocol
+        for protocol in range(PROTOCOLS):
+            self.path.by_address[protocol] = protocol in protocols
+
+    # -- what trackers tell the path, and are asked by it ----------------------------------------------------------
+
+    def follow(self, *, bint pptp, bint ipsec):
+        """Ask trackers from now on about what these protocols send: see `next_punt`. Before any packet has come."""
+        cdef Path *p = &self.path
+        self.tunnels = np.zeros(TUNNELS, rows.TUNNEL)
+        self._tunnel_index = np.zeros(tunnels.TUNNEL_INDEX, "u8")
+        self._punts = np.zeros((punts.PUNTS + 1, HEADROOM + BIG_FRAME), "u1")
+        self._unfollowed = np.zeros((p.table.capacity >> 6) + 1, "u8")
+        p.tunnels.rows = <Tunnel *><size_t>self.tunnels.ctypes.data
+        p.tunnels.index.entries = <IndexEntry *><size_t>self._tunnel_index.ctypes.data
+        p.tunnels.index.mask = tunnels.TUNNEL_INDEX - 1
+        p.punts.memory = <uint8_t *><size_t>self._punts.ctypes.data
+        p.unfollowed = <uint64_t *><size_t>self._unfollowed.ctypes.data
+        p.follows_pptp = pptp
+        p.follows_ipsec = ipsec
+
+    def set_way(self, uint32_t row, int direction, uint8_t protocol, arrives, leaves, call_id=None):
+        """Let the path move one way of a tunnel; its counters go on.
+
+        arrives: (source, destination, Call ID or SPI; None takes any Call ID); leaves: (source, destination).
+        call_id is written into GRE if given.
+        """
+        cdef Way *way
+        cdef uint8_t *came_from = [keys.INSIDE, keys.OUTSIDE]
+        if row >= TUNNELS or direction not in (OUTBOUND, INBOUND):
+            raise ValueError(f"way {direction} of row {row}: there are {TUNNELS} rows of two")
+        self.remove_way(row, direction)
+        way = &self.path.tunnels.rows[row].way[direction]
+        way.original_id = tunnels.ANY_CALL_ID if arrives[2] is None else arrives[2]
+        way.renumbered = call_id is not None and call_id != arrives[2]
+        way.call_id = call_id if way.renumbered else 0
+        way.key0 = keys.make_key0(arrives[0], arrives[1])
+        way.key1 = tunnels.tunnel_key1(protocol, came_from[direction], way.original_id)
+        way.saddr, way.daddr = leaves
+        way.quoted0 = keys.make_key0(way.saddr, way.daddr)
+        way.quoted1 = tunnels.tunnel_key1(protocol, tunnels.QUOTED | came_from[not direction],
+                                          way.call_id if way.renumbered else way.original_id)
+        way.hop = NO_HOP
+        way.in_use = 1
+        self.path.tunnels.serial += 1
+        way.serial = self.path.tunnels.serial
+        tunnels.index_way(&self.path.tunnels, &self.path.table.secret, row, direction)
+
+    def remove_way(self, uint32_t row, int direction):
+        """Stop moving one way of a tunnel, if the path does."""
+        tunnels.forget_way(&self.path.tunnels, &self.path.table.secret, row, direction)
+
+    def leave_unread(self, uint32_t row, bint on):
+        """Pass the segments of a session on port 1723 on without asking, or ask again."""
+        cdef uint64_t bit = <uint64_t>1 << (row & 63)
+        if row >= self.path.table.capacity:
+            raise ValueError(f"session {row}: the table has {self.path.table.capacity} rows")
+        if on:
+            self.path.unfollowed[row >> 6] |= bit
+        else:
+            self.path.unfollowed[row >> 6] &= ~bit
+
+    def next_punt(self):
+        """Return the packet that has waited longest for an answer, or None.
+
+        It is (kind, side, ref, packet): kind is one of PUNT_KINDS, side 0 inside, 1 outside, where it came from; ref the
+        flow (row << 1 | direction) of a control segment; packet the octets from the IPv4 header on.
+        """
+        cdef Punt *punt = &self.path.punts.waiting[self.path.punts.first]
+        cdef Link *link = &self.path.links[punt.link]
+        cdef uint8_t *ip = punt.frame.data + link.header_length
+        if self.path.punts.count == 0:
+            return None
+        return PUNT_KINDS[punt.kind], link.side, punt.ref, ip[:load16(ip + ipv4.TOTAL_LENGTH)]
+
+    def answer_punt(self, addresses, int reason, call_id=None, edits=()):
+        """Decide about the packet that `next_punt` has returned.
+
+        addresses: what a tunnel's or ISAKMP's packet gets for its own address, outbound as source, inbound as destination,
+        a copy for each; (0,) for a control segment. Without any it is dropped for `reason`, a code of verdict.DROP_CODE.
+        call_id is written into GRE; edits are (offset in TCP payload, octets) to write.
+        """
+        cdef Path *p = &self.path
+        cdef Punt *punt = &p.punts.waiting[p.punts.first]
+        cdef Frame frame
+        cdef Packet *packet
+        cdef Answer answer
+        if p.punts.count == 0:
+            raise ValueError("no packet waits for an answer")
+        punts.take_first(&p.punts)
+        answer.outcome = verdict.GOES_ON if addresses else reason
+        answer.renumbered = call_id is not None
+        answer.call_id = call_id if call_id is not None else 0
+        packet = take_again(p, &punt.frame, punt.link, &answer)
+        for offset, octets in edits:
+            for number, octet in enumerate(octets):
+                edit_segment(packet, offset + number, octet)
+        if packet.is_fragment:
+            addresses = addresses[:1]   # the other pieces follow the first one's addresses, which are of one host
+        *copies, last = addresses or (0,)
+        for answer.address in copies:
+            frame = punt.frame
+            frame.data = punts.punt_memory(&p.punts, punts.PUNTS)
+            memcpy(frame.data, punt.frame.data, frame.length)
+            handle(p, take_again(p, &frame, punt.link, &answer))
+            finish.flush_all(p)         # while the frame's memory is still its own
+        answer.address = last
+        handle(p, take_again(p, &punt.frame, punt.link, &answer) if copies else packet)
+        finish.flush_all(p)
+
+    def _drop_punts(self):
+        """Drop what waits for a tracker: a link has changed, and what came over it can no longer be read as it did."""
+        finish.lose(&self.path, verdict.LINK_DOWN, self.path.punts.count)
+        punts.take_all(&self.path.punts)
+
+    # -- next hops ---------------------------------------------------------------------------------------------------
+
+    def forget_hops(self):
+        """Have every next hop looked up again from the routes, also those that packets wait for."""
+        cdef int slot
+        for slot in range(HELD):
+            self.path.held[slot].hop = links.NO_HOP_ROW
+        self.path.hop_count = 0
+        self.path.hops_full = False
+        self.path.hops_wanted = False
+        self._hop_index[:] = 0
+        self.path.generation += 1
+
+    def wanted_hops(self):
+        """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""
+        if not self.path.hops_wanted:
+            return []
+        if self.path.hops_full:
+            self.forget_hops()
+            return []
+        self.path.hops_wanted = False
+        hops = self._hops[:self.path.hop_count]
+        wanted = np.flatnonzero(hops["wanted"])
+        result = [(int(hops["link"][row]), int(hops["address"][row])) for row in wanted]
+        hops["wanted"][wanted] = 0
+        return result
+
+    @property
+    def hops_wanted(self):
+        return bool(self.path.hops_wanted)
+
+    def used_hops(self):
+        """Return {(link, address): packets} of the valid next hops used since the last call."""
+        hops = self._hops[:self.path.hop_count]
+        used = {(int(row["link"]), int(row["address"])): int(row["used"])
+                for row in hops[(hops["used"] > 0) & (hops["state"] == links.HOP_VALID)]}
+        hops["used"] = 0
+        return used
+
+    def set_neighbour(self, int link, uint32_t address, mac):
+        """Tell the link address of a next hop: 6 octets, or None when it does not answer. Returns whether it is in use."""
+        hops = self._hops[:self.path.hop_count]
+        matching = np.flatnonzero((hops["link"] == link) & (hops["address"] == address) & (hops["header_length"] > 0))
+        for row in matching:
+            if mac is None:
+                hops["state"][row] = links.HOP_FAILED
+            else:
+                hops["header"][row, :6] = np.frombuffer(mac, "u1")
+                hops["state"][row] = links.HOP_VALID
+        return len(matching) > 0
+
+    # -- what the path tells the daemon ----------------------------------------------------------------------------
+
+    def drops(self):
+        """Return {reason: packets} of the reasons that have counted anything."""
+        return {name: self.path.drops[code] for code, (name, _) in enumerate(DROP_REASONS) if self.path.drops[code]}
+
+    def verdicts(self):
+        """Return {verdict: packets}; "punt" are those that wait just now."""
+        cdef Path *p = &self.path
+        return {
+            "forward": p.forwarded - p.unsent,
+            "deliver": p.delivered,
+            "reply": p.replied,
+            "punt": p.held_count + p.punts.count + p.datagrams.kept,
+            "drop": sum(self.drops().values()),
+        }
+
+    def notes(self):
+        return {name: self.path.notes[code] for code, name in enumerate(NOTES)}
+
+    def traffic(self, int link):
+        """Return packets and octets received and sent on a link."""
+        cdef LinkCounters *counters = &self.path.traffic[link]
+        return {"rx_packets": counters.rx_packets, "rx_bytes": counters.rx_bytes,
+                "tx_packets": counters.tx_packets, "tx_bytes": counters.tx_bytes}

@@ -1,0 +1,118 @@
+# A packet from inside to an external endpoint of ours: it turns round here, out by the sender's mapping, in by the receiver's.
+#
+# It is treated as if it had gone out and come back (RFC 4787 REQ-9, 9a): it moves on the sender's session and then the
+# receiver's, and both live by their own packets. The filter keeps strangers out, and this is none.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from fastmasq.path cimport filter, leave, punts, trackers, verdict
+from fastmasq.path.egress cimport send_packet
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.refusal cimport reason_of
+from fastmasq.path.rewrite cimport rewrite_ends
+from fastmasq.path.session cimport advance, birth_of, first_inbound_state
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport keys, mappings, opening, rows, sessions, table
+from fastmasq.table.keys cimport Ends
+from fastmasq.table.rows cimport Flow
+from fastmasq.table.forwards cimport Target
+from fastmasq.table.table cimport Table
+
+
+cdef struct Turn:
+    Ends ends                   # of the packet as the receiver gets it
+    uint32_t receiver           # mapping
+    int64_t returning           # flow of the receiver's session, negative without one
+
+
+cdef inline Outcome find_receiver(const Path *p, const Packet *packet, uint32_t sender, Turn *turn) noexcept nogil:
+    """Find who is behind the external endpoint that a packet is for; sender is the mapping that it turns round by."""
+    cdef Table *t = p.table
+    cdef const Flow *flow
+    cdef const Target *target
+    turn.receiver = mappings.find_external(t, packet.ends.daddr, rows.class_of(packet.protocol), packet.ends.did)
+    if turn.receiver == rows.NONE:
+        return verdict.NO_SESSION
+    turn.ends.saddr = mappings.mapping_address(t, sender)
+    turn.ends.sid = mappings.row_port(sender)
+    turn.ends.daddr, turn.ends.did = packet.ends.daddr, packet.ends.did
+    turn.returning = sessions.find_between(t, packet.protocol, keys.OUTSIDE, turn.ends)
+    if t.mappings[turn.receiver].in_use == rows.MAPPING_OPEN:
+        turn.ends.daddr = t.mappings[turn.receiver].address
+        turn.ends.did = t.mappings[turn.receiver].id
+    elif turn.returning >= 0:
+        flow = &t.sessions[turn.returning >> 1].flow[rows.INBOUND]
+        turn.ends.daddr, turn.ends.did = flow.daddr, flow.did
+    elif t.mappings[turn.receiver].in_use == rows.MAPPING_FORWARD:
+        target = opening.forward_target(t, turn.receiver, turn.ends.saddr, turn.ends.sid)
+        turn.ends.daddr, turn.ends.did = target.address, target.port
+    else:
+        return verdict.NO_SESSION
+    return verdict.GOES_ON
+
+
+cdef inline Outcome open_receiver(Path *p, const Packet *packet, uint32_t row, Turn *turn) noexcept nogil:
+    """Open the receiver's session if it is a forward's target, and has none yet that it could have.
+
+    A session that the packet has opened on the way here, `row`, goes where that is refused.
+    """
+    cdef Table *t = p.table
+    cdef int state = first_inbound_state(packet)
+    cdef int64_t opened
+    if turn.returning >= 0 or t.mappings[turn.receiver].in_use != rows.MAPPING_FORWARD or state < 0:
+        return verdict.GOES_ON
+    opened = opening.open_forwarded(t, turn.receiver, turn.ends.saddr, turn.ends.sid,
+                                    birth_of(p, packet, state, rows.SESSION_HAIRPIN))
+    if opened >= 0:
+        turn.returning = opened << 1
+    elif opened != table.REFUSED_HALF_OPEN:
+        if row != rows.NONE and t.sessions[row].flow[rows.OUTBOUND].packets == 0:
+            sessions.close_session(t, row)
+        return reason_of(opened)
+    return verdict.GOES_ON
+
+
+cdef inline bint is_turned_control(const Path *p, const Packet *packet, uint32_t row, int64_t returning) noexcept nogil:
+    """Whether a segment that turns round is to be read: by the follower of the sender's session or the receiver's."""
+    cdef const Flow *flow = &p.table.sessions[row].flow[rows.OUTBOUND]
+    return (trackers.is_control(p, row, flow, packet)
+            or trackers.is_control(p, <uint32_t>(returning >> 1), flow, packet))
+
+
+cdef inline Outcome advance_both(Path *p, const Packet *packet, uint32_t row, int64_t returning) noexcept nogil:
+    """Move on the sender's session and the receiver's, as far as there are any."""
+    cdef Outcome outcome = verdict.GOES_ON
+    if row != rows.NONE:
+        outcome = advance(p, packet, row, rows.OUTBOUND)
+    if outcome == verdict.GOES_ON and returning >= 0:
+        outcome = advance(p, packet, <uint32_t>(returning >> 1), rows.INBOUND)
+    return outcome
+
+
+cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t row, uint32_t mapping) noexcept nogil:
+    """Turn a packet round by its sender's mapping; row is its session, or NONE."""
+    cdef Turn turn
+    cdef Outcome outcome = find_receiver(p, packet, mapping, &turn)
+    if outcome == verdict.GOES_ON:
+        outcome = leave.towards(p, packet, turn.ends.daddr)
+    if outcome == verdict.GOES_ON:
+        outcome = open_receiver(p, packet, row, &turn)
+    if (outcome == verdict.GOES_ON and row != rows.NONE and turn.returning >= 0
+            and is_turned_control(p, packet, row, turn.returning)):
+        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, <int64_t>row << 1 | rows.OUTBOUND)
+    if outcome == verdict.GOES_ON:
+        outcome = advance_both(p, packet, row, turn.returning)
+    if outcome == verdict.GOES_ON:
+        outcome = filter.sent_round(p, packet, &turn.ends)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    rewrite_ends(packet, &turn.ends)
+    return send_packet(p, packet)
+
+
+cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """A packet that the table has a flow for, of a session with an external endpoint of ours."""
+    if ref & 1 != rows.OUTBOUND:
+        return verdict.MARTIAN_SOURCE       # answers turn round here: one that comes from a link is forged
+    return turn_round(p, packet, ref >> 1, p.table.sessions[ref >> 1].mapping)

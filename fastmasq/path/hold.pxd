@@ -1,0 +1,72 @@
+# Packets that wait for the link address of their next hop: kept as received, and handled again once it is known.
+
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcpy
+
+from fastmasq.path cimport links, verdict
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.links cimport Hop
+from fastmasq.path.state cimport HELD, Held, Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.ring.ring cimport BIG_FRAME, HEADROOM
+
+cdef enum:
+    HELD_PER_HOP = 64
+    HOLD_MS = 3000
+
+
+cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
+    """Keep a packet until its hop's address is known, if there is room for it."""
+    cdef Hop *hop = packet.hop
+    cdef Held *held
+    cdef uint8_t *memory
+    cdef int slot
+    if hop.state == links.HOP_FAILED:
+        hop.state = links.HOP_INCOMPLETE
+    hop.wanted = 1
+    p.hops_wanted = True
+    if p.held_count == HELD or hop.held == HELD_PER_HOP or packet.frame.length > BIG_FRAME:
+        return verdict.NEIGHBOUR_UNRESOLVED
+    for slot in range(HELD):
+        if not p.held[slot].in_use:
+            break
+    held = &p.held[slot]
+    memory = p.held_memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
+    memcpy(memory, packet.frame.data, packet.frame.length)
+    held.frame = packet.frame[0]
+    held.frame.data = memory
+    held.is_answered = packet.answer != NULL
+    if held.is_answered:
+        held.answer = packet.answer[0]
+    held.since_ms = p.now_ms
+    held.hop = <uint16_t>(hop - p.hops)
+    held.link = packet.link
+    held.in_use = 1
+    hop.held += 1
+    p.held_count += 1
+    p.notes[verdict.NOTE_HELD] += 1
+    return verdict.WAITING
+
+
+cdef inline Hop *hop_of_held(const Path *p, const Held *held) noexcept nogil:
+    """Return the next hop that a packet waits for, NULL when it is to be looked up anew."""
+    return NULL if held.hop == links.NO_HOP_ROW else &p.hops[held.hop]
+
+
+cdef inline bint is_due(const Path *p, const Held *held) noexcept nogil:
+    """Whether a packet has waited long enough: its next hop has answered or failed, or its time is over."""
+    cdef const Hop *hop = hop_of_held(p, held)
+    return hop == NULL or hop.state != links.HOP_INCOMPLETE or p.now_ms - held.since_ms >= HOLD_MS
+
+
+cdef inline Outcome take_back(Path *p, Held *held) noexcept nogil:
+    """Take a packet that is due out of its place; return the reason to drop it, or GOES_ON. Its memory stays for now."""
+    cdef Hop *hop = hop_of_held(p, held)
+    held.in_use = 0
+    p.held_count -= 1
+    if hop == NULL:
+        return verdict.GOES_ON
+    hop.held -= 1
+    if hop.state == links.HOP_VALID:
+        return verdict.GOES_ON
+    return verdict.NEIGHBOUR_FAILED if hop.state == links.HOP_FAILED else verdict.NEIGHBOUR_UNRESOLVED

@@ -1,0 +1,159 @@
+# A packet from outside that belongs to no session: for the host, for a mapping, or nobody's.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from fastmasq.path cimport filter, followed, leave, links, marks, outbound, plain, portless, session, trackers, triggers, verdict
+from fastmasq.path.marks cimport Mark, MarkTarget
+from fastmasq.path.packet cimport KIND_PROTOCOL_OTHER, KIND_SESSION, Packet
+from fastmasq.path.refusal cimport reason_of
+from fastmasq.path.state cimport Path
+from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport filtering, keys, mappings, opening, rows, table
+from fastmasq.table.keys cimport Ends
+from fastmasq.table.forwards cimport Target
+from fastmasq.wire cimport icmp, ipv4, tcp
+
+
+# -- forwards --------------------------------------------------------------------------------------------------------
+
+cdef inline Outcome open_forwarded(Path *p, Packet *packet, uint32_t mapping) noexcept nogil:
+    """A packet to a port forward: open a session with the target whose turn it is.
+
+    What may open none passes all the same: a reset, and anything while the forward has its share of half-open sessions.
+    """
+    cdef const Target *target = opening.forward_target(p.table, mapping, packet.ends.saddr, packet.ends.sid)
+    cdef int state = session.first_inbound_state(packet)
+    cdef int64_t row = table.REFUSED_HALF_OPEN
+    cdef Ends ends = packet.ends
+    cdef Outcome outcome = leave.towards(p, packet, target.address)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    ends.daddr, ends.did = target.address, target.port
+    if state >= 0:
+        row = opening.open_forwarded(p.table, mapping, packet.ends.saddr, packet.ends.sid,
+                                     session.birth_of(p, packet, state, 0))
+    if row == table.REFUSED_HALF_OPEN:
+        return plain.pass_stateless(p, packet, &ends)
+    return session.forward_opened(p, packet, row, rows.INBOUND) if row >= 0 else reason_of(row)
+
+
+# -- triggers and marks ----------------------------------------------------------------------------------------------
+
+cdef struct Led:
+    # inside endpoint that a trigger or a mark leads to
+    uint32_t address
+    uint16_t port
+    Mark *mark                  # NULL: a trigger
+
+
+cdef inline Mark *mark_of(const Path *p, TriggersAndMarks *t, const Packet *packet) noexcept nogil:
+    """Return the mark that this packet may open a session by, or NULL: of TCP, a SYN without ACK."""
+    if packet.protocol == ipv4.PROTOCOL_TCP and packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.ACK) != tcp.SYN:
+        return NULL
+    return marks.find_mark(&t.marks, filter.mark_of(p, packet))
+
+
+cdef inline bint is_led_inside(Path *p, const Packet *packet, Led *led) noexcept nogil:
+    """Whether a trigger, or the packet's mark, leads to an inside host; which one."""
+    cdef TriggersAndMarks *t = p.triggers_and_marks
+    cdef const MarkTarget *target
+    led.mark = NULL
+    led.port = packet.ends.did
+    led.address = triggers.triggered_host(&t.triggers, packet.protocol, &packet.ends, p.tick)
+    if led.address:
+        return True
+    led.mark = mark_of(p, t, packet)
+    if led.mark == NULL:
+        return False
+    target = marks.target_of(&t.marks, led.mark)
+    led.address = target.address
+    led.port = target.port or packet.ends.did
+    return True
+
+
+cdef inline Outcome open_led(Path *p, Packet *packet, uint32_t mapping, const Led *led) noexcept nogil:
+    """Open the session of a packet with the inside endpoint that it is led to."""
+    cdef int64_t row
+    cdef Outcome outcome = leave.towards(p, packet, led.address)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    row = opening.open_inbound(p.table, mapping, keys.make_ends(led.address, led.port, packet.ends.saddr, packet.ends.sid),
+                               p.triggers_and_marks.half_open_limit,
+                               session.birth_of(p, packet, session.first_inbound_state(packet), 0))
+    if row < 0:
+        return reason_of(row)
+    if led.mark != NULL:
+        marks.count_session(&p.triggers_and_marks.marks, led.mark)
+    return session.forward_opened(p, packet, row, rows.INBOUND)
+
+
+cdef inline bint may_be_led(const Path *p, const Packet *packet, int port_class) noexcept nogil:
+    """Whether a packet to an external endpoint may open a session there, if something leads it inside."""
+    return (p.triggers_and_marks != NULL and port_class != rows.CLASS_ICMP and p.table.current >= 0
+            and packet.ends.daddr == p.table.external[p.table.current] and session.first_inbound_state(packet) >= 0)
+
+
+# -- mappings --------------------------------------------------------------------------------------------------------
+
+cdef inline Outcome pass_mapping(Path *p, Packet *packet, uint32_t mapping) noexcept nogil:
+    """A packet to the mapping of an inside endpoint, from a remote that has no session: filtered, then let in."""
+    cdef Ends ends = packet.ends
+    cdef Outcome outcome
+    if not filtering.admits(p.table, mapping, packet.ends.saddr):
+        # the host pings as well
+        return verdict.DELIVERED if rows.class_of(packet.protocol) == rows.CLASS_ICMP else verdict.FILTERED
+    ends.daddr, ends.did = p.table.mappings[mapping].address, p.table.mappings[mapping].id
+    outcome = leave.quietly_towards(p, packet, ends.daddr)
+    return plain.pass_stateless(p, packet, &ends) if outcome == verdict.GOES_ON else outcome
+
+
+cdef inline bint is_claimed(const Path *p, const Packet *packet, int port_class) noexcept nogil:
+    """Whether a port that has no mapping is ours all the same; of ICMP, none is."""
+    return port_class != rows.CLASS_ICMP and outbound.is_ours(p, packet.ends.daddr, port_class, packet.ends.did)
+
+
+cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
+    """A packet to a port or an ICMP identifier of an address of ours."""
+    cdef int port_class = rows.class_of(packet.protocol)
+    cdef uint32_t mapping = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
+    cdef uint32_t led_by
+    cdef Led led
+    if mapping == rows.NONE and not is_claimed(p, packet, port_class):
+        return verdict.DELIVERED
+    if may_be_led(p, packet, port_class) and is_led_inside(p, packet, &led):
+        led_by = mappings.mapping_row(p.table.current, port_class, packet.ends.did)
+        if opening.may_lead_to(p.table, led_by, led.address, led.port):
+            return open_led(p, packet, led_by, &led)
+    if mapping == rows.NONE:
+        return verdict.NO_SESSION
+    if p.table.mappings[mapping].in_use == rows.MAPPING_FORWARD:
+        return open_forwarded(p, packet, mapping)
+    if p.table.mappings[mapping].in_use == rows.MAPPING_OPEN:
+        return pass_mapping(p, packet, mapping)
+    return verdict.NO_SESSION
+
+
+cdef inline bint is_to_endpoint(const Packet *packet) noexcept nogil:
+    """Whether a packet may be to an external endpoint: an ICMP query is not."""
+    return packet.kind == KIND_SESSION and not (
+        packet.protocol == ipv4.PROTOCOL_ICMP and icmp.is_query(packet.transport[icmp.TYPE]))
+
+
+# -- which of these --------------------------------------------------------------------------------------------------
+
+cdef inline Outcome pass_through(Path *p, Packet *packet) noexcept nogil:
+    """A packet to an address that is not ours: only the forward chain can let it pass."""
+    if p.chains != NULL and not p.chains.default_forward:
+        return outbound.forward_by_chain(p, packet)
+    return verdict.POLICY_REFUSED
+
+
+cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
+    if packet.route.kind != links.ROUTE_LOCAL:
+        return pass_through(p, packet)
+    if trackers.is_asked_about(p, packet) and mappings.external_of(p.table, packet.ends.daddr) >= 0:
+        return followed.admit(p, packet)
+    if is_to_endpoint(packet):
+        return take_to_endpoint(p, packet)
+    return portless.redirect_inbound(p, packet) if packet.kind == KIND_PROTOCOL_OTHER else verdict.DELIVERED

@@ -1,0 +1,124 @@
+# A packet from inside that belongs to no session: for the host, for another inside network, or one that opens a session.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from fastmasq.path cimport filter, followed, hairpin, leave, links, masquerade, plain, portless, route, trackers, tunnelled
+from fastmasq.path cimport triggers_and_marks, verdict
+from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_SESSION, KIND_TUNNEL, Packet, refused
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport keys, mappings, opening, ports, rows, sessions
+from fastmasq.table.table cimport Table
+from fastmasq.wire cimport icmp, ipv4, tcp
+
+
+# -- on, by policy ---------------------------------------------------------------------------------------------------
+
+cdef inline Outcome masquerade_new(Path *p, Packet *packet) noexcept nogil:
+    """Masquerade a packet without a session, if its kind can be."""
+    if trackers.is_asked_about(p, packet):
+        return followed.masquerade(p, packet)
+    if packet.kind == KIND_SESSION:
+        return masquerade.open(p, packet, packet.ends.daddr, 0)
+    if packet.kind == KIND_ICMP_ERROR:
+        return verdict.NO_SESSION
+    if packet.kind == KIND_ICMP_OTHER:
+        return verdict.ICMP_TYPE_REFUSED
+    return portless.masquerade(p, packet)
+
+
+cdef inline Outcome forward_by_chain(Path *p, Packet *packet) noexcept nogil:
+    """Do with a packet without a session what the forward chain says (T-3, T-4).
+
+    Only what leaves by the outside link is masqueraded: towards an inside network there is no address to hide behind,
+    and MASQ lets a packet pass as it is.
+    """
+    cdef Outcome outcome = leave.towards(p, packet, packet.ends.daddr)
+    if outcome == verdict.GOES_ON:
+        outcome = filter.ask_forward(p, packet)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    if not filter.is_translated(packet) or p.links[packet.hop.link].side != keys.OUTSIDE:
+        return plain.send_plain(p, packet)
+    return masquerade_new(p, packet) if packet.side == keys.INSIDE else verdict.POLICY_REFUSED
+
+
+cdef inline Outcome forward_new(Path *p, Packet *packet) noexcept nogil:
+    """Do with a packet from inside that is for somebody else what the forward chain says.
+
+    Where nobody has touched that: all that leaves by the outside link is masqueraded, and inside networks reach each other.
+    """
+    cdef uint8_t side = p.links[packet.route.link].side
+    if p.chains != NULL and not p.chains.default_forward:
+        return forward_by_chain(p, packet)
+    if side == keys.OUTSIDE:
+        return masquerade_new(p, packet)
+    return plain.forward_plain(p, packet) if side == keys.INSIDE else verdict.POLICY_REFUSED
+
+
+cdef inline Outcome refuse_route(Packet *packet) noexcept nogil:
+    """Drop a packet whose destination no route leads to, and say so unless that is wanted (RFC 1812 section 5.2.7.1)."""
+    if packet.route.kind == links.ROUTE_BLACKHOLE:
+        return verdict.NO_ROUTE
+    return refused(packet, verdict.NO_ROUTE, icmp.DESTINATION_UNREACHABLE, icmp.NET_UNREACHABLE, 0)
+
+
+# -- to an address of the host ---------------------------------------------------------------------------------------
+
+cdef inline bint is_ours(const Path *p, uint32_t address, int port_class, uint16_t port) noexcept nogil:
+    """Whether a port of an address is one for mappings, or kept for triggers and marks."""
+    cdef int external = mappings.external_of(p.table, address)
+    if external < 0:
+        return False
+    if (p.triggers_and_marks != NULL and external == p.table.current and port_class != rows.CLASS_ICMP
+            and triggers_and_marks.is_kept_port(p.triggers_and_marks, port_class, port)):
+        return True
+    return ports.is_allowed(&p.table.pools[mappings.pool_of(external, port_class)], port)
+
+
+cdef inline uint32_t find_target(const Table *t, uint32_t receiver, const Packet *packet) noexcept nogil:
+    """Return an inside host that a packet to this external endpoint may turn round to, 0 without one."""
+    if t.mappings[receiver].in_use == rows.MAPPING_FORWARD:
+        return opening.forward_target(t, receiver, packet.ends.saddr, packet.ends.sid).address
+    return t.mappings[receiver].address
+
+
+cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, const Packet *packet) noexcept nogil:
+    """Whether the receiver has a session with the sender's external endpoint."""
+    return sessions.has_flow(t, packet.protocol, keys.OUTSIDE, keys.make_ends(
+        mappings.mapping_address(t, sender), mappings.row_port(sender), packet.ends.daddr, mappings.row_port(receiver)))
+
+
+cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t receiver) noexcept nogil:
+    """A packet to an external endpoint of ours, whose mapping is `receiver`, from somebody who has no session with it."""
+    cdef Table *t = p.table
+    cdef uint32_t sender, target
+    if packet.protocol == ipv4.PROTOCOL_TCP and packet.transport[tcp.FLAGS] & tcp.RST:
+        # refuses a connection that only the other host has a session of: passes if that session exists
+        sender = masquerade.sender_mapping(p, packet)
+        if sender != rows.NONE and expects(t, receiver, sender, packet):
+            return hairpin.turn_round(p, packet, rows.NONE, sender)
+    target = find_target(t, receiver, packet)
+    if target == 0:
+        return verdict.NO_SESSION
+    return masquerade.open(p, packet, target, rows.SESSION_HAIRPIN)
+
+
+cdef inline Outcome take_to_host(Path *p, Packet *packet) noexcept nogil:
+    """A packet to an address of the host: turned round at an external endpoint, refused, or the host's own."""
+    cdef int port_class = rows.class_of(packet.protocol)
+    cdef uint32_t receiver
+    if packet.kind == KIND_TUNNEL and mappings.external_of(p.table, packet.ends.daddr) >= 0:
+        return tunnelled.no_row(packet)         # the guard keeps it from the host
+    if not p.hairpin or packet.kind != KIND_SESSION or port_class == rows.CLASS_ICMP:
+        return verdict.DELIVERED
+    receiver = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
+    if receiver != rows.NONE:
+        return turn_round(p, packet, receiver)
+    return verdict.NO_SESSION if is_ours(p, packet.ends.daddr, port_class, packet.ends.did) else verdict.DELIVERED
+
+
+cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
+    if packet.route.kind == links.ROUTE_LOCAL:
+        return take_to_host(p, packet)
+    return forward_new(p, packet) if route.leads_on(packet.route) else refuse_route(packet)

@@ -1,0 +1,38 @@
+# A packet that leaves no trace: routed as it is, or translated without a session.
+
+from libc.stdint cimport uint32_t
+
+from fastmasq.path cimport filter, leave, match, verdict
+from fastmasq.path.egress cimport send_packet
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.rewrite cimport decrement_ttl, rewrite_ends
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table.keys cimport Ends
+
+
+cdef inline Outcome send_plain(Path *p, Packet *packet) noexcept nogil:
+    """Send a packet untranslated by its hop, if the output chain lets it."""
+    cdef Outcome outcome = verdict.GOES_ON
+    if p.chains != NULL:
+        outcome = filter.sent_out(p, packet, &packet.ends, match.ACCEPT)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    decrement_ttl(packet.ip, 0)
+    return send_packet(p, packet)
+
+
+cdef inline Outcome forward_plain(Path *p, Packet *packet) noexcept nogil:
+    """Route a packet as it is."""
+    cdef Outcome outcome = leave.towards(p, packet, packet.ends.daddr)
+    return send_plain(p, packet) if outcome == verdict.GOES_ON else outcome
+
+
+cdef inline Outcome pass_stateless(Path *p, Packet *packet, const Ends *ends) noexcept nogil:
+    """Translate and send a packet by its hop, if the output chain lets it."""
+    cdef Outcome outcome = filter.sent_translated(p, packet, ends)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    p.notes[verdict.NOTE_STATELESS_INBOUND] += 1
+    rewrite_ends(packet, ends)
+    return send_packet(p, packet)

@@ -1,0 +1,48 @@
+# A packet that a rule redirects to a program of this host, whatever its destination (T-10): it opens a session with that.
+
+from libc.stdint cimport int64_t
+
+from fastmasq.path cimport leave, links, route, session, verdict
+from fastmasq.path.original_destination cimport tell_original_destination
+from fastmasq.path.packet cimport KIND_SESSION, Packet
+from fastmasq.path.refusal cimport reason_of, refuse_inside
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport keys, opening, rows
+from fastmasq.table.opening cimport Programs
+from fastmasq.wire cimport ipv4
+
+
+cdef inline bint takes(const Path *p, Packet *packet) noexcept nogil:
+    """Whether a packet is redirected, and may be: what has an address of ours may not.
+
+    An external endpoint is its mapping's (T-10: that is tried first), all else the host's own.
+    """
+    return (p.chains != NULL and packet.passage.is_redirected and packet.kind == KIND_SESSION
+            and route.route_of(p, packet).kind != links.ROUTE_LOCAL)
+
+
+cdef inline Outcome open(Path *p, Packet *packet) noexcept nogil:
+    """Open the session of a program, and send the packet there.
+
+    What may open none gets no session: the program's host is not asked what it thinks of a stray reset.
+    """
+    cdef int state = session.first_inbound_state(packet)
+    cdef Programs programs
+    cdef Outcome outcome
+    cdef int64_t row
+    if state < 0:
+        return verdict.NO_SESSION
+    if not route.leads_to_programs(p, route.find_route(p, p.programs_first)):
+        return verdict.LINK_DOWN
+    outcome = leave.towards(p, packet, p.programs_first)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    programs.first, programs.count = p.programs_first, p.programs
+    programs.port = packet.passage.redirect_port if packet.passage.redirect_port else packet.ends.did
+    row = opening.open_local(p.table, packet.ends, packet.side, programs, session.birth_of(p, packet, state, 0))
+    if row < 0:
+        return refuse_inside(packet, row) if packet.side == keys.INSIDE else reason_of(row)
+    if packet.protocol == ipv4.PROTOCOL_TCP:
+        tell_original_destination(p, &p.table.sessions[row])
+    return session.forward_opened(p, packet, row, rows.INBOUND)

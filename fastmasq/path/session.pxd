@@ -1,0 +1,186 @@
+# A packet of a session: its state moves on, its timer starts again, it is translated and sent.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from fastmasq.path cimport filter, leave, punts, route, trackers, triggers, verdict
+from fastmasq.path.egress cimport send_packet
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.plain cimport send_plain
+from fastmasq.path.rewrite cimport rewrite_flow
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.ring.ring cimport Frame
+from fastmasq.table cimport keys, rows, sessions
+from fastmasq.table.keys cimport Ends
+from fastmasq.table.rows cimport Flow, Session
+from fastmasq.table.sessions cimport Birth, make_birth
+from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
+from fastmasq.wire cimport icmp, ipv4, tcp
+from fastmasq.wire.octets cimport load16, load32
+
+
+# -- the state of a session ------------------------------------------------------------------------------------------
+
+cdef inline int first_state(const Packet *packet) noexcept nogil:
+    """Return the State of a session that this outbound packet may open, or -1 when it may open none."""
+    cdef uint8_t flags
+    if packet.protocol == ipv4.PROTOCOL_UDP:
+        return rows.UDP_ACTIVE
+    if packet.protocol == ipv4.PROTOCOL_ICMP:
+        return rows.ICMP_ACTIVE if icmp.is_query(packet.transport[icmp.TYPE]) else -1
+    flags = packet.transport[tcp.FLAGS]
+    if flags & tcp.RST:
+        return -1
+    if flags & tcp.SYN:
+        return rows.TCP_SYN_RECEIVED if flags & tcp.ACK else rows.TCP_SYN_SENT
+    return rows.TCP_RESUMED
+
+
+cdef inline int first_inbound_state(const Packet *packet) noexcept nogil:
+    """Return the State of a session that this TCP or UDP packet from a remote may open, or -1 when it may open none."""
+    cdef uint8_t flags
+    if packet.protocol == ipv4.PROTOCOL_UDP:
+        return rows.UDP_UNANSWERED
+    flags = packet.transport[tcp.FLAGS]
+    return -1 if flags & tcp.RST or (flags & tcp.SYN and flags & tcp.ACK) else rows.TCP_UNANSWERED
+
+
+cdef inline Birth birth_of(const Path *p, const Packet *packet, int state, uint8_t flags) noexcept nogil:
+    """Return what a session that this packet opens begins with."""
+    return make_birth(packet.protocol, <uint8_t>state, flags, p.tick, p.now_ms)
+
+
+cdef inline TcpVerdict track_tcp(Session *s, int direction, const Packet *packet) noexcept nogil:
+    cdef const uint8_t *at = packet.transport
+    cdef uint32_t header = tcp.header_length(at)
+    cdef Segment segment
+    segment.flags = at[tcp.FLAGS]
+    segment.seq = load32(at + tcp.SEQUENCE)
+    segment.ack = load32(at + tcp.ACKNOWLEDGMENT)
+    segment.window = load16(at + tcp.WINDOW)
+    segment.last = segment.seq + packet.length - packet.header_length - header
+    segment.last += (1 if segment.flags & tcp.SYN else 0) + (1 if segment.flags & tcp.FIN else 0)
+    segment.scale = tcp.window_scale(at, header) if segment.flags & tcp.SYN else -1
+    return tcp_segment(s, direction, &segment)
+
+
+cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int direction) noexcept nogil:
+    """Move a session on by one packet and restart its timer where that is due."""
+    cdef Session *s = &p.table.sessions[row]
+    cdef TcpVerdict change
+    cdef int before = s.state
+    if packet.protocol == ipv4.PROTOCOL_TCP:
+        change = track_tcp(s, direction, packet)
+        if change == TCP_OUT_OF_WINDOW:
+            return verdict.TCP_RST_OUT_OF_WINDOW
+        if change == TCP_REFRESH:
+            sessions.refresh_session(p.table, s, p.tick)
+        elif change == TCP_CHANGED:
+            sessions.note_half_open(p.table, s.mapping, before, s.state)
+            sessions.retime_session(p.table, row, p.tick)
+    elif before == rows.UDP_UNANSWERED:
+        if direction == rows.OUTBOUND:
+            s.state = rows.UDP_ACTIVE
+            sessions.note_half_open(p.table, s.mapping, before, rows.UDP_ACTIVE)
+        sessions.refresh_session(p.table, s, p.tick)    # what nobody answers, such as log messages, keeps to one target
+    elif direction == rows.OUTBOUND:
+        sessions.refresh_session(p.table, s, p.tick)    # inbound packets hold nothing open (RFC 4787 REQ-6)
+    else:
+        s.flags |= rows.SESSION_REPLIED
+    s.flow[direction].packets += 1
+    return verdict.GOES_ON
+
+
+# -- its way ---------------------------------------------------------------------------------------------------------
+
+cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, Flow *flow) noexcept nogil:
+    """Choose the flow's next hop, which is looked up again when the world has changed."""
+    cdef Outcome outcome
+    if s.generation != p.generation:
+        s.flow[rows.OUTBOUND].hop = rows.NO_HOP
+        s.flow[rows.INBOUND].hop = rows.NO_HOP
+        s.generation = p.generation
+    if flow.hop != rows.NO_HOP:
+        packet.hop, packet.towards = &p.hops[flow.hop], flow.daddr
+        return verdict.GOES_ON
+    outcome = route.choose_hop(p, packet, flow.daddr)
+    if outcome == verdict.GOES_ON:
+        flow.hop = <uint16_t>(packet.hop - p.hops)
+    return outcome
+
+
+cdef inline void mind_path_mtu(Packet *packet, uint16_t mtu) noexcept nogil:
+    """Lower a guessed segment size to what the path is known to take."""
+    cdef Frame *frame = packet.frame
+    cdef uint32_t headers = packet.header_length + tcp.header_length(packet.transport)
+    if mtu > headers and headers + frame.vnet.gso_size > mtu:
+        frame.vnet.gso_size = <uint16_t>(mtu - headers)
+
+
+cdef inline bint is_own_mapping(const Path *p, const Session *s) noexcept nogil:
+    """Whether a session is by its inside endpoint's own mapping: what answers strangers has another."""
+    return s.mapping != rows.NONE and p.table.mappings[s.mapping].in_use == rows.MAPPING_OPEN
+
+
+cdef inline Ends ends_after(const Flow *flow) noexcept nogil:
+    """Return what a flow writes over its packets' ends."""
+    cdef Ends ends
+    ends.saddr, ends.sid = flow.saddr, flow.sid
+    ends.daddr, ends.did = flow.daddr, flow.did
+    return ends
+
+
+cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """Translate and send a packet of the flow `ref` (row << 1 | direction), which may leave by its hop."""
+    cdef uint32_t row = ref >> 1
+    cdef int direction = ref & 1
+    cdef Session *s = &p.table.sessions[row]
+    cdef Flow *flow = &s.flow[direction]
+    cdef Outcome outcome
+    cdef Ends ends
+    if s.mapping != rows.NONE and trackers.is_control(p, row, flow, packet):
+        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
+        if outcome != verdict.GOES_ON:
+            return outcome
+    outcome = advance(p, packet, row, direction)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    if p.chains != NULL:
+        ends = ends_after(flow)
+        outcome = filter.sent_translated(p, packet, &ends)
+        if outcome != verdict.GOES_ON:
+            return outcome
+    if p.triggers_and_marks != NULL and direction == rows.OUTBOUND and is_own_mapping(p, s):
+        triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
+    rewrite_flow(packet, flow)
+    return send_packet(p, packet)
+
+
+cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """A packet that the table has a flow for: `ref` (row << 1 | direction)."""
+    cdef int direction = ref & 1
+    cdef Session *s = &p.table.sessions[ref >> 1]
+    cdef Flow *flow = &s.flow[direction]
+    cdef Outcome outcome = choose_flow_hop(p, packet, s, flow)
+    if outcome != verdict.GOES_ON:
+        return leave.tell_no_hop(packet, outcome)
+    if packet.guessed and flow.path_mtu:
+        mind_path_mtu(packet, flow.path_mtu)
+    outcome = leave.may_leave(p, packet)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    if p.chains != NULL and direction == rows.OUTBOUND and packet.side != keys.LOCAL and not p.chains.default_forward:
+        outcome = filter.ask_forward(p, packet)
+        if outcome != verdict.GOES_ON:
+            return outcome
+        if not filter.is_translated(packet):
+            return send_plain(p, packet)        # 2.6
+    return go_on(p, packet, ref)
+
+
+cdef inline Outcome forward_opened(Path *p, Packet *packet, int64_t row, int direction) noexcept nogil:
+    """The packet that has opened a session goes on by it; its next hop has let it pass already."""
+    cdef Session *s = &p.table.sessions[row]
+    s.generation = p.generation
+    s.flow[direction].hop = <uint16_t>(packet.hop - p.hops)
+    return go_on(p, packet, <uint32_t>row << 1 | direction)

@@ -1,0 +1,90 @@
+# Trackers: which packets they want to see, and how they are asked: the packet waits for the answer, or has it with it.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from fastmasq.path cimport punts, verdict
+from fastmasq.path.bucket cimport take_token
+from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet
+from fastmasq.path.punts cimport Punt, PuntQueue
+from fastmasq.path.state cimport Path
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport keys
+from fastmasq.table.keys cimport Ends
+from fastmasq.table.rows cimport Flow
+from fastmasq.wire cimport esp, gre, ipv4, isakmp, tcp
+
+cdef enum:
+    PPTP_PORT = 1723            # of the server's end of a control connection (RFC 2637 section 3)
+
+
+cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Packet *packet) noexcept nogil:
+    """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
+    if not p.follows_pptp or packet.protocol != ipv4.PROTOCOL_TCP:
+        return False
+    if packet.ends.did != PPTP_PORT and packet.ends.sid != PPTP_PORT and flow.did != PPTP_PORT and flow.sid != PPTP_PORT:
+        return False
+    if packet.is_fragment or p.unfollowed[row >> 6] >> (row & 63) & 1:
+        return False
+    return (packet.length > packet.header_length + tcp.header_length(packet.transport)
+            or packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.FIN | tcp.RST))
+
+
+cdef inline bint are_isakmp(const Ends *ends) noexcept nogil:
+    """Whether UDP between these ends is ISAKMP (K-1)."""
+    return ends.sid == isakmp.ISAKMP_PORT and ends.did == isakmp.ISAKMP_PORT
+
+
+cdef inline bint is_tunnel(const Path *p, Packet *packet) noexcept nogil:
+    """Whether a packet without ports belongs to a kind of tunnel that a tracker follows; notes that and its id."""
+    cdef uint32_t length = packet.length - packet.header_length
+    if length < gre.MINIMUM:            # esp.MINIMUM as well
+        return False
+    if packet.protocol == esp.PROTOCOL_ESP and p.follows_ipsec:
+        packet.tunnel_id = esp.spi(packet.transport)
+    elif (packet.protocol == gre.PROTOCOL_GRE and p.follows_pptp and gre.is_pptp(packet.transport)
+          and length >= gre.header_length(packet.transport)):
+        packet.tunnel_id = gre.call_id(packet.transport)
+    else:
+        return False
+    packet.kind = KIND_TUNNEL
+    return True
+
+
+cdef inline bint is_asked_about(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether a packet that no row explains goes to a tracker. Of ISAKMP, too short or not, no session may have the ports."""
+    if packet.kind == KIND_SESSION:
+        return p.follows_ipsec and packet.protocol == ipv4.PROTOCOL_UDP and are_isakmp(&packet.ends)
+    return packet.kind == KIND_TUNNEL
+
+
+cdef inline void keep_punt(Path *p, const Packet *packet, uint8_t kind, int64_t ref, bint is_strange) noexcept nogil:
+    """Keep a packet, as received, for a tracker; `has_room` must have been asked."""
+    cdef PuntQueue *queue = &p.punts
+    cdef int slot = (queue.first + queue.count) & (punts.PUNTS - 1)
+    cdef Punt *punt = &queue.waiting[slot]
+    memcpy(punts.punt_memory(queue, slot), packet.frame.data, packet.frame.length)
+    punt.frame = packet.frame[0]
+    punt.frame.data = punts.punt_memory(queue, slot)
+    punt.ref = ref
+    punt.saddr = packet.ends.saddr
+    punt.kind = kind
+    punt.link = packet.link
+    punt.is_strange = is_strange
+    queue.count += 1
+    queue.is_news = True
+
+
+cdef inline Outcome ask_tracker(Path *p, const Packet *packet, uint8_t kind, int64_t ref) noexcept nogil:
+    """What a tracker says of the packet in hand. If none has been asked, one is now, and the packet waits.
+
+    kind: a PuntKind; ref: the flow of a control segment, else -1.
+    """
+    cdef bint is_strange = packet.side == keys.OUTSIDE and kind != punts.PUNT_CONTROL
+    if packet.answer != NULL:
+        return packet.answer.outcome
+    if (not punts.has_room(&p.punts, packet.ends.saddr, packet.frame.length, kind, is_strange)
+            or (is_strange and not take_token(&p.stranger_bucket, p.now_ms, punts.OUTSIDE_RATE, punts.OUTSIDE_BURST))):
+        return verdict.PUNTS_FULL
+    keep_punt(p, packet, kind, ref, is_strange)
+    return verdict.WAITING

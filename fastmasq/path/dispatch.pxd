@@ -8,7 +8,7 @@ from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SES
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
-from fastmasq.table cimport keys, mappings, rows
+from fastmasq.table cimport keys, mappings, rows, sessions
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:

@@ -2,7 +2,7 @@
 #
 # The session's timer and state are not touched (RFC 5508 REQ-6).
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from fastmasq.path cimport filter, inbound, leave, links, outbound, quote as quotes, route, verdict

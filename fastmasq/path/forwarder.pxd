@@ -5,7 +5,6 @@ from libc.stdint cimport uint64_t
 from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport Path
 from fastmasq.path.triggers_and_marks cimport TriggerTable
-from fastmasq.ring.ring cimport RxRing, TxBatch
 from fastmasq.table.masq cimport MasqTable
 
 cdef extern from "<pthread.h>" nogil:

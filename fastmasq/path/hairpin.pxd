@@ -3,7 +3,7 @@
 # It is treated as if it had gone out and come back (RFC 4787 REQ-9, 9a): it moves on the sender's session and then the
 # receiver's, and both live by their own packets. The filter keeps strangers out, and this is none.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from fastmasq.path cimport filter, leave, punts, trackers, verdict
 from fastmasq.path.egress cimport send_packet

@@ -1,6 +1,6 @@
 # A packet from outside that belongs to no session: for the host, for a mapping, or nobody's.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from fastmasq.path cimport filter, followed, leave, links, marks, outbound, plain, portless, session, trackers, triggers, verdict
 from fastmasq.path.marks cimport Mark, MarkTarget

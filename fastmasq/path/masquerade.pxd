@@ -23,7 +23,7 @@ cdef inline uint32_t sender_mapping(const Path *p, const Packet *packet) noexcep
     """Return the mapping of a packet's source, or NONE."""
     cdef int port_class = rows.class_of(packet.protocol)
     return mappings.find_internal(p.table, port_class, packet.ends.saddr, packet.ends.sid,
-                              mappings.endpoint_hash(p.table, port_class, packet.ends.saddr, packet.ends.sid))
+                                  mappings.endpoint_hash(p.table, port_class, packet.ends.saddr, packet.ends.sid))
 
 
 cdef inline Outcome answer_stateless(Path *p, Packet *packet, bint turns_round) noexcept nogil:

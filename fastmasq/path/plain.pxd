@@ -1,6 +1,5 @@
 # A packet that leaves no trace: routed as it is, or translated without a session.
 
-from libc.stdint cimport uint32_t
 
 from fastmasq.path cimport filter, leave, match, verdict
 from fastmasq.path.egress cimport send_packet

@@ -148,7 +148,7 @@ cdef inline Outcome find_mapping(const Path *p, const Packet *packet, const Quot
     if t.current < 0 or port_class < 0 or (quote.protocol == ipv4.PROTOCOL_ICMP and icmp.is_query(quote.transport[icmp.TYPE])):
         return verdict.NO_SESSION
     mapping = mappings.find_internal(t, port_class, quote.ends.daddr, quote.ends.did,
-                                 mappings.endpoint_hash(t, port_class, quote.ends.daddr, quote.ends.did))
+                                     mappings.endpoint_hash(t, port_class, quote.ends.daddr, quote.ends.did))
     if mapping == rows.NONE:
         return verdict.NO_SESSION
     new.saddr = mappings.mapping_address(t, mapping)

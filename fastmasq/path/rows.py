@@ -1,4 +1,4 @@
-"""Rows that the daemon shares with the path: links, routes, next hops, compiled rules, redirects, tunnels, as numpy types."""
+"""Rows that the daemon shares with the path, as numpy types: links, routes, next hops, rules, redirects, tunnels."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmasq.table cimport index
 from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport make_key0, make_key1
+from fastmasq.table.rows cimport DIRECTIONS
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire.gre cimport PROTOCOL_GRE
 
@@ -41,7 +42,7 @@ cdef struct Way:
     uint32_t padding
 
 cdef struct Tunnel:
-    Way way[2]                  # [OUTBOUND], [INBOUND]
+    Way way[DIRECTIONS]
 
 cdef struct Tunnels:
     Tunnel *rows                # NULL while nobody tracks any

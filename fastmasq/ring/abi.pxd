@@ -1,6 +1,6 @@
 # What the kernel lays down in shared memory and passes in messages: packet(7), linux/if_packet.h, linux/virtio_net.h.
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct iovec:

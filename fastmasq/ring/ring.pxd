@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, msghdr, sockaddr_ll
+from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, sockaddr_ll
 
 cdef enum:
     BATCH = 64                  # frames received, and sent, at a time

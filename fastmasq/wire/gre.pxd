@@ -1,6 +1,6 @@
 # Enhanced GRE, version 1 (RFC 2637 section 4.1): PPTP's data packets. No checksum covers the key.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from fastmasq.wire.numbers cimport PROTOCOL_GRE
 from fastmasq.wire.octets cimport load16, load32, store16

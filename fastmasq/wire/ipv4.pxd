@@ -1,6 +1,6 @@
 # The IPv4 header (RFC 791 section 3.1): offsets, flags and the checks every packet passes at the door.
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t
 
 from fastmasq.wire.numbers cimport (
     PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDP_LITE,

@@ -1,6 +1,6 @@
 # The ISAKMP header (RFC 2408 section 3.1), which IKEv2 keeps (RFC 7296 section 3.1), and what else UDP 4500 carries.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
 from fastmasq.wire.numbers cimport ISAKMP_PORT, NATT_PORT

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +20,12 @@ from fastmasq.errors import KernelError
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
 PROC = Path("/proc")
+LINK_S = 5.0
 
 _TCP_LISTEN = "0A"
 _POLL_S = 0.01
 _CLONE_NEWNET = 0x40000000
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 _FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)  # of `ip -batch -`
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,6 +80,21 @@ def configure(lines: Sequence[str], namespace: str | None = None) -> None:
         failed = _FAILED_LINE.search(done.stderr)
         command = lines[int(failed[1]) - 1] if failed else "-batch"
         raise KernelError(f"{' '.join(['ip', *place, command])}: {_complaint(done)}")
+
+
+def wait_for_links(namespace: str, interfaces: Sequence[str]) -> None:
+    """Wait until these interfaces carry packets. Raises KernelError if they do not within LINK_S.
+
+    The kernel sees the carrier of a new link a little later than both ends are up, and drops what is sent before.
+    """
+    with entered(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+
+        def is_running(interface: str) -> bool:
+            request = struct.pack("16sH22x", interface.encode(), 0)
+            return bool(struct.unpack_from("H", fcntl.ioctl(asked, _SIOCGIFFLAGS, request), 16)[0] & _IFF_RUNNING)
+
+        if not wait_until(lambda: all(map(is_running, interfaces)), LINK_S):
+            raise KernelError(f"a link of {namespace} did not come up within {LINK_S:g} s: {', '.join(interfaces)}")
 
 
 def checked(argv: Sequence[str], text: str | None = None) -> str:

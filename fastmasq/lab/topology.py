@@ -241,6 +241,8 @@ class Lab:
             hosts.set_sysctls(names[host], **off, ipv4__ip_forward=int(spec.forwards))
         for host, name in names.items():
             hosts.configure(lines[host], name)
+        for host, spec in self.network.hosts.items():
+            hosts.wait_for_links(names[host], [interface for interface in spec.interfaces if interface != "lo"])
 
 
 def _configuration(host: Host) -> list[str]:

@@ -83,7 +83,9 @@ def open_tun(namespace: Namespace, name: str, hardware: int = 0xFFFE) -> Iterato
 
 
 def join(left: Namespace, left_device: str, right: Namespace, right_device: str) -> None:
-    """Connect two namespaces by a pair of veth interfaces, both up."""
+    """Connect two namespaces by a pair of veth interfaces, both up and carrying packets."""
     left.ip(f"link add {left_device} type veth peer name {right_device} netns {right.name}")
     left.ip(f"link set {left_device} up")
     right.ip(f"link set {right_device} up")
+    hosts.wait_for_links(left.name, [left_device])
+    hosts.wait_for_links(right.name, [right_device])

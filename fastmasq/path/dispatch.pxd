@@ -86,7 +86,8 @@ cdef inline Outcome handle_packet(Path *p, Packet *packet) noexcept nogil:
     cdef int64_t ref = find_flow(p, packet)
     cdef Outcome outcome
     if p.chains != NULL:
-        rules.begin_passage(&packet.passage, first_counted(packet))
+        packet.passage = &p.passage
+        rules.begin_passage(packet.passage, first_counted(packet))
     if ref < 0:
         return take_new(p, packet)
     if p.chains != NULL:

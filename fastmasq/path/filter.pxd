@@ -78,7 +78,7 @@ cdef inline uint32_t way_in(const Packet *packet) noexcept nogil:
 
 cdef inline void find_verdict(Path *p, Packet *packet, int64_t ref) noexcept nogil:
     """Find where the verdict on the packet's flow is remembered, or is to be; ref is its flow, negative without one."""
-    cdef Passage *passage = &packet.passage
+    cdef Passage *passage = packet.passage
     cdef CachedVerdict *slot
     if packet.frame.packet_type != PACKET_HOST or not p.chains.is_cacheable or not (
             packet.kind == KIND_SESSION or (packet.kind == KIND_TUNNEL and ref >= 0)) or not speaks_for_its_flow(packet):
@@ -100,7 +100,7 @@ cdef inline void remember_verdict(Path *p, Packet *packet, uint8_t decision) noe
     Not of a packet translated without a flow of its own: its endpoints would be others the next time.
     """
     cdef Chains *c = p.chains
-    cdef Passage *passage = &packet.passage
+    cdef Passage *passage = packet.passage
     cdef CachedVerdict *slot = passage.slot
     cdef uint32_t path
     if (slot == NULL or passage.logged or packet.has_waited or passage.matched.count > remembered.MATCHED
@@ -132,7 +132,7 @@ cdef inline Outcome admitted(Path *p, Packet *packet, int64_t ref) noexcept nogi
     It does not see what a program of the host has sent. What is redirected is let in, and its passage says so (T-10).
     """
     cdef Chains *c = p.chains
-    cdef Passage *passage = &packet.passage
+    cdef Passage *passage = packet.passage
     cdef uint8_t decision = match.ACCEPT
     find_verdict(p, packet, ref)
     if passage.settled != NULL:
@@ -152,9 +152,9 @@ cdef inline Outcome admitted(Path *p, Packet *packet, int64_t ref) noexcept nogi
     return verdict.GOES_ON
 
 
-cdef inline uint32_t mark_of(const Path *p, const Packet *packet) noexcept nogil:
+cdef inline uint32_t mark_of(const Packet *packet) noexcept nogil:
     """Return what the input chain has marked a packet with, 0 where it was not asked."""
-    return packet.passage.probe.mark if p.chains != NULL and packet.passage.settled == NULL else 0
+    return packet.passage.probe.mark if packet.passage != NULL and packet.passage.settled == NULL else 0
 
 
 cdef inline Outcome ask_forward(Path *p, Packet *packet) noexcept nogil:
@@ -162,7 +162,7 @@ cdef inline Outcome ask_forward(Path *p, Packet *packet) noexcept nogil:
 
     A packet that it lets pass GOES_ON, and `is_translated` says whether it is to be masqueraded.
     """
-    cdef Passage *passage = &packet.passage
+    cdef Passage *passage = packet.passage
     if passage.settled != NULL or passage.forwarded:
         return verdict.GOES_ON
     show_link(&passage.probe, packet.hop.link)
@@ -174,7 +174,7 @@ cdef inline Outcome ask_forward(Path *p, Packet *packet) noexcept nogil:
 
 cdef inline bint is_translated(const Packet *packet) noexcept nogil:
     """Whether the forward chain has said MASQ to a packet that it lets pass."""
-    cdef const Passage *passage = &packet.passage
+    cdef const Passage *passage = packet.passage
     return (passage.settled.verdict if passage.settled != NULL else passage.forwarded) == match.MASQ
 
 
@@ -198,11 +198,11 @@ cdef inline Outcome ask_output(Path *p, Packet *packet, const Ends *ends) noexce
     probe.shows |= match.SHOWS_LEAVING
     if p.links[packet.hop.link].side == keys.LOCAL:
         return verdict.GOES_ON
-    decision = rules.evaluate_chain(c, &packet.passage, rules.CHAIN_OUTPUT, p.now_ms)
+    decision = rules.evaluate_chain(c, packet.passage, rules.CHAIN_OUTPUT, p.now_ms)
     if decision != match.ACCEPT:
         return turn_away(packet, decision, verdict.OUTPUT_DENIED, icmp.HOST_UNREACHABLE)
     if c.accounting:
-        rules.evaluate_chain(c, &packet.passage, rules.CHAIN_ACCOUNTING, p.now_ms)
+        rules.evaluate_chain(c, packet.passage, rules.CHAIN_ACCOUNTING, p.now_ms)
     return verdict.GOES_ON
 
 
@@ -212,7 +212,7 @@ cdef inline Outcome sent_out(Path *p, Packet *packet, const Ends *ends, uint8_t 
     The packet itself is still as it came, but for its TOS. What is for a program of the host does not leave, so only the
     rules that let it in may have changed its TOS.
     """
-    cdef Passage *passage = &packet.passage
+    cdef Passage *passage = packet.passage
     cdef Outcome outcome
     if passage.settled != NULL:
         passage.settled.sent_packets += 1

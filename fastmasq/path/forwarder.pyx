@@ -18,7 +18,7 @@ from libc.string cimport memcmp, memcpy
 from fastmasq.path cimport datagrams, finish, links, punts, tunnels, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
-from fastmasq.path.packet cimport Packet
+from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route
 from fastmasq.path.rules cimport RuleTable
@@ -50,7 +50,9 @@ cdef extern from * nogil:
 
 if (rows.LINK.itemsize != sizeof(Link) or rows.ROUTE.itemsize != sizeof(Route) or rows.HOP.itemsize != sizeof(Hop)
         or rows.REDIRECT.itemsize != sizeof(Redirect) or rows.TUNNEL.itemsize != sizeof(Tunnel)):
-    raise ImportError("path/rows.pxd, path/tunnels.pxd and path/rows.py disagree about the layout of a row")
+    raise ImportError("path/links.pxd, path/state.pxd, path/tunnels.pxd and path/rows.py disagree about the layout of a row")
+if sizeof(Packet) != PACKET_OCTETS:
+    raise ImportError(f"a packet has {sizeof(Packet)} octets, not the {PACKET_OCTETS} that path/packet.pxd speaks of")
 
 
 PUNT_KINDS = {punts.PUNT_CONTROL: "control", punts.PUNT_TUNNEL: "tunnel", punts.PUNT_ISAKMP: "isakmp", punts.PUNT_QUOTE: "quote"}
@@ -99,7 +101,7 @@ cdef class Forwarder:
         p.error_burst = error_burst
         p.error_rate_source = error_rate_source
         p.generation = 1
-        p.asked_map = -1
+        p.destination_map = -1
         self.set_routes(np.zeros(1, "u4"), np.zeros(1, rows.ROUTE))
 
     def _make_datagrams(self):
@@ -207,14 +209,14 @@ cdef class Forwarder:
         self.path.generation += 1
 
     def set_programs(self, uint32_t first, int count):
-        """Redirect to programs of this host at `count` addresses from `first` on, over the link that is on side LOCAL."""
+        """Lead what rules redirect to programs of this host to `count` addresses from `first` on, over the link on side LOCAL."""
         self.path.programs_first = first
         self.path.programs = count
 
-    def tell_programs(self, int asked_map, uint64_t cookie, long bpf_call):
-        """Note in a map what each redirected TCP session asked for, see net/asked.py; -1: nowhere."""
-        self.path.asked_map = asked_map
-        self.path.asked_cookie = cookie
+    def tell_programs(self, int destination_map, uint64_t cookie, long bpf_call):
+        """Note original destinations in a map, see kernel/bpf/original_destination.py; -1: nowhere."""
+        self.path.destination_map = destination_map
+        self.path.namespace_cookie = cookie
         self.path.bpf_call = bpf_call
 
     def set_hairpin(self, bint on):

@@ -47,11 +47,11 @@ cdef struct Led:
     Mark *mark                  # NULL: a trigger
 
 
-cdef inline Mark *mark_of(const Path *p, TriggersAndMarks *t, const Packet *packet) noexcept nogil:
+cdef inline Mark *mark_of(TriggersAndMarks *t, const Packet *packet) noexcept nogil:
     """Return the mark that this packet may open a session by, or NULL: of TCP, a SYN without ACK."""
     if packet.protocol == ipv4.PROTOCOL_TCP and packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.ACK) != tcp.SYN:
         return NULL
-    return marks.find_mark(&t.marks, filter.mark_of(p, packet))
+    return marks.find_mark(&t.marks, filter.mark_of(packet))
 
 
 cdef inline bint is_led_inside(Path *p, const Packet *packet, Led *led) noexcept nogil:
@@ -63,7 +63,7 @@ cdef inline bint is_led_inside(Path *p, const Packet *packet, Led *led) noexcept
     led.address = triggers.triggered_host(&t.triggers, packet.protocol, &packet.ends, p.tick)
     if led.address:
         return True
-    led.mark = mark_of(p, t, packet)
+    led.mark = mark_of(t, packet)
     if led.mark == NULL:
         return False
     target = marks.target_of(&t.marks, led.mark)

@@ -1,4 +1,4 @@
-# The original destination of a proxied connection, told to the program that will accept it: an entry in the map of net/asked.py.
+# The original destination of a proxied connection, told to its program by the map of kernel/bpf/original_destination.py.
 #
 # One system call for each proxied TCP session that is opened; none for its other packets. An entry that cannot be made
 # is not made: the program then sees its own address.
@@ -45,18 +45,18 @@ cdef inline void tell_original_destination(const Path *p, const Session *s) noex
     cdef AskedKey key
     cdef AskedValue value
     cdef MapUpdate update
-    if p.asked_map < 0:
+    if p.destination_map < 0:
         return
     memset(&key, 0, sizeof(key))
     memset(&value, 0, sizeof(value))
-    key.namespace_cookie = p.asked_cookie
+    key.namespace_cookie = p.namespace_cookie
     key.local = htonl(flow.daddr)
     key.remote = htonl(key_saddr(flow.key0))
     key.local_port = flow.did
     key.remote_port = htons(key_sid(flow.key1))
     value.address = htonl(key_daddr(flow.key0))
     value.port = htons(<uint16_t>key_did(flow.key1))
-    update.map = <uint32_t>p.asked_map
+    update.map = <uint32_t>p.destination_map
     update.reserved = 0
     update.key = <uint64_t><size_t>&key
     update.value = <uint64_t><size_t>&value

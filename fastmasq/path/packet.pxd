@@ -9,6 +9,9 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table.keys cimport Ends
 
+cdef enum:
+    PACKET_OCTETS = 128         # two cache lines
+
 cdef enum:                 # of packets
     KIND_SESSION = 0            # TCP, UDP, ICMP query or reply: has a flow key
     KIND_ICMP_ERROR = 1
@@ -26,6 +29,7 @@ cdef struct Told:
 
 
 cdef struct Packet:
+    # PACKET_OCTETS: a batch of them stays in the first-level cache
     Frame *frame
     # as it came, see parse.pxd
     uint8_t *ip
@@ -40,22 +44,22 @@ cdef struct Packet:
     uint8_t kind
     uint8_t link                # it came by
     uint8_t side                # of that link
-    bint is_fragment            # of a datagram in pieces
-    bint partial                # the transport checksum is the pseudo-header sum only
-    bint guessed                # a large send without a virtio header: its segment size is our guess
+    uint8_t is_fragment         # of a datagram in pieces
+    uint8_t partial             # the transport checksum is the pseudo-header sum only
+    uint8_t guessed             # a large send without a virtio header: its segment size is our guess
     Outcome door                # what the checks of its headers say: GOES_ON, or a drop reason
     # on its way
     const Route *route          # of its destination; NULL: not looked up yet
     Hop *hop                    # it leaves by; NULL: not known yet
     uint32_t towards            # the address that the hop has been chosen for
     uint16_t identification     # that a fragment is to leave with, if renumbered
-    bint renumbered
-    bint has_waited             # it was let in before, and waited: not to be counted twice
-    Told told
+    uint8_t renumbered
+    uint8_t has_waited          # it was let in before, and waited: not to be counted twice
     const Answer *answer        # of a tracker that has been asked about it; NULL: none has
+    Passage *passage            # through the rules; NULL where there are none
     uint32_t tunnel_id          # of KIND_TUNNEL: Call ID or SPI
     uint32_t tunnel_serial      # of its way, if there is one
-    Passage passage             # through the rules, when there are any
+    Told told
 
 
 cdef inline Outcome refused(Packet *packet, int reason, uint8_t type, uint8_t code, uint16_t mtu) noexcept nogil:

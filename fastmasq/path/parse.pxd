@@ -203,6 +203,7 @@ cdef inline void take_frame(Packet *packet, Frame *frame, const Link *links, int
     packet.route = NULL
     packet.hop = NULL
     packet.answer = NULL
+    packet.passage = NULL
     packet.has_waited = False
     packet.told.type = 0
     packet.door = check_frame(frame, &links[link])

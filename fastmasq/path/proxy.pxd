@@ -18,7 +18,7 @@ cdef inline bint takes(const Path *p, Packet *packet) noexcept nogil:
 
     An external endpoint is its mapping's (T-10: that is tried first), all else the host's own.
     """
-    return (p.chains != NULL and packet.passage.is_redirected and packet.kind == KIND_SESSION
+    return (packet.passage != NULL and packet.passage.is_redirected and packet.kind == KIND_SESSION
             and route.route_of(p, packet).kind != links.ROUTE_LOCAL)
 
 

@@ -7,7 +7,7 @@ from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.punts cimport Answer, PuntQueue
 from fastmasq.path.links cimport Hop, LINKS, Link, Route
-from fastmasq.path.rules cimport Chains
+from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.tunnels cimport Tunnels
 from fastmasq.path.verdict cimport DROP_REASON_COUNT, NOTE_COUNT
@@ -84,8 +84,8 @@ cdef struct Path:
     uint8_t by_address[PROTOCOLS]  # protocols without ports that any inside host may begin
     uint32_t programs_first     # of the addresses where packets reach programs of this host
     int programs                # how many there are
-    int asked_map               # descriptor of the map that tells them what was asked for, -1 without
-    uint64_t asked_cookie       # of our network namespace
+    int destination_map         # descriptor of the map that tells them original destinations, -1 without
+    uint64_t namespace_cookie   # of our network namespace
     long bpf_call               # number of bpf(2)
     TriggersAndMarks *triggers_and_marks  # NULL without triggers, direct ports and marks
     bint hairpin
@@ -122,6 +122,7 @@ cdef struct Path:
     # the batch
     Frame frames[BATCH]
     Packet packets[BATCH]
+    Passage passage             # of the packet in hand
     Gather gathers[GATHERS]
     int gathering               # rows of gathers in use
     int gather_turn

@@ -37,7 +37,7 @@ cdef enum OptionsCheck:
 
 
 cdef inline bint is_fragment(const uint8_t *ip) noexcept nogil:
-    return load16(ip + FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK)
+    return load16(ip + FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
 
 
 cdef inline OptionsCheck check_options(const uint8_t *ip, unsigned int header_length) noexcept nogil:

@@ -11,7 +11,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_UDP_L4, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport HEADROOM, SCRATCH_FRAME, Sender, sender_scratch
-from fastmasq.wire cimport ipv4, tcp, udp
+from fastmasq.wire cimport ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport fold, sum_octets, sum_pseudo_header
 from fastmasq.wire.octets cimport load16, load32, store16, store32
 
@@ -23,7 +23,7 @@ cdef inline void write_segment_header(uint8_t *ip, const Packet *packet, uint32_
     memcpy(ip, packet.ip, headers)
     store16(ip + ipv4.TOTAL_LENGTH, <uint16_t>(headers + payload))
     store16(ip + ipv4.ID, <uint16_t>(load16(packet.ip + ipv4.ID) + number))
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         store32(at + tcp.SEQUENCE, load32(at + tcp.SEQUENCE) + offset)
         if headers + offset + payload < packet.length:
             at[tcp.FLAGS] &= ~(tcp.FIN | tcp.PSH)
@@ -36,14 +36,14 @@ cdef inline void write_segment_header(uint8_t *ip, const Packet *packet, uint32_
 cdef inline void finish_transport(uint8_t *ip, uint32_t header_length, uint32_t length) noexcept nogil:
     """Compute the TCP or UDP checksum of a whole packet anew."""
     cdef uint8_t *transport = ip + header_length
-    cdef uint8_t *field = transport + (tcp.CHECKSUM if ip[ipv4.PROTOCOL] == ipv4.PROTOCOL_TCP else udp.CHECKSUM)
+    cdef uint8_t *field = transport + (tcp.CHECKSUM if ip[ipv4.PROTOCOL] == numbers.TCP else udp.CHECKSUM)
     cdef uint16_t checksum
     store16(field, 0)
     checksum = <uint16_t>~fold(
         <unsigned long long>sum_pseudo_header(load32(ip + ipv4.SOURCE), load32(ip + ipv4.DESTINATION), ip[ipv4.PROTOCOL],
                                               <uint16_t>(length - header_length))
         + sum_octets(transport, length - header_length))
-    if checksum == 0 and ip[ipv4.PROTOCOL] == ipv4.PROTOCOL_UDP:
+    if checksum == 0 and ip[ipv4.PROTOCOL] == numbers.UDP:
         checksum = 0xFFFF
     store16(field, checksum)
 
@@ -57,9 +57,9 @@ cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
     cdef uint32_t total, payload
     cdef int number = 0
     cdef uint8_t *ip
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         headers += tcp.header_length(packet.transport)
-    elif packet.protocol == ipv4.PROTOCOL_UDP and packet.frame.vnet.gso_type == GSO_UDP_L4:
+    elif packet.protocol == numbers.UDP and packet.frame.vnet.gso_type == GSO_UDP_L4:
         headers += udp.MINIMUM
     else:
         return verdict.CANNOT_SEGMENT

@@ -12,7 +12,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport Frame
-from fastmasq.wire cimport ipv4
+from fastmasq.wire cimport ipv4, numbers
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16, store16
 
@@ -31,7 +31,7 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     hop.used += 1
     if packet.renumbered:
         renumber(packet)
-    if packet.protocol == ipv4.PROTOCOL_TCP and not packet.is_fragment and gather(p, packet):
+    if packet.protocol == numbers.TCP and not packet.is_fragment and gather(p, packet):
         return verdict.FORWARDED
     if frame.vnet.gso_type != GSO_NONE and not p.senders[hop.link].vnet:
         return queue_segments(p, packet)

@@ -16,7 +16,7 @@ from fastmasq.table cimport keys, rows
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
 from fastmasq.table.table cimport Table
-from fastmasq.wire cimport gre, icmp, ipv4, tcp, udp
+from fastmasq.wire cimport gre, icmp, ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full, update_full_at
 from fastmasq.wire.octets cimport load16, store16, store32
 
@@ -26,11 +26,11 @@ from fastmasq.wire.octets cimport load16, store16, store32
 cdef inline uint8_t *quoted_checksum(const Quote *quote) noexcept nogil:
     """Return where a quoted transport checksum is, NULL where there is none or it is not quoted."""
     cdef uint8_t *at = quote.transport
-    if quote.protocol == ipv4.PROTOCOL_ICMP:
+    if quote.protocol == numbers.ICMP:
         return at + icmp.CHECKSUM           # always there, within the first 8 octets
-    if quote.protocol == ipv4.PROTOCOL_TCP:
+    if quote.protocol == numbers.TCP:
         return at + tcp.CHECKSUM if quote.available >= tcp.CHECKSUM + 2 else NULL
-    if quote.protocol == ipv4.PROTOCOL_DCCP:
+    if quote.protocol == numbers.DCCP:
         return at + udp.CHECKSUM
     return at + udp.CHECKSUM if load16(at + udp.CHECKSUM) != 0 else NULL
 
@@ -43,7 +43,7 @@ cdef inline uint32_t update_quoted_checksum(const Quote *quote, uint32_t delta) 
         return 0
     before = load16(field)
     after = update_full(before, fold(delta))
-    if after == 0 and (quote.protocol == ipv4.PROTOCOL_UDP or quote.protocol == ipv4.PROTOCOL_UDP_LITE):
+    if after == 0 and (quote.protocol == numbers.UDP or quote.protocol == numbers.UDP_LITE):
         after = 0xFFFF              # the reporting router saw what we sent, and a computed 0 is sent so (RFC 768)
     store16(field, after)
     return delta16(before, after)
@@ -62,7 +62,7 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const Rewrite 
         before = gre.call_id(at)
         gre.set_call_id(at, new.quoted_call_id)
         return delta16(before, new.quoted_call_id)
-    if quote.protocol == ipv4.PROTOCOL_ICMP:
+    if quote.protocol == numbers.ICMP:
         store16(at + icmp.IDENTIFIER, new.quoted.sid if icmp.is_query(at[icmp.TYPE]) else new.quoted.did)
         return ids + update_quoted_checksum(quote, ids)
     store16(at, new.quoted.sid)

@@ -18,7 +18,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.table cimport keys
 from fastmasq.table.keys cimport Ends
-from fastmasq.wire cimport icmp, ipv4, tcp
+from fastmasq.wire cimport icmp, ipv4, numbers, tcp
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16
 
@@ -48,13 +48,13 @@ cdef inline void describe(Probe *probe, const Packet *packet) noexcept nogil:
     probe.tos_and = 0xFF
     if load16(packet.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
         probe.shows = match.SHOWS_FRAGMENT
-    elif packet.protocol == ipv4.PROTOCOL_ICMP:
+    elif packet.protocol == numbers.ICMP:
         probe.shows = match.SHOWS_PORTS
         probe.ends.sid, probe.ends.did = packet.transport[icmp.TYPE], packet.transport[icmp.CODE]
-    elif packet.protocol == ipv4.PROTOCOL_TCP or packet.protocol == ipv4.PROTOCOL_UDP:
+    elif packet.protocol == numbers.TCP or packet.protocol == numbers.UDP:
         probe.shows = match.SHOWS_PORTS
         probe.ends = packet.ends
-        if packet.protocol == ipv4.PROTOCOL_TCP:
+        if packet.protocol == numbers.TCP:
             show_flags(probe, packet.transport[tcp.FLAGS])
 
 
@@ -62,9 +62,9 @@ cdef inline void describe(Probe *probe, const Packet *packet) noexcept nogil:
 
 cdef inline bint speaks_for_its_flow(const Packet *packet) noexcept nogil:
     """Whether rules can tell this packet from no other of the same flow that says True."""
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         return (packet.transport[tcp.FLAGS] & (tcp.ACK | tcp.RST)) == tcp.ACK
-    return packet.kind == KIND_TUNNEL or packet.protocol == ipv4.PROTOCOL_UDP or packet.transport[icmp.CODE] == 0
+    return packet.kind == KIND_TUNNEL or packet.protocol == numbers.UDP or packet.transport[icmp.CODE] == 0
 
 
 cdef inline uint64_t verdict_generation(const Path *p) noexcept nogil:
@@ -193,7 +193,7 @@ cdef inline Outcome ask_output(Path *p, Packet *packet, const Ends *ends) noexce
     cdef uint8_t decision
     show_link(probe, packet.hop.link)
     probe.ends.saddr, probe.ends.daddr = ends.saddr, ends.daddr
-    if packet.kind == KIND_SESSION and packet.protocol != ipv4.PROTOCOL_ICMP:
+    if packet.kind == KIND_SESSION and packet.protocol != numbers.ICMP:
         probe.ends.sid, probe.ends.did = ends.sid, ends.did
     probe.shows |= match.SHOWS_LEAVING
     if p.links[packet.hop.link].side == keys.LOCAL:

@@ -14,7 +14,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.table cimport hosts, keys, mappings, table
-from fastmasq.wire cimport ipv4
+from fastmasq.wire cimport ipv4, numbers
 from fastmasq.wire.octets cimport load16, load32
 
 
@@ -130,7 +130,7 @@ cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
     cdef int32_t row = datagram_of(p, packet)
     cdef Datagram *datagram = &p.datagrams.rows[row]
     cdef Outcome outcome
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         send_all_gathered(p)        # a stream's segments keep their order
     if datagram.state == datagrams.FIRST_MISSING and load16(packet.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
         outcome = verdict.FRAGMENT_TOO_LONG

@@ -18,7 +18,7 @@ from fastmasq.path.packet cimport Packet
 from fastmasq.path.state cimport GATHERS, GATHER_SEGMENTS, Gather, Path
 from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, VNET_DATA_VALID, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader
 from fastmasq.ring.ring cimport Sender, sender_append, sender_queue, sender_reserve
-from fastmasq.wire cimport ethernet, ipv4, tcp
+from fastmasq.wire cimport ethernet, ipv4, numbers, tcp
 from fastmasq.wire.checksum cimport delta16, fold, sum_octets, sum_pseudo_header, update_full_at
 from fastmasq.wire.octets cimport load16, load32, store16
 
@@ -33,7 +33,7 @@ cdef inline bint checksum_is_right(const Packet *packet) noexcept nogil:
     if packet.partial or packet.frame.vnet.flags & VNET_DATA_VALID:
         return True
     return fold(<unsigned long long>sum_pseudo_header(load32(packet.ip + ipv4.SOURCE), load32(packet.ip + ipv4.DESTINATION),
-                                                      ipv4.PROTOCOL_TCP, <uint16_t>length)
+                                                      numbers.TCP, <uint16_t>length)
                 + sum_octets(packet.transport, length)) == 0xFFFF
 
 
@@ -98,7 +98,7 @@ cdef inline void make_large(Gather *g, VnetHeader *vnet) noexcept nogil:
     store16(g.ip + ipv4.TOTAL_LENGTH, <uint16_t>length)
     update_full_at(g.ip + ipv4.CHECKSUM, delta16(before, <uint16_t>length))
     store16(g.tcp + tcp.CHECKSUM,
-            sum_pseudo_header(load32(g.ip + ipv4.SOURCE), load32(g.ip + ipv4.DESTINATION), ipv4.PROTOCOL_TCP,
+            sum_pseudo_header(load32(g.ip + ipv4.SOURCE), load32(g.ip + ipv4.DESTINATION), numbers.TCP,
                               <uint16_t>(length - ipv4.MINIMUM)))
     vnet.flags = VNET_NEEDS_CSUM
     vnet.gso_type = GSO_TCPV4

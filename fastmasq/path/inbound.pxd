@@ -12,7 +12,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport filtering, keys, mappings, opening, rows, table
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.forwards cimport Target
-from fastmasq.wire cimport icmp, ipv4, tcp
+from fastmasq.wire cimport icmp, numbers, tcp
 
 
 # -- forwards --------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ cdef struct Led:
 
 cdef inline Mark *mark_of(TriggersAndMarks *t, const Packet *packet) noexcept nogil:
     """Return the mark that this packet may open a session by, or NULL: of TCP, a SYN without ACK."""
-    if packet.protocol == ipv4.PROTOCOL_TCP and packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.ACK) != tcp.SYN:
+    if packet.protocol == numbers.TCP and packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.ACK) != tcp.SYN:
         return NULL
     return marks.find_mark(&t.marks, filter.mark_of(packet))
 
@@ -90,7 +90,7 @@ cdef inline Outcome open_led(Path *p, Packet *packet, uint32_t mapping, const Le
 
 cdef inline bint may_be_led(const Path *p, const Packet *packet, int port_class) noexcept nogil:
     """Whether a packet to an external endpoint may open a session there, if something leads it inside."""
-    return (p.triggers_and_marks != NULL and port_class != rows.CLASS_ICMP and p.table.current >= 0
+    return (p.triggers_and_marks != NULL and port_class != numbers.CLASS_ICMP and p.table.current >= 0
             and packet.ends.daddr == p.table.external[p.table.current] and session.first_inbound_state(packet) >= 0)
 
 
@@ -102,7 +102,7 @@ cdef inline Outcome pass_mapping(Path *p, Packet *packet, uint32_t mapping) noex
     cdef Outcome outcome
     if not filtering.admits(p.table, mapping, packet.ends.saddr):
         # the host pings as well
-        return verdict.DELIVERED if rows.class_of(packet.protocol) == rows.CLASS_ICMP else verdict.FILTERED
+        return verdict.DELIVERED if rows.class_of(packet.protocol) == numbers.CLASS_ICMP else verdict.FILTERED
     ends.daddr, ends.did = p.table.mappings[mapping].address, p.table.mappings[mapping].id
     outcome = leave.quietly_towards(p, packet, ends.daddr)
     return plain.pass_stateless(p, packet, &ends) if outcome == verdict.GOES_ON else outcome
@@ -110,7 +110,7 @@ cdef inline Outcome pass_mapping(Path *p, Packet *packet, uint32_t mapping) noex
 
 cdef inline bint is_claimed(const Path *p, const Packet *packet, int port_class) noexcept nogil:
     """Whether a port that has no mapping is ours all the same; of ICMP, none is."""
-    return port_class != rows.CLASS_ICMP and outbound.is_ours(p, packet.ends.daddr, port_class, packet.ends.did)
+    return port_class != numbers.CLASS_ICMP and outbound.is_ours(p, packet.ends.daddr, port_class, packet.ends.did)
 
 
 cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
@@ -137,7 +137,7 @@ cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
 cdef inline bint is_to_endpoint(const Packet *packet) noexcept nogil:
     """Whether a packet may be to an external endpoint: an ICMP query is not."""
     return packet.kind == KIND_SESSION and not (
-        packet.protocol == ipv4.PROTOCOL_ICMP and icmp.is_query(packet.transport[icmp.TYPE]))
+        packet.protocol == numbers.ICMP and icmp.is_query(packet.transport[icmp.TYPE]))
 
 
 # -- which of these --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
-from fastmasq.wire cimport icmp, ipv4, tcp, udp
+from fastmasq.wire cimport icmp, ipv4, numbers, tcp, udp
 from fastmasq.wire.octets cimport load16
 
 
@@ -33,10 +33,10 @@ cdef inline Outcome check_size(Packet *packet) noexcept nogil:
         if may_fragment:
             return verdict.GOES_ON          # send_packet cuts it
     else:
-        headers += tcp.header_length(packet.transport) if packet.protocol == ipv4.PROTOCOL_TCP else udp.MINIMUM
+        headers += tcp.header_length(packet.transport) if packet.protocol == numbers.TCP else udp.MINIMUM
         if headers + frame.vnet.gso_size <= mtu:
             return verdict.GOES_ON
-        if (may_fragment or packet.guessed) and packet.protocol == ipv4.PROTOCOL_TCP and mtu > headers:
+        if (may_fragment or packet.guessed) and packet.protocol == numbers.TCP and mtu > headers:
             frame.vnet.gso_size = <uint16_t>(mtu - headers)     # smaller segments need no fragments
             return verdict.GOES_ON
         if may_fragment:

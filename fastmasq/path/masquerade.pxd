@@ -9,12 +9,13 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport mappings, opening, rows, table
 from fastmasq.table.keys cimport Ends
+from fastmasq.wire cimport numbers
 
 
 cdef inline bint keeps_port(Path *p, const Packet *packet) noexcept nogil:
     """Whether the external port of a new mapping is to be that of the packet."""
     cdef int port_class = rows.class_of(packet.protocol)
-    return (p.triggers_and_marks != NULL and port_class != rows.CLASS_ICMP
+    return (p.triggers_and_marks != NULL and port_class != numbers.CLASS_ICMP
             and triggers_and_marks.is_kept_port(p.triggers_and_marks, port_class, packet.ends.sid)
             and triggers.keeps_port(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick))
 

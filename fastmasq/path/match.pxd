@@ -5,7 +5,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table.keys cimport Ends
-from fastmasq.wire cimport ipv4
+from fastmasq.wire cimport numbers
 
 cdef enum:                 # targets of rows; those from ACCEPT on are verdicts
     TARGET_NONE = 0
@@ -117,7 +117,7 @@ cdef inline Ends swapped(const Probe *probe) noexcept nogil:
     """Return the ends of a packet the other way round; ICMP type and code stay what they are."""
     cdef Ends ends = probe.ends
     ends.saddr, ends.daddr = probe.ends.daddr, probe.ends.saddr
-    if probe.protocol != ipv4.PROTOCOL_ICMP:
+    if probe.protocol != numbers.ICMP:
         ends.sid, ends.did = probe.ends.did, probe.ends.sid
     return ends
 
@@ -128,7 +128,7 @@ cdef inline bint asks_match(const ChainRule *rule, const Probe *probe) noexcept 
         return False
     if rule.flags & (WANTS_FRAGMENT if not probe.shows & SHOWS_FRAGMENT else WANTS_NO_FRAGMENT):
         return False
-    if probe.protocol != ipv4.PROTOCOL_TCP or not rule.flags & (WANTS_SYN | WANTS_NO_SYN | WANTS_ACK):
+    if probe.protocol != numbers.TCP or not rule.flags & (WANTS_SYN | WANTS_NO_SYN | WANTS_ACK):
         return True
     if probe.shows & SHOWS_FRAGMENT:
         return False

@@ -9,7 +9,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, mappings, opening, ports, rows, sessions
 from fastmasq.table.table cimport Table
-from fastmasq.wire cimport icmp, ipv4, tcp
+from fastmasq.wire cimport icmp, numbers, tcp
 
 
 # -- on, by policy ---------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ cdef inline bint is_ours(const Path *p, uint32_t address, int port_class, uint16
     cdef int external = mappings.external_of(p.table, address)
     if external < 0:
         return False
-    if (p.triggers_and_marks != NULL and external == p.table.current and port_class != rows.CLASS_ICMP
+    if (p.triggers_and_marks != NULL and external == p.table.current and port_class != numbers.CLASS_ICMP
             and triggers_and_marks.is_kept_port(p.triggers_and_marks, port_class, port)):
         return True
     return ports.is_allowed(&p.table.pools[mappings.pool_of(external, port_class)], port)
@@ -93,7 +93,7 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t receiver) noexc
     """A packet to an external endpoint of ours, whose mapping is `receiver`, from somebody who has no session with it."""
     cdef Table *t = p.table
     cdef uint32_t sender, target
-    if packet.protocol == ipv4.PROTOCOL_TCP and packet.transport[tcp.FLAGS] & tcp.RST:
+    if packet.protocol == numbers.TCP and packet.transport[tcp.FLAGS] & tcp.RST:
         # refuses a connection that only the other host has a session of: passes if that session exists
         sender = masquerade.sender_mapping(p, packet)
         if sender != rows.NONE and expects(t, receiver, sender, packet):
@@ -110,7 +110,7 @@ cdef inline Outcome take_to_host(Path *p, Packet *packet) noexcept nogil:
     cdef uint32_t receiver
     if packet.kind == KIND_TUNNEL and mappings.external_of(p.table, packet.ends.daddr) >= 0:
         return tunnelled.no_row(packet)         # the guard keeps it from the host
-    if not p.hairpin or packet.kind != KIND_SESSION or port_class == rows.CLASS_ICMP:
+    if not p.hairpin or packet.kind != KIND_SESSION or port_class == numbers.CLASS_ICMP:
         return verdict.DELIVERED
     receiver = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
     if receiver != rows.NONE:

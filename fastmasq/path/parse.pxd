@@ -20,7 +20,7 @@ from fastmasq.ring.abi cimport (
 )
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
-from fastmasq.wire cimport ethernet, icmp, ipv4, tcp, udp
+from fastmasq.wire cimport ethernet, icmp, ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.octets cimport load16, load32
 
@@ -81,19 +81,19 @@ cdef inline Outcome parse_transport(Packet *packet) noexcept nogil:
     cdef const uint8_t *at = packet.transport
     cdef uint32_t length = packet.length - packet.header_length
     cdef uint32_t size
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         if length < tcp.MINIMUM:
             return verdict.BAD_TRANSPORT_HEADER
         size = tcp.header_length(at)
         if size < tcp.MINIMUM or size > length:
             return verdict.BAD_TRANSPORT_HEADER
-    elif packet.protocol == ipv4.PROTOCOL_UDP:
+    elif packet.protocol == numbers.UDP:
         if length < udp.MINIMUM:
             return verdict.BAD_TRANSPORT_HEADER
         size = load16(at + udp.LENGTH)
         if size < udp.MINIMUM or (size > length and not packet.is_fragment):
             return verdict.BAD_TRANSPORT_HEADER
-    elif packet.protocol == ipv4.PROTOCOL_ICMP:
+    elif packet.protocol == numbers.ICMP:
         return parse_icmp(packet, length)
     else:
         packet.kind = KIND_PROTOCOL_OTHER
@@ -111,7 +111,7 @@ cdef inline Outcome check_fragment(const Packet *packet) noexcept nogil:
     cdef uint32_t octets = packet.length - packet.header_length
     if octets == 0 or (field & ipv4.MORE_FRAGMENTS and octets & 7) or packet.header_length + offset + octets > 65535:
         return verdict.FRAGMENT_BAD
-    if packet.protocol == ipv4.PROTOCOL_TCP and offset == 8:
+    if packet.protocol == numbers.TCP and offset == 8:
         return verdict.FRAGMENT_TINY
     return verdict.GOES_ON
 
@@ -125,15 +125,15 @@ cdef inline void settle_offload(Packet *packet, const Link *link) noexcept nogil
     if not frame.vnet.flags & VNET_NEEDS_CSUM:
         return
     if frame.vnet.csum_start == 0:
-        if packet.protocol == ipv4.PROTOCOL_TCP:
+        if packet.protocol == numbers.TCP:
             frame.vnet.csum_offset = tcp.CHECKSUM
-        elif packet.protocol == ipv4.PROTOCOL_UDP:
+        elif packet.protocol == numbers.UDP:
             frame.vnet.csum_offset = udp.CHECKSUM
         else:
             frame.vnet.flags = 0
             return
         frame.vnet.csum_start = <uint16_t>start
-        if packet.protocol == ipv4.PROTOCOL_UDP and packet.length > link.mtu:
+        if packet.protocol == numbers.UDP and packet.length > link.mtu:
             frame.vnet.gso_type = GSO_UDP_L4        # several datagrams, of a size that nothing tells: cannot be cut
         elif packet.length > link.mtu:
             frame.vnet.gso_type = GSO_TCPV4
@@ -188,7 +188,7 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     if not packet.is_fragment:
         settle_offload(packet, link)
     if packet.kind == KIND_SESSION:
-        if packet.protocol == ipv4.PROTOCOL_ICMP and icmp.is_reply(packet.transport[icmp.TYPE]):
+        if packet.protocol == numbers.ICMP and icmp.is_reply(packet.transport[icmp.TYPE]):
             side |= keys.KEY_REPLY
         packet.key0 = keys.make_key0(packet.ends.saddr, packet.ends.daddr)
         packet.key1 = keys.make_key1(packet.protocol, side, packet.ends.sid, packet.ends.did)

@@ -9,7 +9,7 @@ from fastmasq.path.state cimport Path, Redirect
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, mappings, opening, rows, sessions
 from fastmasq.table.sessions cimport Birth
-from fastmasq.wire cimport ipv4
+from fastmasq.wire cimport numbers
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
@@ -70,7 +70,7 @@ cdef inline Outcome masquerade(Path *p, Packet *packet) noexcept nogil:
     cdef int64_t row
     may_begin = redirect.host == packet.ends.saddr if redirect != NULL else p.by_address[packet.protocol] != 0
     if not may_begin:
-        return verdict.AH_NOT_MASQUERADED if packet.protocol == ipv4.PROTOCOL_AH else verdict.PROTOCOL_NOT_MASQUERADED
+        return verdict.AH_NOT_MASQUERADED if packet.protocol == numbers.AH else verdict.PROTOCOL_NOT_MASQUERADED
     if p.table.current < 0:
         return verdict.NO_EXTERNAL_ADDRESS
     outcome = leave.towards(p, packet, packet.ends.daddr)

@@ -10,7 +10,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, opening, rows
 from fastmasq.table.opening cimport Programs
-from fastmasq.wire cimport ipv4
+from fastmasq.wire cimport numbers
 
 
 cdef inline bint takes(const Path *p, Packet *packet) noexcept nogil:
@@ -43,6 +43,6 @@ cdef inline Outcome open(Path *p, Packet *packet) noexcept nogil:
     row = opening.open_local(p.table, packet.ends, packet.side, programs, session.birth_of(p, packet, state, 0))
     if row < 0:
         return refuse_inside(packet, row) if packet.side == keys.INSIDE else reason_of(row)
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         tell_original_destination(p, &p.table.sessions[row])
     return session.forward_opened(p, packet, row, rows.INBOUND)

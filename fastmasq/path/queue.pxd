@@ -8,7 +8,7 @@ from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport Path
 from fastmasq.ring.abi cimport VNET_LENGTH, VnetHeader
 from fastmasq.ring.ring cimport Frame, Sender, sender_queue
-from fastmasq.wire cimport ethernet, ipv4
+from fastmasq.wire cimport ethernet, ipv4, numbers
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.octets cimport store16
 
@@ -29,7 +29,7 @@ cdef inline void complete_checksum(Packet *packet) noexcept nogil:
     if start < packet.transport or field + 2 > stop:
         return
     checksum = <uint16_t>~sum_octets(start, stop - start)
-    if checksum == 0 and packet.protocol == ipv4.PROTOCOL_UDP:
+    if checksum == 0 and packet.protocol == numbers.UDP:
         checksum = 0xFFFF
     store16(field, checksum)
     frame.vnet.flags = 0

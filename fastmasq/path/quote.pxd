@@ -17,7 +17,7 @@ from fastmasq.table cimport keys, mappings, rows, sessions
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.table cimport Table
-from fastmasq.wire cimport esp, gre, icmp, ipv4, tcp
+from fastmasq.wire cimport esp, gre, icmp, ipv4, numbers, tcp
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.octets cimport load16, load32
 
@@ -49,10 +49,10 @@ cdef struct Rewrite:
 cdef inline Outcome parse_ids(Quote *quote) noexcept nogil:
     """Fill in the ids of a quoted packet; without ports they are 0."""
     cdef const uint8_t *at = quote.transport
-    if quote.protocol == ipv4.PROTOCOL_TCP or quote.protocol == ipv4.PROTOCOL_UDP:
+    if quote.protocol == numbers.TCP or quote.protocol == numbers.UDP:
         quote.ends.sid = load16(at)
         quote.ends.did = load16(at + 2)
-    elif quote.protocol != ipv4.PROTOCOL_ICMP:
+    elif quote.protocol != numbers.ICMP:
         quote.ends.sid = quote.ends.did = 0
     elif icmp.is_query(at[icmp.TYPE]):
         quote.ends.sid = load16(at + icmp.IDENTIFIER)
@@ -107,7 +107,7 @@ cdef inline bint quote_in_window(const Session *s, int direction, const Quote *q
     """
     cdef uint8_t seen = rows.SESSION_SEEN_OUT if direction == rows.INBOUND else rows.SESSION_SEEN_IN
     cdef uint32_t behind
-    if quote.protocol != ipv4.PROTOCOL_TCP or not s.flags & seen:
+    if quote.protocol != numbers.TCP or not s.flags & seen:
         return True
     behind = s.tcp[1 - direction].end - load32(quote.transport + tcp.SEQUENCE)
     return behind <= LARGEST_WINDOW
@@ -115,7 +115,7 @@ cdef inline bint quote_in_window(const Session *s, int direction, const Quote *q
 
 cdef inline uint8_t answer_side(uint8_t side, const Quote *quote) noexcept nogil:
     """Return the side in the key of the answer to a quoted packet: the answer to an ICMP query is a reply."""
-    if quote.protocol == ipv4.PROTOCOL_ICMP and icmp.is_query(quote.transport[icmp.TYPE]):
+    if quote.protocol == numbers.ICMP and icmp.is_query(quote.transport[icmp.TYPE]):
         return side | keys.KEY_REPLY
     return side
 
@@ -145,7 +145,7 @@ cdef inline Outcome find_mapping(const Path *p, const Packet *packet, const Quot
     cdef Table *t = p.table
     cdef int port_class = rows.class_of(quote.protocol)
     cdef uint32_t mapping
-    if t.current < 0 or port_class < 0 or (quote.protocol == ipv4.PROTOCOL_ICMP and icmp.is_query(quote.transport[icmp.TYPE])):
+    if t.current < 0 or port_class < 0 or (quote.protocol == numbers.ICMP and icmp.is_query(quote.transport[icmp.TYPE])):
         return verdict.NO_SESSION
     mapping = mappings.find_internal(t, port_class, quote.ends.daddr, quote.ends.did,
                                      mappings.endpoint_hash(t, port_class, quote.ends.daddr, quote.ends.did))
@@ -163,9 +163,9 @@ cdef inline Outcome find_mapping(const Path *p, const Packet *packet, const Quot
 
 cdef inline int64_t tunnel_id(const Quote *quote) noexcept nogil:
     """Return the Call ID or SPI of a quoted packet, or -1 when it is of no tunnel."""
-    if quote.protocol == esp.PROTOCOL_ESP:
+    if quote.protocol == numbers.ESP:
         return esp.spi(quote.transport)
-    if quote.protocol == gre.PROTOCOL_GRE and gre.is_pptp(quote.transport):
+    if quote.protocol == numbers.GRE and gre.is_pptp(quote.transport):
         return gre.call_id(quote.transport)
     return -1
 
@@ -199,9 +199,9 @@ cdef inline Outcome find_session_or_tunnel(const Path *p, const Packet *packet, 
 
 cdef inline bint is_asked_about(const Path *p, const Quote *quote) noexcept nogil:
     """Whether only a tracker can know whose a quoted packet was: ISAKMP, told by its cookies, and ESP not settled yet."""
-    if quote.protocol == ipv4.PROTOCOL_UDP:
+    if quote.protocol == numbers.UDP:
         return p.follows_ipsec and trackers.are_isakmp(&quote.ends)
-    return p.follows_ipsec and quote.protocol == esp.PROTOCOL_ESP
+    return p.follows_ipsec and quote.protocol == numbers.ESP
 
 
 cdef inline Outcome find_by_tracker(Path *p, const Packet *packet, const Quote *quote, Rewrite *new) noexcept nogil:

@@ -13,7 +13,7 @@ from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport Sender, sender_scratch
 from fastmasq.table cimport keys, table
 from fastmasq.table.siphash cimport siphash
-from fastmasq.wire cimport ethernet, icmp, ipv4
+from fastmasq.wire cimport ethernet, icmp, ipv4, numbers
 from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.octets cimport load16, store16, store32
 
@@ -27,7 +27,7 @@ cdef inline bint may_answer_fragment(const Packet *packet) noexcept nogil:
     """Only about a first fragment, and not about that of an ICMP error either."""
     if load16(packet.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
         return False
-    if packet.protocol != ipv4.PROTOCOL_ICMP:
+    if packet.protocol != numbers.ICMP:
         return True
     return packet.length > packet.header_length and (icmp.is_query(packet.transport[0]) or icmp.is_reply(packet.transport[0]))
 
@@ -61,7 +61,7 @@ cdef inline uint32_t write_error(uint8_t *ip, const Packet *packet, uint32_t sou
     store16(ip + ipv4.TOTAL_LENGTH, <uint16_t>length)
     store16(ip + ipv4.ID, id)
     ip[ipv4.TTL] = REPLY_TTL
-    ip[ipv4.PROTOCOL] = ipv4.PROTOCOL_ICMP
+    ip[ipv4.PROTOCOL] = numbers.ICMP
     store32(ip + ipv4.SOURCE, source)
     store32(ip + ipv4.DESTINATION, packet.ends.saddr)
     finish_header(ip, ipv4.MINIMUM)

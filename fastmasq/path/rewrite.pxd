@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from fastmasq.path.packet cimport Packet
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
-from fastmasq.wire cimport icmp, ipv4, tcp, udp
+from fastmasq.wire cimport icmp, ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full_at, update_partial, update_udp_at
 from fastmasq.wire.octets cimport load16, store16, store32
 
@@ -22,28 +22,28 @@ cdef inline bint sums_addresses(uint8_t protocol, uint32_t length) noexcept nogi
 
     UDP-Lite (RFC 3828 section 3.1) and DCCP (RFC 4340 section 9.1) have it where UDP has its own.
     """
-    return (protocol == ipv4.PROTOCOL_UDP_LITE or protocol == ipv4.PROTOCOL_DCCP) and length >= udp.MINIMUM
+    return (protocol == numbers.UDP_LITE or protocol == numbers.DCCP) and length >= udp.MINIMUM
 
 
 cdef inline void rewrite_transport(Packet *packet, uint16_t sid, uint16_t did, uint16_t address_delta,
                                    uint16_t transport_delta) noexcept nogil:
     cdef uint8_t *at = packet.transport
-    if packet.protocol == ipv4.PROTOCOL_TCP or packet.protocol == ipv4.PROTOCOL_UDP:
+    if packet.protocol == numbers.TCP or packet.protocol == numbers.UDP:
         store16(at, sid)
         store16(at + 2, did)
-        at += tcp.CHECKSUM if packet.protocol == ipv4.PROTOCOL_TCP else udp.CHECKSUM
+        at += tcp.CHECKSUM if packet.protocol == numbers.TCP else udp.CHECKSUM
         if packet.partial:
             # the field holds the sum of the pseudo-header: whoever completes it will add the new ports
             store16(at, update_partial(load16(at), address_delta))
-        elif packet.protocol == ipv4.PROTOCOL_TCP:
+        elif packet.protocol == numbers.TCP:
             update_full_at(at, transport_delta)
         else:
             update_udp_at(at, transport_delta)
-    elif packet.protocol == ipv4.PROTOCOL_ICMP:
+    elif packet.protocol == numbers.ICMP:
         store16(at + icmp.IDENTIFIER, sid if icmp.is_query(at[0]) else did)
         update_full_at(at + icmp.CHECKSUM, transport_delta)
     elif sums_addresses(packet.protocol, packet.length - packet.header_length):
-        if packet.protocol == ipv4.PROTOCOL_DCCP:
+        if packet.protocol == numbers.DCCP:
             update_full_at(at + udp.CHECKSUM, transport_delta)
         else:
             update_udp_at(at + udp.CHECKSUM, transport_delta)
@@ -68,7 +68,7 @@ cdef inline void rewrite_ends(Packet *packet, const Ends *ends) noexcept nogil:
     """Give a packet new ends, as a flow would; deltas are computed here, TTL decremented."""
     cdef uint32_t address_delta = delta32(packet.ends.saddr, ends.saddr) + delta32(packet.ends.daddr, ends.daddr)
     cdef uint16_t transport_delta = fold(delta16(packet.ends.sid, ends.sid) + delta16(packet.ends.did, ends.did))
-    if packet.protocol == ipv4.PROTOCOL_TCP or packet.protocol == ipv4.PROTOCOL_UDP:
+    if packet.protocol == numbers.TCP or packet.protocol == numbers.UDP:
         transport_delta = fold(<uint32_t>transport_delta + fold(address_delta))
     rewrite_addresses(packet, ends.saddr, ends.daddr)
     rewrite_transport(packet, ends.sid, ends.did, fold(address_delta), transport_delta)

@@ -15,7 +15,7 @@ from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.sessions cimport Birth, make_birth
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
-from fastmasq.wire cimport icmp, ipv4, tcp
+from fastmasq.wire cimport icmp, numbers, tcp
 from fastmasq.wire.octets cimport load16, load32
 
 
@@ -24,9 +24,9 @@ from fastmasq.wire.octets cimport load16, load32
 cdef inline int first_state(const Packet *packet) noexcept nogil:
     """Return the State of a session that this outbound packet may open, or -1 when it may open none."""
     cdef uint8_t flags
-    if packet.protocol == ipv4.PROTOCOL_UDP:
+    if packet.protocol == numbers.UDP:
         return rows.UDP_ACTIVE
-    if packet.protocol == ipv4.PROTOCOL_ICMP:
+    if packet.protocol == numbers.ICMP:
         return rows.ICMP_ACTIVE if icmp.is_query(packet.transport[icmp.TYPE]) else -1
     flags = packet.transport[tcp.FLAGS]
     if flags & tcp.RST:
@@ -39,7 +39,7 @@ cdef inline int first_state(const Packet *packet) noexcept nogil:
 cdef inline int first_inbound_state(const Packet *packet) noexcept nogil:
     """Return the State of a session that this TCP or UDP packet from a remote may open, or -1 when it may open none."""
     cdef uint8_t flags
-    if packet.protocol == ipv4.PROTOCOL_UDP:
+    if packet.protocol == numbers.UDP:
         return rows.UDP_UNANSWERED
     flags = packet.transport[tcp.FLAGS]
     return -1 if flags & tcp.RST or (flags & tcp.SYN and flags & tcp.ACK) else rows.TCP_UNANSWERED
@@ -69,7 +69,7 @@ cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int dir
     cdef Session *s = &p.table.sessions[row]
     cdef TcpVerdict change
     cdef int before = s.state
-    if packet.protocol == ipv4.PROTOCOL_TCP:
+    if packet.protocol == numbers.TCP:
         change = track_tcp(s, direction, packet)
         if change == TCP_OUT_OF_WINDOW:
             return verdict.TCP_RST_OUT_OF_WINDOW

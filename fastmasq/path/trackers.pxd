@@ -12,17 +12,15 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
-from fastmasq.wire cimport esp, gre, ipv4, isakmp, tcp
-
-cdef enum:
-    PPTP_PORT = 1723            # of the server's end of a control connection (RFC 2637 section 3)
+from fastmasq.wire cimport esp, gre, numbers, tcp
 
 
 cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Packet *packet) noexcept nogil:
     """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
-    if not p.follows_pptp or packet.protocol != ipv4.PROTOCOL_TCP:
+    if not p.follows_pptp or packet.protocol != numbers.TCP:
         return False
-    if packet.ends.did != PPTP_PORT and packet.ends.sid != PPTP_PORT and flow.did != PPTP_PORT and flow.sid != PPTP_PORT:
+    if (packet.ends.did != numbers.PPTP_PORT and packet.ends.sid != numbers.PPTP_PORT and flow.did != numbers.PPTP_PORT
+            and flow.sid != numbers.PPTP_PORT):
         return False
     if packet.is_fragment or p.unfollowed[row >> 6] >> (row & 63) & 1:
         return False
@@ -32,7 +30,7 @@ cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const
 
 cdef inline bint are_isakmp(const Ends *ends) noexcept nogil:
     """Whether UDP between these ends is ISAKMP (K-1)."""
-    return ends.sid == isakmp.ISAKMP_PORT and ends.did == isakmp.ISAKMP_PORT
+    return ends.sid == numbers.ISAKMP_PORT and ends.did == numbers.ISAKMP_PORT
 
 
 cdef inline bint is_tunnel(const Path *p, Packet *packet) noexcept nogil:
@@ -40,9 +38,9 @@ cdef inline bint is_tunnel(const Path *p, Packet *packet) noexcept nogil:
     cdef uint32_t length = packet.length - packet.header_length
     if length < gre.MINIMUM:            # esp.MINIMUM as well
         return False
-    if packet.protocol == esp.PROTOCOL_ESP and p.follows_ipsec:
+    if packet.protocol == numbers.ESP and p.follows_ipsec:
         packet.tunnel_id = esp.spi(packet.transport)
-    elif (packet.protocol == gre.PROTOCOL_GRE and p.follows_pptp and gre.is_pptp(packet.transport)
+    elif (packet.protocol == numbers.GRE and p.follows_pptp and gre.is_pptp(packet.transport)
           and length >= gre.header_length(packet.transport)):
         packet.tunnel_id = gre.call_id(packet.transport)
     else:
@@ -54,7 +52,7 @@ cdef inline bint is_tunnel(const Path *p, Packet *packet) noexcept nogil:
 cdef inline bint is_asked_about(const Path *p, const Packet *packet) noexcept nogil:
     """Whether a packet that no row explains goes to a tracker. Of ISAKMP, too short or not, no session may have the ports."""
     if packet.kind == KIND_SESSION:
-        return p.follows_ipsec and packet.protocol == ipv4.PROTOCOL_UDP and are_isakmp(&packet.ends)
+        return p.follows_ipsec and packet.protocol == numbers.UDP and are_isakmp(&packet.ends)
     return packet.kind == KIND_TUNNEL
 
 

@@ -12,7 +12,7 @@ from fastmasq.path.tunnels cimport Way
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, rows, table
 from fastmasq.table.keys cimport Ends
-from fastmasq.wire cimport esp, gre
+from fastmasq.wire cimport esp, gre, numbers
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
@@ -44,7 +44,7 @@ cdef inline Outcome choose_way_hop(Path *p, Packet *packet, Way *way) noexcept n
 cdef inline void count_way(const Path *p, Way *way, const Packet *packet) noexcept nogil:
     way.packets += 1
     way.last_ms = p.now_ms
-    if packet.protocol == esp.PROTOCOL_ESP:
+    if packet.protocol == numbers.ESP:
         way.sequence = esp.sequence(packet.transport)
 
 
@@ -63,7 +63,7 @@ cdef inline Outcome send_by_way(Path *p, Packet *packet, const Way *way) noexcep
 
 cdef inline Outcome no_row(const Packet *packet) noexcept nogil:
     """Return the reason to drop a tunnel's packet that nothing explains."""
-    return verdict.GRE_NO_ROW if packet.protocol == gre.PROTOCOL_GRE else verdict.ESP_NO_ROW
+    return verdict.GRE_NO_ROW if packet.protocol == numbers.GRE else verdict.ESP_NO_ROW
 
 
 cdef inline Outcome turn_round(Path *p, Packet *packet, Way *sent) noexcept nogil:

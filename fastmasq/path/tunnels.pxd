@@ -11,7 +11,7 @@ from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport make_key0, make_key1
 from fastmasq.table.rows cimport DIRECTIONS
 from fastmasq.table.siphash cimport Secret, siphash
-from fastmasq.wire.gre cimport PROTOCOL_GRE
+from fastmasq.wire cimport numbers
 
 cdef enum:
     TUNNELS = 20480             # rows: calls and SAs, as many as the trackers may have
@@ -75,7 +75,7 @@ cdef inline int64_t find_any_way(const Tunnels *tunnels, const Secret *secret, u
                                  uint8_t protocol, uint8_t side, bint quoted) noexcept nogil:
     """Return the way with this key, or of GRE one between the same ends that takes any Call ID; or -1."""
     cdef int64_t found = find_way(tunnels, hash, key0, key1, quoted)
-    if found < 0 and protocol == PROTOCOL_GRE:
+    if found < 0 and protocol == numbers.GRE:
         key1 = tunnel_key1(protocol, side, ANY_CALL_ID)
         found = find_way(tunnels, <uint32_t>siphash(secret, key0, key1), key0, key1, quoted)
     return found

@@ -6,12 +6,13 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport forwards, holds, index, ports, rows, siphash, table
-from fastmasq.table.rows cimport CLASS_COUNT, Mapping
+from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
+from fastmasq.wire cimport numbers
 
 
 cdef inline int pool_of(int external, int port_class) noexcept nogil:
-    return external * CLASS_COUNT + port_class
+    return external * numbers.CLASS_COUNT + port_class
 
 
 cdef inline uint32_t mapping_row(int external, int port_class, uint16_t port) noexcept nogil:
@@ -23,7 +24,7 @@ cdef inline int row_pool(uint32_t row) noexcept nogil:
 
 
 cdef inline int row_class(uint32_t row) noexcept nogil:
-    return (row >> 16) % CLASS_COUNT
+    return (row >> 16) % numbers.CLASS_COUNT
 
 
 cdef inline uint16_t row_port(uint32_t row) noexcept nogil:
@@ -31,7 +32,7 @@ cdef inline uint16_t row_port(uint32_t row) noexcept nogil:
 
 
 cdef inline uint32_t mapping_address(const Table *t, uint32_t row) noexcept nogil:
-    return t.external[(row >> 16) // CLASS_COUNT]
+    return t.external[(row >> 16) // numbers.CLASS_COUNT]
 
 
 # -- finding ---------------------------------------------------------------------------------------------------------
@@ -109,11 +110,11 @@ cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address
         holds.end_hold(t, pool, wanted)
         return wanted
     else:
-        port = ports.choose_port(&t.pools[pool], wanted, port_class != rows.CLASS_ICMP, table.next_random(t))
+        port = ports.choose_port(&t.pools[pool], wanted, port_class != numbers.CLASS_ICMP, table.next_random(t))
     if port != ports.NO_PORT:
         ports.take_port(&t.pools[pool], <uint16_t>port)
         return port
-    port = holds.longest_held(t, pool, port_class == rows.CLASS_ICMP or wanted < ports.LOW_PORTS)
+    port = holds.longest_held(t, pool, port_class == numbers.CLASS_ICMP or wanted < ports.LOW_PORTS)
     if port != ports.NO_PORT:
         holds.end_hold(t, pool, <uint16_t>port)
     return port

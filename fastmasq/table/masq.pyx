@@ -19,7 +19,7 @@ from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.permits cimport Permit
-from fastmasq.table.rows cimport CLASS_COUNT, Host, Mapping, OUTBOUND, Session
+from fastmasq.table.rows cimport Host, Mapping, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
@@ -27,6 +27,7 @@ from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
 from fastmasq.table.memory import lay_out
 from fastmasq.table.timeouts import Timeouts
+from fastmasq.wire cimport numbers
 
 TICK_NS = wheel.TICK_MS * 1_000_000
 MAXIMUM_SESSIONS = 1 << 26
@@ -154,7 +155,7 @@ cdef class MasqTable:
         if not self._is_ready:
             self._is_ready = True
             for array in (self.memory.index, self.memory.mapping_index, self.memory.host_index, self.memory.permits,
-                          self.hosts, self.mappings[:CLASS_COUNT * PORTS]):
+                          self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]):
                 areas.append((array.ctypes.data, array.ctypes.data + array.nbytes))
         for begin, end in areas:
             first, stop = begin, end
@@ -232,24 +233,24 @@ cdef class MasqTable:
         raise CapacityError(f"sessions of {EXTERNALS} external addresses are still open")
 
     def _holds_mappings(self, row):
-        span = CLASS_COUNT * PORTS
+        span = numbers.CLASS_COUNT * PORTS
         in_use = self.mappings["in_use"][row * span:(row + 1) * span]
         return bool(((in_use != rows.MAPPING_FREE) & (in_use != rows.MAPPING_HELD_DOWN)).any())
 
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
-        span = CLASS_COUNT * PORTS
+        span = numbers.CLASS_COUNT * PORTS
         self.mappings["in_use"][row * span:(row + 1) * span] = 0
-        for pool in range(row * CLASS_COUNT, (row + 1) * CLASS_COUNT):
+        for pool in range(row * numbers.CLASS_COUNT, (row + 1) * numbers.CLASS_COUNT):
             self.table.held[pool].first = self.table.held[pool].last = 0
 
     def _allow(self, int external, allowed):
-        span = CLASS_COUNT * PORTS
-        bits = np.array(allowed, bool).reshape(CLASS_COUNT, PORTS)
+        span = numbers.CLASS_COUNT * PORTS
+        bits = np.array(allowed, bool).reshape(numbers.CLASS_COUNT, PORTS)
         bits[:, 0] = False
-        used = self.mappings["in_use"][external * span:(external + 1) * span].reshape(CLASS_COUNT, PORTS) != 0
-        for port_class in range(CLASS_COUNT):
-            pool = external * CLASS_COUNT + port_class
+        used = self.mappings["in_use"][external * span:(external + 1) * span].reshape(numbers.CLASS_COUNT, PORTS) != 0
+        for port_class in range(numbers.CLASS_COUNT):
+            pool = external * numbers.CLASS_COUNT + port_class
             self.memory.allowed_ports[pool] = np.packbits(bits[port_class], bitorder="little").view("u8")
             free = bits[port_class] & ~used[port_class]
             self.memory.free_ports[pool] = np.packbits(free, bitorder="little").view("u8")
@@ -289,8 +290,8 @@ cdef class MasqTable:
         """Return what is open and what has been, as a dict of integers."""
         cdef Table *t = &self.table
         return {
-            "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[rows.CLASS_TCP],
-            "udp": t.active_by_class[rows.CLASS_UDP], "icmp": t.active_by_class[rows.CLASS_ICMP],
+            "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[numbers.CLASS_TCP],
+            "udp": t.active_by_class[numbers.CLASS_UDP], "icmp": t.active_by_class[numbers.CLASS_ICMP],
             "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": t.opened,
             "closed_total": t.closed, "expired_total": t.expired,
         }

@@ -4,7 +4,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from fastmasq.wire cimport numbers
+
 
 cdef enum:
     OUTBOUND = 0
@@ -12,10 +13,6 @@ cdef enum:
     DIRECTIONS = 2
 
 cdef enum:
-    CLASS_TCP = 0               # port spaces: one external port of a class belongs to one internal endpoint
-    CLASS_UDP = 1
-    CLASS_ICMP = 2
-    CLASS_COUNT = 3
     CLASS_NONE = 3              # of sessions that have no ports
     SESSION_CLASSES = 4         # with CLASS_NONE
 
@@ -109,7 +106,7 @@ cdef struct Mapping:
 cdef struct Host:
     uint32_t address
     uint32_t sessions
-    uint32_t ports[CLASS_COUNT]    # mappings by class
+    uint32_t ports[numbers.CLASS_COUNT]    # mappings by class
     uint32_t tokens             # sessions the host may still open now, in thousandths
     uint32_t stamp_ms           # when tokens was brought up to date
     uint32_t next_free
@@ -117,10 +114,10 @@ cdef struct Host:
 
 cdef inline int class_of(uint8_t protocol) noexcept nogil:
     """Return the port class of a protocol, or -1 for a protocol without ports."""
-    if protocol == PROTOCOL_TCP:
-        return CLASS_TCP
-    if protocol == PROTOCOL_UDP:
-        return CLASS_UDP
-    if protocol == PROTOCOL_ICMP:
-        return CLASS_ICMP
+    if protocol == numbers.TCP:
+        return numbers.CLASS_TCP
+    if protocol == numbers.UDP:
+        return numbers.CLASS_UDP
+    if protocol == numbers.ICMP:
+        return numbers.CLASS_ICMP
     return -1

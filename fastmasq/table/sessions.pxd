@@ -7,8 +7,8 @@ from fastmasq.table cimport filtering, forwards, holds, hosts, index, keys, mapp
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, Session
 from fastmasq.table.table cimport Table
+from fastmasq.wire cimport numbers
 from fastmasq.wire.checksum cimport delta16, delta32, fold
-from fastmasq.wire.ipv4 cimport PROTOCOL_ICMP
 
 
 cdef struct Birth:
@@ -96,7 +96,7 @@ cdef inline void set_flow(Flow *flow, uint8_t protocol, uint8_t side, Ends arriv
     flow.sid = leaves.sid
     flow.did = leaves.did
     flow.address_delta = fold(delta)
-    if protocol == PROTOCOL_ICMP:
+    if protocol == numbers.ICMP:
         # no pseudo-header; the identifier is the source id outbound, the destination id inbound, the type is no field
         flow.transport_delta = fold(delta16(arrives.sid, leaves.sid) + delta16(arrives.did, leaves.did))
     else:
@@ -140,7 +140,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     s.port_class = port_class
     set_flow(&s.flow[OUTBOUND], birth.protocol, place.near, ends, translated)
     set_flow(&s.flow[INBOUND], birth.protocol,
-             place.far | keys.KEY_REPLY if birth.protocol == PROTOCOL_ICMP else place.far,
+             place.far | keys.KEY_REPLY if birth.protocol == numbers.ICMP else place.far,
              keys.turned(translated), keys.turned(ends))
     index.insert(&t.index, flow_hash(t, &s.flow[OUTBOUND]), row << 1 | OUTBOUND)
     index.insert(&t.index, flow_hash(t, &s.flow[INBOUND]), row << 1 | INBOUND)

@@ -23,10 +23,11 @@ from fastmasq.table.ports cimport PortPool
 from fastmasq.table.rows cimport Host, Mapping, Session
 from fastmasq.table.siphash cimport Secret
 from fastmasq.table.wheel cimport Wheel
+from fastmasq.wire cimport numbers
 
 cdef enum:
     EXTERNALS = 4               # external addresses at once: the present one, those of forwards, and those that are ending
-    POOLS = EXTERNALS * rows.CLASS_COUNT
+    POOLS = EXTERNALS * numbers.CLASS_COUNT
     PORTS = 65536
 
 cdef enum Filtering:            # RFC 4787 section 5

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from fastmasq.wire.numbers cimport PROTOCOL_ESP
 from fastmasq.wire.octets cimport load32
 
 cdef enum:

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from fastmasq.wire.numbers cimport PROTOCOL_GRE
 from fastmasq.wire.octets cimport load16, load32, store16
 
 cdef enum:

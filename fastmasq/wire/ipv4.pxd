@@ -2,9 +2,6 @@
 
 from libc.stdint cimport uint8_t
 
-from fastmasq.wire.numbers cimport (
-    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDP_LITE,
-)
 from fastmasq.wire.octets cimport load16
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
-from fastmasq.wire.numbers cimport ISAKMP_PORT, NATT_PORT
+from fastmasq.wire cimport numbers
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
@@ -25,7 +25,7 @@ cdef enum NattContent:
 
 cdef inline bint is_isakmp(uint16_t sport, uint16_t dport, unsigned int length) noexcept nogil:
     """Whether a UDP payload of `length` octets between these ports is ISAKMP with a whole header (K-1)."""
-    return sport == ISAKMP_PORT and dport == ISAKMP_PORT and length >= MINIMUM
+    return sport == numbers.ISAKMP_PORT and dport == numbers.ISAKMP_PORT and length >= MINIMUM
 
 
 cdef inline void copy_cookies(const uint8_t *isakmp, uint8_t *cookies) noexcept nogil:

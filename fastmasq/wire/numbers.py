@@ -6,4 +6,4 @@ ICMP, IPIP, TCP, UDP, DCCP, IPV6, GRE, ESP, AH, SCTP, UDP_LITE = 1, 4, 6, 17, 33
 DNS_PORT, WEB_PORT, ISAKMP_PORT, PPTP_PORT, NATT_PORT = 53, 80, 500, 1723, 4500
 
 BY_NAME = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": GRE, "esp": ESP, "ah": AH}
-CLASSES = ("tcp", "udp", "icmp")  # port spaces: one external port of a class belongs to one internal endpoint
+CLASSES = ("tcp", "udp", "icmp")  # by CLASS_* of `numbers.pxd`

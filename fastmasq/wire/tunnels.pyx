@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint8_t
 
-from fastmasq.wire cimport esp as e, gre as g, isakmp as i
+from fastmasq.wire cimport esp as e, gre as g, isakmp as i, numbers
 from fastmasq.wire.octets cimport load16, load32
 
 from typing import NamedTuple
 
-IKE_PORT = i.ISAKMP_PORT
+IKE_PORT = numbers.ISAKMP_PORT
 NO_COOKIE = bytes(8)
 
 

@@ -18,6 +18,7 @@ to the inside links, so no packet from elsewhere gets to them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -25,7 +26,6 @@ import hmac
 import ipaddress
 import logging
 import secrets
-import selectors
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -34,10 +34,10 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.clock import now_ns
-from fastmasq.control.connection import LineConnection
 from fastmasq.control.keys import KeyFile
+from fastmasq.control.lines import Client, LineServer, carry_out
 from fastmasq.control.protocol import Failure, Reply, decode_request, encode
-from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.errors import KernelError
 from fastmasq.log_limit import LogLimit
 from fastmasq.units import NS_PER_SECOND
 
@@ -49,8 +49,6 @@ MOST_CLIENTS = 256
 MOST_OF_HOST = 4
 PATIENCE_S = 5
 LINES_PER_SECOND = 5  # of the log
-_MOST_LEFT_OVER = 16  # reads of what comes after the one request
-_CHUNK = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -69,40 +67,39 @@ class Signed(Struct, frozen=True, forbid_unknown_fields=True):
     mac: str
 
 
-class _Client(Struct, eq=False):
-    """One connection of a host."""
+class _Caller(NamedTuple):
+    """Who a connection is with, and until when."""
 
-    line: LineConnection
     address: int
     key: bytes
     challenge: bytes
     until_ns: int
-    answered: bool = False
-    left_over: int = 0
 
 
-class InsideServer:
-    """Serves `handlers`, method name -> function of the caller's address and the parameters.
+class InsideServer(LineServer):
+    """Serves `handlers`, method name -> function of the caller's address and the parameters, in a loop.
 
-    Every socket is registered in `selector` as those of `control.server.Server` are. A handler may raise FastmasqError.
+    A handler may raise FastmasqError.
     """
 
+    largest = LARGEST_LINE
+    answers_once = True
+
     def __init__(
-        self, port: int, keys: KeyFile, handlers: Mapping[str, Handler], selector: selectors.BaseSelector
+        self, port: int, keys: KeyFile, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop
     ) -> None:  # fmt: skip
+        super().__init__(loop)
         self._port = port
         self._keys = keys
         self._handlers = handlers
-        self._selector = selector
         self._listeners: dict[Endpoint, socket.socket] = {}
-        self._clients: dict[int, _Client] = {}  # by descriptor, oldest first
         self._limit = LogLimit(_log, LINES_PER_SECOND, "inside hosts")
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
         wanted = set(endpoints)
         for endpoint in self._listeners.keys() - wanted:
-            self._close(self._listeners.pop(endpoint))
+            self.leave(self._listeners.pop(endpoint))
         refused = []
         for endpoint in sorted(wanted - self._listeners.keys()):
             try:
@@ -112,110 +109,54 @@ class InsideServer:
                     refused.append(f"{_dotted(endpoint.address)}:{self._port}: {error.strerror}")
                 continue
             self._listeners[endpoint] = listener
-            self._selector.register(listener, selectors.EVENT_READ, lambda _, listener=listener: self._accept(listener))
+            self.listen(listener)
         if refused:
             raise KernelError(f"[vpn] preload: {', '.join(refused)}; choose another port")
 
     def every_second(self, now: int) -> None:
         """Close the connections whose time is over. Time in nanoseconds."""
         self._limit.every_second()
-        for client in [client for client in self._clients.values() if client.until_ns <= now]:
-            if not client.answered:
-                self._send(client.line.connection, _refusal("ETIME", f"no request within {PATIENCE_S} s"))
-            self._drop(client)
+        for client in [client for client in self.clients if client.who.until_ns <= now]:
+            if not client.is_answered:
+                client.tell(encode(_refusal("ETIME", f"no request within {PATIENCE_S} s")))
+            client.drop()
 
     def close(self) -> None:
         """Close all listeners and connections."""
-        for client in list(self._clients.values()):
-            self._drop(client)
+        self.drop_all()
         for listener in self._listeners.values():
-            self._close(listener)
+            self.leave(listener)
         self._listeners.clear()
 
-    # -- connections -----------------------------------------------------------------------------------------------
+    # -- who may speak ---------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, (peer, _) = listener.accept()
-        except OSError:  # it went away again
-            return
-        connection.setblocking(False)
-        address = int(ipaddress.IPv4Address(peer))
+    def admit(self, connection: socket.socket, peer: tuple[str, int]) -> tuple[_Caller, bytes] | None:
+        host, _ = peer
+        address = int(ipaddress.IPv4Address(host))
         key = self._keys.key_of(address)
         if key is None:
-            self._say("%s wants to announce SPIs and has no key in %s", peer, self._keys.path)
-            self._send(connection, _refusal("EPERM", f"{peer} has no key on this gateway ([vpn] preload_keys)"))
-            connection.close()
-            return
-        self._make_room(address)
+            self._say("%s wants to announce SPIs and has no key in %s", host, self._keys.path)
+            refusal = _refusal("EPERM", f"{host} has no key on this gateway ([vpn] preload_keys)")
+            with contextlib.suppress(OSError):
+                connection.send(encode(refusal))
+            return None
         challenge = secrets.token_hex(32).encode()
-        client = _Client(LineConnection(connection, LARGEST_LINE), address, key, challenge, _deadline())
-        client.line.reply = memoryview(b'{"challenge": "%b"}\n' % challenge)
-        fileno = connection.fileno()
-        self._clients[fileno] = client
-        self._selector.register(connection, selectors.EVENT_WRITE, lambda events: self._handle(fileno, events))
+        until_ns = now_ns() + PATIENCE_S * NS_PER_SECOND
+        return _Caller(address, key, challenge, until_ns), b'{"challenge": "%b"}\n' % challenge
 
-    def _make_room(self, address: int) -> None:
-        """Close the oldest connection of a host that has too many, or of all when there are too many."""
-        own = [client for client in self._clients.values() if client.address == address]
+    def superfluous(self, who: _Caller) -> Client | None:
+        """Return the oldest connection of a host that has too many, or of all when there are too many."""
+        own = [client for client in self.clients if client.who.address == who.address]
         if len(own) >= MOST_OF_HOST:
-            self._drop(own[0])
-        elif len(self._clients) >= MOST_CLIENTS:
-            self._drop(next(iter(self._clients.values())))
-
-    def _handle(self, fileno: int, events: int) -> None:
-        client = self._clients.get(fileno)
-        if client is None:
-            return
-        try:
-            is_over = self._finish(client) if client.answered and not client.line.reply else self._serve(client, events)
-        except OSError:  # the host went away
-            is_over = True
-        if is_over:
-            self._drop(client)
-        else:
-            key = self._selector.get_key(client.line.connection)
-            self._selector.modify(client.line.connection, client.line.wanted_events(), key.data)
-
-    def _serve(self, client: _Client, events: int) -> bool:
-        """Go on with challenge, request and answer; return whether the host has gone without a request."""
-        if events & selectors.EVENT_READ:
-            client.line.receive()
-        if not client.answered and not client.line.reply and (line := client.line.next_request()) is not None:
-            client.answered = True
-            client.line.reply = memoryview(encode(self._answer(client, line)))
-        client.line.send()
-        if client.answered and not client.line.reply:
-            client.line.discard()
-            client.line.connection.shutdown(socket.SHUT_WR)
-            return False
-        return client.line.is_finished()
-
-    @staticmethod
-    def _finish(client: _Client) -> bool:
-        """Read what a host sends after its request, or the answer would be lost with it; return whether it is done."""
-        client.left_over += 1
-        with contextlib.suppress(BlockingIOError):
-            return not client.line.connection.recv(_CHUNK) or client.left_over >= _MOST_LEFT_OVER
-        return False
-
-    def _drop(self, client: _Client) -> None:
-        del self._clients[client.line.connection.fileno()]
-        self._close(client.line.connection)
-
-    def _close(self, connection: socket.socket) -> None:
-        self._selector.unregister(connection)
-        connection.close()
-
-    @staticmethod
-    def _send(connection: socket.socket, reply: Reply) -> None:
-        """Send a line to a host that is not listened to any more, if there is room for it."""
-        with contextlib.suppress(OSError):
-            connection.send(encode(reply))
+            return own[0]
+        return next(iter(self.clients)) if len(self.clients) >= MOST_CLIENTS else None
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def _answer(self, client: _Client, line: bytes) -> Reply:
+    def answer(self, client: Client, line: bytes) -> bytes:
+        return encode(self._reply(client.who, line))
+
+    def _reply(self, caller: _Caller, line: bytes) -> Reply:
         if len(line) > LARGEST_LINE:
             return _refusal("EINVAL", f"a line has at most {LARGEST_LINE} bytes")
         try:
@@ -224,12 +165,12 @@ class InsideServer:
             return _refusal("EINVAL", f"not a signed request: {error}")
         request = signed.request.encode(errors="surrogatepass")
         if not hmac.compare_digest(
-            signed.mac.encode(errors="surrogatepass"), sign(client.key, client.challenge, request)
+            signed.mac.encode(errors="surrogatepass"), sign(caller.key, caller.challenge, request)
         ):
-            peer = _dotted(client.address)
+            peer = _dotted(caller.address)
             self._say("%s wants to announce SPIs and has another key than in %s", peer, self._keys.path)
             return _refusal("EPERM", f"the key is not that of {peer} on this gateway ([vpn] preload_keys)")
-        return self._result(client.address, request)
+        return self._result(caller.address, request)
 
     def _result(self, address: int, line: bytes) -> Reply:
         try:
@@ -239,13 +180,7 @@ class InsideServer:
         handler = self._handlers.get(request.method)
         if handler is None:
             return _refusal("EINVAL", f"no method {request.method!r}; there are {', '.join(sorted(self._handlers))}")
-        try:
-            return Reply(handler(address, request.params))
-        except FastmasqError as error:
-            return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
-        except Exception:
-            _log.exception("%s of an inside host failed", request.method)
-            return Reply(error=Failure(f"{request.method}: internal error; see fastmasq's log"))
+        return carry_out(request.method, lambda: handler(address, request.params), _log)
 
     def _say(self, text: str, *values: object) -> None:
         if self._limit.allows(logging.WARNING):
@@ -259,10 +194,6 @@ def sign(key: bytes, challenge: bytes, request: bytes) -> bytes:
 
 def _refusal(reason: str, text: str) -> Reply:
     return Reply(error=Failure(text, 2 if reason == "EINVAL" else 1, reason))
-
-
-def _deadline() -> int:
-    return now_ns() + PATIENCE_S * NS_PER_SECOND
 
 
 def _listen(endpoint: Endpoint, port: int) -> socket.socket:

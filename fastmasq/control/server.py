@@ -1,21 +1,16 @@
-"""Answers requests on the control socket without ever waiting for a client.
-
-All sockets are non-blocking and live in the caller's selector. Each client has a buffer for one request and a buffer
-for one reply; while its reply is not taken it is not read, so a slow client costs its own time and one reply of
-memory. One request is answered for each call of `handle`: a client that sends many takes turns with the others. When
-there are too many clients, the one that has been quiet longest is closed.
+"""Answers requests on the control socket, each method by its handler.
 
 The socket is made for its owner alone (0600), and each client must be root or the owner, whatever happened to the
-file's mode since.
+file's mode since. When there are too many clients, the one that has been quiet longest is closed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
 import os
-import selectors
 import socket
 import stat
 import struct
@@ -27,9 +22,9 @@ from typing import Any
 import msgspec
 
 from fastmasq.control.client import is_served
-from fastmasq.control.connection import LineConnection
+from fastmasq.control.lines import Client, LineServer, carry_out
 from fastmasq.control.protocol import LARGEST_REPLY, LARGEST_REQUEST, Failure, Reply, decode_request, encode
-from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.errors import KernelError
 
 Handler = Callable[[dict[str, Any]], object]
 
@@ -38,78 +33,39 @@ _LOCK_TRIES = 200  # of 10 ms
 _log = logging.getLogger(__name__)
 
 
-class Server:
-    """Serves `handlers`, method name -> function of the parameters, at `path`.
+class Server(LineServer):
+    """Serves `handlers`, method name -> function of the parameters, at `path`, in a loop.
 
-    Every socket is registered in `selector` with a function of the events as its data: the caller's loop says
-    `key.data(events)`, or asks `filenos()` and says `handle(fileno, events)`.
     A handler may raise FastmasqError: its text and exit status go to the client.
     """
 
-    def __init__(self, path: str | Path, handlers: Mapping[str, Handler], selector: selectors.BaseSelector) -> None:
+    largest = LARGEST_REQUEST
+    most = MOST_CLIENTS
+
+    def __init__(self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop) -> None:
         """Raises KernelError when the socket cannot be made or another server listens at `path`."""
+        super().__init__(loop)
         self._path = os.fspath(path)
         self._handlers = handlers
-        self._selector = selector
-        self._clients: dict[int, LineConnection] = {}  # by descriptor; the one that was active last comes last
         self._listener = _listen(self._path)
         self._identity = _identity(self._path)
-        self._register(self._listener, selectors.EVENT_READ)
-
-    def filenos(self) -> set[int]:
-        """Return the descriptors that are ours in the selector just now."""
-        return {self._listener.fileno(), *self._clients}
-
-    def handle(self, fileno: int, events: int) -> None:
-        """Do what can be done at once on a descriptor that is ready."""
-        if fileno == self._listener.fileno():
-            self._accept()
-        elif client := self._clients.pop(fileno, None):
-            self._clients[fileno] = client
-            self._serve(client, events)
+        self.listen(self._listener)
 
     def close(self) -> None:
-        """Close all connections and remove the socket, unless another has taken its place."""
-        for client in list(self._clients.values()):
-            self._drop(client)
-        self._selector.unregister(self._listener)
-        self._listener.close()
+        """End all connections and remove the socket, unless another has taken its place."""
+        self.drop_all()
+        self.leave(self._listener)
         if _identity(self._path) == self._identity:
             os.unlink(self._path)
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # it went away again
-            return
-        connection.setblocking(False)
-        if _peer_uid(connection) not in (0, os.geteuid()):
-            _log.warning("control socket: refused a client of user %d", _peer_uid(connection))
-            connection.close()
-            return
-        if len(self._clients) >= MOST_CLIENTS:
-            self._drop(next(iter(self._clients.values())))
-        self._clients[connection.fileno()] = LineConnection(connection, LARGEST_REQUEST)
-        self._register(connection, selectors.EVENT_READ)
+    def admit(self, connection: socket.socket, peer: object) -> tuple[int, bytes] | None:
+        uid = _peer_uid(connection)
+        if uid not in (0, os.geteuid()):
+            _log.warning("control socket: refused a client of user %d", uid)
+            return None
+        return uid, b""
 
-    def _serve(self, client: LineConnection, events: int) -> None:
-        try:
-            if events & selectors.EVENT_READ:
-                client.receive()
-            if not client.reply and (line := client.next_request()) is not None:
-                client.reply = self._answer(line)
-            client.send()
-        except OSError:  # the client went away
-            self._drop(client)
-            return
-        if client.is_finished():
-            self._drop(client)
-        else:
-            self._selector.modify(
-                client.connection, client.wanted_events(), self._selector.get_key(client.connection).data
-            )
-
-    def _answer(self, line: bytes) -> memoryview:
+    def answer(self, client: Client, line: bytes) -> bytes:
         try:
             reply = encode(self._reply(line))
         except TypeError:
@@ -117,7 +73,7 @@ class Server:
             reply = encode(Reply(error=Failure("internal error; see fastmasq's log")))
         if len(reply) > LARGEST_REPLY:
             reply = encode(Reply(error=Failure(f"the answer has more than {LARGEST_REPLY} bytes; ask for less")))
-        return memoryview(reply)
+        return reply
 
     def _reply(self, line: bytes) -> Reply:
         if len(line) > LARGEST_REQUEST:
@@ -130,22 +86,7 @@ class Server:
         if handler is None:
             known = ", ".join(sorted(self._handlers))
             return Reply(error=Failure(f"no method {request.method!r} in this version; there are {known}", 2))
-        try:
-            return Reply(handler(request.params))
-        except FastmasqError as error:
-            return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
-        except Exception:
-            _log.exception("control socket: %s failed", request.method)
-            return Reply(error=Failure(f"{request.method}: internal error; see fastmasq's log"))
-
-    def _register(self, connection: socket.socket, events: int) -> None:
-        fileno = connection.fileno()
-        self._selector.register(connection, events, lambda events: self.handle(fileno, events))
-
-    def _drop(self, client: LineConnection) -> None:
-        del self._clients[client.connection.fileno()]
-        self._selector.unregister(client.connection)
-        client.connection.close()
+        return carry_out(request.method, lambda: handler(request.params), _log)
 
 
 def _listen(path: str) -> socket.socket:

@@ -7,11 +7,11 @@ and once a second to time. What it changes in the path it changes under the path
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
 import os
-import selectors
 import signal
 import socket
 import threading
@@ -138,13 +138,12 @@ class Engine:
         self.vpn: Vpn | None = None
         self.asked: Asked | None = None
         self.inside_server: InsideServer | None = None
-        self.selector = selectors.DefaultSelector()
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(self._on_mistake)
         self.rates = Rates()
         self.log_levels = LogLevels()
         self.rules = Rules(settings.compat)
-        self.stopping = False
-        self.hung_up = False
-        self._signals: tuple[int, int] | None = None
+        self._seconds = 0
         self._old_handlers: dict[int, Any] = {}
         self._guarded: tuple | None = None
         self.by_address: frozenset[int] = frozenset()
@@ -169,7 +168,7 @@ class Engine:
             raise KernelError(complaints[0])
         self.started_ns = now_ns()
         self._build()
-        self.server = Server(self.settings.control.socket, self._handlers(), self.selector)
+        self.server = Server(self.settings.control.socket, self._handlers(), self.loop)
         self.inside_server = self._make_inside_server()
         self.takeover = Takeover(self.settings.control.journal)
         if self.takeover.adopted:
@@ -229,7 +228,7 @@ class Engine:
             log.warning("IPsec is not followed, so nobody is listened to on [vpn] preload = %s", wanted.preload)
             return None
         handlers = Preload(self.vpn).inside_handlers()
-        return InsideServer(wanted.preload, KeyFile(wanted.preload_keys), handlers, self.selector)
+        return InsideServer(wanted.preload, KeyFile(wanted.preload_keys), handlers, self.loop)
 
     def _declare(self) -> None:
         """Take in what the settings and their rule files ask for. Raises FastmasqError."""
@@ -262,47 +261,49 @@ class Engine:
         self.worker.run()
 
     def _catch_signals(self) -> None:
-        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._signals = (read_end, write_end)
-        signal.set_wakeup_fd(write_end)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+        actions = {
+            signal.SIGTERM: self.loop.stop,
+            signal.SIGINT: self.loop.stop,
+            signal.SIGHUP: self._hang_up if self.read_again else self.loop.stop,
+        }
+        for number, action in actions.items():
+            before = signal.getsignal(number)
+            if number == signal.SIGHUP and before == signal.SIG_IGN:
                 continue  # nohup: the terminal may go, we stay
-            wish = "hung_up" if number == signal.SIGHUP and self.read_again else "stopping"
-            self._old_handlers[number] = signal.signal(number, lambda *_, wish=wish: setattr(self, wish, True))
-        self.selector.register(read_end, selectors.EVENT_READ, lambda _: os.read(read_end, 64))
+            self.loop.add_signal_handler(number, action)
+            self._old_handlers[number] = before
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(FastmasqError):  # it is in the log
+            self._reload(to_enforce=False)
 
     def _watch(self) -> None:
-        self.selector.register(self.world.fileno(), selectors.EVENT_READ, lambda _: self._read_world())
-        self.selector.register(self.worker.notify, selectors.EVENT_READ, lambda _: self._answer_path())
+        self.loop.add_reader(self.world.fileno(), self._attempt, self._read_world)
+        self.loop.add_reader(self.worker.notify, self._attempt, self._answer_path)
 
     def serve(self) -> None:
         """React to events until stopped."""
-        next_second = now_ns() + NS
-        seconds = 0
-        while not self.stopping:
-            wait_ns = max(0, next_second - now_ns())
-            for key, events in self.selector.select(wait_ns / NS):
-                self._attempt(key.data, events)
-            if self.hung_up:
-                self.hung_up = False
-                with contextlib.suppress(FastmasqError):  # it is in the log
-                    self._reload(to_enforce=False)
-            if now_ns() >= next_second:
-                next_second = now_ns() + NS
-                seconds += 1
-                self._attempt(self._every_second, seconds)
+        self.loop.call_later(1, self._pass_second)
+        self.loop.run_forever()
 
-    def _attempt(self, action: Callable[[int], object], argument: int) -> None:
+    def _pass_second(self) -> None:
+        self.loop.call_later(1, self._pass_second)
+        self._seconds += 1
+        self._attempt(self._every_second, self._seconds)
+
+    def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
         """React, and go on forwarding when the kernel refuses something meanwhile: the next look tries it again."""
         try:
-            action(argument)
+            action(*arguments)
         except FastmasqError as error:
             log.error("%s", error)
             self._guarded = None
         except Exception:  # a mistake of ours: established traffic goes on all the same
             log.exception("what was to be done has not been")
             self._guarded = None
+
+    def _on_mistake(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.error("%s", context["message"], exc_info=context.get("exception"))
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
@@ -329,17 +330,18 @@ class Engine:
         if self.server is not None:
             self.server.close()
         if self.world is not None:
+            self.loop.remove_reader(self.world.fileno())
             self.world.close()
         if self.worker is not None:
+            self.loop.remove_reader(self.worker.notify)
             self.worker.close()
-        if self._signals is not None:
-            signal.set_wakeup_fd(-1)
+        if not self.loop.is_closed():
             for number, handler in self._old_handlers.items():
+                self.loop.remove_signal_handler(number)
                 signal.signal(number, handler)
-            for descriptor in self._signals:
-                os.close(descriptor)
-        self.selector.close()
-        self.server = self.inside_server = self.world = self.worker = self._signals = self.takeover = None
+            self.loop.run_until_complete(asyncio.sleep(0))  # connections that have been dropped are closed
+            self.loop.close()
+        self.server = self.inside_server = self.world = self.worker = self.takeover = None
 
     # -- in step with the kernel -----------------------------------------------------------------------------------
 

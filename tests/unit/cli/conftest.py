@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import selectors
+import asyncio
 import sys
 import threading
 import types
@@ -57,7 +57,7 @@ class Forwarder:
         self.marks = []
         self.sas = []
         self.refusal = None  # reason and text
-        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.new_event_loop()
         self.handlers = {
             "status": self._status,
             "sessions": self._sessions,
@@ -69,9 +69,8 @@ class Forwarder:
             "esp.change": self._change_sas,
             **self.rules.handlers(),
         }
-        self._server = Server(self.path, self.handlers, self._selector)
-        self._ending = False
-        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._server = Server(self.path, self.handlers, self._loop)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def _status(self, params):
@@ -92,16 +91,12 @@ class Forwarder:
             raise PreloadError(*self.refusal)
         return {"changed": 1}
 
-    def _loop(self):
-        while not self._ending:
-            for key, events in self._selector.select(0.02):
-                key.data(events)
-
     def stop(self):
-        self._ending = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._server.close()
-        self._selector.close()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import selectors
@@ -26,31 +27,39 @@ from fastmasq.policy.chains import RuleError
 NOBODY = 65534
 
 
+class CountingSelector(selectors.DefaultSelector):
+    """What a loop waits with; `turns` counts its rounds."""
+
+    turns = 0
+
+    def select(self, timeout=None):
+        ready = super().select(timeout)
+        self.turns += 1
+        return ready
+
+
 class Daemon:
     """A server with a loop in a thread, as the forwarder has one; `turns` counts the rounds of the loop."""
 
     def __init__(self, path, handlers):
-        self.selector = selectors.DefaultSelector()
-        self.server = Server(path, handlers, self.selector)
-        self.turns = 0
-        self.ending = False
-        self.thread = threading.Thread(target=self.loop, daemon=True)
+        self.selector = CountingSelector()
+        self.loop = asyncio.SelectorEventLoop(self.selector)
+        self.server = Server(path, handlers, self.loop)
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
-    def loop(self):
-        while not self.ending:
-            for key, events in self.selector.select(0.02):
-                assert key.fd in self.server.filenos()
-                key.data(events)
-                self.turns += 1
+    @property
+    def turns(self):
+        return self.selector.turns
 
     def stop(self):
-        self.ending = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
         assert not self.thread.is_alive()
         self.server.close()
-        assert not self.selector.get_map()
-        self.selector.close()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        assert len(self.selector.get_map()) == 1  # what wakes the loop
+        self.loop.close()
 
 
 def refuse(error):
@@ -80,6 +89,14 @@ def daemon(path):
     daemon = Daemon(path, HANDLERS)
     yield daemon
     daemon.stop()
+
+
+@pytest.fixture
+def loop():
+    """A loop that nobody runs."""
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
 
 
 @contextlib.contextmanager
@@ -249,7 +266,7 @@ def test_a_client_that_goes_away_within_a_reply(path, daemon):
             rude.sendall(b'{"method":"large","params":{"thousands":5000}}\n')
             rude.recv(10)
     assert call(path, "ping") == "pong"
-    wait_for(lambda: len(daemon.server.filenos()) == 1)
+    wait_for(lambda: not daemon.server.clients)
 
 
 def test_of_too_many_clients_the_quietest_is_closed(path, daemon):
@@ -270,7 +287,7 @@ def test_of_too_many_clients_the_quietest_is_closed(path, daemon):
 def test_closing_ends_all_connections_and_removes_the_socket(path):
     daemon = Daemon(path, HANDLERS)
     with connection(path) as client:
-        wait_for(lambda: len(daemon.server.filenos()) == 2)
+        wait_for(lambda: len(daemon.server.clients) == 1)
         daemon.stop()
         assert client.recv(1) == b""
     assert not os.path.exists(path)
@@ -342,9 +359,9 @@ def as_user(uid, action):
 # the socket's place
 
 
-def test_a_second_server_is_refused_and_the_first_lives_on(path, daemon):
+def test_a_second_server_is_refused_and_the_first_lives_on(path, daemon, loop):
     with pytest.raises(KernelError, match=f"another fastmasq is running at {path}; stop it"):
-        Server(path, HANDLERS, selectors.DefaultSelector())
+        Server(path, HANDLERS, loop)
     assert call(path, "ping") == "pong"
 
 
@@ -358,19 +375,19 @@ def test_a_stale_socket_is_replaced(path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_no_socket_is_left_alone(path, kind):
+def test_what_is_no_socket_is_left_alone(path, kind, loop):
     target = Path(path)
     {"file": lambda: target.write_text("precious"), "folder": target.mkdir, "link": lambda: target.symlink_to("/x")}[
         kind
     ]()
     with pytest.raises(KernelError, match="there is something that is not a socket; choose another place"):
-        Server(path, HANDLERS, selectors.DefaultSelector())
+        Server(path, HANDLERS, loop)
     assert os.path.lexists(path)
 
 
-def test_a_missing_folder(tmp_path):
+def test_a_missing_folder(tmp_path, loop):
     with pytest.raises(KernelError, match=r"folder .*/none: No such file or directory; make it"):
-        Server(tmp_path / "none" / "fm.sock", HANDLERS, selectors.DefaultSelector())
+        Server(tmp_path / "none" / "fm.sock", HANDLERS, loop)
 
 
 def test_closing_leaves_the_socket_of_another_alone(path):
@@ -382,7 +399,7 @@ def test_closing_leaves_the_socket_of_another_alone(path):
     other.stop()
 
 
-def test_of_servers_started_together_one_wins(path):
+def test_of_servers_started_together_one_wins(path, loop):
     """All find the same stale socket; only one may replace it."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
@@ -392,7 +409,7 @@ def test_of_servers_started_together_one_wins(path):
     def start():
         barrier.wait()
         try:
-            servers.append(Server(path, HANDLERS, selectors.DefaultSelector()))
+            servers.append(Server(path, HANDLERS, loop))
         except KernelError as error:
             refused.append(str(error))
 
@@ -406,14 +423,14 @@ def test_of_servers_started_together_one_wins(path):
     servers[0].close()
 
 
-def test_a_folder_locked_by_another_program(path, monkeypatch):
+def test_a_folder_locked_by_another_program(path, monkeypatch, loop):
     import fcntl
 
     monkeypatch.setattr(control_server, "_LOCK_TRIES", 2)
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(KernelError, match="stays locked by another program; choose another folder"):
-        Server(path, HANDLERS, selectors.DefaultSelector())
+        Server(path, HANDLERS, loop)
     os.close(descriptor)
 
 

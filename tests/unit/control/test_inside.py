@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
 import json
 import os
-import selectors
 import socket
 import threading
 
@@ -39,14 +39,12 @@ class Gateway:
     def __init__(self, folder):
         self.file = folder / "keys"
         self.write_keys("".join(f"{host} {key}\n" for host, key in KEYS.items()))
-        self.selector = selectors.DefaultSelector()
+        self.loop = asyncio.new_event_loop()
         handlers = {"ping": ping, "refuse": refuse, "bug": lambda caller, params: 1 / 0}
         self.port = free_port()
-        self.server = InsideServer(self.port, KeyFile(str(self.file)), handlers, self.selector)
+        self.server = InsideServer(self.port, KeyFile(str(self.file)), handlers, self.loop)
         self.server.follow([HERE])
-        self.now = None
-        self.ending = False
-        self.thread = threading.Thread(target=self.loop, daemon=True)
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
     def write_keys(self, text, mode=0o600):
@@ -55,23 +53,20 @@ class Gateway:
         new.chmod(mode)
         os.replace(new, self.file)
 
-    def loop(self):
-        while not self.ending:
-            for key, events in self.selector.select(0.02):
-                key.data(events)
-            if self.now is not None:
-                self.server.every_second(self.now)
-                self.now = None
+    def second(self, now):
+        """Have a second pass, after which it is `now`."""
+        self.loop.call_soon_threadsafe(self.server.every_second, now)
 
     def connect(self, host=HOST):
         return socket.create_connection(("127.0.0.1", self.port), 5, source_address=(host, 0))
 
     def stop(self):
-        self.ending = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
         self.server.close()
-        assert not self.selector.get_map()
-        self.selector.close()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        assert not self.server.clients
+        self.loop.close()
 
 
 class Asking:
@@ -236,7 +231,7 @@ def test_one_request_for_each_connection(ask):
 
 def test_a_slow_host_is_told_and_closed(gateway, ask):
     asking = ask()
-    gateway.now = 1 << 62
+    gateway.second(1 << 62)
     refused(asking.answer(), "ETIME")
     assert asking.is_closed()
 
@@ -245,7 +240,7 @@ def test_a_host_that_takes_no_notice_of_its_answer_is_closed(gateway, ask):
     asking = ask()
     assert "result" in asking.send(asking.sign())
     asking.connection.sendall(b"more")
-    gateway.now = 1 << 62
+    gateway.second(1 << 62)
     assert asking.is_closed()
 
 
@@ -267,7 +262,7 @@ def test_the_oldest_goes_when_there_are_too_many(ask, monkeypatch):
 def test_the_log_is_not_flooded(gateway, ask, caplog):
     for _ in range(LINES_PER_SECOND + 3):
         ask(STRANGER)
-    gateway.now = 0
+    gateway.second(0)
     asking = ask()
     assert "result" in asking.send(asking.sign())
     assert caplog.text.count("has no key") == LINES_PER_SECOND
@@ -288,11 +283,11 @@ def test_listeners_follow_the_addresses(gateway, ask):
 
 def test_a_port_that_is_taken(tmp_path):
     (tmp_path / "keys").touch(0o600)
-    with socket.socket() as taken, selectors.DefaultSelector() as selector:
+    with socket.socket() as taken, contextlib.closing(asyncio.new_event_loop()) as loop:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        server = InsideServer(port, KeyFile(str(tmp_path / "keys")), {}, selector)
+        server = InsideServer(port, KeyFile(str(tmp_path / "keys")), {}, loop)
         with pytest.raises(KernelError, match=rf"preload: 127.0.0.1:{port}: Address already in use; choose another"):
             server.follow([HERE])
 

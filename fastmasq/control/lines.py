@@ -1,0 +1,211 @@
+"""A server of lines on asyncio that never waits for a client: one line is a request, one line its reply.
+
+What a client may cost is bounded: a line of what it sends, one reply, and its place among the connections. While its
+reply is not taken it is not read, so a slow client costs its own time. One request is answered in each turn of the
+loop: a client that sends many takes turns with the others, and with all else that the loop does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fastmasq.control.protocol import Failure, Reply
+from fastmasq.errors import FastmasqError
+
+_CHUNK = 64 * 1024  # bytes read at once
+_MOST_LEFT_OVER = 16  # reads of what comes after the one request
+
+
+class LineServer:
+    """Accepts on its listeners, and answers those whom `admit` lets in with what `answer` returns.
+
+    Subclasses have these two, and may say otherwise who goes when there is no more room (`superfluous`).
+    """
+
+    largest: int  # bytes of a line that a client sends
+    most: int  # connections at a time
+    answers_once = False  # one request for each connection, which is then ended gently
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.clients: dict[Client, None] = {}  # the one that was active last comes last
+        self.chunk = memoryview(bytearray(_CHUNK))  # what a read fills before it is looked at, whoever's it is
+        self._beginning: set[asyncio.Task] = set()
+
+    def admit(self, connection: socket.socket, peer: Any) -> tuple[Any, bytes] | None:
+        """Return who a client is and the line that greets it, or None for one that is turned away."""
+        raise NotImplementedError
+
+    def answer(self, client: Client, line: bytes) -> bytes:
+        """Return the reply to a line, which has more than `largest` bytes if it was too long. Raises nothing."""
+        raise NotImplementedError
+
+    def superfluous(self, who: Any) -> Client | None:
+        """Return the client that goes so that another may come: of too many the one that was quiet longest."""
+        return next(iter(self.clients)) if len(self.clients) >= self.most else None
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept on a listener, which does not block, until `leave`."""
+        self.loop.add_reader(listener, self._accept, listener)
+
+    def leave(self, listener: socket.socket) -> None:
+        """Accept on a listener no more, and close it."""
+        self.loop.remove_reader(listener)
+        listener.close()
+
+    def drop_all(self) -> None:
+        """End all connections; the loop closes them in its next turn."""
+        for client in list(self.clients):
+            client.drop()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, peer = listener.accept()
+        except OSError:  # it went away again
+            return
+        connection.setblocking(False)
+        admitted = self.admit(connection, peer)
+        if admitted is None:
+            connection.close()
+            return
+        superfluous = self.superfluous(admitted[0])
+        if superfluous is not None:
+            superfluous.drop()
+        client = Client(self, *admitted)
+        self.clients[client] = None
+        beginning = self.loop.create_task(self.loop.connect_accepted_socket(lambda: client, connection))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
+
+
+class Client(asyncio.BufferedProtocol):
+    """One connection: what has come and was not answered, and whether its last reply was taken.
+
+    `who` is the server's.
+    """
+
+    def __init__(self, server: LineServer, who: Any, greeting: bytes) -> None:
+        self.who = who
+        self.is_answered = False
+        self._server = server
+        self._greeting = greeting
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._has_ended = False  # its side
+        self._was_cut = False  # its last line
+        self._is_gone = False
+        self._is_full = False  # there is a reply that it has not taken
+        self._has_turn = False  # the loop comes back to it
+        self._left_over = 0
+
+    def drop(self) -> None:
+        """End it at once, whatever it has not taken."""
+        self._is_gone = True
+        self._server.clients.pop(self, None)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def tell(self, line: bytes) -> None:
+        """Send a line that nobody has asked for."""
+        if self._transport is not None:
+            self._transport.write(line)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        if self._is_gone:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(0)  # `pause_writing` as soon as anything waits
+        transport.write(self._greeting)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Have no more read than a line may have, and one byte."""
+        if self._is_ending():
+            return self._server.chunk
+        return self._server.chunk[: self._server.largest + 1 - len(self._received)]
+
+    def buffer_updated(self, count: int) -> None:
+        if self._is_ending():  # read on, or the answer would be lost with what it sends after its request
+            self._left_over += 1
+            if self._left_over >= _MOST_LEFT_OVER:
+                self._transport.close()
+            return
+        self._received += self._server.chunk[:count]
+        self._take_turn()
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        self._take_turn()
+        return True  # its replies go out all the same
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._take_turn()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_gone = True
+        self._server.clients.pop(self, None)
+
+    def _is_ending(self) -> bool:
+        return self.is_answered and self._server.answers_once
+
+    def _take_turn(self) -> None:
+        """Answer a request that is here, if the reply before it was taken; then it is the turn of others."""
+        if self._is_gone or self._is_full or self._has_turn:
+            return
+        line = None if self._is_ending() else self._next_line()
+        if line is None:
+            self._wait()
+            return
+        self._server.clients[self] = self._server.clients.pop(self)
+        self._transport.pause_reading()
+        self.is_answered = True
+        self._transport.write(self._server.answer(self, line))
+        if self._is_ending():
+            self._received.clear()
+            self._transport.write_eof()
+        self._has_turn = True
+        self._server.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._has_turn = False
+        self._take_turn()
+
+    def _wait(self) -> None:
+        """Wait for more of it; or close the connection, when there will be none."""
+        if self._has_ended or (self._was_cut and not self._is_ending()):
+            self._transport.close()
+        else:
+            self._transport.resume_reading()
+
+    def _next_line(self) -> bytes | None:
+        """Take the next line, without its end; one that is too long is cut, and is the last."""
+        end = self._received.find(b"\n")
+        if end < 0 and len(self._received) <= self._server.largest:
+            return None
+        if end < 0:
+            end = len(self._received)
+            self._was_cut = True
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
+
+
+def carry_out(method: str, act: Callable[[], object], log: logging.Logger) -> Reply:
+    """Return the reply with what `act` returns, or raises: a FastmasqError is for the client, all else for the log."""
+    try:
+        return Reply(act())
+    except FastmasqError as error:
+        return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
+    except Exception:
+        log.exception("%s failed", method)
+        return Reply(error=Failure(f"{method}: internal error; see fastmasq's log"))

@@ -58,7 +58,7 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
 def _read_rules(settings: Settings) -> list[str]:
     """Return what is to be said about the rule files, the rules and the forwards. Raises ConfigurationError."""
     from fastmasq.advice.lint import Surroundings, lint
-    from fastmasq.daemon.reload import declare
+    from fastmasq.daemon.policy import declare
 
     declared = declare(settings)
     links, addresses = settings.interfaces, _addresses()

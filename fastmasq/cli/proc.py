@@ -76,18 +76,18 @@ def _forwards(name: str, socket: str) -> Iterable[str]:
     return (proc.ip_portfw if name == "ip_portfw" else proc.portfw)(rows)
 
 
-def _auto_forwards(name: str, socket: str) -> Iterable[str]:
+def _triggers(name: str, socket: str) -> Iterable[str]:
     from fastmasq.control.client import call
     from fastmasq.legacy.ipmasqadm_autofw import proc_lines
 
-    return proc_lines(call(socket, "autofw"))
+    return proc_lines(call(socket, "triggers"))
 
 
 def _marks(name: str, socket: str) -> Iterable[str]:
     from fastmasq.control.client import call
     from fastmasq.legacy.ipmasqadm_mfw import proc_lines
 
-    return proc_lines(call(socket, "mfw"))
+    return proc_lines(call(socket, "marks"))
 
 
 def _symbols(name: str, socket: str) -> Iterable[str]:
@@ -106,7 +106,7 @@ def _symbols(name: str, socket: str) -> Iterable[str]:
 
 _SHOWS = {
     **dict.fromkeys(("ip_portfw", "portfw"), _forwards),
-    "autofw": _auto_forwards,
+    "autofw": _triggers,
     "mfw": _marks,
     "ksyms": _symbols,
 }

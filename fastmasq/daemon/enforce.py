@@ -11,14 +11,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastmasq.clock import now_ns
-from fastmasq.daemon import listing, resets, world
-from fastmasq.daemon.demand import Demand
+from fastmasq.daemon import listing, resets
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.marks import Marks
+from fastmasq.daemon.redirects import Redirects
+from fastmasq.daemon.rows import route_rows
+from fastmasq.daemon.triggers import Triggers
 from fastmasq.path.rows import LOCAL, NO_LINK
 from fastmasq.path.rules import BASES, SHOWS, RuleTable
 from fastmasq.policy.redirects import Redirect
@@ -33,9 +37,6 @@ from fastmasq.table.rows import (
     SESSION_HAIRPIN,
 )
 from fastmasq.wire.numbers import ICMP, TCP, UDP
-
-if TYPE_CHECKING:
-    from fastmasq.daemon.engine import Engine
 
 _INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
 
@@ -72,7 +73,9 @@ class Judge:
     first: np.ndarray
     links: np.ndarray
     forwards: Forwards
-    demand: Demand
+    redirects: Redirects
+    triggers: Triggers
+    marks: Marks
     in_use: np.ndarray
     by_address: frozenset[int]
 
@@ -96,11 +99,14 @@ class Judge:
                 return "no forward leads there"
             return None if turns_round else self._why_not_inbound(protocol, ends, external)
         if in_use == MAPPING_BY_SESSION:
-            if not self.demand.may_lead_to(int(row["port_class"]), external.sport, ends.saddr, ends.sport):
+            if not (
+                self.triggers.may_lead_to(int(row["port_class"]), external.sport, ends.sport)
+                or self.marks.may_lead_to(external.sport, ends.saddr, ends.sport)
+            ):
                 return "no triggered range and no mark leads there"
             return self._why_not_inbound(protocol, ends, external)
         if in_use is None and not (ends.sport or ends.dport):
-            redirects = [one for one in self.forwards.redirects if _is_about(one, protocol, ends)]
+            redirects = [one for one in self.redirects.redirects if _is_about(one, protocol, ends)]
             if any(int(ipaddress.IPv4Address(one.host)) == ends.saddr for one in redirects):
                 return self._why_not_inbound(protocol, ends, external)
             if redirects or protocol not in self.by_address:
@@ -147,18 +153,18 @@ def _is_about(one: Redirect, protocol: int, ends: _Ends) -> bool:
     return one.protocol == protocol and ipaddress.IPv4Address(ends.daddr) in ipaddress.IPv4Network(one.source)
 
 
-def close_forbidden(engine: Engine) -> Closed:
-    """Close every session that the engine's policy would not let open, a part of the table at a time."""
-    judge = _judge(engine)
+def close_forbidden(gateway: Gateway) -> Closed:
+    """Close every session that the gateway's policy would not let open, a part of the table at a time."""
+    judge = _judge(gateway)
     lines, reset, now = [], 0, now_ns()
-    for first in range(0, engine.table.fresh, listing.CHUNK):
-        with engine.forwarder.locked():
-            rows = engine.table.sessions[first : first + listing.CHUNK].copy()
+    for first in range(0, gateway.table.fresh, listing.CHUNK):
+        with gateway.forwarder.locked():
+            rows = gateway.table.sessions[first : first + listing.CHUNK].copy()
         reasons = {number: judge.why_not(rows[number]) for number in np.flatnonzero(rows["state"])}
         doomed = [number for number, reason in reasons.items() if reason]
-        closed = _close(engine, first, rows, doomed)
+        closed = _close(gateway, first, rows, doomed)
         for number in closed:
-            shown = listing.describe(rows[number], engine.table, now)
+            shown = listing.describe(rows[number], gateway.table, now)
             lines.append(f"{shown['protocol']} {shown['inside']} -> {shown['remote']}: {reasons[number]}")
         reset += resets.send_resets(row for row in rows[closed] if row["port_class"] == _TCP_CLASS)
     return Closed(lines, reset)
@@ -167,30 +173,31 @@ def close_forbidden(engine: Engine) -> Closed:
 _TCP_CLASS = CLASSES.index("tcp")
 
 
-def _close(engine: Engine, first: int, rows: np.ndarray, doomed: Sequence[int]) -> list[int]:
+def _close(gateway: Gateway, first: int, rows: np.ndarray, doomed: Sequence[int]) -> list[int]:
     """Close rows that still hold the sessions they held when they were copied; return which."""
     closed = []
-    with engine.forwarder.locked():
+    with gateway.forwarder.locked():
         for number in doomed:
-            present = engine.table.sessions[first + number]
+            present = gateway.table.sessions[first + number]
             if present["state"] and (present["flow"]["key0"] == rows[number]["flow"]["key0"]).all():
-                engine.table.close(first + number)
+                gateway.table.close(first + number)
                 closed.append(int(number))
     return closed
 
 
-def _judge(engine: Engine) -> Judge:
-    link_of_ifindex = {link.ifindex: number for number, link in engine.links.items() if link.ifindex}
-    first, routes = world.route_rows(engine.world.snapshot().routes, link_of_ifindex)
+def _judge(gateway: Gateway) -> Judge:
+    first, routes = route_rows(gateway.watch.snapshot().routes, gateway.links.number_of())
     return Judge(
-        chains=engine.rules.judge(),
-        default_forward=engine.rules.rule_set.default_forward,
-        hairpin=engine.settings.masquerade.hairpin,
-        outside=next(number for number, link in engine.links.items() if link.role == "outside"),
+        chains=gateway.rules.judge(),
+        default_forward=gateway.rules.rule_set.default_forward,
+        hairpin=gateway.settings.masquerade.hairpin,
+        outside=next(number for number, link in gateway.links.links.items() if link.role == "outside"),
         first=first,
         links=routes["link"],
-        forwards=engine.forwards,
-        demand=engine.demand,
-        in_use=engine.table.mappings["in_use"],
-        by_address=engine.by_address,
+        forwards=gateway.forwards,
+        redirects=gateway.redirects,
+        triggers=gateway.triggers,
+        marks=gateway.marks,
+        in_use=gateway.table.mappings["in_use"],
+        by_address=gateway.by_address,
     )

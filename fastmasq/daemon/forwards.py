@@ -1,7 +1,18 @@
-"""Keeps port forwards and redirects of the running forwarder as policy says, whatever addresses its links have.
+"""Keeps the port forwards of the running forwarder as policy says, whatever addresses its links have.
 
 The list is policy; what of it is in force depends on the addresses of the moment, and on the ports that sessions still
-hold. `follow` compares the two and makes only the difference, so equal forwards and live sessions are left alone.
+hold. `place` compares the two and makes only the difference, so equal forwards and live sessions are left alone.
+
+Control methods, with parameters and result:
+
+    forwards
+     -> [{"protocol": "tcp", "listen": "eth1", "first": 8080, "last": 8080, "address": "200.200.200.200",
+          "state": "in force", "targets": [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]}, ...]
+        each with its state, its targets beginning with the one whose turn it is; state is "in force", "waiting" or "no
+        address", address then null.
+
+    forwards.change, see daemon/policy.py
+     -> {"forwards": 3, "warnings": ["udp 200.200.200.200:80: sessions still use this port; ...", ...]}
 """
 
 from __future__ import annotations
@@ -14,11 +25,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.daemon.ports import no_ports
+from fastmasq.errors import ConfigurationError
 from fastmasq.path.forwarder import Forwarder
-from fastmasq.policy import forwards, redirects
+from fastmasq.policy import forwards
 from fastmasq.policy.forwards import Endpoint, Placed, PortForward
-from fastmasq.policy.redirects import Redirect
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import FORWARD_ROWS
@@ -29,30 +40,35 @@ AT_ONCE = 64  # endpoints changed while packets wait
 
 
 class Forwards:
-    """The forwards and redirects of one engine; `auto` are the forwards that are rows of autofw (daemon/demand.py).
+    """The port forwards of one gateway; `of_triggers` are those that triggers with a fixed host come to."""
 
-    react is called after a change of policy: it has the guard and the table follow (see `Engine`).
-    """
-
-    def __init__(self, table: MasqTable, forwarder: Forwarder, react: Callable[[], None]) -> None:
+    def __init__(self, table: MasqTable, forwarder: Forwarder) -> None:
         self.table = table
         self.forwarder = forwarder
-        self.react = react
         self.rows = ForwardTable(table)
         self.forwards: tuple[PortForward, ...] = ()
-        self.redirects: tuple[Redirect, ...] = ()
-        self.auto: tuple[PortForward, ...] = ()
-        self.addresses: dict[str, int] = {}
+        self.of_triggers: tuple[PortForward, ...] = ()
+        self.addresses: Mapping[str, int] = {}
         self.wanted: dict[Endpoint, Placed] = {}
         self.placed: dict[Endpoint, Placed] = {}
         self.waiting: set[Endpoint] = set()
         self.left: set[Endpoint] = set()  # taken away, but sessions still have them
 
-    def load(self, wanted: Iterable[PortForward], redirected: Iterable[Redirect]) -> None:
-        """Take these to begin with; they have been checked."""
-        self.forwards = tuple(wanted)
-        self.redirects = tuple(redirected)
-        self.forwarder.set_redirects(redirects.compile_redirects(self.redirects))
+    def check(self, wanted: Iterable[PortForward]) -> None:
+        """Raise ConfigurationError when two of these come to the same endpoint, or there are too many."""
+        owner: dict[Endpoint, PortForward] = {}
+        for endpoint, _, forward in forwards.endpoints(wanted, self.addresses):
+            if owner.setdefault(endpoint, forward) is not forward:
+                raise ConfigurationError(
+                    f"{forward}: the same address and port as {owner[endpoint]}; delete one of them"
+                )
+        if len(owner) > FORWARD_ROWS:
+            raise ConfigurationError(f"{len(owner)} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
+
+    def put(self, wanted: tuple[PortForward, ...], of_triggers: tuple[PortForward, ...]) -> None:
+        """Want these from now on, which have been checked; `withdraw` and `place` put them in force."""
+        self.forwards, self.of_triggers = wanted, of_triggers
+        self.resolve(self.addresses)
 
     # -- in step with addresses ------------------------------------------------------------------------------------
 
@@ -60,41 +76,22 @@ class Forwards:
         """Find out which endpoints are wanted: `addresses` has those of the host and its links by their spelling."""
         self.addresses = dict(addresses)
         self.wanted = {}
-        for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.auto), addresses):
+        for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.of_triggers), addresses):
             if endpoint in self.wanted:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
             self.wanted.setdefault(endpoint, targets)
 
-    def ports(self, address: int | None = None) -> np.ndarray:
-        """Return bool[3][65536] by class: the ports wanted on an address, or on any."""
-        ports = np.zeros((3, 65536), bool)
-        for listen, port_class, port in self.wanted:
-            if address in (None, listen):
-                ports[port_class, port] = True
-        return ports
+    def wanted_ports(self) -> dict[int, np.ndarray]:
+        """Return the ports wanted on each address, see daemon/ports.py."""
+        return _by_address(self.wanted)
 
     def held_ports(self) -> dict[int, np.ndarray]:
-        """Return bool[3][65536] by class for each address: the ports wanted, in force still, or left to sessions."""
-        held: dict[int, np.ndarray] = {}
-        for address, port_class, port in {*self.wanted, *self.placed, *self.left}:
-            held.setdefault(address, np.zeros((3, 65536), bool))[port_class, port] = True
-        return held
+        """Return the ports of each address that are wanted, in force still, or left to sessions."""
+        return _by_address({*self.wanted, *self.placed, *self.left})
 
     def listening(self) -> set[int]:
         """Return the addresses that forwards listen on."""
         return {address for address, _, _ in self.wanted}
-
-    def protocols(self) -> list[int]:
-        """Return the protocols that are redirected."""
-        return sorted({one.protocol for one in self.redirects})
-
-    def redirected(self, protocol: int, remote: int) -> int | None:
-        """Return the inside host that gets a protocol from a remote address by a redirect."""
-        remote_address = ipaddress.IPv4Address(remote)
-        for one in self.redirects:
-            if one.protocol == protocol and remote_address in ipaddress.IPv4Network(one.source):
-                return int(ipaddress.IPv4Address(one.host))
-        return None
 
     def target_of(self, address: int, protocol: str, port: int) -> int | None:
         """Return the first inside host that a forward of a port leads to."""
@@ -106,11 +103,8 @@ class Forwards:
         self._each([endpoint for endpoint in self.placed if endpoint not in self.wanted], self._remove)
         self.waiting &= self.wanted.keys()
 
-    def place(self, allowed: np.ndarray) -> None:
-        """Put in force what is wanted; `allowed` are the ports that masquerading may use. Raises CapacityError."""
-        for address in self.listening():
-            with self.forwarder.locked():
-                self.table.hold_external(address, allowed & ~self.ports(address))
+    def place(self) -> None:
+        """Put in force what is wanted. Raises CapacityError."""
         changed = [endpoint for endpoint, targets in self.wanted.items() if self.placed.get(endpoint) != targets]
         self._each(changed, self._place)
 
@@ -150,81 +144,21 @@ class Forwards:
 
     # -- for the control socket --------------------------------------------------------------------------------------
 
-    def handlers(self) -> dict[str, Callable[[dict], object]]:
-        return {
-            "forwards": lambda _: self.list_forwards(),
-            "forwards.change": self.change_forwards,
-            "redirects": lambda _: [msgspec.to_builtins(one) for one in self.redirects],
-            "redirects.change": self.change_redirects,
-        }
-
-    def list_forwards(self) -> list[dict[str, Any]]:
-        """Return every forward with its state, and its targets beginning with the one whose turn it is."""
+    def describe(self) -> list[dict[str, Any]]:
+        """Return every forward as the control method does."""
         return [self._describe(forward) for forward in self.forwards]
 
-    def change_forwards(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (forwards.Change) or none; return what to know of it. Raises ConfigurationError."""
-        wanted = forwards.apply(self.forwards, read_changes(params, forwards.Change))
-        self.replace(wanted, self.redirects)
+    def reservations(self) -> list[str]:
+        """Return a sentence for each forward that is not in force just now."""
         waiting = [
             f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
         ]
         absent = [
             f"{forward}: no such address now; it is in force as soon as there is"
-            for forward in wanted
+            for forward in self.forwards
             if forward.listen not in self.addresses
         ]
-        return {"forwards": len(wanted), "warnings": [*sorted(waiting), *absent]}
-
-    def change_redirects(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Make all of the changes (redirects.Change) or none. Raises ConfigurationError."""
-        self.replace(self.forwards, redirects.apply(self.redirects, read_changes(params, redirects.Change)))
-        return {"redirects": len(self.redirects)}
-
-    def replace(
-        self,
-        forwards: tuple[PortForward, ...],
-        redirects: tuple[Redirect, ...],
-        auto: tuple[PortForward, ...] | None = None,
-    ) -> None:
-        """Have these from now on, all or none; those that are equal are not touched. Raises FastmasqError.
-
-        auto: None for those there are.
-        """
-        before = (self.forwards, self.redirects, self.auto)
-        wanted = (forwards, redirects, self.auto if auto is None else auto)
-        if wanted == before:
-            return
-        self._check_endpoints((*forwards, *wanted[2]))
-        try:
-            self._follow(*wanted)
-        except FastmasqError:
-            self._follow(*before)
-            raise
-
-    def _follow(
-        self,
-        wanted: tuple[PortForward, ...],
-        redirected: tuple[Redirect, ...],
-        auto: tuple[PortForward, ...],
-    ) -> None:
-        self.forwards, self.redirects, self.auto = wanted, redirected, auto
-        rows = redirects.compile_redirects(redirected)
-        with self.forwarder.locked():
-            self.forwarder.set_redirects(rows)
-        self.resolve(self.addresses)
-        self.react()
-
-    def _check_endpoints(self, wanted: Iterable[PortForward]) -> None:
-        """Raise ConfigurationError when two forwards come to the same endpoint, or there are too many."""
-        owner: dict[Endpoint, PortForward] = {}
-        for endpoint, _, forward in forwards.endpoints(wanted, self.addresses):
-            if owner.setdefault(endpoint, forward) is not forward:
-                raise ConfigurationError(
-                    f"{forward}: the same address and port as {owner[endpoint]}; delete one of them"
-                )
-        if len(owner) > FORWARD_ROWS:
-            raise ConfigurationError(f"{len(owner)} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
+        return [*sorted(waiting), *absent]
 
     def _describe(self, forward: PortForward) -> dict[str, Any]:
         address = self.addresses.get(forward.listen)
@@ -243,12 +177,13 @@ class Forwards:
         return {**found, "address": str(ipaddress.IPv4Address(address)), "state": "waiting" if waits else "in force"}
 
 
-def read_changes(params: dict[str, Any], kind: type) -> list:
-    """Return the changes that the parameters of a control method hold. Raises ConfigurationError."""
-    try:
-        return msgspec.convert(params.get("changes"), list[kind])
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"changes: {error}") from None
+def _by_address(endpoints: Iterable[Endpoint]) -> dict[int, np.ndarray]:
+    ports: dict[int, np.ndarray] = {}
+    for address, port_class, port in endpoints:
+        if address not in ports:
+            ports[address] = no_ports()
+        ports[address][port_class, port] = True
+    return ports
 
 
 def _write(endpoint: Endpoint) -> str:

@@ -1,15 +1,101 @@
-"""Which external ports are ours: what the settings allow less what the host uses itself."""
+"""Whose an external port is: the host's, a forward's, a trigger's or mark's, a tracker's, or masquerading's.
+
+An array of ports here is bool[3][65536] by port class: TCP, UDP, and the identifiers of ICMP.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from fastmasq.config.values import PortRanges
 from fastmasq.kernel.ports import EPHEMERAL_RANGE, PortSet, format_ports, host_ports, parse_ports
+from fastmasq.table.rows import CLASSES
+
+UDP_CLASS = CLASSES.index("udp")
 
 _PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+
+
+def no_ports() -> np.ndarray:
+    """Return an array without any port."""
+    return np.zeros((len(CLASSES), 65536), bool)
+
+
+class Ports:
+    """The ledger of external ports: which may new mappings use, which does the guard keep, which were lost since?
+
+    What is written into it, by those who know:
+
+    * `free`: what the settings name and the host does not use just now; `spare`: what the host does not use at all;
+    * `reserved`: ports of triggers and marks, which lead inside on demand and are for no outbound mapping; `keeping`:
+      the classes whose outbound sessions may keep a spare port as their source (bool[3]);
+    * `trackers`: ports that trackers follow by themselves, such as that of IKE;
+    * `forwarded`: the ports that forwards want, by address;
+    * `external`: the address that masqueraded packets leave with; those before it are `former`.
+
+    A port that is none of these any more is kept for as long as sessions have it: the host would reset them. `mapped`
+    returns which ports of an array have a mapping on an address.
+    """
+
+    def __init__(self, mapped: Callable[[int, np.ndarray], np.ndarray]) -> None:
+        self.free = no_ports()
+        self.spare = no_ports()
+        self.reserved = no_ports()
+        self.keeping = np.zeros((len(CLASSES), 1), bool)
+        self.trackers = no_ports()
+        self.forwarded: Mapping[int, np.ndarray] = {}
+        self.external: int | None = None
+        self.former: set[int] = set()
+        self._mapped = mapped
+        self._claimed = no_ports()  # as of the last `lost`
+        self._in_use = no_ports()  # nobody's any more but for their sessions
+
+    def move(self, external: int | None) -> None:
+        """Masqueraded packets leave with another address from now on, None for none."""
+        if self.external is not None:
+            self.former.add(self.external)
+        self.former.discard(external)
+        self.external = external
+
+    def on_demand(self) -> np.ndarray:
+        """Return the ports that triggers, marks, and sessions that keep their source port may use."""
+        return self.reserved | (self.spare & self.keeping)
+
+    def for_mappings(self, address: int | None) -> np.ndarray:
+        """Return the ports that new outbound mappings may use on an address."""
+        usable = self.free & ~self.reserved & ~self.trackers
+        return usable & ~self.forwarded[address] if address in self.forwarded else usable
+
+    def guarded(self, held: Mapping[int, np.ndarray], local: Collection[int]) -> dict[int, np.ndarray]:
+        """Return the ports that the guard keeps from the host, by address.
+
+        held: those that forwards want, have, or have left to sessions. local: the addresses of the host. Sessions of a
+        former external address live on while a forward listens there.
+        """
+        kept = {address: ports for address, ports in held.items() if address in local}
+        masqueraded = self._claim() | self._in_use | self.trackers
+        for address in kept.keys() & self.former:
+            kept[address] = kept[address] | masqueraded
+        if self.external is not None:
+            kept[self.external] = kept.get(self.external, False) | masqueraded
+        return dict(sorted(kept.items()))
+
+    def lost(self) -> np.ndarray:
+        """Return the ports that have become nobody's since the last call but have sessions; forget those without."""
+        claimed = self._claim()
+        gone = (self._claimed | self._in_use) & ~claimed
+        still = no_ports()
+        if self.external is not None and gone.any():
+            still = self._mapped(self.external, gone)
+        lost = still & ~self._in_use
+        self._claimed, self._in_use = claimed, still
+        return lost
+
+    def _claim(self) -> np.ndarray:
+        return self.free | self.on_demand()
 
 
 def wanted_ports(ranges: PortRanges) -> PortSet:
@@ -22,11 +108,11 @@ def wanted_ports(ranges: PortRanges) -> PortSet:
 
 
 def allowed_ports(ranges: PortRanges) -> np.ndarray:
-    """Return bool[3][65536] by port class (TCP, UDP, ICMP): what masquerading may use at this moment.
+    """Return what masquerading may use at this moment.
 
     Ports that the settings name are taken from the host's ephemeral range; with "auto" the host keeps all of that.
     """
-    allowed = np.zeros((3, 65536), bool)
+    allowed = no_ports()
     wanted = wanted_ports(ranges)
     for row, protocol in enumerate(_PROTOCOLS):
         allowed[row] = wanted & ~host_ports(protocol, ours=wanted if ranges else None)

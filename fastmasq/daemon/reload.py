@@ -16,102 +16,79 @@ What is wrong with a file, or cannot be changed while fastmasq runs, is an error
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from fastmasq.config.schema import Settings
-from fastmasq.daemon import enforce, timeouts
-from fastmasq.errors import ConfigurationError
-from fastmasq.legacy.names import Names
-from fastmasq.legacy.requests import Forwarding, SetDynaddr, SetTimeouts
-from fastmasq.legacy.script import may_be_left_out, prepare
-from fastmasq.policy import changes, forwards, marks, redirects, triggers
-from fastmasq.policy.chains import RuleSet
+from fastmasq.config.load import Loaded
+from fastmasq.daemon import enforce
+from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.policy import Declared, Policy, declare
+from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
+from fastmasq.policy import forwards, redirects, triggers
 from fastmasq.policy.forwards import PortForward
 from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.redirects import Redirect
-from fastmasq.policy.triggers import AutoForward
-from fastmasq.table.timeouts import Timeouts
+from fastmasq.policy.triggers import Trigger
 
-if TYPE_CHECKING:
-    from fastmasq.config.load import Loaded
-    from fastmasq.daemon.engine import Engine
+log = logging.getLogger("fastmasq.engine")
 
 MOST_SHOWN = 20
 _FIXED = ("compat", "interfaces", "vpn", "limits.sessions", "rings", "takeover", "control")  # what all else is built on
 _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 
-@dataclass(frozen=True)
-class Declared:
-    """All that a configuration and its rule files ask for; requests are those of the rule files beyond their rules."""
+class Reload:
+    """Has a gateway follow its files: `declared` is what they said last, `read_again` reads them (None without any)."""
 
-    settings: Settings
-    rules: RuleSet
-    timeouts: Timeouts
-    dynaddr: int
-    forwards: tuple[PortForward, ...]
-    redirects: tuple[Redirect, ...]
-    auto_forwards: tuple[AutoForward, ...] = ()
-    mark_targets: tuple[MarkTarget, ...] = ()
-    warnings: tuple[str, ...] = ()
+    def __init__(self, gateway: Gateway, declared: Declared, read_again: Callable[[], Loaded] | None) -> None:
+        self._gateway = gateway
+        self._declared = declared
+        self._read_again = read_again
 
+    def handle(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer the control method. Raises FastmasqError, and everything is as it was then."""
+        return self.reload(to_enforce=params.get("enforce") is True)
 
-def declare(settings: Settings) -> Declared:
-    """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake.
-
-    Rule files are run on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
-    """
-    start = RuleSet(default_forward=not settings.rules.files)
-    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict)
-    masquerade = settings.masquerade
-    written = masquerade.timeouts
-    declared = Declared(
-        settings,
-        rules=changes.apply(start, prepared.changes),
-        timeouts=Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp),
-        dynaddr=masquerade.dynaddr,
-        forwards=settings.forward,
-        redirects=settings.redirect,
-        warnings=tuple(prepared.warnings),
-    )
-    left_out = []
-    for item in prepared.others:
+    def reload(self, *, to_enforce: bool = False) -> dict[str, Any]:
+        """Read the files again and make the difference; say in the log what came of it. Raises FastmasqError."""
+        if self._read_again is None:
+            raise KernelError("started without a configuration, so there is nothing to reload; use `run -c FILE`")
         try:
-            declared = _with_request(declared, item.request)
-        except ConfigurationError as error:
-            if settings.rules.strict or not may_be_left_out(item.request):
-                raise ConfigurationError(f"{item.place}: {error}") from None
-            left_out.append(f"{item.place}: left out: {error}")
-    return replace(declared, warnings=(*declared.warnings, *left_out))
+            result = self._reload(self._read_again(), to_enforce=to_enforce)
+        except FastmasqError as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)
+            raise
+        for warning in result["warnings"]:
+            log.warning("%s", warning)
+        log.info("%s", _report(result))
+        return result
+
+    def _reload(self, loaded: Loaded, *, to_enforce: bool) -> dict[str, Any]:
+        old, new = self._declared, declare(loaded.settings)
+        changed = difference(old, new)
+        if not new.rules.equals(old.rules):
+            self._gateway.count()
+        running = self._gateway.policy()
+        self._gateway.apply(running, following(running, old, new))
+        self._declared = new
+        result = {"changed": changed, "warnings": [*loaded.warnings, *new.warnings]}
+        if not to_enforce:
+            return {**result, "closed": 0, "reset": 0, "sessions": []}
+        closed = enforce.close_forbidden(self._gateway)
+        return {**result, "closed": len(closed.lines), "reset": closed.reset, "sessions": closed.lines[:MOST_SHOWN]}
 
 
-def _with_request(declared: Declared, request: Any) -> Declared:
-    """Return what it comes to with what one more line of a rule file asks for, that is no change of chains."""
-    match request:
-        case SetTimeouts():
-            asked = {"tcp": request.tcp, "tcp_fin": request.tcp_fin, "udp": request.udp}
-            return replace(declared, timeouts=timeouts.changed(declared.timeouts, asked))
-        case SetDynaddr():
-            return replace(declared, dynaddr=request.value)
-        case Forwarding(method="forwards.change"):
-            wanted = msgspec.convert(list(request.changes), list[forwards.Change])
-            return replace(declared, forwards=forwards.apply(declared.forwards, wanted))
-        case Forwarding(method="autofw.change"):
-            wanted = msgspec.convert(list(request.changes), list[triggers.Change])
-            return replace(declared, auto_forwards=triggers.apply(declared.auto_forwards, wanted))
-        case Forwarding(method="mfw.change"):
-            wanted = msgspec.convert(list(request.changes), list[marks.Change])
-            return replace(declared, mark_targets=marks.apply(declared.mark_targets, wanted))
-        case Forwarding():
-            wanted = msgspec.convert(list(request.changes), list[redirects.Change])
-            return replace(declared, redirects=redirects.apply(declared.redirects, wanted))
-    return declared
+def _report(result: dict[str, Any]) -> str:
+    """Return the one line for the log."""
+    line = f"reloaded: {', '.join(result['changed']) or 'nothing changed'}"
+    if result["closed"]:
+        line += f"; {result['closed']} sessions closed, {result['reset']} inside ends reset"
+    return line
 
 
 # -- the difference --------------------------------------------------------------------------------------------------
@@ -143,9 +120,27 @@ def difference(old: Declared, new: Declared) -> list[str]:
         found.append("timeouts or dynaddr in rule files")
     found += [f"forward {one}" for one in _differing(old.forwards, new.forwards)]
     found += [f"redirect {one}" for one in _differing(old.redirects, new.redirects)]
-    found += [f"autofw {one}" for one in _differing(old.auto_forwards, new.auto_forwards)]
-    found += [f"mfw {one}" for one in _differing(old.mark_targets, new.mark_targets)]
+    found += [f"trigger {one}" for one in _differing(old.triggers, new.triggers)]
+    found += [f"mark {one}" for one in _differing(old.marks, new.marks)]
     return found
+
+
+def following(running: Policy, old: Declared, new: Declared) -> Policy:
+    """Return what becomes of the running policy when the files say `new` in place of `old`.
+
+    Raises ConfigurationError when something made at run time is in the way.
+    """
+    timeouts = {key: value for key, value in vars(new.timeouts).items() if value != getattr(old.timeouts, key)}
+    return Policy(
+        settings=new.settings,
+        rules=running.rules if new.rules.equals(old.rules) else new.rules.succeeding(running.rules),
+        timeouts=replace(running.timeouts, **timeouts),
+        dynaddr=running.dynaddr if new.dynaddr == old.dynaddr else new.dynaddr,
+        forwards=forwards.apply(running.forwards, forward_changes(running.forwards, old, new)),
+        redirects=redirects.apply(running.redirects, redirect_changes(running.redirects, old, new)),
+        triggers=triggers.apply(running.triggers, trigger_changes(running.triggers, old, new)),
+        marks=mark_targets(running.marks, old, new),
+    )
 
 
 def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[forwards.Change]:
@@ -166,9 +161,9 @@ def redirect_changes(running: Sequence[Redirect], old: Declared, new: Declared) 
     ]
 
 
-def auto_forward_changes(running: Sequence[AutoForward], old: Declared, new: Declared) -> list[triggers.Change]:
-    """Return the same for rows of autofw."""
-    gone, changed = _gone_and_changed(running, old.auto_forwards, new.auto_forwards)
+def trigger_changes(running: Sequence[Trigger], old: Declared, new: Declared) -> list[triggers.Change]:
+    """Return the same for triggers."""
+    gone, changed = _gone_and_changed(running, old.triggers, new.triggers)
     deleted = [one for key, one in _by_identity(running).items() if key in _by_identity(gone)]
     return [
         *(triggers.Change(action="delete", row=one) for one in deleted),
@@ -178,7 +173,7 @@ def auto_forward_changes(running: Sequence[AutoForward], old: Declared, new: Dec
 
 def mark_targets(running: Sequence[MarkTarget], old: Declared, new: Declared) -> tuple[MarkTarget, ...]:
     """Return what becomes of the running hosts of marks; one that stays as it was keeps what is left of its turn."""
-    gone, changed = _gone_and_changed(running, old.mark_targets, new.mark_targets)
+    gone, changed = _gone_and_changed(running, old.marks, new.marks)
     without, instead = _by_identity(gone), _by_identity(changed)
     kept = [instead.pop(str(one), one) for one in running if str(one) not in without]
     return (*kept, *instead.values())
@@ -199,68 +194,3 @@ def _differing(old: Iterable[Any], new: Iterable[Any]) -> list[str]:
 def _by_identity(policies: Iterable[Any]) -> dict[str, Any]:
     """Return forwards or redirects by what tells them apart: their spelling, which names all but where they lead."""
     return {str(one): one for one in policies}
-
-
-# -- making it -------------------------------------------------------------------------------------------------------
-
-
-def reload(engine: Engine, loaded: Loaded, *, to_enforce: bool) -> dict[str, Any]:
-    """Bring the running engine to newly loaded settings; return the result of the control method.
-
-    Raises FastmasqError, and everything is as it was then.
-    """
-    old, new = engine.declared, declare(loaded.settings)
-    changed = difference(old, new)
-    _apply(engine, old, new)
-    result = {"changed": changed, "warnings": [*loaded.warnings, *new.warnings]}
-    if not to_enforce:
-        return {**result, "closed": 0, "reset": 0, "sessions": []}
-    closed = enforce.close_forbidden(engine)
-    return {**result, "closed": len(closed.lines), "reset": closed.reset, "sessions": closed.lines[:MOST_SHOWN]}
-
-
-def report(result: dict[str, Any]) -> str:
-    """Return the one line for the log."""
-    line = f"reloaded: {', '.join(result['changed']) or 'nothing changed'}"
-    if result["closed"]:
-        line += f"; {result['closed']} sessions closed, {result['reset']} inside ends reset"
-    return line
-
-
-def _apply(engine: Engine, old: Declared, new: Declared) -> None:
-    """Make the difference: first what may be refused, each with its way back, then what cannot fail."""
-    with ExitStack() as undo:
-        if not new.rules.equals(old.rules):
-            before = engine.rules.rule_set
-            engine.rules.replace(new.rules)
-            undo.callback(engine.rules.replace, before)
-        present, redirected = engine.forwards.forwards, engine.forwards.redirects
-        engine.forwards.replace(
-            forwards.apply(present, forward_changes(present, old, new)),
-            redirects.apply(redirected, redirect_changes(redirected, old, new)),
-        )
-        undo.callback(engine.forwards.replace, present, redirected)
-        rows, targets = engine.demand.rows, engine.demand.targets()
-        engine.demand.replace_rows(triggers.apply(rows, auto_forward_changes(rows, old, new)))
-        undo.callback(engine.demand.replace_rows, rows)
-        engine.demand.replace_targets(lambda present: mark_targets(present, old, new))
-        undo.callback(engine.demand.replace_targets, lambda _: targets)
-        if new.settings.masquerade.ports != old.settings.masquerade.ports:
-            engine.use_ports_of(new.settings)
-        undo.pop_all()
-    engine.settings, engine.declared = new.settings, new
-    if new.dynaddr != old.dynaddr:
-        engine.dynaddr = new.dynaddr
-    _apply_to_table(engine, old, new)
-
-
-def _apply_to_table(engine: Engine, old: Declared, new: Declared) -> None:
-    masquerade, limits = new.settings.masquerade, new.settings.limits
-    times = {key: value for key, value in vars(new.timeouts).items() if value != getattr(old.timeouts, key)}
-    engine.timeouts = replace(engine.timeouts, **times)
-    with engine.forwarder.locked():
-        engine.table.set_timeouts(engine.timeouts)
-        engine.table.set_filtering(masquerade.filtering)
-        engine.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
-        engine.forwarder.set_hairpin(masquerade.hairpin)
-    engine.follow_guard()

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
-from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.leads import Leads
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import Health
 from fastmasq.daemon.vpn_listing import Listing
@@ -74,7 +74,7 @@ class Vpn:
         settings: Settings,
         table: MasqTable,
         forwarder: Forwarder,
-        forwards: Forwards,
+        forwards: Leads,
         address: Callable[[], int | None],
     ) -> None:
         self.settings = settings.vpn

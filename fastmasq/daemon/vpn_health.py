@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 from fastmasq.daemon import natt
-from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.leads import Leads
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.masq import MasqTable
 from fastmasq.trackers.vpn.calls import CallTable
@@ -37,7 +37,7 @@ class Health:
         connections: dict[int, Connection],
         calls: CallTable,
         ipsec: Ipsec,
-        forwards: Forwards,
+        forwards: Leads,
         table: MasqTable,
         forwarder: Forwarder,
     ) -> None:

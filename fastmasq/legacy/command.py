@@ -111,12 +111,9 @@ def _warn(program: str, warnings: Sequence[str]) -> None:
         print(f"{program}: warning: {warning}", file=sys.stderr)
 
 
-def _change(request: Changes) -> None:
-    ask("rules.change", changes=msgspec.to_builtins(request.changes))
-
-
-def _set_timeouts(request: SetTimeouts) -> None:
-    ask("timeouts", tcp=request.tcp, tcp_fin=request.tcp_fin, udp=request.udp)
+def _change(request: Changes | SetTimeouts) -> None:
+    method, params = request.call()
+    ask(method, **params)
 
 
 def _verdicts(request: Check) -> list[str]:
@@ -169,7 +166,7 @@ def _answer_ipfwadm(request: Request, names: Names) -> int:
         case ListSessions():
             _print_sessions(request, names, capitals=False)
         case SetTimeouts():
-            _set_timeouts(request)
+            _change(request)
         case Text():
             print(request.text, end="")
         case Check():
@@ -223,7 +220,7 @@ def _answer_ipchains(request: Request, names: Names) -> None:
         case ListSessions():
             _print_sessions(request, names, capitals=True)
         case SetTimeouts():
-            _set_timeouts(request)
+            _change(request)
         case Text():
             print(request.text, end="")
         case Check():

@@ -11,7 +11,7 @@ from msgspec import Struct
 from fastmasq.legacy import proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request
 from fastmasq.policy.forwards import ANY, read_address
-from fastmasq.policy.triggers import NUMBERS, AutoForward, Change
+from fastmasq.policy.triggers import NUMBERS, Change, Trigger
 
 USAGE = """\
 Usage:
@@ -75,7 +75,7 @@ def parse(words: Sequence[str]) -> Request:
         raise Failed("You must select a type of forwarding (direct, port, or range)")
     has_control = "control_port" in found.row
     text = "-i cannot be specified with a control port\n" if has_control and not found.is_secure else ""
-    row = AutoForward(
+    row = Trigger(
         **{"host": found.host, **found.row}, is_timed=found.is_timed, peer_only=found.is_secure and has_control
     )
     if row.is_trigger and not has_control:
@@ -154,7 +154,7 @@ def _host(text: str) -> str:
     return str(address)
 
 
-def _announcement(command: str, row: AutoForward) -> str:
+def _announcement(command: str, row: Trigger) -> str:
     """Return what -v prints."""
     text = "Adding autofwd " if command == "A" else "Deleteing autofwd "
     if row.kind == "direct":
@@ -170,7 +170,7 @@ def _announcement(command: str, row: AutoForward) -> str:
 
 
 def proc_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Return the lines of /proc/net/ip_masq/autofw for what the control method `autofw` returns."""
+    """Return the lines of /proc/net/ip_masq/autofw for what the control method `triggers` returns."""
     return proc.autofw(
         proc.AutoForwardRow(
             kind=row["kind"],

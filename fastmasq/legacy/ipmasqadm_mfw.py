@@ -157,7 +157,7 @@ def _port(text: str, *, numeric: bool) -> int | None:
 
 
 def listing(targets: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[str]:
-    """Yield the lines of `ipmasqadm mfw -L` for what the control method `mfw` returns."""
+    """Yield the lines of `ipmasqadm mfw -L` for what the control method `marks` returns."""
     yield _ROW.format("fwmark", "rediraddr", "rport", "pcnt", "pref")
     for one in in_order(targets):
         address = one["address"] if numeric else host_name(one["address"])
@@ -166,7 +166,7 @@ def listing(targets: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[str
 
 
 def proc_lines(targets: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Return the lines of /proc/net/ip_masq/mfw for what the control method `mfw` returns."""
+    """Return the lines of /proc/net/ip_masq/mfw for what the control method `marks` returns."""
     return proc.mfw(
         proc.MarkForwardRow(
             mark=one["mark"],

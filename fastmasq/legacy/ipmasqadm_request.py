@@ -11,7 +11,7 @@ from msgspec import Struct
 from fastmasq.errors import FastmasqError
 from fastmasq.policy.forwards import read_address
 
-METHODS = {"portfw": "forwards", "autofw": "autofw", "mfw": "mfw"}  # what each module asks the forwarder about
+METHODS = {"portfw": "forwards", "autofw": "triggers", "mfw": "marks"}  # what each module asks the forwarder about
 
 
 class Request(Struct, frozen=True):

@@ -1,14 +1,20 @@
-"""What a command line asks of the forwarder, whichever program it was written for: data without names or sockets."""
+"""What a command line asks of the forwarder, whichever program it was written for: data without names or sockets.
+
+What changes policy has a `call`: the control method that makes the change, and its parameters in JSON's types.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from fastmasq.policy.chains import Rule
 from fastmasq.policy.changes import Change
 from fastmasq.policy.evaluate import Packet
+
+Call = tuple[str, dict[str, Any]]
 
 
 class Changes(Struct, frozen=True):
@@ -17,6 +23,9 @@ class Changes(Struct, frozen=True):
     changes: tuple[Change, ...]
     verbose: bool = False
     warnings: tuple[str, ...] = ()
+
+    def call(self) -> Call:
+        return "rules.change", {"changes": msgspec.to_builtins(self.changes)}
 
 
 class List(Struct, frozen=True):
@@ -56,12 +65,18 @@ class SetTimeouts(Struct, frozen=True):
     udp: int
     warnings: tuple[str, ...] = ()
 
+    def call(self) -> Call:
+        return "timeouts", {"tcp": self.tcp, "tcp_fin": self.tcp_fin, "udp": self.udp}
+
 
 class SetDynaddr(Struct, frozen=True):
     """What happens to sessions when the outside address changes: 0 to 7, as in /proc/sys/net/ipv4/ip_dynaddr."""
 
     value: int
     warnings: tuple[str, ...] = ()
+
+    def call(self) -> Call:
+        return "dynaddr", {"value": self.value}
 
 
 class Forwarding(Struct, frozen=True):
@@ -70,6 +85,9 @@ class Forwarding(Struct, frozen=True):
     method: str
     changes: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = ()
+
+    def call(self) -> Call:
+        return self.method, {"changes": list(self.changes)}
 
 
 class Text(Struct, frozen=True):

@@ -59,7 +59,7 @@ def apply(targets: Sequence[MarkTarget], changes: Iterable[Change]) -> tuple[Mar
         if change.action == "clear":
             result = ()
         elif change.target is None:
-            raise ConfigurationError(f"mfw {change.action}: which mark?")
+            raise ConfigurationError(f"mark {change.action}: which mark?")
         else:
             result = _ACTIONS[change.action](result, change.target)
     return result
@@ -78,14 +78,14 @@ def _edit(targets: tuple[MarkTarget, ...], wanted: MarkTarget) -> tuple[MarkTarg
         for one in targets
     )
     if not any(_is_meant(one, wanted) for one in targets):
-        raise Unknown(f"mfw {wanted}: no such host of this mark")
+        raise Unknown(f"mark {wanted}: no such host of this mark")
     return edited
 
 
 def _delete(targets: tuple[MarkTarget, ...], wanted: MarkTarget) -> tuple[MarkTarget, ...]:
     left = tuple(one for one in targets if not _is_meant(one, wanted))
     if len(left) == len(targets):
-        raise Unknown(f"mfw {wanted}: no such host of this mark")
+        raise Unknown(f"mark {wanted}: no such host of this mark")
     return left
 
 
@@ -108,24 +108,24 @@ def _is_meant(one: MarkTarget, wanted: MarkTarget) -> bool:
 
 def _check_in_use(targets: Iterable[MarkTarget], mark: int) -> None:
     if all(one.mark != mark for one in targets):
-        raise ConfigurationError(f"mfw: mark {mark} is not in use")
+        raise ConfigurationError(f"mark {mark} is not in use")
 
 
 def _check_preference(target: MarkTarget) -> None:
     if not 0 <= target.preference <= LARGEST_PREFERENCE:
-        raise ConfigurationError(f"mfw {target}: preference {target.preference} is not 0 to {LARGEST_PREFERENCE}")
+        raise ConfigurationError(f"mark {target}: preference {target.preference} is not 0 to {LARGEST_PREFERENCE}")
 
 
 def check(target: MarkTarget) -> None:
     """Raise ConfigurationError for a target that cannot be."""
     if not 1 <= target.mark <= LARGEST_MARK:
-        raise ConfigurationError(f"mfw {target}: marks run from 1 to {LARGEST_MARK}")
+        raise ConfigurationError(f"mark {target}: marks run from 1 to {LARGEST_MARK}")
     if not 0 <= target.port <= 65535:
-        raise ConfigurationError(f"mfw {target}: ports run from 1 to 65535; 0 keeps the packet's own")
+        raise ConfigurationError(f"mark {target}: ports run from 1 to 65535; 0 keeps the packet's own")
     _check_preference(target)
     address = read_address(target.address)
     if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
-        raise ConfigurationError(f"mfw {target}: {target.address} cannot be the address of an inside host")
+        raise ConfigurationError(f"mark {target}: {target.address} cannot be the address of an inside host")
 
 
 # -- for the path ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Autoforwards as data: ports for a fixed host, ranges that a control connection opens, ports that are kept."""
+"""Triggers as data: ports for a fixed host, ranges that a control connection opens, ports that are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TriggerRow = tuple[int, int, int, int, int, bool, bool]
 DirectRow = tuple[int, int, int]
 
 
-class AutoForward(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Trigger(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row of `ipmasqadm autofw` (original-systems 5.5), about the outside link, whatever address it has.
 
     "range": external ports `first` to `last` lead to the same ports of `host`; without a host, of the inside host that
@@ -51,10 +51,10 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One change: "add" takes the place of a row for the same ports, "delete" wants all but the limits to be equal."""
 
     action: Literal["add", "delete", "clear"]
-    row: AutoForward | None = None
+    row: Trigger | None = None
 
 
-def apply(rows: Sequence[AutoForward], changes: Iterable[Change]) -> tuple[AutoForward, ...]:
+def apply(rows: Sequence[Trigger], changes: Iterable[Change]) -> tuple[Trigger, ...]:
     """Return the rows after all changes, the newest first. Raises ConfigurationError when a change cannot be made."""
     result = tuple(rows)
     for change in changes:
@@ -62,42 +62,42 @@ def apply(rows: Sequence[AutoForward], changes: Iterable[Change]) -> tuple[AutoF
         if change.action == "clear":
             result = ()
         elif row is None:
-            raise ConfigurationError(f"autofw {change.action}: which row?")
+            raise ConfigurationError(f"trigger {change.action}: which row?")
         elif change.action == "add":
             check(row)
             result = (row, *(one for one in result if str(one) != str(row)))
         else:
             left = tuple(one for one in result if _what(one) != _what(row))
             if left == result:
-                raise ConfigurationError(f"autofw {row} is not in use")
+                raise ConfigurationError(f"trigger {row} is not in use")
             result = left
     return result
 
 
-def _what(row: AutoForward) -> tuple[str, str, int]:
+def _what(row: Trigger) -> tuple[str, str, int]:
     return str(row), row.host, row.hidden
 
 
-def check(row: AutoForward) -> None:
+def check(row: Trigger) -> None:
     """Raise ConfigurationError for a row that cannot be."""
     if not 1 <= row.first <= row.last <= 65535:
-        raise ConfigurationError(f"autofw {row}: ports run from 1 to 65535, the smaller first")
+        raise ConfigurationError(f"trigger {row}: ports run from 1 to 65535, the smaller first")
     if row.is_trigger and not (row.control_protocol and 1 <= row.control_port <= 65535):
         raise ConfigurationError(
-            f"autofw {row}: a range needs the host that gets it (-h), or the control port that opens it (-c)"
+            f"trigger {row}: a range needs the host that gets it (-h), or the control port that opens it (-c)"
         )
     if row.kind == "port" and not (row.first == row.last and 1 <= row.hidden <= 65535):
-        raise ConfigurationError(f"autofw {row}: one external port leads to one port, from 1 to 65535")
+        raise ConfigurationError(f"trigger {row}: one external port leads to one port, from 1 to 65535")
     if row.kind != "direct" and not row.is_trigger:
         address = read_address(row.host)
         if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
-            raise ConfigurationError(f"autofw {row}: {row.host} cannot be the address of an inside host")
+            raise ConfigurationError(f"trigger {row}: {row.host} cannot be the address of an inside host")
 
 
 # -- what they come to -----------------------------------------------------------------------------------------------
 
 
-def port_forwards(rows: Iterable[AutoForward]) -> tuple[PortForward, ...]:
+def port_forwards(rows: Iterable[Trigger]) -> tuple[PortForward, ...]:
     """Return the port forwards that rows with a fixed host are."""
     return tuple(
         PortForward(
@@ -112,7 +112,7 @@ def port_forwards(rows: Iterable[AutoForward]) -> tuple[PortForward, ...]:
     )
 
 
-def trigger_rows(rows: Iterable[AutoForward]) -> list[TriggerRow]:
+def trigger_rows(rows: Iterable[Trigger]) -> list[TriggerRow]:
     """Return what path.triggers_and_marks.TriggerTable.set_rows takes."""
     return [
         (
@@ -129,6 +129,6 @@ def trigger_rows(rows: Iterable[AutoForward]) -> list[TriggerRow]:
     ]
 
 
-def direct_rows(rows: Iterable[AutoForward]) -> list[DirectRow]:
+def direct_rows(rows: Iterable[Trigger]) -> list[DirectRow]:
     """Return what path.triggers_and_marks.TriggerTable.set_rows takes."""
     return [(NUMBERS[row.protocol], row.first, row.last) for row in rows if row.kind == "direct"]

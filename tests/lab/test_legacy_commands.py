@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastmasq.control.client import call
-from fastmasq.errors import KernelError
+from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
 from tests.support.old_programs import PROGRAMS, Old
@@ -250,6 +250,27 @@ def test_rule_load_does_all_of_a_script_or_nothing(old: Old, tmp_path: Path) -> 
     said = f"warning: {left_out}"
     assert load("ipportfw -D -t200.200.200.200/80") == (0, f"{script}: 5 changes made\n", said)
     assert len(old.lines("ipmasqadm portfw -l -n")) == 2
+
+
+def test_a_line_that_only_the_running_forwarder_refuses_undoes_the_whole_script(net: Network, tmp_path: Path) -> None:
+    """The last line's port is forwarded already, by the name of the link: the script's rule and forward go again."""
+    net.start('[[forward]]\nprotocol = "tcp"\nlisten = "eth1:8080"\nto = "10.0.0.2:80"\n')
+    script = tmp_path / "script"
+    script.write_text(
+        "ipchains -A input -p tcp -d 0/0 77 -j DENY\n"
+        "ipportfw -A -t200.200.200.200/7777 -R 10.0.0.2/80\n"
+        "ipmasqadm autofw -A -r tcp 7000 7010 -c tcp 7070\n"
+        "ipchains -M -S 600 0 0\n"
+        "ipportfw -A -t200.200.200.200/8080 -R 10.0.0.3/80\n"
+    )
+
+    def everything() -> list[object]:
+        return [call(str(net.fastmasq.socket), method) for method in ("rules", "forwards", "triggers", "timeouts")]
+
+    before = everything()
+    with pytest.raises(FastmasqError, match=r"ended with 2: .*:8080: the same address and port as tcp eth1:8080"):
+        net.fastmasq.run_command("rule", "load", str(script))
+    assert everything() == before
 
 
 def test_a_mistake_in_a_rule_file_leaves_the_host_as_it_was(net: Network, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def masqadm(net: Network, line: str) -> list[str]:
 
 def proc(net: Network, module: str) -> list[str]:
     """Return /proc/net/ip_masq/autofw or mfw without its header."""
-    write = {"autofw": ipmasqadm_autofw, "mfw": ipmasqadm_mfw}[module].proc_lines
-    return list(write(call(str(net.fastmasq.socket), module)))[1:]
+    write, method = {"autofw": (ipmasqadm_autofw, "triggers"), "mfw": (ipmasqadm_mfw, "marks")}[module]
+    return list(write.proc_lines(call(str(net.fastmasq.socket), method)))[1:]
 
 
 def connects(net: Network, remote: tuple[str, int]) -> bool:
@@ -180,7 +180,7 @@ def test_rule_files_and_reloads_know_both(net: Network, tmp_path: Path) -> None:
     assert len(proc(net, "autofw")) == 2
     file.write_text(f"{marking}ipmasqadm mfw -A -m 1 -r {SECOND_INSIDE} 80\n")
     told = net.fastmasq.run_command("reload")
-    for changed in ("autofw range udp outside:6970-7170 by tcp 7070", f"mfw 1 -> {SECOND_INSIDE}:80"):
+    for changed in ("trigger range udp outside:6970-7170 by tcp 7070", f"mark 1 -> {SECOND_INSIDE}:80"):
         assert changed in told
     assert greetings(net, 1) == {b"second": 1}
     assert len(proc(net, "autofw")) == 1

@@ -13,13 +13,14 @@
     0  errors   units   clock   log_limit
 
 A module may import from lower layers and from its own folder, and from nothing else. Commands that need a higher layer
-load it by name, when they are run.
+load it by name, when they are run. No module imports itself in a circle, not even for type checkers.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,46 @@ def test_imports_go_down_only(path: Path) -> None:
     assert not [text for text in complaints if text]
 
 
+def module_of(path: Path) -> str:
+    """Return the dotted name of the module that a file is, or is a part of."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_by_module() -> dict[str, set[str]]:
+    """Return which modules of the package each one imports anywhere, also for type checkers alone."""
+    found: dict[str, set[str]] = {module_of(path): set() for path in SOURCES}
+    for path in SOURCES:
+        for _, name in imported_modules(path):
+            module = name
+            while module not in found:
+                module = module.rpartition(".")[0]
+            found[module_of(path)].add(module)
+    return {module: names - {module, "fastmasq"} for module, names in found.items()}
+
+
+def circles(imports: Mapping[str, Iterable[str]]) -> list[set[str]]:
+    """Return the largest sets of modules each of which imports all others of its set, at least in some turns."""
+    reached = {module: reachable(module, imports) for module in imports}
+    found = [{other for other in reached[module] if module in reached[other]} for module in imports]
+    return [circle for number, circle in enumerate(found) if circle and circle not in found[:number]]
+
+
+def reachable(module: str, imports: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return the modules that one imports in one or more turns."""
+    found: set[str] = set()
+    waiting = list(imports[module])
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += imports[name]
+    return found
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    assert circles(imports_by_module()) == []
+
+
 def test_every_folder_has_a_layer() -> None:
     folders = {folder_of(path) for path in SOURCES} - {"__init__", "__main__"}
     assert folders <= set(LAYER)
@@ -160,6 +201,11 @@ def test_cython_imports_are_found() -> None:
         (7, "fastmasq.errors"),
         (7, "numpy"),
     ]
+
+
+def test_circles_are_found() -> None:
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a", "d"}, "g": set()}
+    assert circles(imports) == [{"a", "b", "c"}, {"d", "e"}]
 
 
 @pytest.mark.parametrize(

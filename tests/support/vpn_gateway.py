@@ -7,6 +7,8 @@ import struct
 from fastmasq.config.schema import Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.leads import Leads
+from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.policy.chains import RuleSet
 from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
@@ -29,21 +31,31 @@ class Gateway:
         self.harness = Harness(**settings)
         if rules is not None:
             self.harness.set_rule_set(rules)
-        self.forwards = Forwards(self.harness.table, self.harness.forwarder, lambda: None)
-        self.forwards.load(forwards, redirects)
-        self.forwards.resolve({GATEWAY_OUT: address(GATEWAY_OUT)})
-        allowed = self.harness.allowed.copy()
-        allowed[1, 500] = False
-        self.harness.table.set_external(address(GATEWAY_OUT), allowed & ~self.forwards.ports(address(GATEWAY_OUT)))
-        self.forwards.place(self.harness.allowed)
+        self.forwards = Forwards(self.harness.table, self.harness.forwarder)
+        self.forwards.put(forwards, ())
+        self.redirects = Redirects(self.harness.forwarder)
+        self.redirects.put(redirects)
+        self.listen(GATEWAY_OUT)
         self.vpn = Vpn(
             Settings(vpn=vpn or VpnSettings()),
             self.harness.table,
             self.harness.forwarder,
-            self.forwards,
+            Leads(self.forwards, self.redirects),
             lambda: address(GATEWAY_OUT),
         )
         self.asked = 0  # packets that a tracker had to look at
+
+    def listen(self, *addresses: str) -> None:
+        """Have these addresses, and put in force the forwards that listen on them."""
+        self.forwards.resolve({text: address(text) for text in addresses})
+        wanted = self.forwards.wanted_ports()
+        allowed = self.harness.allowed.copy()
+        allowed[1, 500] = False
+        external = address(GATEWAY_OUT)
+        self.harness.table.set_external(external, allowed & ~wanted.get(external, False))
+        for listen, ports in wanted.items():
+            self.harness.table.hold_external(listen, allowed & ~ports)
+        self.forwards.place()
 
     def send(self, link: str, packet: bytes, vnet: bytes | None = None) -> list[Out]:
         """Let a packet arrive and return what leaves, once trackers and next hops have answered."""

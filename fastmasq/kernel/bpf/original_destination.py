@@ -1,4 +1,4 @@
-"""What redirected connections asked for, told to the programs that get them: by getsockname(2) and SO_ORIGINAL_DST.
+"""The original destination of redirected connections, told to proxies: by getsockname(2) and SO_ORIGINAL_DST.
 
 A transparent proxy wants to know whom its client meant. In the kernels of 1999 the socket itself had that address
 (section 5.3, T-10); programs of later days ask the kernel's NAT for it. Here the socket has an address of the local
@@ -38,7 +38,7 @@ _KEY_BYTES, _VALUE_BYTES = 24, 8
 _SOCKADDR_BYTES = 16
 
 
-class Asked:
+class OriginalDestinations:
     """The map and the programs, in force from now until `close`. `map` is the descriptor, `cookie` our namespace's."""
 
     def __init__(self) -> None:
@@ -51,16 +51,16 @@ class Asked:
             self.map = self._keep(calls.make_cache(_KEY_BYTES, _VALUE_BYTES, ENTRIES))
             group = self._keep(calls.open_root_group())
             for code, name, kind, attach_type in (
-                (_name_program(self.map, _ADDR_IP4), "asked_name4", _SOCK_ADDR, _GETSOCKNAME4),
-                (_name_program(self.map, _ADDR_IP6_LAST), "asked_name6", _SOCK_ADDR, _GETSOCKNAME6),
-                (_option_program(self.map), "asked_option", _SOCKOPT, _GETSOCKOPT),
+                (_name_program(self.map, _ADDR_IP4), "original_name4", _SOCK_ADDR, _GETSOCKNAME4),
+                (_name_program(self.map, _ADDR_IP6_LAST), "original_name6", _SOCK_ADDR, _GETSOCKNAME6),
+                (_option_program(self.map), "original_option", _SOCKOPT, _GETSOCKOPT),
             ):
                 program = self._keep(calls.load_program(code, name, kind, attach_type))
                 self._keep(calls.attach_to_group(program, group, attach_type))
         except (OSError, KernelError) as error:
             self.close()
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise KernelError(f"programs that get redirected packets cannot learn what was asked: {reason}") from None
+            raise KernelError(f"proxies cannot learn the original destination of their connections: {reason}") from None
 
     def close(self) -> None:
         self._descriptors.close()

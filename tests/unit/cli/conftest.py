@@ -15,6 +15,7 @@ from fastmasq.control.server import Server
 from fastmasq.daemon.rules import Rules
 from fastmasq.trackers.vpn.preload import PreloadError
 from tests.support.answers import STATUS
+from tests.support.harness import Harness
 
 SESSIONS = [
     {
@@ -51,9 +52,9 @@ class Forwarder:
         self.status = STATUS
         self.sessions = SESSIONS
         self.total = len(SESSIONS)
-        self.rules = Rules()
+        self.rules = Rules(Harness().forwarder, sessions=1)
         self.forwards = []
-        self.auto_forwards = []
+        self.triggers = []
         self.marks = []
         self.sas = []
         self.refusal = None  # reason and text
@@ -63,11 +64,12 @@ class Forwarder:
             "sessions": self._sessions,
             "ping": lambda params: None,
             "forwards": lambda params: self.forwards,
-            "autofw": lambda params: self.auto_forwards,
-            "mfw": lambda params: self.marks,
+            "triggers": lambda params: self.triggers,
+            "marks": lambda params: self.marks,
             "esp": self._list_sas,
             "esp.change": self._change_sas,
-            **self.rules.handlers(),
+            "rules": self.rules.listed,
+            "rules.check": self.rules.evaluate,
         }
         self._server = Server(self.path, self.handlers, self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

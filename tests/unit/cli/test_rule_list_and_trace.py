@@ -27,7 +27,7 @@ WAY = ("--in", "eth0", "--out", "eth1")
 @pytest.fixture
 def ruled(forwarder):
     """Return the forwarder with the rules of SET, and with an address outside."""
-    forwarder.rules.rule_set = chains_after(*SET)
+    forwarder.rules.put(chains_after(*SET))
     forwarder.status = copy.deepcopy(STATUS)
     forwarder.status["links"][1].update(name="eth1", addresses=["200.200.200.200/24"])
     forwarder.status["external"]["address"] = "200.200.200.200"
@@ -103,7 +103,7 @@ def test_trace_of_a_packet_that_the_gateway_sends(ask):
 
 
 def test_trace_knows_that_an_untouched_chain_masquerades(ask, ruled):
-    ruled.rules.rule_set = chains_after()
+    ruled.rules.put(chains_after())
     stages = json.loads(ask("trace", "--from", "10.0.0.2", "--to", "199.0.0.1:80", *WAY, "--json").stdout)
     assert [stage["verdict"] for stage in stages] == ["ACCEPT", "MASQ", "ACCEPT"]
     back = ask("trace", "--from", "199.0.0.1", "--to", "10.0.0.2:80", "--in", "eth1", "--out", "eth0", "--json").stdout
@@ -112,7 +112,7 @@ def test_trace_knows_that_an_untouched_chain_masquerades(ask, ruled):
 
 @pytest.mark.parametrize(("arriving", "leaving"), [("lo", "eth1"), ("lo", "eth0"), ("eth0", "lo"), ("eth1", "lo")])
 def test_s51_t5_an_untouched_chain_forwards_nothing_by_loopback(ask, ruled, arriving, leaving):
-    ruled.rules.rule_set = chains_after()
+    ruled.rules.put(chains_after())
     result = ask("trace", "--from", "127.0.0.1", "--to", "199.0.0.1:80", "--in", arriving, "--out", leaving, "--json")
     assert [stage["verdict"] for stage in json.loads(result.stdout)] == ["ACCEPT", "DENY"]
 

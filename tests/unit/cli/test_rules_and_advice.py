@@ -105,7 +105,7 @@ def test_s54_s55_proc_shows_the_forwards(run, forwarder):
 def test_s55_proc_shows_autoforwards_and_marks(run, forwarder):
     row = {"kind": "range", "protocol": "udp", "first": 6970, "last": 7170, "host": "", "hidden": 0, "is_timed": True}
     row |= {"control_protocol": "tcp", "control_port": 7070, "peer_only": True}
-    forwarder.auto_forwards = [{**row, "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}]
+    forwarder.triggers = [{**row, "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}]
     forwarder.marks = [{"mark": 1, "address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]
     for name, line in (
         ("autofw", "   1   11 1B3A-1C02/0000 0000 0A000007 C7000001 0006 1B9E   1250    7"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
@@ -96,40 +97,40 @@ def test_a_second_stop_does_nothing(engine: Engine) -> None:
 
 
 def test_status_tells_what_there_is(engine: Engine) -> None:
-    told = engine.status({})
+    told = msgspec.json.decode(msgspec.json.encode(engine.status.status({})))
     assert [(link["name"], link["role"], link["state"]) for link in told["links"]] == [
         ("eth0", "inside", "up"),
         ("eth1", "outside", "up"),
     ]
     assert told["external"]["address"] == "200.200.200.200"
     assert (told["sessions"]["active"], told["sessions"]["capacity"]) == (0, 1000)
-    assert engine.sessions({}) == {"total": 0, "sessions": []}
+    assert engine.status.sessions({}) == {"total": 0, "sessions": []}
 
 
 def test_sessions_are_counted_in_full_and_shown_up_to_the_limit(engine: Engine) -> None:
-    with engine.forwarder.locked():
+    with engine.gateway.forwarder.locked():
         for number in range(5):
-            engine.table.open(17, 0x0A000002, 4000 + number, 0xC7000001, 53, engine.started_ns)
-    told = engine.sessions({"limit": 2, "protocol": "udp"})
+            engine.gateway.table.open(17, 0x0A000002, 4000 + number, 0xC7000001, 53, now_ns())
+    told = engine.status.sessions({"limit": 2, "protocol": "udp"})
     assert (told["total"], len(told["sessions"])) == (5, 2)
 
 
 def test_it_follows_the_outside_address(gateway: Gateway, engine: Engine) -> None:
     gateway.host.ip("addr flush dev eth1")
-    engine._read_world()
-    assert engine.status({})["external"]["address"] is None
+    engine.read_kernel()
+    assert engine.status.status({})["external"]["address"] is None
     gateway.host.ip("addr add 200.200.200.201/24 dev eth1")
-    engine._read_world()
-    assert engine.status({})["external"]["address"] == "200.200.200.201"
+    engine.read_kernel()
+    assert engine.status.status({})["external"]["address"] == "200.200.200.201"
 
 
 def test_it_lets_go_of_a_link_that_is_gone_and_takes_the_next_of_its_name(gateway: Gateway, engine: Engine) -> None:
     gateway.host.ip("link delete eth1")
-    engine._read_world()
-    assert engine.status({})["links"][1]["state"] == "missing"
-    assert 1 not in engine.attached
+    engine.read_kernel()
+    assert engine.status.status({})["links"][1]["state"] == "missing"
+    assert 1 not in engine.links.attached
     gateway.host.ip("link add eth1 type veth peer name far")
     gateway.host.ip("link set eth1 up")
     gateway.host.ip("link set far up")
-    eventually(lambda: engine._read_world() or engine.status({})["links"][1]["state"] == "up", 2, "up")
-    assert engine.attached[1].ifindex == engine.links[1].ifindex
+    eventually(lambda: engine.read_kernel() or engine.status.status({})["links"][1]["state"] == "up", 2, "up")
+    assert engine.links.attached[1].ifindex == engine.links.links[1].ifindex

@@ -1,4 +1,4 @@
-"""Which external ports are ours, asked on a host that has nothing but a loopback."""
+"""Whose external ports are: what a host with nothing but a loopback leaves to us, and the ledger of all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports
+from fastmasq.daemon.ports import Ports, no_ports
 from tests.support.namespaces import Namespace
 
 AUTO = PortRanges()
@@ -73,3 +74,116 @@ def test_the_host_is_kept_off_what_is_in_its_ephemeral_range(
     host: Namespace, written: str, present: str, value: str | None
 ) -> None:
     assert ports.reservation(PortRanges.read(written), present) == value
+
+
+# -- the ledger --------------------------------------------------------------------------------------------------------
+
+OURS, BEFORE, OTHER = 1, 2, 3  # addresses
+
+
+def some(port_class: int, *numbers: int) -> np.ndarray:
+    ports = no_ports()
+    ports[port_class, list(numbers)] = True
+    return ports
+
+
+def listed(array: np.ndarray) -> list[tuple[int, int]]:
+    return [(int(port_class), int(port)) for port_class, port in np.argwhere(array)]
+
+
+class Ledger(Ports):
+    """A ledger whose external address is OURS; `sessions` has the ports that are mapped, by address."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda address, ports: ports & self.sessions.get(address, no_ports()))
+        self.sessions: dict[int, np.ndarray] = {}
+        self.move(OURS)
+
+    def kept(self, held: dict[int, np.ndarray] | None = None, local: tuple[int, ...] = (OURS,)) -> dict[int, list]:
+        return {address: listed(ports) for address, ports in self.guarded(held or {}, local).items()}
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    made = Ledger()
+    made.free = some(TCP, 80, 81, 82) | some(UDP, 80, 500)
+    assert not made.lost().any()
+    return made
+
+
+def test_mappings_use_what_is_free_and_nobody_elses(ledger: Ledger) -> None:
+    ledger.reserved = some(TCP, 80)
+    ledger.trackers = some(UDP, 500)
+    ledger.forwarded = {OURS: some(TCP, 81), OTHER: some(UDP, 80)}
+    assert listed(ledger.for_mappings(OURS)) == [(TCP, 82), (UDP, 80)]
+    assert listed(ledger.for_mappings(OTHER)) == [(TCP, 81), (TCP, 82)]
+    assert listed(ledger.for_mappings(BEFORE)) == listed(ledger.for_mappings(None)) == [(TCP, 81), (TCP, 82), (UDP, 80)]
+
+
+def test_the_guard_keeps_what_is_anybodys(ledger: Ledger) -> None:
+    ledger.reserved = some(TCP, 7)
+    ledger.trackers = some(UDP, 500)
+    held = {OURS: some(TCP, 90), OTHER: some(UDP, 53)}
+    ours = [(TCP, 7), (TCP, 80), (TCP, 81), (TCP, 82), (TCP, 90), (UDP, 80), (UDP, 500)]
+    assert ledger.kept(held, (OURS, OTHER)) == {OURS: ours, OTHER: [(UDP, 53)]}
+    assert ledger.kept(held, (OURS,)) == {OURS: ours}, "an address that the host has not got"
+
+
+def test_sessions_keep_their_source_port_only_where_some_trigger_says_so(ledger: Ledger) -> None:
+    ledger.spare = some(TCP, 1000) | some(UDP, 1000)
+    assert not ledger.on_demand().any()
+    ledger.keeping[UDP] = True
+    assert listed(ledger.on_demand()) == [(UDP, 1000)]
+    assert (UDP, 1000) in ledger.kept()[OURS] and (UDP, 1000) not in listed(ledger.for_mappings(OURS))
+
+
+def test_a_port_that_the_host_takes_is_kept_until_its_sessions_end(ledger: Ledger) -> None:
+    ledger.sessions[OURS] = some(TCP, 80)
+    ledger.free = some(TCP, 82)
+    assert listed(ledger.lost()) == [(TCP, 80)]
+    assert not ledger.lost().any(), "it was told already"
+    assert ledger.kept() == {OURS: [(TCP, 80), (TCP, 82)]}
+    assert listed(ledger.for_mappings(OURS)) == [(TCP, 82)]
+    ledger.sessions.clear()
+    assert not ledger.lost().any()
+    assert ledger.kept() == {OURS: [(TCP, 82)]}
+
+
+def test_a_port_that_leads_inside_no_longer_is_kept_until_its_sessions_end(ledger: Ledger) -> None:
+    ledger.reserved = some(UDP, 6970, 6971)
+    assert not ledger.lost().any()
+    ledger.sessions[OURS] = some(UDP, 6970)
+    ledger.reserved = no_ports()
+    assert listed(ledger.lost()) == [(UDP, 6970)]
+    assert (UDP, 6970) in ledger.kept()[OURS] and (UDP, 6971) not in ledger.kept()[OURS]
+
+
+def test_a_port_that_comes_back_is_not_lost(ledger: Ledger) -> None:
+    ledger.sessions[OURS] = some(TCP, 80)
+    before, ledger.free = ledger.free, no_ports()
+    assert listed(ledger.lost()) == [(TCP, 80)]
+    ledger.free = before
+    assert not ledger.lost().any()
+    ledger.free = no_ports()
+    assert listed(ledger.lost()) == [(TCP, 80)]
+
+
+def test_a_former_address_is_guarded_while_a_forward_listens_there(ledger: Ledger) -> None:
+    ledger.free = some(TCP, 80)
+    ledger.move(BEFORE)
+    ledger.move(OURS)
+    held = {BEFORE: some(UDP, 53), OTHER: some(UDP, 53)}
+    everywhere = (OURS, BEFORE, OTHER)
+    assert ledger.kept(held, everywhere) == {OURS: [(TCP, 80)], BEFORE: [(TCP, 80), (UDP, 53)], OTHER: [(UDP, 53)]}
+    assert ledger.kept({}, everywhere) == {OURS: [(TCP, 80)]}
+    ledger.move(BEFORE)
+    assert ledger.former == {OURS}
+
+
+def test_without_an_address_nothing_is_mapped_and_nothing_lost(ledger: Ledger) -> None:
+    ledger.sessions[OURS] = some(TCP, 80)
+    ledger.move(None)
+    ledger.free = no_ports()
+    assert not ledger.lost().any()
+    assert ledger.kept() == {}
+    assert ledger.former == {OURS}

@@ -7,20 +7,13 @@ from pathlib import Path
 import pytest
 
 from fastmasq.config.load import parse
-from fastmasq.daemon.reload import (
-    Declared,
-    auto_forward_changes,
-    declare,
-    difference,
-    forward_changes,
-    mark_targets,
-    redirect_changes,
-)
+from fastmasq.daemon.policy import Declared, declare
+from fastmasq.daemon.reload import difference, forward_changes, mark_targets, redirect_changes, trigger_changes
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy import forwards, redirects, triggers
 from fastmasq.policy.evaluate import Packet, evaluate
 from fastmasq.policy.marks import MarkTarget
-from fastmasq.policy.triggers import AutoForward
+from fastmasq.policy.triggers import Trigger
 
 LINKS = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
 FORWARD = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:{}"\n'
@@ -129,15 +122,15 @@ def script(tmp_path: Path, *lines: str) -> Declared:
 def test_rows_of_autofw_likewise(tmp_path: Path) -> None:
     old = script(tmp_path, "autofw -A -r tcp 1 2 -h 10.0.0.2", "autofw -A -r udp 3 4 -c tcp 5", "autofw -A -d udp 6 7")
     new = script(tmp_path, "autofw -A -r tcp 1 2 -h 10.0.0.3", "autofw -A -d udp 6 7")
-    by_hand = AutoForward(kind="direct", protocol="tcp", first=8, last=9)
-    running = (by_hand, *old.auto_forwards)
-    made = triggers.apply(running, auto_forward_changes(running, old, new))
-    assert set(made) == {by_hand, *new.auto_forwards}
-    assert sorted(difference(old, new)) == ["autofw range tcp outside:1-2", "autofw range udp outside:3-4 by tcp 5"]
+    by_hand = Trigger(kind="direct", protocol="tcp", first=8, last=9)
+    running = (by_hand, *old.triggers)
+    made = triggers.apply(running, trigger_changes(running, old, new))
+    assert set(made) == {by_hand, *new.triggers}
+    assert sorted(difference(old, new)) == ["trigger range tcp outside:1-2", "trigger range udp outside:3-4 by tcp 5"]
 
 
 def test_a_row_of_autofw_deleted_at_run_time_is_not_missed(tmp_path: Path) -> None:
-    assert auto_forward_changes((), script(tmp_path, "autofw -A -d udp 6 7"), declared()) == []
+    assert trigger_changes((), script(tmp_path, "autofw -A -d udp 6 7"), declared()) == []
 
 
 def test_hosts_of_marks_likewise_and_those_that_stay_keep_their_turn(tmp_path: Path) -> None:
@@ -158,4 +151,4 @@ def test_hosts_of_marks_likewise_and_those_that_stay_keep_their_turn(tmp_path: P
         ("2 -> 10.0.0.9:0", 10, 10),
         ("1 -> 10.0.0.5:0", 10, None),
     ]
-    assert difference(old, new) == ["mfw 1 -> 10.0.0.2:0", "mfw 1 -> 10.0.0.3:0", "mfw 1 -> 10.0.0.5:0"]
+    assert difference(old, new) == ["mark 1 -> 10.0.0.2:0", "mark 1 -> 10.0.0.3:0", "mark 1 -> 10.0.0.5:0"]

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from fastmasq.daemon.rules import Rules
 from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.policy.chains import RuleError
+from tests.support.policy_gateway import PolicyGateway
 
 DENY_PING = {"match": {"protocol": 1, "source_ports": [[8, 8]]}, "target": "DENY"}
 PING = {"source": 0x0A000002, "destination": 0xC7000001, "protocol": 1, "source_port": 8}
 
 
-def call(rules: Rules, method: str, **params):
-    return rules.handlers()[method](params)
+@pytest.fixture
+def gateway():
+    gateway = PolicyGateway()
+    yield gateway
+    gateway.close()
 
 
-def test_listing_shows_chains_policies_rules_and_counters():
-    rules = Rules()
-    call(rules, "rules.change", changes=[{"do": "append", "chain": "input", "rule": DENY_PING}])
-    answer = call(rules, "rules")
+def test_listing_shows_chains_policies_rules_and_counters(gateway):
+    gateway.call("rules.change", changes=[{"do": "append", "chain": "input", "rule": DENY_PING}])
+    answer = gateway.call("rules")
     assert [chain["name"] for chain in answer["chains"]] == ["input", "forward", "output", "acct"]
     assert answer["default_forward"] is True
     assert answer["chains"][0] == {
@@ -32,38 +34,32 @@ def test_listing_shows_chains_policies_rules_and_counters():
             {"rule": {**DENY_PING, "match": {"protocol": 1, "source_ports": ((8, 8),)}}, "packets": 0, "bytes": 0}
         ],
     }
-    assert [chain["name"] for chain in call(rules, "rules", chain="forward")["chains"]] == ["forward"]
+    assert [chain["name"] for chain in gateway.call("rules", chain="forward")["chains"]] == ["forward"]
 
 
-def test_a_packet_is_checked_without_being_counted():
-    rules = Rules()
-    call(rules, "rules.change", changes=[{"do": "append", "chain": "input", "rule": DENY_PING}])
-    answer = call(rules, "rules.check", chain="input", packet=PING)
+def test_a_packet_is_checked_without_being_counted(gateway):
+    gateway.call("rules.change", changes=[{"do": "append", "chain": "input", "rule": DENY_PING}])
+    answer = gateway.call("rules.check", chain="input", packet=PING)
     assert answer["verdict"] == "DENY"
     assert answer["steps"] == [{"chain": "input", "number": 1, "target": "DENY"}]
-    assert call(rules, "rules", chain="input")["chains"][0]["rules"][0]["packets"] == 0
+    assert gateway.call("rules", chain="input")["chains"][0]["rules"][0]["packets"] == 0
 
 
-def test_a_refused_change_leaves_the_old_set_in_force():
-    rules = Rules()
-
-    def refuse(_):
-        raise KernelError("the guard cannot enforce that")
-
-    rules.checks.append(refuse)
-    before = rules.rule_set
+def test_a_refused_change_leaves_the_old_set_in_force(gateway):
+    gateway.host.refuses.add("nft")
+    before = gateway.gateway.rules.rule_set
     with pytest.raises(KernelError):
-        call(rules, "rules.change", changes=[{"do": "flush"}])
-    assert rules.rule_set is before
+        gateway.call("rules.change", changes=[{"do": "flush"}])
+    assert gateway.gateway.rules.rule_set is before
 
 
 @pytest.mark.parametrize("method", ["rules", "rules.change", "rules.check"])
-def test_wrong_parameters_are_named(method):
+def test_wrong_parameters_are_named(gateway, method):
     with pytest.raises(ConfigurationError, match="rules: "):
-        call(Rules(), method, chian="input")
+        gateway.call(method, chian="input")
 
 
-def test_what_cannot_be_done_has_a_reason():
+def test_what_cannot_be_done_has_a_reason(gateway):
     with pytest.raises(RuleError) as caught:
-        call(Rules(), "rules", chain="nobody")
+        gateway.call("rules", chain="nobody")
     assert caught.value.reason == "no chain"

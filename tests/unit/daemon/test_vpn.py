@@ -318,8 +318,7 @@ def test_k9_a_server_on_a_second_address_answers_from_it() -> None:
     forward = PortForward(protocol="udp", listen=second, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
     routes = [*HOWTO_ROUTES, (f"{second}/32", plain("local"))]
     gateway = Gateway(forwards=(forward,), redirects=(Redirect(protocol=ESP, host=THIRD_HOST),), routes=routes)
-    gateway.forwards.resolve({GATEWAY_OUT: address(GATEWAY_OUT), second: address(second)})
-    gateway.forwards.place(gateway.harness.allowed)
+    gateway.listen(GATEWAY_OUT, second)
     assert ends(gateway.passes(OUTSIDE, isakmp(REMOTE, second, b"cli"))) == (REMOTE, THIRD_HOST)
     assert ends(gateway.passes(INSIDE, isakmp(THIRD_HOST, REMOTE, b"cli", RESPONDER)))[0] == second
     assert ends(gateway.passes(OUTSIDE, esp(REMOTE, second, 0x5000))) == (REMOTE, THIRD_HOST)

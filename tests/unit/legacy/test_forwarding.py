@@ -21,24 +21,24 @@ class Running:
     def __init__(self) -> None:
         self.forwards: tuple[forwards.PortForward, ...] = ()
         self.redirects: tuple[redirects.Redirect, ...] = ()
-        self.autofw: tuple[triggers.AutoForward, ...] = ()
-        self.mfw: tuple[marks.MarkTarget, ...] = ()
+        self.triggers: tuple[triggers.Trigger, ...] = ()
+        self.marks: tuple[marks.MarkTarget, ...] = ()
 
     def __call__(self, method: str, **params: Any) -> Any:
         if method == "forwards":
             return [{**msgspec.to_builtins(one), "address": PUBLIC, "state": "in force"} for one in self.forwards]
         if method == "redirects":
             return [msgspec.to_builtins(one) for one in self.redirects]
-        if method == "autofw":
+        if method == "triggers":
             idle = {"contact": None, "peer": None, "left_s": 0.0}
-            return [{**{name: getattr(one, name) for name in one.__struct_fields__}, **idle} for one in self.autofw]
-        if method == "mfw":
+            return [{**{name: getattr(one, name) for name in one.__struct_fields__}, **idle} for one in self.triggers]
+        if method == "marks":
             return [
                 {**{name: getattr(one, name) for name in one.__struct_fields__}, "left": one.left or one.preference}
-                for one in self.mfw
+                for one in self.marks
             ]
         name = method.removesuffix(".change")
-        module = {"forwards": forwards, "redirects": redirects, "autofw": triggers, "mfw": marks}[name]
+        module = {"forwards": forwards, "redirects": redirects, "triggers": triggers, "marks": marks}[name]
         setattr(self, name, module.apply(getattr(self, name), msgspec.convert(params["changes"], list[module.Change])))
         return {"warnings": []}
 
@@ -213,26 +213,26 @@ def test_5_5_portfw_example_6_flush(running: Running):
 
 
 def proc_autofw(running: Running) -> list[str]:
-    return list(ipmasqadm_autofw.proc_lines(running("autofw")))[1:]
+    return list(ipmasqadm_autofw.proc_lines(running("triggers")))[1:]
 
 
 def test_5_5_autofw_example_1_a_range(running: Running):
     do(run_ipmasqadm, "autofw -A -r tcp 2000 2010 -h 10.0.0.5", running)
-    [forward] = triggers.port_forwards(running.autofw)
+    [forward] = triggers.port_forwards(running.triggers)
     assert (str(forward), forward.targets) == ("tcp outside:2000-2010", (forwards.Target("10.0.0.5", 2000),))
     assert proc_autofw(running) == ["   1    6 07D0-07DA/0000 0000 0A000005 00000000 0000 0000      0    2"]
 
 
 def test_5_5_autofw_example_2_a_triggered_range(running: Running):
     assert do(run_ipmasqadm, "autofw -A -r udp 6970 7170 -c tcp 7070", running) == []
-    assert triggers.trigger_rows(running.autofw) == [(17, 6970, 7170, 6, 7070, True, True)]
-    assert triggers.port_forwards(running.autofw) == ()
+    assert triggers.trigger_rows(running.triggers) == [(17, 6970, 7170, 6, 7070, True, True)]
+    assert triggers.port_forwards(running.triggers) == ()
     assert proc_autofw(running) == ["   1   11 1B3A-1C02/0000 0000 00000000 00000000 0006 1B9E      0    6"]
 
 
 def test_5_5_autofw_example_2_the_proc_view_of_a_row_that_is_active(running: Running):
     do(run_ipmasqadm, "autofw -A -r udp 6970 7170 -c tcp 7070", running)
-    [row] = running("autofw")
+    [row] = running("triggers")
     lines = ipmasqadm_autofw.proc_lines([{**row, "contact": "10.0.0.7", "peer": "199.0.0.1", "left_s": 12.5}])
     assert list(lines)[1] == "   1   11 1B3A-1C02/0000 0000 0A000007 C7000001 0006 1B9E   1250    7"
 
@@ -242,27 +242,27 @@ def test_5_5_autofw_u_and_i_lift_the_limits(running: Running):
     assert do(run_ipmasqadm, "autofw -A -r udp 4 5 -c tcp 3 -i", running) == [
         "-i cannot be specified with a control port"
     ]
-    assert triggers.trigger_rows(running.autofw) == [(17, 4, 5, 6, 3, True, False), (17, 1, 2, 6, 3, False, True)]
+    assert triggers.trigger_rows(running.triggers) == [(17, 4, 5, 6, 3, True, False), (17, 1, 2, 6, 3, False, True)]
 
 
 def test_5_5_autofw_example_3_direct_ports(running: Running):
     do(run_ipmasqadm, "autofw -A -d udp 28800 28900", running)
-    assert triggers.direct_rows(running.autofw) == [(17, 28800, 28900)]
+    assert triggers.direct_rows(running.triggers) == [(17, 28800, 28900)]
     assert proc_autofw(running) == ["   3   11 7080-70E4/0000 0000 00000000 00000000 0000 0000      0    2"]
 
 
 def test_5_5_autofw_examples_4_and_5_a_port_and_flush(running: Running):
     do(run_ipmasqadm, "portfw -a -P tcp -L 200.200.200.200 1723 -R 10.0.0.2 1723", running)
     do(run_ipmasqadm, "autofw -A -p tcp 8080 10.0.0.5:80", running)
-    [forward] = triggers.port_forwards(running.autofw)
+    [forward] = triggers.port_forwards(running.triggers)
     assert (str(forward), forward.targets) == ("tcp outside:8080", (forwards.Target("10.0.0.5", 80),))
     assert proc_autofw(running) == ["   2    6 0000-0000/1F90 0050 0A000005 00000000 0000 0000      0    2"]
     do(run_ipmasqadm, "autofw -F", running)
-    assert running.autofw == ()
+    assert running.triggers == ()
     assert [row[1] for row in running.rows()] == ["200.200.200.200:1723"]
     do(run_ipmasqadm, "autofw -A -p tcp 8080 10.0.0.5:80", running)
     do(run_ipmasqadm, "portfw -f", running)
-    assert (running.rows(), len(running.autofw)) == ([], 1)
+    assert (running.rows(), len(running.triggers)) == ([], 1)
 
 
 def test_5_5_autofw_example_6_flush_takes_no_options():
@@ -277,13 +277,13 @@ def test_5_5_autofw_rows_are_deleted_by_all_but_their_limits(running: Running):
         assert refused(run_ipmasqadm, f"autofw -D {row}", running) == missing
     for row in ("-r u 6970 7170 -c t 7070 -u", "-r tcp 1 2 -h 10.0.0.5", "-d udp 3 4", "-p tcp 5 10.0.0.5:6"):
         do(run_ipmasqadm, f"autofw -D {row}", running)
-    assert running.autofw == ()
+    assert running.triggers == ()
 
 
 def test_5_5_autofw_the_same_row_again_takes_its_place(running: Running):
     do(run_ipmasqadm, "autofw -A -r tcp 1 2 -h 10.0.0.5", running)
     do(run_ipmasqadm, "autofw -A -r tcp 1 2 -h 10.0.0.6", running)
-    assert [row.host for row in running.autofw] == ["10.0.0.6"]
+    assert [row.host for row in running.triggers] == ["10.0.0.6"]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_5_5_mfw_example_1_a_mark_and_its_listing(running: Running):
         "fwmark   rediraddr               rport  pcnt  pref",
         "1        10.0.0.2                   80    10    10",
     ]
-    lines = list(ipmasqadm_mfw.proc_lines(running("mfw")))
+    lines = list(ipmasqadm_mfw.proc_lines(running("marks")))
     assert [line.rstrip() for line in lines] == [
         "FwMark > RAddr    RPort PrCnt  Pref",
         "0x1 > 0A000002    80    10    10",
@@ -320,13 +320,13 @@ def test_5_5_mfw_example_1_a_mark_and_its_listing(running: Running):
 def test_5_5_mfw_examples_2_to_5_hosts_of_a_mark(running: Running):
     do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.2 80", running)
     do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.3 80 -p 20", running)
-    assert marks.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 10, 10), (0x0A000003, 80, 20, 20)]}
+    assert marks.rows_by_mark(running.marks) == {1: [(0x0A000002, 80, 10, 10), (0x0A000003, 80, 20, 20)]}
     do(run_ipmasqadm, "mfw -E -m 1 -r 10.0.0.2 80 -p 0", running)
-    assert marks.rows_by_mark(running.mfw) == {1: [(0x0A000002, 80, 0, 0), (0x0A000003, 80, 20, 20)]}
+    assert marks.rows_by_mark(running.marks) == {1: [(0x0A000002, 80, 0, 0), (0x0A000003, 80, 20, 20)]}
     do(run_ipmasqadm, "mfw -S -m 1", running)
     assert [row[1] for row in listed(running)] == ["10.0.0.3", "10.0.0.2"]
     do(run_ipmasqadm, "mfw -D -m 1", running)
-    assert running.mfw == ()
+    assert running.marks == ()
 
 
 def test_5_5_mfw_example_6_mark_0():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.triggers import AutoForward, Change, apply, check, direct_rows, port_forwards, trigger_rows
+from fastmasq.policy.triggers import Change, Trigger, apply, check, direct_rows, port_forwards, trigger_rows
 
 
-def row(**fields) -> AutoForward:
-    return AutoForward(**{"kind": "range", "protocol": "tcp", "first": 2000, "last": 2010, **fields})
+def row(**fields) -> Trigger:
+    return Trigger(**{"kind": "range", "protocol": "tcp", "first": 2000, "last": 2010, **fields})
 
 
 FIXED = row(host="10.0.0.5")
@@ -49,7 +49,7 @@ def test_the_newest_row_comes_first_and_takes_the_place_of_one_for_the_same_port
         (row(kind="port", last=2000, hidden=80), "cannot be the address of an inside host"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: AutoForward, text: str):
+def test_what_cannot_be_is_refused(wrong: Trigger, text: str):
     with pytest.raises(ConfigurationError, match=text):
         check(wrong)
     with pytest.raises(ConfigurationError, match=text):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmasq.daemon.world import link_row, local_addresses, route_rows
+from fastmasq.daemon.rows import link_row, local_addresses, route_rows
 from fastmasq.kernel.addresses import InterfaceAddress
 from fastmasq.kernel.links import Link, make_link
 from fastmasq.kernel.routes import Route
-from fastmasq.path import rows as world
+from fastmasq.path import rows as shared
 
 MAC = bytes.fromhex("020000000101")
 ADDRESS = InterfaceAddress(0xC8C8C8C8, 24)
@@ -21,13 +21,13 @@ def a_link(**fields: object) -> Link:
 
 def test_a_link() -> None:
     row = link_row(a_link())
-    assert (row["side"], row["mtu"], row["address"], row["up"]) == (world.OUTSIDE, 1400, 0xC8C8C8C8, 1)
+    assert (row["side"], row["mtu"], row["address"], row["up"]) == (shared.OUTSIDE, 1400, 0xC8C8C8C8, 1)
     assert (row["header_length"], row["mac"].tobytes()) == (14, MAC)
 
 
 def test_an_inside_link_without_address() -> None:
     row = link_row(a_link(role="inside", addresses=(), up=False))
-    assert (row["side"], row["address"], row["up"]) == (world.INSIDE, 0, 0)
+    assert (row["side"], row["address"], row["up"]) == (shared.INSIDE, 0, 0)
 
 
 def test_a_link_that_starts_at_the_ip_header() -> None:
@@ -54,8 +54,8 @@ def test_routes() -> None:
     first, rows = route_rows(routes, {2: 0, 3: 1})
     assert first.dtype == np.dtype("u4")
     assert first.tolist() == [0, 0x0A000000, 0x0B000000, 0x0B000001]
-    assert rows["kind"].tolist() == [world.ROUTE_KINDS[kind] for kind in ("unicast", "unicast", "local", "unicast")]
-    assert rows["link"].tolist() == [1, 0, world.NO_LINK, world.NO_LINK], "other interfaces lead nowhere"
+    assert rows["kind"].tolist() == [shared.ROUTE_KINDS[kind] for kind in ("unicast", "unicast", "local", "unicast")]
+    assert rows["link"].tolist() == [1, 0, shared.NO_LINK, shared.NO_LINK], "other interfaces lead nowhere"
     assert (rows["gateway"][0], rows["mtu"][1]) == (0xC8C8C801, 1300)
 
 

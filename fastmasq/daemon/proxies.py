@@ -1,4 +1,4 @@
-"""Programs of this host that packets are redirected to: which of them listen where no redirected packet comes."""
+"""Proxies: programs of this host that rules redirect packets to, and which listen where no such packet comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's snapshot turned into what the path and the guard want: link rows, route rows, address lists."""
+"""The kernel's snapshot as what the path, the guard and forwards want: rows of links and routes, lists of addresses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def route_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (first addresses, shared.ROUTE rows); routes over interfaces that are not ours lead nowhere.
 
-    `local` is the number of the link to programs of the host: the addresses that it is for are the host's, behind it.
+    `local` is the number of the link to programs of this host: the addresses that it is for are the host's, behind it.
     """
     first = np.fromiter((route.first for route in routes), "u4", len(routes))
     rows = np.zeros(len(routes), shared.ROUTE)
@@ -45,12 +45,12 @@ def route_rows(
         row["link"] = link_of_ifindex.get(route.ifindex, shared.NO_LINK)
         row["gateway"] = route.gateway
         row["mtu"] = route.mtu
-        if _is_of_programs(route):
+        if _is_of_proxies(route):
             row["kind"], row["link"], row["gateway"] = shared.ROUTE_KINDS["unicast"], local, local_link.FIRST
     return first, rows
 
 
-def _is_of_programs(route: Route) -> bool:
+def _is_of_proxies(route: Route) -> bool:
     return route.kind == "local" and 0 <= route.first - local_link.FIRST + 1 < local_link.NETWORK.num_addresses
 
 
@@ -61,7 +61,7 @@ def local_addresses(routes: tuple[Route, ...]) -> list[int]:
         for route in routes
         if route.kind in ("local", "broadcast")
         and route.last - route.first < _LARGEST_LOCAL_RANGE
-        and not _is_of_programs(route)
+        and not _is_of_proxies(route)
         for address in range(route.first, route.last + 1)
     ]
 

@@ -1,0 +1,329 @@
+"""Gateway: the parts of one forwarder, kept in step with policy, with the kernel's addresses, and with the host.
+
+Policy changes in one way alone, `apply`: each part that differs is brought to what is wanted, and has a way back; then
+guard, table and path follow once. When a step is refused, those before it are undone: all of a change is made, or none.
+
+    policy    --apply-->   rules, forwards, redirects, triggers, marks, settings
+    kernel    --follow-->  links, routes, addresses                                  --settle-->  guard, table, path
+    host      --look-->    the ports it uses
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import numpy as np
+
+from fastmasq.clock import now_ns
+from fastmasq.config.schema import Settings
+from fastmasq.config.values import PortRanges
+from fastmasq.daemon import departure, listing, rows
+from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.host import Host
+from fastmasq.daemon.leads import Leads
+from fastmasq.daemon.links import Links
+from fastmasq.daemon.marks import Marks
+from fastmasq.daemon.policy import Policy
+from fastmasq.daemon.ports import UDP_CLASS, Ports, no_ports
+from fastmasq.daemon.redirects import Redirects
+from fastmasq.daemon.rules import Rules
+from fastmasq.daemon.triggers import Triggers
+from fastmasq.daemon.vpn import Vpn
+from fastmasq.daemon.worker import Worker
+from fastmasq.errors import FastmasqError
+from fastmasq.kernel.watch import World
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.triggers_and_marks import TriggerTable
+from fastmasq.policy import triggers
+from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import CLASSES
+from fastmasq.wire.numbers import ISAKMP_PORT
+
+log = logging.getLogger("fastmasq.engine")
+
+
+class Gateway:
+    """The parts of one forwarder; `settings` are those it is built on, which never change.
+
+    The path does what `declared` says at once; the host is told by `begin`.
+    """
+
+    def __init__(
+        self, settings: Settings, declared: Policy, table: MasqTable, forwarder: Forwarder, worker: Worker,
+        watch: World, host: Host, links: Links,
+    ) -> None:  # fmt: skip
+        self.table = table
+        self.forwarder = forwarder
+        self.worker = worker
+        self.watch = watch
+        self.host = host
+        self.links = links
+        self.rules = Rules(forwarder, settings.limits.sessions, settings.compat)
+        self.forwards = Forwards(table, forwarder)
+        self.redirects = Redirects(forwarder)
+        on_demand = TriggerTable(renews=settings.compat == "2.0")
+        self.triggers = Triggers(forwarder, on_demand)
+        self.marks = Marks(forwarder, on_demand, self.triggers)
+        self.ports = Ports(self._mapped)
+        self.vpn = self._make_vpn(settings)
+        self.ports.trackers[UDP_CLASS, ISAKMP_PORT] = self.follows_ipsec()
+        self.by_address: frozenset[int] = frozenset()
+        self._on_demand = on_demand
+        self._local: list[int] = []  # the host's addresses
+        self._is_settled = False
+        self._put(declared)
+
+    def _make_vpn(self, settings: Settings) -> Vpn | None:
+        if not (settings.vpn.pptp or settings.vpn.ipsec):
+            return None
+        leads = Leads(self.forwards, self.redirects)
+        return Vpn(settings, self.table, self.forwarder, leads, lambda: self.ports.external)
+
+    def follows_ipsec(self) -> bool:
+        return self.vpn is not None and self.vpn.settings.ipsec
+
+    def begin(self) -> None:
+        """Take the host over for the policy declared, and have the path know the kernel's links and routes.
+
+        Raises FastmasqError.
+        """
+        self.host.reserve(self.settings.masquerade.ports)
+        self._look_at_ports()
+        if self.host.reach_proxies(self.rules.rule_set, self.forwarder):
+            self.watch.read(now_ns())
+        if self.watch.snapshot().external_address is None:
+            log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+        self.follow()
+
+    # -- policy ----------------------------------------------------------------------------------------------------
+
+    def policy(self) -> Policy:
+        """Return the policy in force, with the turns of marks as they stand now."""
+        return replace(self._policy, rules=self.rules.rule_set, marks=self.marks.targets())
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force: those of `policy`."""
+        return self._policy.settings
+
+    def apply(self, old: Policy, new: Policy) -> None:
+        """Have a new policy, made of the `old` one that `policy` returned, from now on: all of it, or none.
+
+        Raises FastmasqError, and all is as it was before then. Sessions live on.
+        """
+        self._check(old, new)
+        with ExitStack() as undo:
+            undo.callback(self._settle_again)
+            self._change_rules(old, new, undo)
+            self._change_forwards(old, new, undo)
+            if new.redirects != old.redirects:
+                self.redirects.put(new.redirects)
+                undo.callback(self.redirects.put, old.redirects)
+            if new.marks != old.marks:
+                self.marks.put(new.marks, old.marks)
+                undo.callback(lambda: self.marks.put(old.marks, self.marks.targets()))
+            self._change_ports(old, new, undo)
+            undo.callback(self._go_by, old)
+            self._go_by(new)
+            self._settle()
+            undo.pop_all()
+        self.worker.wake()
+
+    def _put(self, policy: Policy) -> None:
+        """Have the path go by a policy from the start."""
+        self.rules.put(policy.rules)
+        self.forwards.put(policy.forwards, triggers.port_forwards(policy.triggers))
+        self.redirects.put(policy.redirects)
+        self.triggers.put(policy.triggers)
+        self.marks.put(policy.marks, ())
+        self._go_by(policy)
+
+    def _check(self, old: Policy, new: Policy) -> None:
+        """Raise FastmasqError for what can be seen to be impossible before anything is changed."""
+        if new.rules is not old.rules:
+            self.rules.check(new.rules)
+        if (new.forwards, new.triggers) != (old.forwards, old.triggers):
+            self.forwards.check((*new.forwards, *triggers.port_forwards(new.triggers)))
+
+    def _change_rules(self, old: Policy, new: Policy, undo: ExitStack) -> None:
+        if new.rules is old.rules:
+            return
+        if self.host.reach_proxies(new.rules, self.forwarder):
+            self.read_kernel()
+        self.host.judge(new.rules)
+        undo.callback(self.host.judge, old.rules)
+        self.rules.put(new.rules)
+        undo.callback(lambda: self.rules.put(old.rules.succeeding(self.rules.rule_set)))
+
+    def _change_forwards(self, old: Policy, new: Policy, undo: ExitStack) -> None:
+        """Change forwards, and triggers, as some of them are forwards."""
+        if (new.forwards, new.triggers) == (old.forwards, old.triggers):
+            return
+        undo.callback(self.forwards.put, self.forwards.forwards, self.forwards.of_triggers)
+        self.forwards.put(new.forwards, triggers.port_forwards(new.triggers))
+        self.triggers.put(new.triggers)
+        undo.callback(self.triggers.put, old.triggers)
+
+    def _change_ports(self, old: Policy, new: Policy, undo: ExitStack) -> None:
+        before, after = old.settings.masquerade.ports, new.settings.masquerade.ports
+        if after == before:
+            return
+        undo.callback(self.host.reserve, before)
+        self.host.reserve(after)
+        undo.callback(setattr, self.ports, "free", self.ports.free)
+        self.ports.free = self.host.free_ports(after)
+
+    def _go_by(self, policy: Policy) -> None:
+        """Take a policy for the one in force, and have the table go by what of it cannot be refused."""
+        self._policy = policy
+        masquerade, limits = policy.settings.masquerade, policy.settings.limits
+        with self.forwarder.locked():
+            self.table.set_timeouts(policy.timeouts)
+            self.table.set_filtering(masquerade.filtering)
+            self.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
+            self.forwarder.set_hairpin(masquerade.hairpin)
+
+    # -- in step ---------------------------------------------------------------------------------------------------
+
+    def read_kernel(self) -> None:
+        """Take in what the kernel has announced, and follow it if links, addresses or routes are others now."""
+        before = self.watch.snapshot().generation
+        self.watch.read(now_ns())
+        if self.watch.snapshot().generation != before:
+            self._say_address(self.watch.snapshot().external_address)
+            self.follow()
+
+    def follow(self) -> None:
+        """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
+        snapshot = self.watch.snapshot()
+        self.links.follow(snapshot)
+        self.rules.follow_links(self.links.views())
+        self.forwards.resolve(rows.addresses_by_name(snapshot))
+        self._local = rows.local_addresses(snapshot.routes)
+        self._settle()
+        self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
+
+    def _say_address(self, address: int | None) -> None:
+        if address is None and self.ports.external is not None:
+            log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+        elif address != self.ports.external:
+            log.warning("external address is now %s", IPv4Address(address))
+
+    def _settle(self) -> None:
+        """Have guard, path and table follow: what is ours no longer goes first, then the guard, then what is new comes.
+
+        The guard is before the table, or the host would reset the first sessions on an address it thinks its own.
+        """
+        self._is_settled = False
+        before = self.ports.on_demand()
+        self.ports.move(self.watch.snapshot().external_address)
+        self.ports.reserved = self.triggers.ports() | self.marks.ports(self.rules.rule_set)
+        self.ports.keeping = self.triggers.keeping()
+        self.ports.forwarded = self.forwards.wanted_ports()
+        self._look_at_spare_ports()
+        after = self.ports.on_demand()
+        self._open_on_demand(before & after)
+        self._carry_by_address()
+        self._keep()
+        self._open_on_demand(after)
+        self._map()
+        self._is_settled = True
+
+    def _settle_again(self) -> None:
+        """Settle after a change was undone; what is refused even so is tried again at the next look."""
+        try:
+            self._settle()
+        except FastmasqError as error:
+            log.error("%s", error)
+
+    def _keep(self) -> np.ndarray:
+        """Have the guard keep from the host what is ours; return the ports that were lost, see `Ports.lost`."""
+        lost = self.ports.lost()
+        protocols = {*self.by_address, *self.redirects.protocols(), *(self.vpn.protocols() if self.vpn else ())}
+        self.host.keep(self._local, self.ports.guarded(self.forwards.held_ports(), self._local), protocols)
+        return lost
+
+    def _open_on_demand(self, ports: np.ndarray) -> None:
+        with self.forwarder.locked():
+            self._on_demand.set_ports(ports)
+
+    def _carry_by_address(self) -> None:
+        """Have the path carry by address what the settings say, but for what this host uses itself just now."""
+        wanted = self.settings.by_address
+        wanted = wanted and wanted - self.host.protocols()
+        if wanted != self.by_address:
+            self.by_address = wanted
+            with self.forwarder.locked():
+                self.forwarder.carry_by_address(wanted)
+
+    def _map(self) -> None:
+        """Have the table make new mappings on the external address, and forwards listen where they are wanted."""
+        address = self.ports.external
+        self.forwards.withdraw()
+        with self.forwarder.locked():
+            stale = self.table.set_external(address, self.ports.for_mappings(address))
+        for listen in self.forwards.listening():
+            with self.forwarder.locked():
+                self.table.hold_external(listen, self.ports.for_mappings(listen))
+        self.forwards.place()
+        if address is None:
+            return
+        used = {*stale, *(self.vpn.addresses() if self.vpn else ())} - {address}
+        for old in sorted(used - self.forwards.listening()):  # what a forward that has gone leaves lives on (PF-9)
+            if old in self.ports.former or old not in self._local:
+                departure.leave(self.table, self.forwarder, self.vpn, self._policy.dynaddr, old, address)
+
+    def _mapped(self, address: int, ports: np.ndarray) -> np.ndarray:
+        """Return which of these ports have mappings on an address."""
+        mapped = no_ports()
+        found = np.argwhere(ports)
+        for at in range(0, len(found), listing.CHUNK):
+            with self.forwarder.locked():
+                for port_class, port in found[at : at + listing.CHUNK]:
+                    mapped[port_class, port] = self.table.is_mapped(address, port_class, port)
+        return mapped
+
+    # -- once in a while -------------------------------------------------------------------------------------------
+
+    def every_second(self) -> None:
+        """Do what time asks for."""
+        self.table.make_ready()
+        self.rules.print_log()
+        self.forwards.retry()
+        if self.vpn is not None:
+            self.vpn.every_second(now_ns())
+
+    def look(self) -> None:
+        """Give up ports that the host uses meanwhile, take back those it has left, and say what is not as it was."""
+        if not self._is_settled:
+            self._settle()
+        if self._look_at_ports():
+            address = self.ports.external
+            with self.forwarder.locked():
+                self.table.set_external(address, self.ports.for_mappings(address))
+        self._look_at_spare_ports()
+        self._carry_by_address()
+        for port_class, port in np.argwhere(self._keep()):
+            protocol = CLASSES[port_class]
+            log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
+        self._open_on_demand(self.ports.on_demand())
+        self.host.check(self.rules.rule_set)
+
+    def _look_at_ports(self) -> bool:
+        """Find out which ports the host leaves to us; return whether they are others than before."""
+        before = self.ports.free
+        self.ports.free = self.host.free_ports(self.settings.masquerade.ports)
+        return not np.array_equal(self.ports.free, before)
+
+    def _look_at_spare_ports(self) -> None:
+        """Find out which ports sessions may keep as their source, if any may."""
+        if self.ports.keeping.any():
+            self.ports.spare = self.host.free_ports(PortRanges()) & ~self.ports.trackers
+
+    def count(self) -> None:
+        """Bring the counters of rules and policies up to date. Raises KernelError."""
+        self.rules.count()
+        self.host.count(self.rules.rule_set)

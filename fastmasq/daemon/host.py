@@ -1,0 +1,143 @@
+"""The host that policy needs: its guard, its ports, the rules for itself, and the link to its proxies.
+
+Each call brings one of them to what it is told, and does nothing if it is so already. `Takeover` puts all back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from fastmasq.config.schema import Settings
+from fastmasq.config.values import PortRanges
+from fastmasq.daemon import ports, proxies
+from fastmasq.errors import KernelError
+from fastmasq.kernel import sysctl
+from fastmasq.kernel.bpf import calls
+from fastmasq.kernel.bpf.original_destination import OriginalDestinations
+from fastmasq.kernel.guard.specification import Guard, GuardSpec
+from fastmasq.kernel.links import interface_addresses
+from fastmasq.kernel.ports import host_protocols
+from fastmasq.kernel.takeover import Takeover
+from fastmasq.kernel.watch import World
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.policy.chains import RuleSet
+
+log = logging.getLogger("fastmasq.engine")
+
+RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+
+
+class Host:
+    """What one gateway has changed of its host, and asks it. `watch` is told by the kernel what there is."""
+
+    def __init__(self, settings: Settings, takeover: Takeover, watch: World) -> None:
+        self._interfaces = settings.interfaces
+        self._backend = settings.takeover.guard
+        self._takeover = takeover
+        self._watch = watch
+        self.guard: Guard | None = None
+        self._guarded: tuple | None = None  # what the guard was told last
+        self._destinations: OriginalDestinations | None = None
+        self._drifted: list[str] = []
+        self._not_enforced: list[str] = []
+
+    def close(self) -> None:
+        """Give up what ends with this process."""
+        if self._destinations is not None:
+            self._destinations.close()
+            self._destinations = None
+
+    # -- ports and protocols ---------------------------------------------------------------------------------------
+
+    def reserve(self, ranges: PortRanges) -> None:
+        """Keep the host's programs off these ports of ours, and only off those. Raises KernelError."""
+        given = self._takeover.original(RESERVED_PORTS)
+        value = ports.reservation(ranges, given)
+        if value is not None or sysctl.read(RESERVED_PORTS) != given:
+            self._takeover.set_sysctl(RESERVED_PORTS, given if value is None else value)
+
+    def free_ports(self, ranges: PortRanges) -> np.ndarray:
+        """Return which ports of those the settings name the host does not use just now, see daemon/ports.py."""
+        return ports.allowed_ports(ranges)
+
+    def protocols(self) -> set[int]:
+        """Return the protocols without ports that the host itself uses just now."""
+        return host_protocols(self._watch.interfaces())
+
+    # -- guard -----------------------------------------------------------------------------------------------------
+
+    def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
+        """Have the guard keep these ports, by address, and protocols from the host, whose addresses `local` are.
+
+        Raises KernelError; the next call tells the guard anew then.
+        """
+        snapshot = self._watch.snapshot()
+        spec = GuardSpec(
+            inside=self._interfaces.inside,
+            outside=[self._interfaces.outside],
+            local_addresses=local,
+            external={address: (ports[0], ports[1]) for address, ports in external.items()},
+            protocols=sorted(protocols),
+            local=[link.name for link in snapshot.links if link.role == "local" and link.ifindex],
+        )
+        state = (
+            tuple(local),
+            tuple((address, ports[:2].tobytes()) for address, ports in external.items()),
+            tuple(spec.protocols),
+            tuple(link.ifindex for link in snapshot.links),
+        )
+        if state == self._guarded:
+            return
+        self._guarded = None
+        if self.guard is None:
+            self.guard = self._takeover.guard(self._backend, spec)
+            if self.guard.backend == "none":
+                log.warning("%s", self.guard.describe())
+        else:
+            self.guard.update(spec)
+        self._guarded = state
+
+    # -- rules -----------------------------------------------------------------------------------------------------
+
+    def judge(self, rule_set: RuleSet) -> None:
+        """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot.
+
+        Raises KernelError or ConfigurationError; then what was in force stays.
+        """
+        not_enforced = self._takeover.set_host_rules(rule_set, interface_addresses())
+        for line in not_enforced:
+            if line not in self._not_enforced:
+                log.warning("%s", line)
+        self._not_enforced = not_enforced
+
+    def count(self, rule_set: RuleSet) -> None:
+        """Add to counters what the host's own packets have matched since the last call. Raises KernelError."""
+        self._takeover.host_rules.collect(rule_set)
+
+    def reach_proxies(self, rule_set: RuleSet, forwarder: Forwarder) -> bool:
+        """Have a link to programs of this host if a rule redirects to them; return whether it is new.
+
+        Raises KernelError.
+        """
+        mtus = (link.mtu for link in self._watch.snapshot().links if link.role == "inside")
+        if not proxies.redirects(rule_set) or not self._takeover.make_local_link(max(mtus)):
+            return False
+        try:
+            self._destinations = OriginalDestinations()
+        except KernelError as error:
+            log.warning("%s", error)
+            return True
+        with forwarder.locked():
+            forwarder.tell_programs(self._destinations.map, self._destinations.cookie, calls.system_call())
+        return True
+
+    def check(self, rule_set: RuleSet) -> None:
+        """Say it, once, when what we depend on is not as it should be: settings of the kernel, proxies of the host."""
+        drifted = self._takeover.drifted() + proxies.out_of_reach(rule_set)
+        for sentence in drifted:
+            if sentence not in self._drifted:
+                log.warning("%s", sentence)
+        self._drifted = drifted

@@ -1,0 +1,155 @@
+"""Keeps the links of the path in step with the kernel's: their rings and senders, their rows, and routes over them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastmasq.config.schema import Settings
+from fastmasq.daemon import rows
+from fastmasq.daemon.worker import Worker
+from fastmasq.errors import FastmasqError
+from fastmasq.kernel.links import UNSUPPORTED, Link
+from fastmasq.kernel.watch import Snapshot
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.path.rows import NO_LINK
+from fastmasq.policy.compile import LinkView
+from fastmasq.ring.packet_socket import open_sender, open_tap
+from fastmasq.ring.ring import RxRing, TxBatch
+
+log = logging.getLogger("fastmasq.engine")
+
+PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
+
+
+class AttachedLink:
+    """One link's ring and sender, and what they were opened on."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        wanted = settings.rings.vnet_header == "auto"
+        tap = open_tap(link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu)
+        try:
+            sender = open_sender(link.name, vnet_header=wanted, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
+        except FastmasqError:
+            tap.close()
+            raise
+        self.ifindex = link.ifindex
+        self.plain_qdisc = link.qdisc in PLAIN_QDISCS
+        self.ring = RxRing(tap)
+        self.sender = TxBatch(sender, link_header=link.header_length > 0)
+        self.ring_drops = 0
+
+    def count_drops(self) -> int:
+        """Return how many packets the kernel found no room for, in all."""
+        self.ring_drops += self.ring.tap.statistics()[1]
+        return self.ring_drops
+
+    def close(self) -> None:
+        self.ring.close()
+        self.sender.close()
+
+
+class Links:
+    """The links of one gateway by number: all that the kernel told of, and those attached to the path."""
+
+    def __init__(self, settings: Settings, forwarder: Forwarder, worker: Worker) -> None:
+        self.links: dict[int, Link] = {}
+        self.attached: dict[int, AttachedLink] = {}
+        self.has_begun = False  # until the worker runs, a link that cannot be opened is an error, and nothing is news
+        self._settings = settings
+        self._forwarder = forwarder
+        self._worker = worker
+
+    def close(self) -> None:
+        """Close rings and senders; the worker must have ended."""
+        for link in self.attached.values():
+            link.close()
+        self.attached.clear()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Bring the path's links and routes to what the kernel says. Raises FastmasqError, but only at the start."""
+        self.links = dict(enumerate(snapshot.links))
+        fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
+        usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
+        link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
+        local = next((number for number in usable if self.links[number].role == "local"), NO_LINK)
+        first, routes = rows.route_rows(snapshot.routes, link_of_ifindex, local)
+        with self._forwarder.locked():  # in one go: no route may lead to a link without a sender
+            for number, attached in fresh.items():
+                self._forwarder.attach(
+                    number, attached.ring if attached else None, attached.sender if attached else None
+                )
+            for number, link in self.links.items():
+                self._forwarder.set_link(number, rows.link_row(link))
+            self._forwarder.set_routes(first, routes)
+        for number, attached in fresh.items():
+            self._replace(number, attached)
+
+    def views(self) -> list[LinkView]:
+        """Return what rules may ask for, by number."""
+        return [LinkView(link.name, tuple(each.address for each in link.addresses)) for link in self.links.values()]
+
+    def number_of(self) -> dict[int, int]:
+        """Return the numbers of the links that there are, by interface index."""
+        return {link.ifindex: number for number, link in self.links.items() if link.ifindex}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what `fastmasq status` shows of each link but its traffic; the local one only while it is there."""
+        return [
+            self._describe(number, link) for number, link in self.links.items() if link.role != "local" or link.ifindex
+        ]
+
+    def _describe(self, number: int, link: Link) -> dict[str, Any]:
+        attached = self.attached.get(number)
+        return {
+            "number": number,
+            "name": link.name,
+            "role": link.role,
+            "state": "missing" if not link.ifindex else "up" if link.up else "down",
+            "ifindex": link.ifindex,
+            "mtu": link.mtu,
+            "addresses": [str(address) for address in link.addresses],
+            "ring": attached.ring.tap.mode if attached else None,
+            "vnet_header": bool(attached and attached.ring.tap.vnet_header and attached.sender.socket.vnet_header),
+            "qdisc_bypass": bool(attached and attached.sender.bypass),
+            "ring_drops": attached.count_drops() if attached else 0,
+        }
+
+    def _is_outdated(self, number: int, link: Link) -> bool:
+        """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
+        present = self.attached.get(number)
+        if present is None:
+            return bool(link.ifindex)
+        return (present.ifindex, present.plain_qdisc) != (link.ifindex, link.qdisc in PLAIN_QDISCS)
+
+    def _open(self, link: Link) -> AttachedLink | None:
+        """Open ring and sender of a link; None when it is missing. Raises FastmasqError, but only before we forward."""
+        if not link.ifindex:
+            return None
+        if link.header_length == UNSUPPORTED:
+            log.error("%s: fastmasq works on Ethernet-like, ppp and tun interfaces; this one is left alone", link.name)
+            return None
+        try:
+            return AttachedLink(link, self._settings)
+        except FastmasqError as error:
+            if not self.has_begun:
+                raise
+            log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
+            return None
+
+    def _replace(self, number: int, attached: AttachedLink | None) -> None:
+        """Close what the path used for a link before; `attached` is what it uses now."""
+        name = self.links[number].name
+        present = self.attached.pop(number, None)
+        if present is not None:
+            present.close()
+        if attached is not None:
+            self.attached[number] = attached
+            log.log(self.level(), "%s: attached, ring %s", name, attached.ring.tap.mode)
+        elif present is not None:
+            log.warning("%s: gone; waiting for it to come back", name)
+        self._worker.wake()
+
+    def level(self) -> int:
+        """Return the level of news: a start says one line only, whether it succeeds or fails."""
+        return logging.INFO if self.has_begun else logging.DEBUG

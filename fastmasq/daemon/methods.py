@@ -1,0 +1,72 @@
+"""The control methods of policy: what is in force, and changes of it, each made whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from fastmasq.daemon import timeouts
+from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_parameters, with_lines
+
+Handler = Callable[[dict[str, Any]], object]
+
+
+class Methods:
+    """Lists and changes the policy of a gateway. Parameters and results are described in the modules of its parts."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the methods. They raise FastmasqError; nothing has changed then."""
+        gateway = self._gateway
+        tell: dict[str, Callable[[Policy], dict[str, Any]]] = {
+            "rules.change": lambda _: {"generation": gateway.rules.rule_set.generation},
+            "forwards.change": lambda new: {"forwards": len(new.forwards), "warnings": gateway.forwards.reservations()},
+            "redirects.change": lambda new: {"redirects": len(new.redirects)},
+            "triggers.change": lambda new: {"rows": len(new.triggers)},
+            "marks.change": lambda new: {"targets": len(new.marks)},
+            "timeouts": lambda new: timeouts.describe(new.timeouts),
+            "dynaddr": lambda new: {"value": new.dynaddr},
+        }
+        return {
+            "rules": self._list_rules,
+            "rules.check": gateway.rules.evaluate,
+            "forwards": lambda _: gateway.forwards.describe(),
+            "redirects": lambda _: [msgspec.to_builtins(one) for one in gateway.redirects.redirects],
+            "triggers": lambda _: gateway.triggers.describe(),
+            "marks": lambda _: gateway.marks.describe(),
+            "policy.change": self._change_lines,
+            **{method: partial(self._change, method, tell[method]) for method in CHANGES},
+        }
+
+    def _list_rules(self, params: dict[str, Any]) -> dict[str, Any]:
+        self._gateway.count()
+        return self._gateway.rules.listed(params)
+
+    def _change(
+        self, method: str, tell: Callable[[Policy], dict[str, Any]], params: dict[str, Any]
+    ) -> dict[str, Any]:  # fmt: skip
+        if method == "rules.change":
+            self._gateway.count()  # some changes set counters to zero
+        old = self._gateway.policy()
+        new = changed(old, method, params)
+        self._gateway.apply(old, new)
+        return tell(new)
+
+    def _change_lines(self, params: dict[str, Any]) -> dict[str, Any]:
+        lines = read_parameters("policy", params, _Lines).lines
+        self._gateway.count()
+        old = self._gateway.policy()
+        new, left_out, made = with_lines(old, lines)
+        self._gateway.apply(old, new)
+        return {"warnings": left_out, "changes": made}
+
+
+class _Lines(Struct, forbid_unknown_fields=True):
+    lines: list[Line]

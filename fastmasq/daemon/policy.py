@@ -1,0 +1,200 @@
+"""Policy: all that may change while fastmasq runs, as one value; what files declare, and what requests make of it.
+
+A request has the name and the parameters of a control method. Those that change policy:
+
+    rules.change {"changes": [CHANGE, ...]}         policy.changes.Change; for the others policy.forwards.Change,
+    forwards.change {"changes": [CHANGE, ...]}      policy.redirects.Change, policy.triggers.Change and
+    redirects.change {"changes": [CHANGE, ...]}     policy.marks.Change, which msgspec.to_builtins(change) makes
+    triggers.change {"changes": [CHANGE, ...]}
+    marks.change {"changes": [CHANGE, ...]}
+    timeouts {"tcp": 7200, "tcp_fin": 10, "udp": 60}
+    dynaddr {"value": 5}                            0 to 7, see [masquerade] dynaddr
+
+    policy.change {"lines": [{"place": "FILE:LINE", "method": ..., "params": ..., "optional": false}, ...]}
+     -> {"warnings": ["FILE:LINE: left out: ...", ...], "changes": 6}
+        makes many of them in order, as one change. An optional one that cannot be made is left out.
+
+Every one of them is made whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from fastmasq.config.schema import Settings
+from fastmasq.daemon import timeouts
+from fastmasq.errors import ConfigurationError
+from fastmasq.legacy.names import Names
+from fastmasq.legacy.script import Item, may_be_left_out, prepare
+from fastmasq.policy import changes, forwards, marks, redirects, triggers
+from fastmasq.policy.chains import RuleError, RuleSet
+from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.redirects import Redirect
+from fastmasq.policy.triggers import Trigger
+from fastmasq.table.timeouts import Timeouts
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a gateway goes by. Of the settings, those that change while it runs: [masquerade] and most of [limits]."""
+
+    settings: Settings
+    rules: RuleSet
+    timeouts: Timeouts
+    dynaddr: int
+    forwards: tuple[PortForward, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    marks: tuple[MarkTarget, ...] = ()
+
+
+@dataclass(frozen=True)
+class Declared(Policy):
+    """All that a configuration and its rule files ask for, and what is to be said about them."""
+
+    warnings: tuple[str, ...] = ()
+
+
+_AnyPolicy = TypeVar("_AnyPolicy", bound=Policy)
+
+
+def declare(settings: Settings) -> Declared:
+    """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake.
+
+    Rule files are run on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
+    """
+    start = RuleSet(default_forward=not settings.rules.files)
+    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict)
+    masquerade = settings.masquerade
+    written = masquerade.timeouts
+    declared = Declared(
+        settings,
+        rules=changes.apply(start, prepared.changes),
+        timeouts=Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp),
+        dynaddr=masquerade.dynaddr,
+        forwards=settings.forward,
+        redirects=settings.redirect,
+        warnings=tuple(prepared.warnings),
+    )
+    lines = [line_of(item, tolerant=not settings.rules.strict) for item in prepared.others]
+    declared, left_out, _ = with_lines(declared, lines)
+    return replace(declared, warnings=(*declared.warnings, *left_out))
+
+
+# -- what requests make of it ------------------------------------------------------------------------------------------
+
+
+class Line(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A request that stands at a place of a file; an optional one is left out if it cannot be done."""
+
+    place: str
+    method: str
+    params: dict[str, Any]
+    optional: bool = False
+
+
+def line_of(item: Item, *, tolerant: bool) -> Line:
+    """Return what a line of a rule file asks for; read tolerantly, some need not be possible."""
+    method, params = item.request.call()
+    return Line(
+        place=item.place, method=method, params=params, optional=tolerant and may_be_left_out(item.request)
+    )  # fmt: skip
+
+
+def with_lines(policy: _AnyPolicy, lines: Iterable[Line]) -> tuple[_AnyPolicy, list[str], int]:
+    """Return the policy after these requests, a text for each that was left out, and how many changes they came to.
+
+    Raises ConfigurationError that names the place.
+    """
+    left_out: list[str] = []
+    made = 0
+    for line in lines:
+        try:
+            policy = changed(policy, line.method, line.params)
+        except RuleError:  # its reason is for programs
+            raise
+        except ConfigurationError as error:
+            if not line.optional:
+                raise ConfigurationError(f"{line.place}: {error}") from None
+            left_out.append(f"{line.place}: left out: {error}")
+        else:
+            made += len(line.params.get("changes", "1"))
+    return policy, left_out, made
+
+
+def changed(policy: _AnyPolicy, method: str, params: dict[str, Any]) -> _AnyPolicy:
+    """Return the policy after a request, see above. Raises ConfigurationError for one that cannot be made."""
+    make = CHANGES.get(method)
+    if make is None:
+        raise ConfigurationError(f"{method!r} does not change policy; there are {', '.join(CHANGES)}")
+    return make(policy, params)
+
+
+def _change_rules(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    wanted = read_parameters("rules", params, _RuleChanges).changes
+    return replace(policy, rules=changes.apply(policy.rules, wanted))
+
+
+def _change_forwards(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    return replace(policy, forwards=forwards.apply(policy.forwards, _read_changes(params, forwards.Change)))
+
+
+def _change_redirects(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    return replace(policy, redirects=redirects.apply(policy.redirects, _read_changes(params, redirects.Change)))
+
+
+def _change_triggers(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    return replace(policy, triggers=triggers.apply(policy.triggers, _read_changes(params, triggers.Change)))
+
+
+def _change_marks(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    return replace(policy, marks=marks.apply(policy.marks, _read_changes(params, marks.Change)))
+
+
+def _change_timeouts(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    return replace(policy, timeouts=timeouts.changed(policy.timeouts, params))
+
+
+def _change_dynaddr(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
+    value = params.get("value")
+    if value not in range(8):
+        raise ConfigurationError(f"dynaddr: {value!r} is not a number from 0 to 7")
+    return replace(policy, dynaddr=value)
+
+
+CHANGES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "rules.change": _change_rules,
+    "forwards.change": _change_forwards,
+    "redirects.change": _change_redirects,
+    "triggers.change": _change_triggers,
+    "marks.change": _change_marks,
+    "timeouts": _change_timeouts,
+    "dynaddr": _change_dynaddr,
+}
+
+
+class _RuleChanges(Struct, forbid_unknown_fields=True):
+    changes: list[changes.Change]
+
+
+def _read_changes(params: dict[str, Any], kind: type[_Kind]) -> list[_Kind]:
+    try:
+        return msgspec.convert(params.get("changes"), list[kind])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"changes: {error}") from None
+
+
+def read_parameters(what: str, params: dict[str, Any], kind: type[_Kind]) -> _Kind:
+    """Return the parameters of a control method as a struct. Raises ConfigurationError that says which is wrong."""
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{what}: {error}") from None

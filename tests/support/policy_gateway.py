@@ -1,0 +1,165 @@
+"""A real Gateway on the memory links of a Harness, and stand-ins for the kernel and the host that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fastmasq.config.schema import Settings
+from fastmasq.config.schema import Vpn as VpnSettings
+from fastmasq.config.values import PortRanges
+from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.methods import Methods
+from fastmasq.daemon.policy import Declared, declare
+from fastmasq.daemon.ports import no_ports
+from fastmasq.daemon.worker import Worker
+from fastmasq.errors import KernelError
+from fastmasq.kernel.addresses import InterfaceAddress
+from fastmasq.kernel.links import Link
+from fastmasq.kernel.routes import Route
+from fastmasq.kernel.watch import Snapshot
+from fastmasq.policy.chains import Rule, RuleSet
+from fastmasq.policy.compile import LinkView
+from tests.support.harness import HOWTO_ROUTES, Harness, address, plain
+
+INSIDE_ADDRESS, OUTSIDE_ADDRESS = "10.0.0.1", "200.200.200.200"
+
+
+class Watch:
+    """What the kernel says: links eth0 and eth1 with their addresses, and further addresses of the host."""
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot(0, (), (), None)
+        self.announced: Snapshot | None = None
+
+    def announce(self, outside: str | None, *others: str) -> None:
+        ours = [address(text) for text in (INSIDE_ADDRESS, outside, *others) if text]
+        external = address(outside) if outside else None
+        links = (_link("eth0", "inside", INSIDE_ADDRESS), _link("eth1", "outside", outside))
+        routes = tuple(Route(one, one, "local") for one in ours)
+        self.announced = Snapshot(self._snapshot.generation + 1, links, routes, external)
+
+    def read(self, now: int) -> None:
+        if self.announced is not None:
+            self._snapshot, self.announced = self.announced, None
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+
+def _link(name: str, role: str, text: str | None) -> Link:
+    addresses = (InterfaceAddress(address(text), 24),) if text else ()
+    return Link(name, 1, role, up=True, mtu=1500, mac=bytes(6), header_length=14, addresses=addresses, qdisc="")
+
+
+class Links:
+    """The links of the Harness, which are there always."""
+
+    links: Mapping[int, Link] = {}
+
+    def follow(self, snapshot: Snapshot) -> None:
+        pass
+
+    def views(self) -> list[LinkView]:
+        return [LinkView("eth0", (address(INSIDE_ADDRESS),)), LinkView("eth1", (address(OUTSIDE_ADDRESS),))]
+
+
+class Host:
+    """A host that uses no port but `used`; it remembers what it was told, and refuses what is in `refuses`."""
+
+    def __init__(self) -> None:
+        self.used = no_ports()
+        self.spare = no_ports()
+        self.refuses: set[str] = set()
+        self.kept: Mapping[int, np.ndarray] = {}
+        self.protocols_kept: list[int] = []
+        self.judged = RuleSet()
+        self.reserved: PortRanges | None = None
+
+    def _agree(self, name: str) -> None:
+        if name in self.refuses:
+            raise KernelError(f"the {name} refuses")
+
+    def reserve(self, ranges: PortRanges) -> None:
+        self._agree("reservation")
+        self.reserved = ranges
+
+    def free_ports(self, ranges: PortRanges) -> np.ndarray:
+        if not ranges:
+            return self.spare
+        free = no_ports()
+        for first, last in ranges:
+            free[:, first : last + 1] = True
+        return free & ~self.used
+
+    def protocols(self) -> set[int]:
+        return set()
+
+    def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
+        self._agree("guard")
+        self.kept, self.protocols_kept = dict(external), sorted(protocols)
+
+    def judge(self, rule_set: RuleSet) -> None:
+        self._agree("nft")
+        self.judged = rule_set
+
+    def count(self, rule_set: RuleSet) -> None:
+        pass
+
+    def reach_proxies(self, rule_set: RuleSet, forwarder: Any) -> bool:
+        return False
+
+    def check(self, rule_set: RuleSet) -> None:
+        pass
+
+
+class PolicyGateway:
+    """A gateway whose policy is changed as over the control socket, and what it then does with packets."""
+
+    def __init__(self, *, ports: str = "1-65535", local: Iterable[str] = (), declared: Declared | None = None) -> None:
+        self.harness = Harness(routes=[*HOWTO_ROUTES, *((f"{text}/32", plain("local")) for text in local)])
+        masquerade = msgspec.structs.replace(Settings().masquerade, ports=PortRanges.read(ports), other_protocols=False)
+        settings = Settings(vpn=VpnSettings(pptp=False, ipsec=False), masquerade=masquerade)
+        self.watch = Watch()
+        self.watch.announce(OUTSIDE_ADDRESS)
+        self.watch.read(0)
+        self.host = Host()
+        self.worker = Worker(self.harness.forwarder)
+        self.gateway = Gateway(
+            settings, declared or declare(settings), self.harness.table, self.harness.forwarder, self.worker,
+            self.watch, self.host, Links(),
+        )  # fmt: skip
+        self.gateway.begin()
+        self.methods = Methods(self.gateway).handlers()
+
+    def close(self) -> None:
+        self.worker.close()
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Do as a request of these parameters in JSON would."""
+        return self.methods[method](msgspec.json.decode(msgspec.json.encode(params)))
+
+    def move(self, outside: str | None, *others: str) -> None:
+        """Give the outside link another address, and the host further ones."""
+        self.watch.announce(outside, *others)
+        self.gateway.read_kernel()
+
+    def use(self, *rules: Rule) -> None:
+        """Have the input chain consist of these rules."""
+        rule_set = RuleSet()
+        for rule in rules:
+            rule_set.append("input", rule)
+        old = self.gateway.policy()
+        self.gateway.apply(old, replace(old, rules=rule_set.succeeding(old.rules)))
+
+    def on_demand(self, port_class: int) -> list[int]:
+        """Return the ports of a class that lead inside on demand or by forwards; the guard keeps all of them."""
+        ports = self.gateway.ports.on_demand()[port_class].copy()
+        for wanted in self.gateway.forwards.wanted_ports().values():
+            ports |= wanted[port_class]
+        assert not (ports & ~self.host.kept[address(OUTSIDE_ADDRESS)][port_class]).any()
+        return np.flatnonzero(ports).tolist()

@@ -1,0 +1,241 @@
+"""Changes of a running gateway's policy: all of one is made, or none, whatever refuses it and however late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from fastmasq.config.values import PortRanges
+from fastmasq.errors import CapacityError, ConfigurationError, FastmasqError, KernelError
+from fastmasq.policy import forwards, marks, redirects, triggers
+from fastmasq.policy.chains import Match, Rule, RuleError
+from fastmasq.policy.changes import Change
+from fastmasq.policy.marks import MarkTarget
+from fastmasq.policy.redirects import Redirect
+from fastmasq.policy.triggers import Trigger
+from fastmasq.table.timeouts import SECOND
+from tests.support.harness import address
+from tests.support.packets import decode, tcp, udp
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, passes
+from tests.support.policy_gateway import PolicyGateway
+
+PEER = "199.0.0.1"
+TCP, UDP = 0, 1  # rows of ports
+DENY_77 = Rule(match=Match(protocol=6, destination_ports=((77, 77),)), target="DENY")
+MARK_80 = Rule(match=Match(protocol=6, destination_ports=((80, 80),)), mark=("set", 1), target="ACCEPT")
+
+
+def line(method: str, number: int = 0, *, optional: bool = False, **params: Any) -> dict[str, Any]:
+    return {"place": f"file:{number}", "method": method, "params": params, "optional": optional}
+
+
+def everything() -> list[dict[str, Any]]:
+    """Return a line for each kind of policy."""
+    return [
+        line("rules.change", changes=[Change(do="append", chain="input", rule=rule) for rule in (DENY_77, MARK_80)]),
+        line("forwards.change", 3, changes=[{"action": "add", "forward": forward("eth1:8080")}]),
+        line(
+            "redirects.change", 4, changes=[redirects.Change(action="set", redirect=Redirect(protocol=47, host=HOST))]
+        ),
+        line("triggers.change", 5, changes=[triggers.Change(action="add", row=one) for one in TRIGGERS]),
+        line("marks.change", 6, changes=[marks.Change(action="add", target=MarkTarget(mark=1, address=HOST, port=80))]),
+        line("timeouts", 7, tcp=600, tcp_fin=0, udp=60),
+        line("dynaddr", 8, value=0),
+    ]
+
+
+TRIGGERS = (
+    Trigger(kind="range", protocol="udp", first=6970, last=7170, control_protocol="tcp", control_port=7070),
+    Trigger(kind="range", protocol="tcp", first=2000, last=2010, host=HOST),
+)
+
+
+def forward(listen: str, to: str = f"{HOST}:80") -> forwards.PortForward:
+    return forwards.read("tcp", listen, [to])
+
+
+@pytest.fixture
+def gateway() -> Iterator[PolicyGateway]:
+    made = PolicyGateway(ports="61000-65095")
+    made.call("forwards.change", changes=[{"action": "add", "forward": forward("eth1:22", f"{OTHER_HOST}:22")}])
+    yield made
+    made.close()
+
+
+def state(gateway: PolicyGateway) -> tuple:
+    """Return all that a change that is refused must leave as it was: policy, path, guard, host and table."""
+    running, policy = gateway.gateway, gateway.gateway.policy()
+    return (
+        policy.rules._skeleton(),
+        replace(policy, rules=None),
+        {method: gateway.call(method) for method in ("forwards", "redirects", "triggers", "marks")},
+        gateway.call("rules")["chains"],
+        {one: ports.tobytes() for one, ports in gateway.host.kept.items()},
+        gateway.host.protocols_kept,
+        gateway.host.judged._skeleton(),
+        gateway.host.reserved,
+        running.forwards.placed,
+        running.ports.for_mappings(address(GATEWAY_OUT)).tobytes(),
+        running.ports.on_demand().tobytes(),
+        dropped(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 62000), "S", seq=1)),
+    )
+
+
+def refused(gateway: PolicyGateway, action: Callable[[], Any], error: type[FastmasqError], words: str) -> None:
+    before = state(gateway)
+    with pytest.raises(error, match=words):
+        action()
+    gateway.host.refuses.clear()
+    assert state(gateway) == before
+    gateway.gateway.look()
+    assert state(gateway) == before, "and the next look finds nothing to do"
+
+
+def test_lines_of_every_kind_are_one_change(gateway: PolicyGateway):
+    assert gateway.call("policy.change", lines=everything()) == {"warnings": [], "changes": 9}
+    policy = gateway.gateway.policy()
+    assert [str(one) for one in policy.forwards] == ["tcp eth1:22", "tcp eth1:8080"]
+    assert (policy.redirects, policy.triggers) == ((Redirect(protocol=47, host=HOST),), TRIGGERS[::-1])
+    assert [(one.mark, one.address, one.port) for one in policy.marks] == [(1, HOST, 80)]
+    assert policy.timeouts.udp == 60 * SECOND and policy.dynaddr == 0
+    assert gateway.on_demand(TCP) == [22, 80, *range(2000, 2011), 8080]
+    assert gateway.on_demand(UDP) == list(range(6970, 7171))
+    assert gateway.host.protocols_kept == [47]
+    arrived = decode(passes(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 80), "S", seq=1)))
+    assert (arrived.destination, arrived.destination_port) == (address(HOST), 80)
+    assert dropped(gateway.harness, INSIDE, tcp((HOST, 1), (PEER, 77), "S", seq=1)) == "input_denied"
+
+
+@pytest.mark.parametrize("who", ["guard", "nft"])
+def test_what_the_host_refuses_undoes_every_kind(gateway: PolicyGateway, who: str):
+    gateway.host.refuses.add(who)
+    refused(gateway, lambda: gateway.call("policy.change", lines=everything()), KernelError, f"the {who} refuses")
+
+
+LAST = {
+    "the endpoint of a forward that runs": (
+        line("forwards.change", 9, changes=[{"action": "add", "forward": forward(f"{GATEWAY_OUT}:22")}]),
+        (ConfigurationError, f"tcp {GATEWAY_OUT}:22: the same address and port as tcp eth1:22"),
+    ),
+    "the endpoint of a trigger": (
+        line("forwards.change", 9, changes=[{"action": "add", "forward": forward("eth1:2005")}]),
+        (ConfigurationError, "the same address and port"),
+    ),
+    "a forward that is there": (
+        line("forwards.change", 9, changes=[{"action": "add", "forward": forward("eth1:22")}]),
+        (ConfigurationError, "^file:9: tcp eth1:22: forwarded already"),
+    ),
+    "a mark without hosts": (
+        line("marks.change", 9, changes=[marks.Change(action="delete", target=MarkTarget(mark=9))]),
+        (ConfigurationError, "^file:9: mark 9"),
+    ),
+    "too many marks": (
+        line(
+            "marks.change", 9,
+            changes=[marks.Change(action="add", target=MarkTarget(mark=mark, address=HOST)) for mark in range(1, 5000)],
+        ),
+        (CapacityError, "marks are forwarded: at most"),
+    ),
+    "too many redirects": (
+        line(
+            "redirects.change", 9,
+            changes=[
+                redirects.Change(action="set", redirect=Redirect(protocol=47, host=HOST, source=f"{PEER[:-2]}.{n}/32"))
+                for n in range(256)
+            ],
+        ),
+        (ConfigurationError, "^file:9: 257 redirects: at most"),
+    ),
+    "a target that does not exist": (
+        line("rules.change", changes=[Change(do="append", chain="input", rule=Rule(target="nowhere"))]),
+        (RuleError, "nowhere"),
+    ),
+    "a timeout that is none": (line("timeouts", 9, tcp=-1), (ConfigurationError, "^file:9: timeouts: ")),
+    "a method that changes nothing": (line("status", 9), (ConfigurationError, "^file:9: 'status' does not change")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LAST)
+def test_a_last_line_that_is_refused_undoes_those_before(gateway: PolicyGateway, what: str):
+    last, (error, words) = LAST[what]
+    refused(gateway, lambda: gateway.call("policy.change", lines=[*everything(), last]), error, words)
+
+
+def test_an_optional_line_is_left_out(gateway: PolicyGateway):
+    gone = [{"action": "delete", "forward": forward("eth1:9")}]
+    lines = [*everything(), line("forwards.change", 9, optional=True, changes=gone)]
+    answer = gateway.call("policy.change", lines=lines)
+    assert answer["changes"] == 9
+    [left_out] = answer["warnings"]
+    assert left_out.startswith("file:9: left out: tcp eth1:9: no such forward")
+
+
+def test_other_ports_are_given_back_when_the_guard_refuses(gateway: PolicyGateway):
+    def change() -> None:
+        old = gateway.gateway.policy()
+        masquerade = msgspec.structs.replace(old.settings.masquerade, ports=PortRanges.read("50000-50010"))
+        gateway.gateway.apply(old, replace(old, settings=msgspec.structs.replace(old.settings, masquerade=masquerade)))
+
+    gateway.host.refuses.add("guard")
+    refused(gateway, change, KernelError, "the guard refuses")
+    gateway.host.refuses.add("reservation")
+    with pytest.raises(KernelError, match="the reservation refuses"):
+        change()
+    gateway.host.refuses.clear()
+    change()
+    assert gateway.host.reserved == PortRanges.read("50000-50010")
+    assert decode(passes(gateway.harness, INSIDE, udp((HOST, 61000), (SERVER, 53), b"x"))).source_port // 100 == 500
+
+
+def test_an_undo_that_is_refused_is_tried_again_at_the_next_look(gateway: PolicyGateway):
+    before = state(gateway)
+    gateway.host.refuses.add("guard")
+    with pytest.raises(KernelError, match="the guard refuses"):
+        gateway.call("policy.change", lines=everything())
+    gateway.host.kept = {}
+    gateway.host.refuses.clear()
+    gateway.gateway.look()
+    assert state(gateway) == before
+
+
+def test_rules_that_stay_count_on_through_a_change_that_is_refused(gateway: PolicyGateway):
+    gateway.call("rules.change", changes=[Change(do="append", chain="input", rule=DENY_77)])
+    probe = tcp((HOST, 1), (PEER, 77), "S", seq=1)
+    assert dropped(gateway.harness, INSIDE, probe) == "input_denied"
+    gateway.host.refuses.add("guard")
+    with pytest.raises(KernelError):
+        gateway.call("policy.change", lines=everything())
+    assert dropped(gateway.harness, INSIDE, probe) == "input_denied"
+    [chain] = gateway.call("rules", chain="input")["chains"]
+    assert [one["packets"] for one in chain["rules"]] == [2]
+
+
+def test_turns_of_marks_that_a_change_leaves_alone_go_on_meanwhile(gateway: PolicyGateway):
+    gateway.use(MARK_80)
+    for host in (HOST, OTHER_HOST):
+        gateway.call("marks.change", changes=[{"action": "add", "target": MarkTarget(mark=1, address=host, port=80)}])
+    old = gateway.gateway.policy()
+    passes(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 80), "S", seq=1))
+    new = marks.apply(old.marks, [marks.Change(action="add", target=MarkTarget(mark=2, address=HOST))])
+    gateway.gateway.apply(old, replace(old, marks=new))
+    assert [(one.mark, one.left) for one in gateway.gateway.marks.targets()] == [(1, 9), (1, 10), (2, 10)]
+
+
+def test_the_guard_knows_of_a_port_before_sessions_are_led_there_and_as_long_as_they_are(gateway: PolicyGateway):
+    opened: list[np.ndarray] = []
+    keep = gateway.host.keep
+
+    def look(local: list[int], external: dict[int, np.ndarray], protocols: set[int]) -> None:
+        opened.append(dropped(gateway.harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 7000), b"x")))
+        keep(local, external, protocols)
+
+    gateway.host.keep = look
+    gateway.call("triggers.change", changes=[triggers.Change(action="add", row=TRIGGERS[0])])
+    passes(gateway.harness, INSIDE, tcp((HOST, 1025), (PEER, 7070), "S", seq=1))
+    gateway.call("triggers.change", changes=[triggers.Change(action="clear")])
+    assert opened == ["none", "none"], "not ours yet, and no longer"

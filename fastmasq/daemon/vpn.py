@@ -67,7 +67,7 @@ def ipsec_settings(settings: Settings) -> IpsecSettings:
 
 
 class Vpn:
-    """The trackers of one engine. `address` returns the address that masqueraded packets leave with now, or None."""
+    """The trackers of one gateway. `address` returns the address that masqueraded packets leave with now, or None."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT
 
 
 class Health:
-    """What the VPNs of one engine lack. Times in nanoseconds."""
+    """What the VPNs of one gateway lack. Times in nanoseconds."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ from fastmasq.units import NS_PER_SECOND
 
 
 class Listing:
-    """Describes the VPNs of one engine; times in nanoseconds."""
+    """Describes the VPNs of one gateway; times in nanoseconds."""
 
     def __init__(
         self,

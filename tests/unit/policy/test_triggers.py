@@ -1,4 +1,4 @@
-"""Autoforwards as data: changes, and what cannot be."""
+"""Triggers as data: changes, and what cannot be."""
 
 from __future__ import annotations
 

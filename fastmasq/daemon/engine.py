@@ -106,7 +106,7 @@ class Engine:
         self._undo.callback(self.watch.close)
         for complaint in self.watch.complaints():
             raise KernelError(complaint)
-        methods: dict[str, Callable[[dict[str, Any]], object]] = {}
+        methods: dict[str, Callable[[dict[str, Any]], object]] = {}  # none until there are parts; nobody is served yet
         server = Server(settings.control.socket, methods, self.loop)
         self._undo.callback(self._drain)
         self._undo.callback(server.close)

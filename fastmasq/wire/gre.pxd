@@ -5,15 +5,15 @@ from libc.stdint cimport uint8_t, uint16_t
 from fastmasq.wire.octets cimport load16, load32, store16
 
 cdef enum:
-    MINIMUM = 8             # octets: flags, protocol, key
+    MINIMUM = 8                 # octets: flags, protocol, key
     FLAGS = 0
-    VERSION = 1             # lower three bits; the upper one says that there is an acknowledgment
+    VERSION = 1                 # lower three bits; the upper one says that there is an acknowledgment
     PROTOCOL = 2
-    PAYLOAD_LENGTH = 4      # key, high half: octets behind the header; 0 is a bare acknowledgment
-    CALL_ID = 6             # key, low half: the number that the receiver of the packet chose
+    PAYLOAD_LENGTH = 4          # key, high half: octets behind the header; 0 is a bare acknowledgment
+    CALL_ID = 6                 # key, low half: the number that the receiver of the packet chose
 
-    SEQUENCE_PRESENT = 0x10         # of octet 0
-    ACKNOWLEDGMENT_PRESENT = 0x80   # of octet 1
+    SEQUENCE_PRESENT = 0x10     # of octet 0
+    ACKNOWLEDGMENT_PRESENT = 0x80  # of octet 1
     PPP = 0x880B
 
     PPTP_MASK = 0xEF7FFFFF      # of the first word: everything but the two presence bits is fixed

@@ -3,12 +3,12 @@
 from libc.stdint cimport uint8_t
 
 cdef enum:
-    LENGTH = 8             # octets before the data or the quoted packet
+    LENGTH = 8                  # octets before the data or the quoted packet
     TYPE = 0
     CODE = 1
     CHECKSUM = 2
-    IDENTIFIER = 4         # of a query or reply
-    MTU = 6                # of a destination unreachable, code 4 (RFC 1191 section 4)
+    IDENTIFIER = 4              # of a query or reply
+    MTU = 6                     # of a destination unreachable, code 4 (RFC 1191 section 4)
 
     ECHO_REPLY = 0
     DESTINATION_UNREACHABLE = 3

@@ -5,11 +5,11 @@ from libc.stdint cimport uint8_t
 from fastmasq.wire.octets cimport load16
 
 cdef enum:
-    MINIMUM = 20           # octets
+    MINIMUM = 20                # octets
     TOS = 1
     TOTAL_LENGTH = 2
     ID = 4
-    FRAGMENT = 6           # flags and offset in units of 8 octets
+    FRAGMENT = 6                # flags and offset in units of 8 octets
     TTL = 8
     PROTOCOL = 9
     CHECKSUM = 10

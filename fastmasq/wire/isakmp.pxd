@@ -7,14 +7,14 @@ from fastmasq.wire cimport numbers
 from fastmasq.wire.octets cimport load32
 
 cdef enum:
-    MINIMUM = 28         # octets of the header
-    INITIATOR = 0        # 8 octets, as the initiator's SPI of IKEv2
-    RESPONDER = 8        # 8 octets, zero in the first message
-    VERSION = 17         # major version in the upper four bits
+    MINIMUM = 28                # octets of the header
+    INITIATOR = 0               # 8 octets, as the initiator's SPI of IKEv2
+    RESPONDER = 8               # 8 octets, zero in the first message
+    VERSION = 17                # major version in the upper four bits
     EXCHANGE = 18
     FLAGS = 19
-    MESSAGE_ID = 20      # 4 octets, zero in phase 1
-    LENGTH = 24          # 4 octets, header included
+    MESSAGE_ID = 20             # 4 octets, zero in phase 1
+    LENGTH = 24                 # 4 octets, header included
 
     NON_ESP_MARKER = 4          # octets of zero before ISAKMP on port 4500 (RFC 3948 section 2.2)
     KEEPALIVE = 0xFF            # the only octet of a NAT keep-alive (RFC 3948 section 2.3)

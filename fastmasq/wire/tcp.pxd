@@ -3,12 +3,12 @@
 from libc.stdint cimport uint8_t
 
 cdef enum:
-    MINIMUM = 20            # octets
+    MINIMUM = 20                # octets
     SOURCE = 0
     DESTINATION = 2
     SEQUENCE = 4
     ACKNOWLEDGMENT = 8
-    DATA_OFFSET = 12        # upper four bits, in units of 4 octets
+    DATA_OFFSET = 12            # upper four bits, in units of 4 octets
     FLAGS = 13
     WINDOW = 14
     CHECKSUM = 16

@@ -1,7 +1,7 @@
 # The UDP header (RFC 768): offsets.
 
 cdef enum:
-    MINIMUM = 8       # of the header
+    MINIMUM = 8                 # of the header
     SOURCE = 0
     DESTINATION = 2
     LENGTH = 4

@@ -12,7 +12,7 @@ from fastmasq.cli.options import CONFIG_FILE
 if TYPE_CHECKING:
     from fastmasq.advice.lint import ForwardedPort
     from fastmasq.config.schema import Settings
-    from fastmasq.policy.forwards import PortForward
+    from fastmasq.policy.forwards import Forward
 
 
 @click.command()
@@ -77,7 +77,7 @@ def _read_rules(settings: Settings) -> list[str]:
 
 
 def _from_outside(
-    declared: Iterable[PortForward], outside: str, addresses: Mapping[str, tuple[int, ...]]
+    declared: Iterable[Forward], outside: str, addresses: Mapping[str, tuple[int, ...]]
 ) -> Iterator[ForwardedPort]:
     """Yield the port forwards that are reached by the outside link, one for each target."""
     from ipaddress import IPv4Address

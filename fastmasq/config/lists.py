@@ -26,9 +26,9 @@ _REDIRECT = {
 }
 
 
-def read_forwards(written: Any, complain: Remark) -> tuple[forwards.PortForward, ...]:
+def read_forwards(written: Any, complain: Remark) -> tuple[forwards.Forward, ...]:
     """Return the forwards of the file; each mistake goes to `complain` with its place."""
-    found: tuple[forwards.PortForward, ...] = ()
+    found: tuple[forwards.Forward, ...] = ()
     for place, table in _tables("forward", written, _FORWARD, complain):
         to = [table["to"]] if isinstance(table["to"], str) else table["to"]
         try:

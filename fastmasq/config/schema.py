@@ -32,7 +32,7 @@ from fastmasq.config.values import (
     Rate,
     SocketPath,
 )
-from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.forwards import Forward
 from fastmasq.policy.redirects import Redirect
 from fastmasq.wire.numbers import AH, ESP, GRE, ICMP, TCP, UDP
 
@@ -146,7 +146,7 @@ class Settings(Section, frozen=True, kw_only=True):
     rings: Rings = Rings()
     takeover: Takeover = Takeover()
     control: Control = Control()
-    forward: tuple[PortForward, ...] = ()
+    forward: tuple[Forward, ...] = ()
     redirect: tuple[Redirect, ...] = ()
 
     @property

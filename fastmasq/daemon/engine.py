@@ -42,7 +42,7 @@ from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import local_link, privileges
 from fastmasq.kernel.takeover import Takeover
-from fastmasq.kernel.watch import World
+from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LINKS
 from fastmasq.table.masq import MasqTable
@@ -102,7 +102,7 @@ class Engine:
             raise KernelError(f"{links} links: at most {LINKS - 1} ([interfaces])")
         self._catch_signals()
         inside, outside = map(str, settings.interfaces.inside), str(settings.interfaces.outside)
-        self.watch = World(list(inside), outside, local_link.OUR_END)
+        self.watch = Watch(list(inside), outside, local_link.OUR_END)
         self._undo.callback(self.watch.close)
         for complaint in self.watch.complaints():
             raise KernelError(complaint)

@@ -29,7 +29,7 @@ from fastmasq.daemon.ports import no_ports
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy import forwards
-from fastmasq.policy.forwards import Endpoint, Placed, PortForward
+from fastmasq.policy.forwards import Endpoint, Forward, Placed
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import FORWARD_ROWS
@@ -46,17 +46,17 @@ class Forwards:
         self.table = table
         self.forwarder = forwarder
         self.rows = ForwardTable(table)
-        self.forwards: tuple[PortForward, ...] = ()
-        self.of_triggers: tuple[PortForward, ...] = ()
+        self.forwards: tuple[Forward, ...] = ()
+        self.of_triggers: tuple[Forward, ...] = ()
         self.addresses: Mapping[str, int] = {}
         self.wanted: dict[Endpoint, Placed] = {}
         self.placed: dict[Endpoint, Placed] = {}
         self.waiting: set[Endpoint] = set()
         self.left: set[Endpoint] = set()  # taken away, but sessions still have them
 
-    def check(self, wanted: Iterable[PortForward]) -> None:
+    def check(self, wanted: Iterable[Forward]) -> None:
         """Raise ConfigurationError when two of these come to the same endpoint, or there are too many."""
-        owner: dict[Endpoint, PortForward] = {}
+        owner: dict[Endpoint, Forward] = {}
         for endpoint, _, forward in forwards.endpoints(wanted, self.addresses):
             if owner.setdefault(endpoint, forward) is not forward:
                 raise ConfigurationError(
@@ -65,7 +65,7 @@ class Forwards:
         if len(owner) > FORWARD_ROWS:
             raise ConfigurationError(f"{len(owner)} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
 
-    def put(self, wanted: tuple[PortForward, ...], of_triggers: tuple[PortForward, ...]) -> None:
+    def put(self, wanted: tuple[Forward, ...], of_triggers: tuple[Forward, ...]) -> None:
         """Want these from now on, which have been checked; `withdraw` and `place` put them in force."""
         self.forwards, self.of_triggers = wanted, of_triggers
         self.resolve(self.addresses)
@@ -160,7 +160,7 @@ class Forwards:
         ]
         return [*sorted(waiting), *absent]
 
-    def _describe(self, forward: PortForward) -> dict[str, Any]:
+    def _describe(self, forward: Forward) -> dict[str, Any]:
         address = self.addresses.get(forward.listen)
         found = {**msgspec.to_builtins(forward), "address": None, "state": "no address"}
         if address is None:

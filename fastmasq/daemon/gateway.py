@@ -34,7 +34,7 @@ from fastmasq.daemon.triggers import Triggers
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError
-from fastmasq.kernel.watch import World
+from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import triggers
@@ -53,7 +53,7 @@ class Gateway:
 
     def __init__(
         self, settings: Settings, declared: Policy, table: MasqTable, forwarder: Forwarder, worker: Worker,
-        watch: World, host: Host, links: Links,
+        watch: Watch, host: Host, links: Links,
     ) -> None:  # fmt: skip
         self.table = table
         self.forwarder = forwarder

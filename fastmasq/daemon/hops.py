@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.worker import Worker
-from fastmasq.kernel.watch import World
+from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 
 
 class Hops:
     """Gives the path the link addresses that the kernel knows, and has the kernel ask for those that it does not."""
 
-    def __init__(self, watch: World, links: Links, forwarder: Forwarder, worker: Worker) -> None:
+    def __init__(self, watch: Watch, links: Links, forwarder: Forwarder, worker: Worker) -> None:
         self._watch = watch
         self._links = links
         self._forwarder = forwarder

@@ -21,7 +21,7 @@ from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.links import interface_addresses
 from fastmasq.kernel.ports import host_protocols
 from fastmasq.kernel.takeover import Takeover
-from fastmasq.kernel.watch import World
+from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy.chains import RuleSet
 
@@ -33,7 +33,7 @@ RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
 class Host:
     """What one gateway has changed of its host, and asks it. `watch` is told by the kernel what there is."""
 
-    def __init__(self, settings: Settings, takeover: Takeover, watch: World) -> None:
+    def __init__(self, settings: Settings, takeover: Takeover, watch: Watch) -> None:
         self._interfaces = settings.interfaces
         self._backend = settings.takeover.guard
         self._takeover = takeover

@@ -33,7 +33,7 @@ from fastmasq.legacy.names import Names
 from fastmasq.legacy.script import Item, may_be_left_out, prepare
 from fastmasq.policy import changes, forwards, marks, redirects, triggers
 from fastmasq.policy.chains import RuleError, RuleSet
-from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.forwards import Forward
 from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.redirects import Redirect
 from fastmasq.policy.triggers import Trigger
@@ -50,7 +50,7 @@ class Policy:
     rules: RuleSet
     timeouts: Timeouts
     dynaddr: int
-    forwards: tuple[PortForward, ...] = ()
+    forwards: tuple[Forward, ...] = ()
     redirects: tuple[Redirect, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     marks: tuple[MarkTarget, ...] = ()

@@ -18,7 +18,7 @@ from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.links import Link
 from fastmasq.kernel.ports import format_ports
-from fastmasq.kernel.watch import World
+from fastmasq.kernel.watch import Watch
 from fastmasq.policy.forwards import OUTSIDE, read_address
 from fastmasq.ring.packet_socket import MODES, open_tap
 from fastmasq.units import format_count
@@ -41,17 +41,17 @@ def findings(settings: Settings) -> list[Finding]:
     if lacking:
         return [Finding("error", f"{' and '.join(lacking)} missing: run as root; nothing else could be looked at")]
     found = []
-    world = World(settings.interfaces.inside, settings.interfaces.outside)
+    watch = Watch(settings.interfaces.inside, settings.interfaces.outside)
     try:
-        complaints = world.complaints()
+        complaints = watch.complaints()
         found += [Finding("error", complaint) for complaint in complaints]
-        links = world.snapshot().links
+        links = watch.snapshot().links
         found += _links(links)
         found += _forwards(settings, links)
         if not complaints:
             found += _rings(settings, links)
     finally:
-        world.close()
+        watch.close()
     found += _guard(settings)
     found += _ports(settings)
     found += _memory(settings)

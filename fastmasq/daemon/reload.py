@@ -29,7 +29,7 @@ from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.policy import Declared, Policy, declare
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
 from fastmasq.policy import forwards, redirects, triggers
-from fastmasq.policy.forwards import PortForward
+from fastmasq.policy.forwards import Forward
 from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.redirects import Redirect
 from fastmasq.policy.triggers import Trigger
@@ -143,7 +143,7 @@ def following(running: Policy, old: Declared, new: Declared) -> Policy:
     )
 
 
-def forward_changes(running: Sequence[PortForward], old: Declared, new: Declared) -> list[forwards.Change]:
+def forward_changes(running: Sequence[Forward], old: Declared, new: Declared) -> list[forwards.Change]:
     """Return what makes of the running forwards what the new files want, without touching those made at run time."""
     gone, changed = _gone_and_changed(running, old.forwards, new.forwards)
     return [

@@ -52,7 +52,7 @@ class Snapshot:
     external_address: int | None
 
 
-class World:
+class Watch:
     """A netlink watcher in the network namespace it was made in."""
 
     def __init__(

@@ -14,7 +14,7 @@ from fastmasq.policy.forwards import (
     LARGEST_PREFERENCE,
     PREFERENCE,
     Change,
-    PortForward,
+    Forward,
     Target,
     read_address,
 )
@@ -91,7 +91,7 @@ def _portfw_change(command: str, found: dict[str, Any], numeric: bool) -> Reques
         preference = _preference(found["p"][0]) if "p" in found else PREFERENCE
         host = _address(found["R"][0], numeric, links=False)
         targets = (Target(host, _port(found["R"][1], protocol, numeric, 65535, least=command == "a"), preference),)
-    forward = PortForward(protocol=protocol, listen=listen, first=port, last=port, targets=targets)
+    forward = Forward(protocol=protocol, listen=listen, first=port, last=port, targets=targets)
     return Request("change", (Change(action="prefer" if command == "a" else "withdraw", forward=forward),))
 
 

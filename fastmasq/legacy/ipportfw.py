@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.forwards import Change, PortForward, Target, read_address
+from fastmasq.policy.forwards import Change, Forward, Target, read_address
 
 LAST_PORT = 60999  # from 61000 on ports were masquerading's
 HEADER = "Prot Local Addr/Port > Remote Addr/Port"
@@ -70,7 +70,7 @@ def _request(command: str, protocol: str, local: tuple[str, int] | None, remote:
     _refuse_if(command == "D" and remote is not None, "incompatible options specified")
     listen, port = local or ("", 0)
     targets = (Target(*remote),) if remote else ()
-    forward = PortForward(protocol=protocol, listen=listen, first=port, last=port, targets=targets)
+    forward = Forward(protocol=protocol, listen=listen, first=port, last=port, targets=targets)
     return Request("change", (Change(action="set" if command == "A" else "delete", forward=forward),))
 
 

@@ -24,7 +24,7 @@ _NAMES = {code: name for name, code in TARGETS.items()}
 
 
 def packet_line(record: np.void, compiled: CompiledChains, links: Sequence[str], compat: str) -> str:
-    """Return the line for one world.LOG_RECORD of these chains: as 2.0 wrote it under compat "2.0", else as 2.2 did."""
+    """Return the line for one rows.LOG_RECORD of these chains: as 2.0 wrote it under compat "2.0", else as 2.2 did."""
     chain, number = compiled.places[record["row"]]
     if record["loop"]:
         return f"IP firewall: Loop detected at `{chain}'."

@@ -46,7 +46,7 @@ cdef struct Datagram:
     uint64_t key1               # link << 32 | protocol << 16 | identification
     uint32_t hash
     uint32_t since_ms
-    uint32_t generation         # of the world when the first piece went on
+    uint32_t generation         # of what the kernel knows, when the first piece went on
     uint32_t saddr              # what later pieces are given
     uint32_t daddr
     uint16_t identification     # what all pieces are given

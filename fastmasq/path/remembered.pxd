@@ -37,7 +37,7 @@ cdef struct VerdictPath:
 cdef struct CachedVerdict:
     uint64_t key0
     uint64_t key1
-    uint64_t generation         # of rules << 32 | of the world
+    uint64_t generation         # of rules << 32 | of what the kernel knows
     uint32_t path
     uint32_t link               # it arrived on, and of a tunnel its way's serial number << 8
 

@@ -94,7 +94,7 @@ cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int dir
 # -- its way ---------------------------------------------------------------------------------------------------------
 
 cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, Flow *flow) noexcept nogil:
-    """Choose the flow's next hop, which is looked up again when the world has changed."""
+    """Choose the flow's next hop, which is looked up again when what the kernel knows has changed."""
     cdef Outcome outcome
     if s.generation != p.generation:
         s.flow[rows.OUTBOUND].hop = rows.NO_HOP

@@ -67,7 +67,7 @@ cdef struct Path:
     Sender *senders[LINKS]
     int link_count
     LinkCounters traffic[LINKS]
-    # the world, compiled by the daemon
+    # what the kernel knows, compiled by the daemon
     const uint32_t *route_first  # sorted; the routes cover all addresses without gaps
     const Route *routes
     uint32_t route_count

@@ -29,7 +29,7 @@ cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
 
 
 cdef inline Outcome choose_way_hop(Path *p, Packet *packet, Way *way) noexcept nogil:
-    """Choose the way's next hop, which is looked up again when the world has changed."""
+    """Choose the way's next hop, which is looked up again when what the kernel knows has changed."""
     cdef Outcome outcome
     if way.hop != rows.NO_HOP and way.generation == p.generation:
         packet.hop, packet.towards = &p.hops[way.hop], way.daddr

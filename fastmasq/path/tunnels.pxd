@@ -32,7 +32,7 @@ cdef struct Way:
     uint32_t last_ms            # when the last packet went this way, of the path's time
     uint32_t sequence           # of the last one, of ESP
     uint32_t original_id        # as it arrives
-    uint32_t generation         # of the world for which the hop was looked up
+    uint32_t generation         # of what the kernel knows for which the hop was looked up
     uint16_t hop                # next-hop row of the path, or NO_HOP
     uint16_t call_id            # to write, if renumbered
     uint8_t renumbered

@@ -33,7 +33,7 @@ class Target(Struct, frozen=True):
     preference: int = PREFERENCE
 
 
-class PortForward(Struct, frozen=True, kw_only=True):
+class Forward(Struct, frozen=True, kw_only=True):
     """Ports `first` to `last` of an address, or of a link whatever address it has, lead to the targets.
 
     A target's port is that for `first`; those of the other ports follow it.
@@ -59,7 +59,7 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     action: Literal["add", "set", "delete", "clear", "prefer", "withdraw"]
-    forward: PortForward | None = None
+    forward: Forward | None = None
     listen: str = ""
 
 
@@ -67,7 +67,7 @@ class Unknown(ConfigurationError):
     """There is no such forward."""
 
 
-def apply(forwards: Sequence[PortForward], changes: Iterable[Change]) -> tuple[PortForward, ...]:
+def apply(forwards: Sequence[Forward], changes: Iterable[Change]) -> tuple[Forward, ...]:
     """Return the forwards after all changes. Raises ConfigurationError when one of them cannot be made."""
     result = tuple(forwards)
     for change in changes:
@@ -80,7 +80,7 @@ def apply(forwards: Sequence[PortForward], changes: Iterable[Change]) -> tuple[P
     return result
 
 
-def _add(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+def _add(forwards: tuple[Forward, ...], new: Forward) -> tuple[Forward, ...]:
     check(new)
     for present in forwards:
         if _overlap(present, new):
@@ -90,12 +90,12 @@ def _add(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForwa
     return (*forwards, new)
 
 
-def _set(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+def _set(forwards: tuple[Forward, ...], new: Forward) -> tuple[Forward, ...]:
     same = [present for present in forwards if _same_ports(present, new)]
     return _add(tuple(present for present in forwards if present not in same), new)
 
 
-def _delete(forwards: tuple[PortForward, ...], gone: PortForward) -> tuple[PortForward, ...]:
+def _delete(forwards: tuple[Forward, ...], gone: Forward) -> tuple[Forward, ...]:
     left = tuple(present for present in forwards if not _same_ports(present, gone))
     if len(left) == len(forwards):
         near = next((present for present in forwards if _overlap(present, gone)), None)
@@ -104,7 +104,7 @@ def _delete(forwards: tuple[PortForward, ...], gone: PortForward) -> tuple[PortF
     return left
 
 
-def _prefer(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortForward, ...]:
+def _prefer(forwards: tuple[Forward, ...], new: Forward) -> tuple[Forward, ...]:
     for number, present in enumerate(forwards):
         if _same_ports(present, new):
             target = new.targets[0]
@@ -119,7 +119,7 @@ def _prefer(forwards: tuple[PortForward, ...], new: PortForward) -> tuple[PortFo
     return _add(forwards, new)
 
 
-def _withdraw(forwards: tuple[PortForward, ...], gone: PortForward) -> tuple[PortForward, ...]:
+def _withdraw(forwards: tuple[Forward, ...], gone: Forward) -> tuple[Forward, ...]:
     left = []
     wanted = gone.targets[0] if gone.targets else Target(ANY, 0)
     for present in forwards:
@@ -142,15 +142,15 @@ def _is_meant(target: Target, wanted: Target) -> bool:
     return wanted.address in (ANY, target.address) and wanted.port in (0, target.port)
 
 
-def _same_ports(a: PortForward, b: PortForward) -> bool:
+def _same_ports(a: Forward, b: Forward) -> bool:
     return (a.protocol, a.listen, a.first, a.last) == (b.protocol, b.listen, b.first, b.last)
 
 
-def _overlap(a: PortForward, b: PortForward) -> bool:
+def _overlap(a: Forward, b: Forward) -> bool:
     return (a.protocol, a.listen) == (b.protocol, b.listen) and a.first <= b.last and b.first <= a.last
 
 
-def check(forward: PortForward) -> None:
+def check(forward: Forward) -> None:
     """Raise ConfigurationError for a forward that cannot be."""
     if not 1 <= forward.first <= forward.last <= 65535:
         raise ConfigurationError(
@@ -174,9 +174,7 @@ def check(forward: PortForward) -> None:
         raise ConfigurationError(f"{forward}: names a target twice; name it once, with the sum of the preferences")
 
 
-def endpoints(
-    forwards: Iterable[PortForward], addresses: Mapping[str, int]
-) -> Iterator[tuple[Endpoint, Placed, PortForward]]:
+def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iterator[tuple[Endpoint, Placed, Forward]]:
     """Yield every external endpoint with its targets; `addresses` has those of the host and of its links, by spelling.
 
     What listens on an address that the host has not got just now is left out. Two forwards may come to the same
@@ -195,7 +193,7 @@ def endpoints(
 # -- how they are written --------------------------------------------------------------------------------------------
 
 
-def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[int] = ()) -> PortForward:
+def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[int] = ()) -> Forward:
     """Return the forward written so: "tcp", "eth1:8080" or "200.200.200.200:6000-6010", ["10.0.0.2:80"].
 
     Raises ConfigurationError with what is wrong and a suggestion.
@@ -211,7 +209,7 @@ def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[in
         raise ConfigurationError(f"{len(preferences)} preferences for {len(to)} targets; give one for each, or none")
     weights = preferences or [PREFERENCE] * len(to)
     first, last = int(where["first"]), int(where["last"] or where["first"])
-    forward = PortForward(
+    forward = Forward(
         protocol=protocol,
         listen=where["listen"],
         first=first,

@@ -84,7 +84,7 @@ def check(redirect: Redirect) -> Redirect:
 
 
 def compile_redirects(redirects: Sequence[Redirect]) -> np.ndarray:
-    """Return one world.REDIRECT row for each, the narrowest sources first."""
+    """Return one rows.REDIRECT row for each, the narrowest sources first."""
     ordered = sorted(redirects, key=lambda one: -IPv4Network(one.source).prefixlen)
     rows = np.zeros(len(ordered), REDIRECT)
     for row, one in zip(rows, ordered, strict=True):

@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.forwards import OUTSIDE, PortForward, Target, read_address, write_ports
+from fastmasq.policy.forwards import OUTSIDE, Forward, Target, read_address, write_ports
 from fastmasq.wire.numbers import TCP, UDP
 
 NUMBERS = {"tcp": TCP, "udp": UDP}
@@ -97,10 +97,10 @@ def check(row: Trigger) -> None:
 # -- what they come to -----------------------------------------------------------------------------------------------
 
 
-def port_forwards(rows: Iterable[Trigger]) -> tuple[PortForward, ...]:
+def port_forwards(rows: Iterable[Trigger]) -> tuple[Forward, ...]:
     """Return the port forwards that rows with a fixed host are."""
     return tuple(
-        PortForward(
+        Forward(
             protocol=row.protocol,
             listen=OUTSIDE,
             first=row.first,

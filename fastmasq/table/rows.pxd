@@ -78,7 +78,7 @@ cdef struct Session:
     uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
     uint32_t timer_prev
     uint32_t mapping            # or NONE: of protocols without ports, and of redirected sessions
-    uint32_t generation         # of the world for which the hops were looked up
+    uint32_t generation         # of what the kernel knows for which the hops were looked up
     uint8_t state
     uint8_t flags
     uint8_t scale               # window scale of the outbound end << 4 | of the inbound end

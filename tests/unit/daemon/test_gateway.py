@@ -55,7 +55,7 @@ TRIGGERS = (
 )
 
 
-def forward(listen: str, to: str = f"{HOST}:80") -> forwards.PortForward:
+def forward(listen: str, to: str = f"{HOST}:80") -> forwards.Forward:
     return forwards.read("tcp", listen, [to])
 
 

@@ -7,7 +7,7 @@ import pytest
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon.preload import Preload
 from fastmasq.errors import FastmasqError
-from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.policy.forwards import Forward, Target
 from fastmasq.trackers.vpn.preload import PreloadError
 from tests.support.harness import address
 from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
@@ -136,7 +136,7 @@ def test_no_room_is_enospc(preload: Preload, gateway: Gateway) -> None:
 
 def test_only_root_names_another_external_address() -> None:
     second = "200.200.200.201"
-    forward = PortForward(protocol="tcp", listen=second, first=80, last=80, targets=(Target(THIRD_HOST, 80),))
+    forward = Forward(protocol="tcp", listen=second, first=80, last=80, targets=(Target(THIRD_HOST, 80),))
     gateway = Gateway(forwards=(forward,))
     gateway.forwards.resolve({second: address(second)})
     preload = Preload(gateway.vpn)

@@ -13,7 +13,7 @@ from fastmasq.daemon.tunnel_rows import Way
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.path.rows import link_row
-from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.policy.forwards import Forward, Target
 from fastmasq.policy.redirects import Redirect
 from fastmasq.trackers.vpn.calls import CallSettings
 from fastmasq.units import NS_PER_SECOND
@@ -44,9 +44,7 @@ from tests.support.vpn_gateway import (
 
 
 def test_p49_two_clients_with_equal_call_ids_and_a_server() -> None:
-    forward = PortForward(
-        protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),)
-    )
+    forward = Forward(protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),))
     gateway = Gateway(forwards=(forward,))
     first, second = Control(gateway, HOST), Control(gateway, OTHER_HOST)
     assert first.call(0x4000, 0x11) == 0x4000
@@ -69,9 +67,7 @@ def test_p49_two_clients_with_equal_call_ids_and_a_server() -> None:
     assert [(row["packets_out"], row["packets_in"]) for row in rows] == [(1, 1)] * 3
 
 
-SERVER_FORWARD = PortForward(
-    protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),)
-)
+SERVER_FORWARD = Forward(protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),))
 
 
 def test_pf5_a_call_that_turns_round_is_moved_by_the_path_and_obeys_the_output_chain() -> None:
@@ -301,7 +297,7 @@ def test_k10_unknown_cookies_go_to_the_host_that_talked_last_or_nowhere() -> Non
 
 
 def test_k9_a_forward_of_port_500_names_the_server() -> None:
-    forward = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    forward = Forward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
     gateway = Gateway(forwards=(forward,), redirects=(Redirect(protocol=ESP, host=THIRD_HOST),))
     exchange(gateway, HOST, b"one")
     assert ends(gateway.passes(OUTSIDE, isakmp(OTHER_REMOTE, GATEWAY_OUT, b"cli")))[1] == THIRD_HOST
@@ -315,7 +311,7 @@ def test_k9_a_forward_of_port_500_names_the_server() -> None:
 
 def test_k9_a_server_on_a_second_address_answers_from_it() -> None:
     second = "200.200.200.201"
-    forward = PortForward(protocol="udp", listen=second, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    forward = Forward(protocol="udp", listen=second, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
     routes = [*HOWTO_ROUTES, (f"{second}/32", plain("local"))]
     gateway = Gateway(forwards=(forward,), redirects=(Redirect(protocol=ESP, host=THIRD_HOST),), routes=routes)
     gateway.listen(GATEWAY_OUT, second)
@@ -327,7 +323,7 @@ def test_k9_a_server_on_a_second_address_answers_from_it() -> None:
 
 
 def test_strangers_cannot_use_up_the_rows_of_a_server() -> None:
-    udp_500 = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(HOST, 500),))
+    udp_500 = Forward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(HOST, 500),))
     gateway = Gateway(
         forwards=(udp_500,), redirects=(Redirect(protocol=GRE, host=HOST), Redirect(protocol=ESP, host=HOST))
     )
@@ -500,7 +496,7 @@ def test_rfc3948_sessions_of_port_4500_are_listed_with_packets_both_ways() -> No
 
 
 def test_rfc3948_a_server_inside_is_listed_by_its_own_port() -> None:
-    forward = PortForward(
+    forward = Forward(
         protocol="udp", listen=GATEWAY_OUT, first=NATT_PORT, last=NATT_PORT, targets=(Target(THIRD_HOST, NATT_PORT),)
     )
     gateway = Gateway(forwards=(forward,))

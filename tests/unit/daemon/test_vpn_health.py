@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fastmasq.daemon.vpn import LINES_PER_SECOND
-from fastmasq.policy.forwards import PortForward, Target
+from fastmasq.policy.forwards import Forward, Target
 from fastmasq.policy.redirects import Redirect
 from fastmasq.wire.pptp import Type
 from tests.support.harness import address
@@ -202,9 +202,7 @@ def test_h_65_connections_that_are_tried_for_ever(said: Saying) -> None:
 
 
 def test_h_64_who_knocks_at_a_server_inside_is_not_said(said: Saying) -> None:
-    forward = PortForward(
-        protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),)
-    )
+    forward = Forward(protocol="tcp", listen=GATEWAY_OUT, first=1723, last=1723, targets=(Target(THIRD_HOST, 1723),))
     gateway = Gateway(forwards=(forward,))
     for number in range(6):
         Control(gateway, THIRD_HOST, OTHER_REMOTE, 5000 + number, serves=True)
@@ -279,7 +277,7 @@ def test_h_71_a_new_sa_beside_one_that_works_is_not_said(said: Saying) -> None:
 
 
 def test_h_63_who_knocks_at_a_server_inside_is_not_said(said: Saying) -> None:
-    forward = PortForward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
+    forward = Forward(protocol="udp", listen=GATEWAY_OUT, first=500, last=500, targets=(Target(THIRD_HOST, 500),))
     redirects = (Redirect(protocol=47, host=THIRD_HOST), Redirect(protocol=50, host=THIRD_HOST))
     gateway = Gateway(forwards=(forward,), redirects=redirects)
     gateway.passes(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, b"one"))

@@ -19,7 +19,7 @@ class Running:
     """A forwarder without packets: what the control socket would do to the lists."""
 
     def __init__(self) -> None:
-        self.forwards: tuple[forwards.PortForward, ...] = ()
+        self.forwards: tuple[forwards.Forward, ...] = ()
         self.redirects: tuple[redirects.Redirect, ...] = ()
         self.triggers: tuple[triggers.Trigger, ...] = ()
         self.marks: tuple[marks.MarkTarget, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy.forwards import ANY, Change, PortForward, Target, apply, endpoints, read
+from fastmasq.policy.forwards import ANY, Change, Forward, Target, apply, endpoints, read
 
 WEB = read("tcp", "eth1:8080", ["10.0.0.2:80"])
 
@@ -14,7 +14,7 @@ def changed(forwards, *changes: Change):
     return apply(forwards, changes)
 
 
-def add(forward: PortForward) -> Change:
+def add(forward: Forward) -> Change:
     return Change(action="add", forward=forward)
 
 
@@ -26,8 +26,8 @@ def withdraw(listen: str, port: int, *targets: Target) -> Change:
     return Change(action="withdraw", forward=one_port(listen, port, *targets))
 
 
-def one_port(listen: str, port: int, *targets: Target) -> PortForward:
-    return PortForward(protocol="tcp", listen=listen, first=port, last=port, targets=targets)
+def one_port(listen: str, port: int, *targets: Target) -> Forward:
+    return Forward(protocol="tcp", listen=listen, first=port, last=port, targets=targets)
 
 
 def test_pf1_a_forward_is_written_with_a_link_or_an_address_and_one_port_or_a_range():

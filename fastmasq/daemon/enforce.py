@@ -29,14 +29,13 @@ from fastmasq.policy.redirects import Redirect
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.rows import (
     CLASS_NONE,
-    CLASSES,
     MAPPING_BY_SESSION,
     MAPPING_FORWARD,
     MAPPING_ORPHAN,
     OUTBOUND,
     SESSION_HAIRPIN,
 )
-from fastmasq.wire.numbers import ICMP, TCP, UDP
+from fastmasq.wire.numbers import CLASSES, ICMP, TCP, UDP
 
 _INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
 

@@ -39,8 +39,7 @@ from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import triggers
 from fastmasq.table.masq import MasqTable
-from fastmasq.table.rows import CLASSES
-from fastmasq.wire.numbers import ISAKMP_PORT
+from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT
 
 log = logging.getLogger("fastmasq.engine")
 

@@ -13,8 +13,8 @@ from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LOCAL
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.masq import TICK_NS, MasqTable
-from fastmasq.table.rows import CLASS_NONE, CLASSES, OUTBOUND, STATES
-from fastmasq.wire.numbers import ESP, GRE
+from fastmasq.table.rows import CLASS_NONE, OUTBOUND, STATES
+from fastmasq.wire.numbers import CLASSES, ESP, GRE
 
 CHUNK = 4096  # rows copied while the path stands still
 _STATE_NAMES = sorted(set(STATES[1:]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmasq.config.values import PortRanges
 from fastmasq.kernel.ports import EPHEMERAL_RANGE, PortSet, format_ports, host_ports, parse_ports
-from fastmasq.table.rows import CLASSES
+from fastmasq.wire.numbers import CLASSES
 
 UDP_CLASS = CLASSES.index("udp")
 

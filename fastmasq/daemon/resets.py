@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastmasq.table.keys import ends_of
-from fastmasq.table.rows import CLASSES, INBOUND, OUTBOUND
+from fastmasq.table.rows import INBOUND, OUTBOUND
+from fastmasq.wire.numbers import CLASSES
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
 
 _RST = 0x04

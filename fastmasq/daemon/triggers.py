@@ -28,8 +28,8 @@ from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import triggers
 from fastmasq.policy.triggers import Trigger
-from fastmasq.table.rows import CLASSES
 from fastmasq.units import NS_PER_SECOND
+from fastmasq.wire.numbers import CLASSES
 
 _CLASSES = {name: number for number, name in enumerate(CLASSES)}
 

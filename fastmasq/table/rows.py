@@ -65,7 +65,6 @@ TARGET_ROWS = 65536
 OUTBOUND, INBOUND = 0, 1
 SESSION_HAIRPIN = 0x01
 MAPPING_FORWARD, MAPPING_ORPHAN, MAPPING_BY_SESSION = 3, 4, 5
-CLASSES = ("tcp", "udp", "icmp")
 CLASS_NONE = 3  # of sessions of protocols without ports
 STATES = (
     "free",

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint8_t
 
-from fastmasq.wire cimport esp as e, gre as g, isakmp as i, numbers
+from fastmasq.wire cimport esp as e, gre as g, isakmp as i
+from fastmasq.wire.numbers cimport ISAKMP_PORT
 from fastmasq.wire.octets cimport load16, load32
 
 from typing import NamedTuple
 
-IKE_PORT = numbers.ISAKMP_PORT
 NO_COOKIE = bytes(8)
 
 
@@ -69,7 +69,7 @@ def read_esp(const uint8_t[::1] octets) -> Esp | None:
     return Esp(e.spi(&octets[0]), e.sequence(&octets[0]))
 
 
-def read_isakmp(const uint8_t[::1] payload, source_port=IKE_PORT, destination_port=IKE_PORT) -> Isakmp | None:
+def read_isakmp(const uint8_t[::1] payload, source_port=ISAKMP_PORT, destination_port=ISAKMP_PORT) -> Isakmp | None:
     """Return the header of a UDP payload; None if the ports are not both 500 (K-1) or the header is not whole."""
     cdef uint8_t cookies[16]
     if not i.is_isakmp(source_port, destination_port, payload.shape[0]):

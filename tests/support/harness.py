@@ -16,7 +16,8 @@ from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
-from fastmasq.table.rows import CLASSES, STATES
+from fastmasq.table.rows import STATES
+from fastmasq.wire.numbers import CLASSES
 
 LINKS = ("inside", "outside", "programs")
 SIDES = {"inside": INSIDE, "outside": OUTSIDE, "programs": LOCAL}

@@ -9,7 +9,8 @@ import pytest
 
 from fastmasq.errors import CapacityError
 from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
-from fastmasq.table.rows import CLASSES, HOST, MAPPING, SESSION, STATES
+from fastmasq.table.rows import HOST, MAPPING, SESSION, STATES
+from fastmasq.wire.numbers import CLASSES
 from tests.support.tables import TCP, make_table, opened
 
 LIMIT = 300  # octets a session

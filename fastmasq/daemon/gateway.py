@@ -305,10 +305,12 @@ class Gateway:
                 self.table.set_external(address, self.ports.for_mappings(address))
         self._look_at_spare_ports()
         self._carry_by_address()
-        for port_class, port in np.argwhere(self._keep()):
+        lost = self._keep()
+        for port_class, port in np.argwhere(lost) if lost.any() else ():
             protocol = CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
-        self._open_on_demand(self.ports.on_demand())
+        if self.ports.keeping.any():
+            self._open_on_demand(self.ports.on_demand())
         self.host.check(self.rules.rule_set)
 
     def _look_at_ports(self) -> bool:

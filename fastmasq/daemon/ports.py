@@ -62,7 +62,7 @@ class Ports:
 
     def on_demand(self) -> np.ndarray:
         """Return the ports that triggers, marks, and sessions that keep their source port may use."""
-        return self.reserved | (self.spare & self.keeping)
+        return self.reserved | (self.spare & self.keeping) if self.keeping.any() else self.reserved
 
     def for_mappings(self, address: int | None) -> np.ndarray:
         """Return the ports that new outbound mappings may use on an address."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +45,21 @@ def pair(lab_prefix: Callable[[], str]) -> Iterator[tuple[Namespace, Namespace]]
     near.ip(f"addr add {NEAR}/24 dev eth0")
     far.ip(f"addr add {FAR}/24 dev eth0")
     wait_for_link(near, FAR)
-    yield near, far
+    with on_one_processor():
+        yield near, far
     near.remove()
     far.remove()
+
+
+@contextlib.contextmanager
+def on_one_processor() -> Iterator[None]:
+    """Stay on one processor: what two have sent may arrive in another order, and these tests look at the order."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def wait_for_link(near: Namespace, address: str) -> None:

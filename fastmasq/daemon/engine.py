@@ -83,6 +83,7 @@ class Engine:
         self.loop.set_exception_handler(_report_mistake)
         self.log_levels = LogLevels()
         self.inside_server: InsideServer | None = None
+        self.links: Links | None = None
         self._seconds = 0
         self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
         self._undo = ExitStack()
@@ -185,15 +186,19 @@ class Engine:
         self._undo.close()
 
     def _restore(self, takeover: Takeover) -> None:
+        level = logging.DEBUG if self.links is None else self.links.level()
         for line in takeover.restore():
-            log.log(self.links.level(), "%s", line)
+            log.log(level, "%s", line)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """React to events until stopped."""
-        self.loop.call_later(1, self._pass_second)
-        self.loop.run_forever()
+        self._next_second = self.loop.call_later(1, self._pass_second)
+        try:
+            self.loop.run_forever()
+        finally:
+            self._next_second.cancel()  # the loop runs once more when all has been put back
 
     def _drain(self) -> None:
         """Have the loop close the connections that were dropped, also those that it was about to begin."""
@@ -258,7 +263,7 @@ class Engine:
         self.hops.resolve()
 
     def _pass_second(self) -> None:
-        self.loop.call_later(1, self._pass_second)
+        self._next_second = self.loop.call_later(1, self._pass_second)
         self._seconds += 1
         self._attempt(self._every_second)
 
@@ -266,11 +271,12 @@ class Engine:
         self.status.every_second()
         self.log_levels.every_second(now_ns())
         self.gateway.every_second()
-        self._follow_inside()  # a change of policy may have read of other addresses
+        self._follow_inside()  # a change of policy may have read of other addresses, and of neighbours
+        self.hops.follow()
         if self.inside_server is not None:
             self.inside_server.every_second(now_ns())
         if self._seconds % LOOK_EVERY == 0:
-            self.gateway.look()
+            self._attempt(self.gateway.look)
         if self._seconds % PROBE_EVERY == 0:
             self.hops.probe()
 

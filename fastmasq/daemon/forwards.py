@@ -110,7 +110,7 @@ class Forwards:
 
     def retry(self) -> None:
         """Look whether sessions that held the ports of forwards, or had those of forwards that are gone, have ended."""
-        waited = list(self.waiting)
+        waited = [endpoint for endpoint in self.waiting if endpoint in self.wanted]
         self._each(waited, self._place)
         self._each(list(self.left), self._let_go)
         for endpoint in waited:

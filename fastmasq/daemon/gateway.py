@@ -125,9 +125,10 @@ class Gateway:
                 self.marks.put(new.marks, old.marks)
                 undo.callback(lambda: self.marks.put(old.marks, self.marks.targets()))
             self._change_ports(old, new, undo)
-            undo.callback(self._go_by, old)
-            self._go_by(new)
-            self._settle()
+            undo.callback(self._go_by, old, new)
+            self._go_by(new, old)
+            if self._is_unsettling(old, new):
+                self._settle()
             undo.pop_all()
         self.worker.wake()
 
@@ -139,6 +140,11 @@ class Gateway:
         self.triggers.put(policy.triggers)
         self.marks.put(policy.marks, ())
         self._go_by(policy)
+
+    def _is_unsettling(self, old: Policy, new: Policy) -> bool:
+        """Whether guard, table and path have to follow: not other times, nor rules that mark the same ports."""
+        kept = replace(new, rules=old.rules, timeouts=old.timeouts, dynaddr=old.dynaddr)
+        return kept != old or not np.array_equal(self.marks.ports(old.rules), self.marks.ports(new.rules))
 
     def _check(self, old: Policy, new: Policy) -> None:
         """Raise FastmasqError for what can be seen to be impossible before anything is changed."""
@@ -175,12 +181,16 @@ class Gateway:
         undo.callback(setattr, self.ports, "free", self.ports.free)
         self.ports.free = self.host.free_ports(after)
 
-    def _go_by(self, policy: Policy) -> None:
-        """Take a policy for the one in force, and have the table go by what of it cannot be refused."""
+    def _go_by(self, policy: Policy, before: Policy | None = None) -> None:
+        """Take a policy for the one in force, and have the table go by what of it cannot be refused.
+
+        Other timeouts mean a look at every session, with the path standing still: not where they are those of before.
+        """
         self._policy = policy
         masquerade, limits = policy.settings.masquerade, policy.settings.limits
         with self.forwarder.locked():
-            self.table.set_timeouts(policy.timeouts)
+            if before is None or policy.timeouts != before.timeouts:
+                self.table.set_timeouts(policy.timeouts)
             self.table.set_filtering(masquerade.filtering)
             self.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
             self.forwarder.set_hairpin(masquerade.hairpin)
@@ -298,20 +308,24 @@ class Gateway:
     def look(self) -> None:
         """Give up ports that the host uses meanwhile, take back those it has left, and say what is not as it was."""
         if not self._is_settled:
-            self._settle()
+            self._settle_again()
+        self.host.check(self.rules.rule_set)
         if self._look_at_ports():
             address = self.ports.external
             with self.forwarder.locked():
                 self.table.set_external(address, self.ports.for_mappings(address))
+        keeping = self.ports.keeping.any()
+        before = self.ports.on_demand() if keeping else None
         self._look_at_spare_ports()
+        if keeping:
+            self._open_on_demand(before & self.ports.on_demand())  # what the host has bound goes first, as in `_settle`
         self._carry_by_address()
         lost = self._keep()
         for port_class, port in np.argwhere(lost) if lost.any() else ():
             protocol = CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
-        if self.ports.keeping.any():
+        if keeping:
             self._open_on_demand(self.ports.on_demand())
-        self.host.check(self.rules.rule_set)
 
     def _look_at_ports(self) -> bool:
         """Find out which ports the host leaves to us; return whether they are others than before."""

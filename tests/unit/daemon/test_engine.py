@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_it_runs_until_it_is_told_to_end(gateway: Gateway, make_settings: Callab
     assert "is forwarding: eth0 -> eth1 (200.200.200.200)" in said[0]
     assert said[1] == "0", "the kernel forwards as well"
     assert state(tmp_path) == before
+
+
+def test_no_second_passes_once_it_has_ended(
+    gateway: Gateway, make_settings: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been put back stays so: the loop runs once more when it has been."""
+    passed: list[int] = []
+    monkeypatch.setattr(Engine, "_every_second", lambda _: passed.append(1))
+    engine = Engine(make_settings())
+    engine.start()
+    engine.loop.call_soon(engine.loop.stop)
+    engine.serve()
+    time.sleep(1.1)
+    engine.stop()
+    assert passed == []
 
 
 @pytest.mark.parametrize(

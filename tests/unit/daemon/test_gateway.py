@@ -203,6 +203,25 @@ def test_an_undo_that_is_refused_is_tried_again_at_the_next_look(gateway: Policy
     assert state(gateway) == before
 
 
+def test_a_rule_and_other_times_ask_nothing_of_the_guard(gateway: PolicyGateway):
+    gateway.host.refuses.add("guard")
+    gateway.call("rules.change", changes=[Change(do="append", chain="input", rule=DENY_77)])
+    gateway.call("timeouts", tcp=600)
+    gateway.call("dynaddr", value=1)
+    assert dropped(gateway.harness, INSIDE, tcp((HOST, 1), (PEER, 77), "S", seq=1)) == "input_denied"
+
+
+def test_a_look_goes_on_where_guard_and_table_cannot_follow(gateway: PolicyGateway, monkeypatch: pytest.MonkeyPatch):
+    checked: list[object] = []
+    monkeypatch.setattr(gateway.host, "check", checked.append)
+    gateway.host.refuses.add("guard")
+    with pytest.raises(KernelError, match="the guard refuses"):
+        gateway.call("policy.change", lines=everything())
+    with pytest.raises(KernelError, match="the guard refuses"):
+        gateway.gateway.look()
+    assert len(checked) == 1
+
+
 def test_rules_that_stay_count_on_through_a_change_that_is_refused(gateway: PolicyGateway):
     gateway.call("rules.change", changes=[Change(do="append", chain="input", rule=DENY_77)])
     probe = tcp((HOST, 1), (PEER, 77), "S", seq=1)

@@ -204,7 +204,7 @@ def test_p42_messages_in_pieces(vpn: VpnNetwork, cuts: tuple[int, ...]) -> None:
     both_ways((call, server), (vpn.hosts[1].calls()[0], server))
     assert far_end(call, server).peer_id != 0x4000
     call.clear()
-    assert far_end(call, server).disconnected
+    eventually(lambda: far_end(call, server).disconnected, what="the server's own note of the disconnect it has sent")
     assert is_followed(vpn) and vpn.strays() == []
     too_many = {"punts_full", "pptp_out_of_order"} if len(cuts) > 16 else set()  # more than may wait at once
     assert vpn.net.drops().keys() <= too_many

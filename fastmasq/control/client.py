@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from typing import Any
 
 import msgspec
@@ -22,9 +23,11 @@ def call(socket_path: str, method: str, /, **params: Any) -> Any:
     That is a ConfigurationError, a RuleError among them, or a KernelError.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PATIENCE_S)
+        patience = struct.pack("@ll", int(PATIENCE_S), int(PATIENCE_S % 1 * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         try:
-            connection.connect(socket_path)
+            connection.connect(socket_path)  # without a timeout of Python's: that does not wait where the queue is full
+            connection.settimeout(PATIENCE_S)
             connection.sendall(encode(Request(method, params)))
             line = _receive_line(connection, socket_path)
         except (TimeoutError, BlockingIOError):  # the latter: its queue of connections is full

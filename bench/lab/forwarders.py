@@ -13,7 +13,7 @@ import psutil
 
 from fastmasq.control import client
 from fastmasq.lab import hosts
-from fastmasq.lab.forwarder import COMMAND, Fastmasq
+from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
@@ -116,7 +116,7 @@ class FastmasqForwarder(Forwarder):
 
     name = "fastmasq"
 
-    def __init__(self, network: Network, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, network: Network, command: Sequence[str] = ()) -> None:
         self._network = network
         self._command = command
         self._program = self._make(_CONFIGURATION)

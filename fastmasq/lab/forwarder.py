@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastmasq import program
 from fastmasq.control.client import call
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab import hosts
@@ -18,14 +18,13 @@ from fastmasq.lab.topology import Lab
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 10.0
-COMMAND = (sys.executable, "-m", "fastmasq")
 
 
 class Fastmasq:
     """`fastmasq run` in the gateway of a lab; a context manager that returns once it forwards.
 
     extra is the head of its configuration: keys without a section first, then whole sections. The interfaces and the
-    control socket follow it. command is how the program is started, this one or another.
+    control socket follow it. command is how the program is started, if it is not this one.
     """
 
     name = "fastmasq"
@@ -36,10 +35,10 @@ class Fastmasq:
         extra: str = "",
         inside: Sequence[str] = ("eth0",),
         outside: str = "eth1",
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] = (),
     ) -> None:
         self.lab = lab
-        self._command = command
+        self._command = command or program.command()
         self._process: subprocess.Popen | None = None
         self.directory = lab.directory / "gateway/fastmasq"
         self.socket = self.directory / "control.sock"

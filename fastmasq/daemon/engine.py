@@ -41,6 +41,7 @@ from fastmasq.daemon.status import Status
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import local_link, privileges
+from fastmasq.kernel.forwarding import Forwarding
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
@@ -102,8 +103,8 @@ class Engine:
         if links >= LINKS:
             raise KernelError(f"{links} links: at most {LINKS - 1} ([interfaces])")
         self._catch_signals()
-        inside, outside = map(str, settings.interfaces.inside), str(settings.interfaces.outside)
-        self.watch = Watch(list(inside), outside, local_link.OUR_END)
+        inside, outside = list(map(str, settings.interfaces.inside)), str(settings.interfaces.outside)
+        self.watch = Watch(inside, outside, local_link.OUR_END)
         self._undo.callback(self.watch.close)
         for complaint in self.watch.complaints():
             raise KernelError(complaint)
@@ -117,6 +118,8 @@ class Engine:
         self._undo.callback(self._restore, takeover)
         if takeover.adopted:
             log.warning("the last run ended without restoring: its journal is adopted")
+        self.forwarding = Forwarding(takeover, (*inside, outside))
+        self._undo.callback(self.forwarding.close)
         started_ns = now_ns()
         table, forwarder = _make_path(settings, started_ns)
         self.worker = Worker(forwarder, settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0)
@@ -134,7 +137,7 @@ class Engine:
         if keys is not None:
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
-        takeover.stop_forwarding()
+        self.forwarding.stop()
         self.gateway.begin()
         self._follow_inside()
         self._watch()
@@ -222,7 +225,11 @@ class Engine:
             self.reload.reload()
 
     def _watch(self) -> None:
-        for descriptor, action in ((self.watch.fileno(), self.read_kernel), (self.worker.notify, self._answer_path)):
+        for descriptor, action in (
+            (self.watch.fileno(), self.read_kernel),
+            (self.worker.notify, self._answer_path),
+            (self.forwarding.fileno(), self._hold_forwarding),
+        ):
             self.loop.add_reader(descriptor, self._attempt, action)
             self._undo.callback(self.loop.remove_reader, descriptor)
 
@@ -262,6 +269,11 @@ class Engine:
             os.eventfd_write(self.worker.notify, 1)
         self.hops.resolve()
 
+    def _hold_forwarding(self) -> None:
+        """Have the kernel go on forwarding nothing of ours, whoever wants it to."""
+        if news := self.forwarding.read(now_ns()):
+            log.warning("%s", news)
+
     def _pass_second(self) -> None:
         self._next_second = self.loop.call_later(1, self._pass_second)
         self._seconds += 1
@@ -277,6 +289,7 @@ class Engine:
             self.inside_server.every_second(now_ns())
         if self._seconds % LOOK_EVERY == 0:
             self._attempt(self.gateway.look)
+            self._attempt(self._hold_forwarding)
         if self._seconds % PROBE_EVERY == 0:
             self.hops.probe()
 

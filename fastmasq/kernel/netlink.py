@@ -34,6 +34,7 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 GROUP_LINK, GROUP_NEIGHBOUR, GROUP_TC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 0x1, 0x4, 0x8, 0x10, 0x40
+GROUP_IPV4_NETCONF = 0x800000
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port id
 ATTRIBUTE = struct.Struct("=HH")  # length with this header, type

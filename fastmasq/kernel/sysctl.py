@@ -41,4 +41,9 @@ def write_if_present(name: str, value: str) -> bool:
 def of_interfaces(setting: str) -> list[str]:
     """Return the names of net.ipv4.conf.*.SETTING: all, default, and one for each interface."""
     folder = _ROOT / "net/ipv4/conf"
-    return [f"net.ipv4.conf.{each.name.replace('.', '/')}.{setting}" for each in sorted(folder.iterdir())]
+    return [of_interface(each.name, setting) for each in sorted(folder.iterdir())]
+
+
+def of_interface(interface: str, setting: str) -> str:
+    """Return the name of one interface's setting, net.ipv4.conf.INTERFACE.SETTING."""
+    return f"net.ipv4.conf.{interface.replace('.', '/')}.{setting}"

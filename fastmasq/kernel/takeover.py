@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastmasq.errors import KernelError
@@ -24,6 +25,7 @@ from fastmasq.kernel.journal import Entry, Journal
 from fastmasq.policy.chains import RuleSet
 
 IP_FORWARD = "net.ipv4.ip_forward"
+_FORWARDING = "forwarding"
 _ACCEPT_REDIRECTS = "net.ipv4.conf.all.accept_redirects"
 
 _HOST_RULES: Entry = {"host_rules": "nftables"}
@@ -72,12 +74,29 @@ class Takeover:
         Writing it overwrites `forwarding` of every interface, and `accept_redirects`, if it changes anything: so these
         are recorded with it. If it was 0 already, single interfaces may still forward.
         """
-        switches = sysctl.of_interfaces("forwarding")
+        switches = sysctl.of_interfaces(_FORWARDING)
         dependents = {name: sysctl.read(name) for name in (_ACCEPT_REDIRECTS, *switches)}
         self._record(IP_FORWARD, "0", dependents)
         sysctl.write(IP_FORWARD, "0")
         for name in switches:
             sysctl.write_if_present(name, "0")
+
+    def hold_links(self, links: Iterable[str]) -> bool:
+        """Set `forwarding` of these links alone to 0, so that others may go on; return whether that changed anything.
+
+        The value recorded, which `restore` puts back, is what whoever set ip_forward meanwhile has given them. Raises
+        KernelError.
+        """
+        names = [sysctl.of_interface(link, _FORWARDING) for link in links]
+        switched_on = [name for name in names if sysctl.path(name).exists() and sysctl.read(name) != "0"]
+        for name in switched_on:
+            self._record(name, "0", {})
+            sysctl.write_if_present(name, "0")
+        return bool(switched_on)
+
+    def holds_links(self) -> bool:
+        """Return whether this run or a predecessor has come to hold single links instead of ip_forward."""
+        return any(_is_forwarding(entry) and entry["sysctl"] != IP_FORWARD for entry in self._journal.entries)
 
     def guard(self, backend: str, spec: GuardSpec) -> Guard:
         """Put a guard in force, in place of the one that a predecessor may have left. Raises KernelError."""
@@ -128,7 +147,7 @@ class Takeover:
         return True
 
     def drifted(self) -> list[str]:
-        """Return one sentence for each setting that somebody else has changed while we run.
+        """Return one sentence for each setting that somebody else has changed while we run; see `Forwarding` for those.
 
         Rules for the host itself and the link to its programs are put back at once.
         """
@@ -138,7 +157,7 @@ class Takeover:
         return removed + [
             f"{entry['sysctl']} is {now}, but fastmasq needs {entry['new']}: somebody changed it; set it back"
             for entry in self._journal.entries
-            if "sysctl" in entry and (now := sysctl.read(entry["sysctl"])) != entry["new"]
+            if "sysctl" in entry and not _is_forwarding(entry) and (now := sysctl.read(entry["sysctl"])) != entry["new"]
         ]
 
     def restore(self) -> list[str]:
@@ -226,6 +245,11 @@ def _undo(entry: Entry) -> list[str]:
         if sysctl.write_if_present(dependent, value):
             done.append(f"{dependent} = {value}")
     return done
+
+
+def _is_forwarding(entry: Entry) -> bool:
+    """Tell whether an entry is about ip_forward, or about `forwarding` of one link."""
+    return entry.get("sysctl", "").rpartition(".")[2] in (_FORWARDING, IP_FORWARD.rpartition(".")[2])
 
 
 def _claim_namespace() -> socket.socket:

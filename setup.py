@@ -6,6 +6,7 @@ from pathlib import Path
 
 from Cython.Build import Dependencies, cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTMASQ_DEBUG") == "1"
 ROOT = Path(__file__).parent
@@ -50,5 +51,15 @@ def extension(source: Path) -> Extension:
     )
 
 
+class BuildExtensions(build_ext):
+    """Makes the C code only when it is compiled: a source distribution has the .pyx files, and takes a moment."""
+
+    def build_extensions(self) -> None:
+        translated = cythonize(list(self.extensions), compiler_directives=directives, nthreads=2)
+        for mine, made in zip(self.extensions, translated, strict=True):
+            mine.sources = made.sources
+        super().build_extensions()
+
+
 sources = sorted([*(ROOT / "fastmasq").rglob("*.pyx"), *(ROOT / "bench").rglob("*.pyx")])
-setup(ext_modules=cythonize([extension(source) for source in sources], compiler_directives=directives, nthreads=2))
+setup(ext_modules=[extension(source) for source in sources], cmdclass={"build_ext": BuildExtensions})

@@ -1,0 +1,45 @@
+"""What goes into the source distribution and into wheels: all that a build needs, all that a run needs, no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path, PurePath
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> tuple[set[str], set[str]]:
+    """Return the names in the source distribution and, but for the extensions, in a wheel, both from the root."""
+    folder = tmp_path_factory.mktemp("packed")
+    source = ["egg_info", "--egg-base", str(folder), "sdist", "--dist-dir", str(folder)]
+    wheel = ["build_py", "--build-lib", str(folder / "wheel")]
+    subprocess.run([sys.executable, "setup.py", "--quiet", *source, *wheel], cwd=ROOT, check=True, timeout=60)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {member.name.partition("/")[2] for member in packed if member.isfile()}
+    return names, {str(path.relative_to(folder / "wheel")) for path in (folder / "wheel").rglob("*") if path.is_file()}
+
+
+def tracked(folder: str, *suffixes: str) -> set[str]:
+    """Return the project's own files of a folder with these suffixes."""
+    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.suffix in suffixes}
+
+
+def test_the_source_distribution_has_what_is_built_and_nothing_that_is_made(packed):
+    names, _ = packed
+    sources = (".py", ".pyx", ".pxd")
+    assert tracked("fastmasq", *sources, ".md", ".toml", ".rules") | tracked("bench", *sources) <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "fastmasq/LICENSE"} <= names
+    assert {PurePath(name).suffix for name in names} & {".c", ".so", ".pyc"} == set()
+
+
+def test_a_wheel_has_modules_and_data_and_no_sources_of_extensions(packed):
+    _, names = packed
+    assert tracked("fastmasq", ".py", ".md", ".toml", ".rules") <= names
+    assert {"fastmasq/LICENSE", "fastmasq/templates/updown/fastmasq-spi"} <= names
+    assert {PurePath(name).suffix for name in names} & {".c", ".pyx", ".so", ".pyc"} == set()

@@ -1,9 +1,10 @@
-"""`python -m fastmasq_bench.compare`, which `scripts/dev compare` calls: is this tree as fast as another commit?"""
+"""`python -m fastmasq_bench.compare`, which `scripts/dev compare` calls: is this tree as fast as another?"""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -29,7 +30,8 @@ def compare(context: click.Context, reference: str, only: tuple[str, ...], round
     """Measure this tree and the commit REF in turn, and say how many times as fast this tree is.
 
     REF is built in build/compare. Its forwarder is started in the same network and loaded by the same programs as this
-    tree's; its micro-benchmarks are its own. Exit status: 0 every figure keeps its bar, 1 one does not, or could not be
+    tree's; its micro-benchmarks are its own. REF may also be a program, such as dist/fastmasq-0.1.0-x86_64; it has no
+    micro-benchmarks. Exit status: 0 every figure keeps its bar, 1 one does not, or could not be
     measured.
 
     \b
@@ -41,15 +43,18 @@ def compare(context: click.Context, reference: str, only: tuple[str, ...], round
     from fastmasq.lab.demo import ending_cleanly
     from fastmasq_bench.compare import report
     from fastmasq_bench.compare.contest import Contest, make_probes
-    from fastmasq_bench.compare.trees import built, this_tree
+    from fastmasq_bench.compare.trees import built, program_at, this_tree
     from fastmasq_bench.lab.measure import QUICK
     from fastmasq_bench.lab.run import check_host, make_progress
     from fastmasq_bench.report import describe_machine
 
-    names = only or FIGURES
+    program = program_at(reference)
+    names = only or FIGURES[bool(program) :]
+    if program and micro.NAME in names:
+        raise click.BadParameter(f"{micro.NAME}: {program.name} is a program without micro-benchmarks")
     if set(names) != {micro.NAME}:
         check_host()
-    with ending_cleanly(), built(_PROJECT, reference) as theirs:
+    with ending_cleanly(), nullcontext(program) if program else built(_PROJECT, reference) as theirs:
         contest = Contest(this_tree(_PROJECT), theirs)
         machine = describe_machine()
         trees = (contest.ours, contest.theirs)

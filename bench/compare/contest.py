@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastmasq.errors import FastmasqError
 from fastmasq_bench.compare import micro
 from fastmasq_bench.compare.pairs import Comparison
-from fastmasq_bench.compare.trees import Tree
+from fastmasq_bench.compare.trees import Program, Tree
 from fastmasq_bench.lab.figures import Figure
 from fastmasq_bench.lab.forwarders import FastmasqForwarder
 from fastmasq_bench.lab.measure import MEASUREMENTS, Bench, Lengths, Measurement
@@ -26,7 +27,7 @@ class Probe:
     """Something that is measured of a tree: all its figures, or FastmasqError."""
 
     name: str
-    measure: Callable[[Tree], dict[Figure, float]]
+    measure: Callable[[Any], dict[Figure, float]]
 
 
 @dataclass
@@ -37,10 +38,10 @@ class Contest:
     """
 
     ours: Tree
-    theirs: Tree
+    theirs: Tree | Program
     comparisons: dict[Figure, Comparison] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    alone: dict[Figure, Tree] = field(default_factory=dict)
+    alone: dict[Figure, Tree | Program] = field(default_factory=dict)
 
     def run(self, probes: Sequence[Probe], rounds: int, tell: Callable[[int, str], None]) -> None:
         """Measure so many rounds; tell is called with how many measurements are done and what comes next."""
@@ -79,7 +80,7 @@ class Contest:
 
 @contextmanager
 def make_probes(
-    names: Collection[str], trees: Collection[Tree], prefix: str, lengths: Lengths
+    names: Collection[str], trees: Collection[Tree | Program], prefix: str, lengths: Lengths
 ) -> Iterator[list[Probe]]:
     """Make the probes of these names, and a lab of this prefix if one needs it; it is gone after the context."""
     probes = [Probe(micro.NAME, micro.measure)] if micro.NAME in names else []
@@ -92,8 +93,8 @@ def make_probes(
         yield probes + [_lab_probe(measurement, benches) for measurement in measurements]
 
 
-def _lab_probe(measurement: Measurement, benches: dict[Tree, Bench]) -> Probe:
-    def measure(tree: Tree) -> dict[Figure, float]:
+def _lab_probe(measurement: Measurement, benches: dict[Tree | Program, Bench]) -> Probe:
+    def measure(tree: Tree | Program) -> dict[Figure, float]:
         samples = measure_anew(measurement, benches[tree])
         return {figure: sample.value for figure, sample in zip(measurement.figures, samples, strict=True)}
 

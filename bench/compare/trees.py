@@ -1,4 +1,4 @@
-"""The two trees compared: this one, and another commit of it in a git worktree, built by its own scripts.
+"""What is compared: this tree, and another commit of it in a git worktree, built by its own scripts, or a program.
 
 The worktree stays in build/compare, one for all commits: the next comparison builds only what differs.
 """
@@ -6,6 +6,7 @@ The worktree stays in build/compare, one for all commits: the next comparison bu
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,26 @@ class Tree:
         place = _run([str(self.python), "-P", "-c", _WHERE_IS_IT], f"{self.name} is not built")
         if not Path(place).resolve().is_relative_to(self.root.resolve()):
             raise FastmasqError(f"{self.name}: {self.python} runs {place}, which is not in {self.root}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that is there already, for example a bundle: what it is called, its version, and how it is started."""
+
+    name: str
+    commit: str
+    command: tuple[str, ...]
+
+
+def program_at(path: str) -> Program | None:
+    """Return the program of this path; None if there is none. Raises FastmasqError if it is no fastmasq."""
+    file = Path(path).absolute()
+    if not (file.is_file() and os.access(file, os.X_OK)):
+        return None
+    version = _run([str(file), "--version"], f"{path} does not run")
+    if not version.startswith("fastmasq "):
+        raise FastmasqError(f"{path} is no fastmasq: --version says {version!r}")
+    return Program(file.name, version.removeprefix("fastmasq "), (str(file),))
 
 
 def this_tree(project: Path) -> Tree:

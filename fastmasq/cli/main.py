@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fastmasq import __version__
+from fastmasq import __version__, program
 from fastmasq.errors import FastmasqError
 
 INTERRUPTED = 130
@@ -59,6 +59,9 @@ class LazyGroup(click.Group):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
+            if program.is_bundle():
+                where = f"install the wheel, fastmasq-{__version__}-*.whl, or run scripts/install where the source is"
+                raise FastmasqError(f"`{cmd_name}` is not in this program for gateways: {where}") from None
             raise FastmasqError(f"`{cmd_name}` needs the Python module {error.name}, which is not installed") from error
         return getattr(module, attribute)
 

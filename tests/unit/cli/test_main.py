@@ -65,6 +65,16 @@ def program(*arguments, env=None, **options):
     )
 
 
+@pytest.mark.parametrize("name", ["lab", "demo", "bench"])
+def test_a_bundle_says_which_package_has_the_commands_it_lacks(run, monkeypatch, name):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setitem(sys.modules, COMMANDS[name][0], None)
+    result = run(name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"fastmasq: `{name}` is not in this program for gateways: install the wheel")
+    assert result.stderr.count("\n") == 1
+
+
 def test_python_m_fastmasq():
     done = program("--version")
     assert (done.returncode, done.stdout) == (0, f"fastmasq {__version__}\n")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fastmasq.errors import FastmasqError
 from fastmasq_bench.compare import __main__ as command
 from fastmasq_bench.compare.contest import make_probes
+from fastmasq_bench.compare.trees import Program, program_at
 from fastmasq_bench.lab.measure import MEASUREMENTS, QUICK
 
 DEV = Path(__file__).parents[3] / "scripts/dev"
@@ -54,6 +56,33 @@ def test_what_is_no_commit_is_said_in_one_line(monkeypatch, capsys) -> None:
         command.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("compare: 'no-such-commit' is no commit of ")
+
+
+def program(folder: Path, version: str) -> Path:
+    path = folder / "fastmasq-9"
+    path.write_text(f"#!/bin/sh\necho '{version}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_program_is_started_as_it_is(tmp_path: Path) -> None:
+    path = program(tmp_path, "fastmasq 9")
+    assert program_at(str(path)) == Program("fastmasq-9", "9", (str(path),))
+
+
+def test_what_is_no_program_may_be_a_commit(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [program_at(path) for path in ("main", str(tmp_path), str(tmp_path / "file"))] == [None] * 3
+
+
+def test_another_program_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FastmasqError, match="is no fastmasq: --version says 'ls 9'"):
+        program_at(str(program(tmp_path, "ls 9")))
+
+
+def test_a_program_has_no_micro_benchmarks(tmp_path: Path) -> None:
+    done = compare(str(program(tmp_path, "fastmasq 9")), "--only", "micro")
+    assert done.exit_code == 2 and "micro: fastmasq-9 is a program without micro-benchmarks" in done.output
 
 
 def test_scripts_dev_knows_it() -> None:

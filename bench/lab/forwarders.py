@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from fastmasq.control import client
+from fastmasq.kernel import netlink
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
@@ -22,6 +23,8 @@ CONNTRACK_ENTRIES = 4_000_000
 CONNTRACK_BUCKETS = 1_048_576
 
 _CONNTRACK_MAXIMUM = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+_CONNTRACK_DELETE = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+_EVERYTHING = bytes(4)  # struct nfgenmsg, and no attribute that would limit it
 _CPUCLOCK_SCHED = 2
 _SLABS = Path("/proc/slabinfo")
 _CONNTRACK_HASH_SIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
@@ -186,7 +189,8 @@ def large_connection_table() -> Iterator[None]:
 
 
 def _flush_connections() -> None:
-    from pyroute2 import NFCTSocket
-
-    with NFCTSocket() as conntrack:
-        conntrack.flush()
+    conntrack = netlink.RequestSocket(netlink.NETLINK_NETFILTER)
+    try:
+        conntrack.ask(_CONNTRACK_DELETE, 0, _EVERYTHING)
+    finally:
+        conntrack.close()

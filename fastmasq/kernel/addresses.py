@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fastmasq.kernel import netlink, rtnetlink
@@ -29,21 +29,15 @@ def address_request() -> bytes:
     return rtnetlink.IFADDRMSG.pack(family=socket.AF_INET)
 
 
-def address_ifindex(message: bytes) -> int:
-    """Return the interface of an address message without decoding it."""
-    return rtnetlink.IFADDRMSG.read(message)[4]
-
-
-def read_address(message: bytes) -> InterfaceAddress:
-    """Read an RTM_NEWADDR message; on a point-to-point link the address is our own end."""
-    decoded = netlink.decode(message)
-    text = decoded.get_attr("IFA_LOCAL") or decoded.get_attr("IFA_ADDRESS")
-    return InterfaceAddress(
-        address=int(ipaddress.IPv4Address(text)),
-        prefix=decoded["prefixlen"],
-        scope=decoded["scope"],
-        secondary=bool(decoded["flags"] & IFA_F_SECONDARY),
-    )
+def read_addresses(messages: Iterable[bytes]) -> Iterator[tuple[int, InterfaceAddress]]:
+    """Yield (ifindex, address) of the RTM_NEWADDR messages; on a point-to-point link the address is our own end."""
+    for message in messages:
+        _, prefix, flags, scope, ifindex = rtnetlink.IFADDRMSG.read(message)
+        values = rtnetlink.IFADDRMSG.attributes(message)
+        address = netlink.read_address(values, rtnetlink.IFA_LOCAL)
+        address = address or netlink.read_address(values, rtnetlink.IFA_ADDRESS)
+        if address and prefix <= 32:
+            yield ifindex, InterfaceAddress(address, prefix, scope, secondary=bool(flags & IFA_F_SECONDARY))
 
 
 def primary(addresses: Iterable[InterfaceAddress]) -> int | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fastmasq.kernel import netlink, rtnetlink
-from fastmasq.kernel.addresses import InterfaceAddress, address_ifindex, address_request, read_address
+from fastmasq.kernel.addresses import InterfaceAddress, address_request, read_addresses
 
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 
@@ -54,21 +54,24 @@ class Link(NamedTuple):
     qdisc: str
 
 
-def read_interface(message: bytes) -> Interface:
-    """Read an RTM_NEWLINK or RTM_DELLINK message."""
-    decoded = netlink.decode(message)
-    has_mac = header_length(decoded["ifi_type"]) == 14
-    mac = decoded.get_attr("IFLA_ADDRESS") if has_mac else None
-    return Interface(
-        ifindex=decoded["index"],
-        name=decoded.get_attr("IFLA_IFNAME"),
-        flags=decoded["flags"],
-        mtu=decoded.get_attr("IFLA_MTU") or 0,
-        mac=bytes.fromhex(mac.replace(":", "")) if mac else b"",
-        hardware=decoded["ifi_type"],
-        master=decoded.get_attr("IFLA_MASTER") or 0,
-        qdisc=decoded.get_attr("IFLA_QDISC") or "",
-    )
+def read_interfaces(messages: Iterable[bytes]) -> Iterator[Interface]:
+    """Yield what the RTM_NEWLINK messages describe; those about wireless links or bridge ports describe none."""
+    for message in messages:
+        family, hardware, ifindex, flags, _ = rtnetlink.IFINFOMSG.read(message)
+        values = rtnetlink.IFINFOMSG.attributes(message)
+        name = netlink.read_text(values, rtnetlink.IFLA_IFNAME)
+        if family or ifindex <= 0 or not name or rtnetlink.IFLA_MTU not in values:
+            continue
+        yield Interface(
+            ifindex=ifindex,
+            name=name,
+            flags=flags,
+            mtu=netlink.read_number(values, rtnetlink.IFLA_MTU),
+            mac=netlink.read_mac(values, rtnetlink.IFLA_ADDRESS) if header_length(hardware) == 14 else b"",
+            hardware=hardware,
+            master=netlink.read_number(values, rtnetlink.IFLA_MASTER),
+            qdisc=netlink.read_text(values, rtnetlink.IFLA_QDISC),
+        )
 
 
 def dump_request() -> bytes:
@@ -83,7 +86,7 @@ def list_interfaces() -> list[Interface]:
         messages, _ = requests.dump(netlink.RTM_GETLINK, dump_request())
     finally:
         requests.close()
-    return [read_interface(message) for message in messages]
+    return list(read_interfaces(messages))
 
 
 def interface_addresses() -> dict[str, tuple[int, ...]]:
@@ -94,8 +97,8 @@ def interface_addresses() -> dict[str, tuple[int, ...]]:
     finally:
         requests.close()
     found: dict[int, list[int]] = {}
-    for message in messages:
-        found.setdefault(address_ifindex(message), []).append(read_address(message).address)
+    for ifindex, each in read_addresses(messages):
+        found.setdefault(ifindex, []).append(each.address)
     return {each.name: tuple(found.get(each.ifindex, ())) for each in list_interfaces()}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fastmasq.kernel import netlink, rtnetlink
@@ -47,14 +46,13 @@ class NeighbourTable:
 
     def update(self, message: bytes) -> None:
         """Take in one RTM_NEWNEIGH or RTM_DELNEIGH message."""
-        key, neighbour = _read_neighbour(message)
-        if netlink.message_type(message) == netlink.RTM_DELNEIGH:
-            neighbour = None
-        self._set(key, neighbour)
+        is_gone = netlink.message_type(message) == netlink.RTM_DELNEIGH
+        for key, neighbour in _read_neighbours([message]):
+            self._set(key, None if is_gone else neighbour)
 
     def replace(self, messages: Iterable[bytes]) -> None:
         """Take in a complete dump; what is not in it is gone."""
-        current = dict(_read_neighbour(message) for message in messages)
+        current = dict(_read_neighbours(messages))
         for key in [*self._neighbours, *current]:
             self._set(key, current.get(key))
 
@@ -90,12 +88,15 @@ def concerns_us(message: bytes, ifindexes: set[int]) -> bool:
     return family == socket.AF_INET and ifindex in ifindexes
 
 
-def _read_neighbour(message: bytes) -> tuple[tuple[int, int], Neighbour]:
-    decoded = netlink.decode(message)
-    state = _STATES.get(decoded["state"], NONE)
-    mac = decoded.get_attr("NDA_LLADDR") if state in _WITH_MAC else None
-    key = decoded["ifindex"], int(ipaddress.IPv4Address(decoded.get_attr("NDA_DST")))
-    return key, Neighbour(bytes.fromhex(mac.replace(":", "")) if mac else None, state)
+def _read_neighbours(messages: Iterable[bytes]) -> Iterator[tuple[tuple[int, int], Neighbour]]:
+    for message in messages:
+        _, ifindex, number, _, _ = rtnetlink.NDMSG.read(message)
+        values = rtnetlink.NDMSG.attributes(message)
+        address = netlink.read_address(values, rtnetlink.NDA_DST)
+        if address:
+            state = _STATES.get(number, NONE)
+            mac = netlink.read_mac(values, rtnetlink.NDA_LLADDR) if state in _WITH_MAC else b""
+            yield (ifindex, address), Neighbour(mac or None, state)
 
 
 def dump_request() -> bytes:

@@ -1,9 +1,9 @@
-"""rtnetlink in raw form: an event socket, a request socket, and messages decoded only when somebody needs them.
+"""netlink in raw form (netlink(7)): an event socket, a request socket, and attributes read and written.
 
-pyroute2's message classes do the decoding, except for routes: there may be many thousands, and `attributes` needs 1 us
-where they need 48. pyroute2's IPRoute is not used: its socket lives in an asyncio loop of its own, while the forwarder
-needs a descriptor to poll, reads that never block, and to learn of ENOBUFS at once.
-A message here is the `bytes` of one netlink message with its 16-byte header, which is in host byte order.
+A message here is the `bytes` of one netlink message with its 16-byte header, which is in host byte order. Reading one
+never raises: of a message that is cut short, or whose attributes have other lengths than they should, what is not there
+is 0 or empty. There is no library between, since the forwarder needs a descriptor to poll, reads that never block, to
+learn of ENOBUFS at once, and to look at ten thousand routes in 15 ms.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from functools import cache
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping
 
 from fastmasq.errors import KernelError
 
@@ -23,7 +22,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
 NLM_F_DUMP_INTR = 0x10
 
-NETLINK_SOCK_DIAG = 4
+NETLINK_SOCK_DIAG, NETLINK_NETFILTER = 4, 12
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -56,7 +55,7 @@ def attributes(encoded: bytes) -> dict[int, bytes]:
     offset = 0
     while offset + ATTRIBUTE.size <= len(encoded):
         length, kind = ATTRIBUTE.unpack_from(encoded, offset)
-        if length < ATTRIBUTE.size:
+        if not ATTRIBUTE.size <= length <= len(encoded) - offset:
             break
         values[kind & _NLA_TYPE_MASK] = encoded[offset + ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
@@ -78,18 +77,27 @@ def text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 
 
-@cache
-def _message_classes() -> dict[int, Any]:
-    from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+def read_number(values: Mapping[int, bytes], kind: int) -> int:
+    """Return the attribute that is a number of 32 bits in host byte order; 0 if there is none."""
+    value = values.get(kind, b"")
+    return int.from_bytes(value, sys.byteorder) if len(value) == 4 else 0
 
-    return MarshalRtnl.msg_map
+
+def read_address(values: Mapping[int, bytes], kind: int) -> int:
+    """Return the attribute that is an IPv4 address, in host byte order; 0 if there is none."""
+    value = values.get(kind, b"")
+    return int.from_bytes(value, "big") if len(value) == 4 else 0
 
 
-def decode(message: bytes) -> Any:
-    """Return pyroute2's reading of one rtnetlink message: fields by [], attributes by get_attr."""
-    decoded = _message_classes()[message_type(message)](message)
-    decoded.decode()
-    return decoded
+def read_mac(values: Mapping[int, bytes], kind: int) -> bytes:
+    """Return the attribute that is a MAC address of 6 octets; b"" if there is none."""
+    value = values.get(kind, b"")
+    return value if len(value) == 6 else b""
+
+
+def read_text(values: Mapping[int, bytes], kind: int) -> str:
+    """Return the attribute that is a text; "" if there is none."""
+    return values.get(kind, b"").partition(b"\0")[0].decode(errors="replace")
 
 
 def split(datagram: bytes) -> Iterator[bytes]:
@@ -217,6 +225,7 @@ class RequestSocket:
 
 def raise_error(message: bytes) -> None:
     """Raise OSError for an NLMSG_ERROR message, unless its number is 0 (an acknowledgement)."""
-    number = -struct.unpack_from("=i", message, HEADER.size)[0]
+    encoded = message[HEADER.size : HEADER.size + 4]
+    number = -int.from_bytes(encoded, sys.byteorder, signed=True) if len(encoded) == 4 else errno.EBADMSG
     if number:
         raise OSError(number, os.strerror(number))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.kernel import netlink
+from fastmasq.kernel import netlink, rtnetlink
 from fastmasq.kernel.links import IFF_UP, Interface
 from fastmasq.wire.numbers import GRE, ICMP, IPIP, IPV6, SCTP, TCP, UDP, UDP_LITE
 
@@ -28,7 +28,7 @@ _TUNNELS = {768: IPIP, 776: IPV6, 778: GRE}  # ARPHRD_* of IPIP, 6in4 and GRE li
 _SOCK_DIAG_BY_FAMILY = 20
 _TCP_BOUND_INACTIVE = 13
 _INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions, padding, state bits, socket id
-_SOURCE_PORT = struct.Struct(">4xH")  # struct inet_diag_msg: family, state, timer, retransmissions, source port
+_INET_DIAG_MESSAGE = rtnetlink.Fixed(">4xH", "port")  # family, state, timer, retransmissions, source port
 
 
 def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
@@ -101,7 +101,7 @@ def _idle_tcp_ports() -> list[int]:
         for family in (socket.AF_INET, socket.AF_INET6):
             request = _INET_DIAG_REQUEST.pack(family, TCP, 0, 0, 1 << _TCP_BOUND_INACTIVE)
             messages, _ = diagnosis.dump(_SOCK_DIAG_BY_FAMILY, request)
-            ports += [_SOURCE_PORT.unpack_from(message, netlink.HEADER.size)[0] for message in messages]
+            ports += [_INET_DIAG_MESSAGE.read(message)[0] for message in messages]
     except OSError:  # built without inet_diag
         return ports
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -84,27 +83,27 @@ def read_route(message: bytes) -> KernelRoute:
     _, length, _, _, table, _, _, kind_number, flags = rtnetlink.RTMSG.read(message)
     values = rtnetlink.RTMSG.attributes(message)
     kind = _KINDS.get(kind_number, UNREACHABLE)
-    ifindex, gateway = _native(values, rtnetlink.RTA_OIF), 0
+    ifindex, gateway = netlink.read_number(values, rtnetlink.RTA_OIF), 0
     if kind == UNICAST:
         usable = next(_next_hops(values, flags), None)
         kind, ifindex, gateway = (UNICAST, *usable) if usable else (UNREACHABLE, 0, 0)
     return KernelRoute(
         table=table,
-        destination=_address(values, rtnetlink.RTA_DST),
+        destination=netlink.read_address(values, rtnetlink.RTA_DST),
         length=length,
-        metric=_native(values, rtnetlink.RTA_PRIORITY),
+        metric=netlink.read_number(values, rtnetlink.RTA_PRIORITY),
         kind=kind,
         ifindex=ifindex,
         gateway=gateway,
-        mtu=_native(netlink.attributes(values.get(rtnetlink.RTA_METRICS, b"")), rtnetlink.RTAX_MTU),
-        source=_address(values, rtnetlink.RTA_PREFSRC),
+        mtu=netlink.read_number(netlink.attributes(values.get(rtnetlink.RTA_METRICS, b"")), rtnetlink.RTAX_MTU),
+        source=netlink.read_address(values, rtnetlink.RTA_PREFSRC),
     )
 
 
 def _next_hops(values: dict[int, bytes], flags: int) -> Iterator[tuple[int, int]]:
     """Yield (ifindex, gateway) of the next hops that are alive, without encapsulation, and over IPv4."""
     if rtnetlink.RTA_MULTIPATH not in values:
-        yield from _next_hop(flags, _native(values, rtnetlink.RTA_OIF), values)
+        yield from _next_hop(flags, netlink.read_number(values, rtnetlink.RTA_OIF), values)
         return
     encoded = values[rtnetlink.RTA_MULTIPATH]
     while len(encoded) >= _RTNEXTHOP.size:
@@ -117,15 +116,7 @@ def _next_hops(values: dict[int, bytes], flags: int) -> Iterator[tuple[int, int]
 
 def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tuple[int, int]]:
     if ifindex and not flags & _RTNH_F_DEAD and rtnetlink.RTA_VIA not in values and rtnetlink.RTA_ENCAP not in values:
-        yield ifindex, _address(values, rtnetlink.RTA_GATEWAY)
-
-
-def _address(values: dict[int, bytes], kind: int) -> int:
-    return int.from_bytes(values.get(kind, b""), "big")
-
-
-def _native(values: dict[int, bytes], kind: int) -> int:
-    return int.from_bytes(values.get(kind, b""), sys.byteorder)
+        yield ifindex, netlink.read_address(values, rtnetlink.RTA_GATEWAY)
 
 
 def flatten(routes: Sequence[KernelRoute]) -> tuple[Route, ...]:

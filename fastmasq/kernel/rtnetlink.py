@@ -19,11 +19,13 @@ class Fixed:
         return self._struct.pack(*(dict.fromkeys(self.fields, 0) | values).values())
 
     def read(self, message: bytes) -> tuple[int, ...]:
-        """Return the fields of a whole message, in order."""
+        """Return the fields of a message with its header, in order; all are 0 if it is too short for them."""
+        if len(message) < netlink.HEADER.size + self._struct.size:
+            return (0,) * len(self.fields)
         return self._struct.unpack_from(message, netlink.HEADER.size)
 
     def attributes(self, message: bytes) -> dict[int, bytes]:
-        """Return what follows it in a whole message."""
+        """Return what follows it in a message with its header."""
         return netlink.attributes(message[netlink.HEADER.size + self._struct.size :])
 
 
@@ -36,9 +38,9 @@ FIB_RULE_HDR = Fixed("=BBBBB2xBI", "family", "length", "source_length", "tos", "
 NDMSG = Fixed("=B3xiHBB", "family", "ifindex", "state", "flags", "kind")
 TCMSG = Fixed("=B3xiIII", "family", "ifindex", "handle", "parent", "info")
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 18, 29
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 6, 10, 18, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
-IFA_LOCAL = 2
+IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
 RTA_TABLE, RTA_VIA, RTA_ENCAP = 15, 18, 22
 RTAX_MTU = 2
@@ -46,5 +48,6 @@ FRA_SRC, FRA_PRIORITY, FRA_TABLE = 2, 6, 15
 NDA_DST, NDA_LLADDR = 1, 2
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS = 6, 7, 8
+TCA_BPF_FLAG_ACT_DIRECT = 1
 
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastmasq.kernel import links, neighbours, netlink, routes, rtnetlink
-from fastmasq.kernel.addresses import InterfaceAddress, address_ifindex, address_request, primary, read_address
+from fastmasq.kernel.addresses import InterfaceAddress, address_request, primary, read_addresses
 from fastmasq.kernel.alarm import Alarm
 from fastmasq.kernel.links import Interface, Link
 from fastmasq.kernel.neighbours import Neighbour, NeighbourTable
@@ -159,8 +159,8 @@ class Watch:
             self._interfaces.pop(ifindex, None)
             after = None
         else:
-            after = links.read_interface(message)
-            if after.mtu == 0:  # not a full description (wireless events)
+            after = next(links.read_interfaces([message]), None)
+            if after is None:
                 return False
             self._interfaces[ifindex] = after
         was_up = before is not None and before.flags & links.IFF_UP
@@ -215,15 +215,15 @@ class Watch:
 
     def _dump_links(self) -> None:
         messages = self._dump(netlink.RTM_GETLINK, links.dump_request())
-        self._interfaces = {each.ifindex: each for each in map(links.read_interface, messages)}
+        self._interfaces = {each.ifindex: each for each in links.read_interfaces(messages)}
         self._links_stale = False
         self._note_ours()
 
     def _dump_addresses(self) -> None:
         self._addresses = {}
-        for message in self._dump(netlink.RTM_GETADDR, address_request()):
-            if address_ifindex(message) in self._ours:
-                self._addresses.setdefault(address_ifindex(message), []).append(read_address(message))
+        for ifindex, address in read_addresses(self._dump(netlink.RTM_GETADDR, address_request())):
+            if ifindex in self._ours:
+                self._addresses.setdefault(ifindex, []).append(address)
         self._addresses_stale = False
 
     def _dump_neighbours(self) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from fastmasq.kernel import netlink
 from fastmasq.kernel.links import UNSUPPORTED
 from fastmasq.kernel.routes import BLACKHOLE, BROADCAST, LOCAL, UNICAST, UNREACHABLE, Route
 from fastmasq.kernel.watch import Watch
 from tests.support.harness import address
 from tests.support.namespaces import Gateway, Namespace, join, open_tun
+from tests.support.netlink_messages import RECORDED, damaged
 
 PATIENCE_S = 5
 
@@ -232,6 +237,24 @@ def test_loss_alone_makes_a_new_generation(watched: Watched) -> None:
     assert watch.read(time.monotonic_ns()) is True
     assert watch.snapshot().generation > generation
     assert find(watch, "44.0.0.1").gateway == address("200.200.200.1")
+
+
+def test_damaged_messages_do_not_stop_the_watch(watched: Watched) -> None:
+    watch = watched.watch(receive_buffer=4096)
+    (to, _), chance = watch._events._socket.getsockname(), random.Random(1)
+    with watched.host.entered():
+        sender = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    for whole in [*RECORDED.values()] * 50:
+        body = damaged(whole, chance)[netlink.HEADER.size :]
+        kind = netlink.message_type(whole)
+        length = netlink.HEADER.size + len(body) + chance.choice((0, 0, 0, -1, 1, 1000))
+        sender.sendto(netlink.HEADER.pack(length, kind, 0, 1, 0) + body, (to, 0))
+        watch.read(time.monotonic_ns())
+        watch.changed_neighbours()
+    sender.close()
+    add_routes(watched.host, 2000)  # more than is held: all is looked at anew
+    assert watch.read(time.monotonic_ns()) is True
+    assert replace(watch.snapshot(), generation=0) == replace(watched.watch().snapshot(), generation=0)
 
 
 def test_neighbours_resolve_fail_change_and_go(watched: Watched) -> None:

@@ -34,8 +34,6 @@ _CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _QDISC_KINDS = ("clsact", "ingress")
 
-_TCA_BPF_FLAG_ACT_DIRECT = 1
-
 _SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
 _PACKET_HOST = 0
 _BITMAP_BYTES = 65536 // 8
@@ -94,7 +92,7 @@ class TcGuard(Guard):
         options = (
             netlink.number(rtnetlink.TCA_BPF_FD, program)
             + netlink.text(rtnetlink.TCA_BPF_NAME, NAME)
-            + netlink.number(rtnetlink.TCA_BPF_FLAGS, _TCA_BPF_FLAG_ACT_DIRECT)
+            + netlink.number(rtnetlink.TCA_BPF_FLAGS, rtnetlink.TCA_BPF_FLAG_ACT_DIRECT)
         )
         body = _filter_message(interface) + _kind("bpf") + netlink.attribute(rtnetlink.TCA_OPTIONS, options)
         self._requests.ask(netlink.RTM_NEWTFILTER, netlink.NLM_F_CREATE, body)
@@ -128,7 +126,8 @@ class TcGuard(Guard):
         found = []
         for message in messages:
             ifindex = rtnetlink.TCMSG.read(message)[1]
-            if _text(rtnetlink.TCMSG.attributes(message), rtnetlink.TCA_KIND) in _QDISC_KINDS and ifindex in names:
+            kind = netlink.read_text(rtnetlink.TCMSG.attributes(message), rtnetlink.TCA_KIND)
+            if kind in _QDISC_KINDS and ifindex in names:
                 found.append(names[ifindex])
         return found
 
@@ -146,13 +145,9 @@ def _kind(name: str) -> bytes:
     return netlink.text(rtnetlink.TCA_KIND, name)
 
 
-def _text(values: Mapping[int, bytes], kind: int) -> str:
-    return values.get(kind, b"").rstrip(b"\0").decode(errors="replace")
-
-
 def _filter_name(message: bytes) -> str:
     options = rtnetlink.TCMSG.attributes(message).get(rtnetlink.TCA_OPTIONS, b"")
-    return _text(netlink.attributes(options), rtnetlink.TCA_BPF_NAME)
+    return netlink.read_text(netlink.attributes(options), rtnetlink.TCA_BPF_NAME)
 
 
 def _load(spec: GuardSpec, role: str, link_header: int) -> int:

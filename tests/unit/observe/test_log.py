@@ -55,8 +55,8 @@ def test_details_only_when_asked_for():
 
 def test_libraries_only_warn():
     def others(_):
-        logging.getLogger("pyroute2").info("chatter")
-        logging.getLogger("pyroute2").warning("trouble")
+        logging.getLogger("asyncio").info("chatter")
+        logging.getLogger("asyncio").warning("trouble")
 
     assert logged(others, verbose=True) == "fastmasq: warning: trouble\n"
 

@@ -120,7 +120,7 @@ class Rings(Section, frozen=True, kw_only=True):
 class Takeover(Section, frozen=True, kw_only=True):
     """How the kernel is made to stand aside."""
 
-    guard: Literal["auto", "nftables", "tc", "none"] = "auto"
+    guard: Literal["auto", "tc", "nftables", "iptables", "none"] = "auto"
 
 
 class Control(Section, frozen=True, kw_only=True):

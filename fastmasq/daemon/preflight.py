@@ -15,7 +15,7 @@ from fastmasq.daemon import ports
 from fastmasq.errors import FastmasqError
 from fastmasq.kernel import privileges
 from fastmasq.kernel.conflicts import conflicts
-from fastmasq.kernel.guard.backends import make_guard
+from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
 from fastmasq.kernel.ports import format_ports
 from fastmasq.kernel.watch import Watch
@@ -101,14 +101,16 @@ def _guard(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning", make_guard("none").describe())
         return
     works = []
-    for backend in ("tc", "nftables") if wanted == "auto" else (wanted,):
+    for backend in candidates(wanted):
+        if backend == "none":
+            continue
         try:
             make_guard(backend).check()
             works.append(backend)
         except FastmasqError as error:
             yield Finding("error" if wanted != "auto" else "note", f"guard {backend}: {error}")
     if wanted == "auto" and not works:
-        hint = "" if shutil.which("nft") else " (install the package nftables)"
+        hint = "" if shutil.which("nft") else " (install the package nftables, or iptables for a kernel without it)"
         yield Finding("warning", f"no guard works here{hint}; {make_guard('none').describe()}")
 
 

@@ -11,12 +11,12 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import local_link, sysctl
-from fastmasq.kernel.guard.backends import BACKENDS, make_guard, open_guard
+from fastmasq.kernel.guard.backends import BACKENDS, candidates, make_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.chains import asks_nothing
 from fastmasq.kernel.host_rules.match import Addresses
@@ -48,6 +48,7 @@ class Takeover:
         Raises KernelError if another fastmasq runs here, or if the journal is somebody else's or cannot be written.
         """
         self._lock = _claim_namespace()
+        self.host_rules_refused = ""  # why the host's own packets are judged by no chain, though they should be
         try:
             self._journal = Journal.load(Path(journal_path))
             self._journal.save()
@@ -99,19 +100,45 @@ class Takeover:
         return any(_is_forwarding(entry) and entry["sysctl"] != IP_FORWARD for entry in self._journal.entries)
 
     def guard(self, backend: str, spec: GuardSpec) -> Guard:
-        """Put a guard in force, in place of the one that a predecessor may have left. Raises KernelError."""
+        """Put a guard in force, in place of the one that a predecessor may have left. Raises KernelError.
+
+        "auto" takes the first that can be put in force, not only checked; why those before it cannot is in `refused`.
+        """
         left_behind = [entry for entry in self._journal.entries if "guard" in entry]
-        guard = open_guard(backend)
-        mine = next((entry for entry in left_behind if entry["guard"] == guard.backend), None)
-        if mine:  # what it remembers, the present state no longer tells
-            guard = make_guard(guard.backend, mine["memory"])
-        else:
-            self._journal.append({"guard": guard.backend, "memory": guard.memory()})
-        guard.install(spec)
+        refused: dict[str, str] = {}
+        for name in candidates(backend):
+            try:
+                guard = self._install_guard(name, left_behind, spec)
+            except KernelError as error:
+                if name == backend:
+                    raise
+                refused[name] = str(error)
+                continue
+            guard.refused = refused
+            break
         for entry in left_behind:
-            if entry is not mine:
+            if entry["guard"] != guard.backend:
                 make_guard(entry["guard"], entry["memory"]).remove()
                 self._journal.remove(entry)
+        return guard
+
+    def _install_guard(self, backend: str, left_behind: Sequence[Entry], spec: GuardSpec) -> Guard:
+        """Put the guard of a backend in force. Raises KernelError, and then it has left nothing behind."""
+        mine = next((entry for entry in left_behind if entry["guard"] == backend), None)
+        # what a predecessor's remembers, the present state no longer tells
+        guard = make_guard(backend, mine["memory"] if mine else None)
+        guard.check()
+        entry = mine or {"guard": backend, "memory": guard.memory()}
+        if not mine:
+            self._journal.append(entry)
+        try:
+            guard.install(spec)
+        except KernelError:
+            if not mine:
+                with contextlib.suppress(KernelError, OSError):  # there may be nothing to take away
+                    guard.remove()
+                self._journal.remove(entry)
+            raise
         return guard
 
     def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
@@ -122,6 +149,7 @@ class Takeover:
         """
         known = _HOST_RULES in self._journal.entries
         if asks_nothing(rule_set):
+            self.host_rules_refused = ""
             if known:
                 self.host_rules.remove()
                 self._journal.remove(_HOST_RULES)
@@ -130,6 +158,7 @@ class Takeover:
             try:
                 self.host_rules.check()
             except KernelError as error:
+                self.host_rules_refused = str(error)
                 return [
                     f"the chains input and output do not protect the host itself, only what fastmasq handles: {error}"
                 ]

@@ -45,7 +45,7 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "fastmasq.journal"
 
 
-@pytest.fixture(params=["nftables", "tc"])
+@pytest.fixture(params=["nftables", "tc", "iptables"])
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -190,7 +190,8 @@ def test_a_successor_adopts_what_the_dead_recorded(gateway: Gateway, journal: Pa
 
 def test_a_successor_may_use_another_backend(gateway: Gateway, journal: Path) -> None:
     before = state(gateway.host)
-    for dead, living in (("nftables", "tc"), ("tc", "nftables"), ("tc", "none"), ("nftables", "auto")):
+    pairs = ("nftables", "tc"), ("tc", "nftables"), ("tc", "iptables"), ("iptables", "auto"), ("tc", "none")
+    for dead, living in pairs:
         crash(gateway.host, journal, dead)
         with gateway.host.entered():
             takeover = Takeover(journal)
@@ -203,7 +204,7 @@ def test_a_successor_may_use_another_backend(gateway: Gateway, journal: Path) ->
 
 def test_many_crashes_in_a_row(gateway: Gateway, journal: Path) -> None:
     before = state(gateway.host)
-    for backend in ("nftables", "tc", "nftables", "tc"):
+    for backend in ("nftables", "tc", "iptables", "nftables", "tc"):
         crash(gateway.host, journal, backend)
         assert in_force(gateway)
     with gateway.host.entered():

@@ -89,8 +89,9 @@ def services(host: Namespace, addresses: tuple[str, ...], ports: tuple[int, ...]
 
 
 def traces(host: Namespace) -> str:
-    """Return what nftables and tc know in a namespace, with eth0 and eth1."""
+    """Return what nftables, iptables and tc know in a namespace, with eth0 and eth1; policies and counts aside."""
     return host.sh(
-        "nft list ruleset; for dev in $(ls /sys/class/net); do tc qdisc show dev $dev; "
+        "nft list ruleset; iptables-legacy-save | grep -e ^-A -e '^:[^ ]* -'; "
+        "for dev in $(ls /sys/class/net); do tc qdisc show dev $dev; "
         "tc filter show dev $dev ingress; tc filter show dev $dev egress; done"
     )

@@ -1,1 +1,1 @@
-"""The ingress guard, which keeps from the host what is ours; by tc or by nftables, whichever works here."""
+"""The ingress guard, which keeps from the host what is ours; by tc, nftables or iptables, whichever works here."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastmasq.errors import KernelError
+from fastmasq.kernel.guard.iptables import IptablesGuard
 from fastmasq.kernel.guard.nftables import NftablesGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.guard.tc import TcGuard
 
 
 class NoGuard(Guard):
-    """The host sees everything: for hosts where neither nftables nor tc is to be had, and for measurements."""
+    """The host sees everything: for hosts that have no other, and for measurements."""
 
     backend = "none"
 
@@ -36,6 +37,7 @@ class NoGuard(Guard):
 _BACKENDS: dict[str, Callable[[Mapping[str, Any]], Guard]] = {
     "tc": TcGuard,
     "nftables": lambda memory: NftablesGuard(),
+    "iptables": lambda memory: IptablesGuard(),
     "none": lambda memory: NoGuard(),
 }
 BACKENDS: Sequence[str] = tuple(_BACKENDS)
@@ -46,22 +48,26 @@ def make_guard(backend: str, memory: Mapping[str, Any] | None = None) -> Guard:
     return _BACKENDS[backend](memory or {})
 
 
+def candidates(backend: str) -> Sequence[str]:
+    """Return the backends to try in turn: one that is named, or all for "auto", of which "none" always works."""
+    return BACKENDS if backend == "auto" else (backend,)
+
+
 def open_guard(backend: str = "auto") -> Guard:
-    """Return a guard that works here, not yet in force. "auto" takes the first of tc, nftables, none.
+    """Return a guard that works here as far as can be told before it is in force; "auto" takes the first such.
 
-    Raises KernelError if the named backend does not work.
+    What was refused before is in its `refused`. Raises KernelError if the named backend does not work.
     """
-    if backend != "auto":
-        guard = make_guard(backend)
-        guard.check()
-        return guard
-    return next(_working(make_guard(name) for name in BACKENDS))
-
-
-def _working(guards: Iterable[Guard]) -> Iterable[Guard]:
-    for guard in guards:
+    refused: dict[str, str] = {}
+    for name in candidates(backend):
+        guard = make_guard(name)
         try:
             guard.check()
-        except KernelError:
+        except KernelError as error:
+            if name == backend:
+                raise
+            refused[name] = str(error)
             continue
-        yield guard
+        guard.refused = refused
+        return guard
+    raise AssertionError("the guard that does nothing always works")

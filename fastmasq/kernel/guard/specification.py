@@ -64,6 +64,7 @@ class Guard(ABC):
 
     def __init__(self) -> None:
         self.guarded: tuple[str, ...] = ()  # interfaces it is in force on, as of the last update
+        self.refused: dict[str, str] = {}  # backends that come before it and do not work here, with the reason
 
     @abstractmethod
     def check(self) -> None:

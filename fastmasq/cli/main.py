@@ -20,6 +20,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "run": ("fastmasq.cli.run", "run", "Forward packets until stopped; stay in the foreground."),
     "check": ("fastmasq.cli.check", "check", "Find mistakes in a configuration, and what this host lacks."),
+    "doctor": ("fastmasq.cli.doctor", "doctor", "Say what this kernel lacks, and what that costs."),
     "status": ("fastmasq.cli.status", "status", "Show links, rates, sessions and dropped packets."),
     "sessions": ("fastmasq.cli.sessions", "sessions", "List the sessions: who talks to whom, through which port."),
     "vpn": ("fastmasq.cli.vpn", "vpn", "List the VPNs that pass through, and what they lack."),

@@ -89,7 +89,8 @@ def _rings(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding(severity, f"ring mode {mode}: {error}")
             continue
         if tap.refused:
-            yield Finding("note", f"ring mode {mode}: the kernel refuses {', '.join(tap.refused)}")
+            refused = ", ".join(f"{what} ({reason})" for what, reason in tap.refused.items())
+            yield Finding("note", f"ring mode {mode}: the kernel refuses {refused}")
         tap.close()
     if settings.rings.vnet_header == "off":
         yield Finding("warning", "[rings] vnet_header is off: large sends are cut up in user space, which is slow")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,25 @@ def start_time(pid: int) -> int | None:
 
 
 def network_namespace() -> list[int]:
-    """Return device and inode of the current network namespace, which identify it while it exists."""
-    status = os.stat("/proc/thread-self/ns/net")
+    """Return device and inode of the current network namespace, which identify it while it exists.
+
+    Before Linux 3.8 nothing does, and all are [0, 0].
+    """
+    file = thread_folder() / "ns/net"
+    try:
+        os.readlink(file)
+    except OSError:
+        return [0, 0]
+    status = file.stat()
     return [status.st_dev, status.st_ino]
+
+
+def thread_folder() -> Path:
+    """Return the folder of /proc about this thread; before Linux 3.17 it has no name of its own."""
+    try:
+        return Path("/proc", os.readlink("/proc/thread-self"))
+    except FileNotFoundError:
+        return Path(f"/proc/self/task/{threading.get_native_id()}")
 
 
 def _namespace_exists(namespace: list[int]) -> bool:

@@ -109,6 +109,13 @@ def _idle_tcp_ports() -> list[int]:
     return ports
 
 
+def why_idle_ports_are_unknown() -> str:
+    """Return why the kernel does not tell of TCP ports that are bound and idle, "" if it does. Binds one meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as idle:
+        idle.bind(("127.0.0.1", 0))
+        return "" if idle.getsockname()[1] in _idle_tcp_ports() else "sock_diag does not list a socket that is bound"
+
+
 def _ping_identifiers() -> list[int]:
     return [int(local.rpartition(":")[2], 16) for local in _local_ends(_PING_SOCKETS)]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import mmap
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fastmasq.errors import KernelError
@@ -40,17 +42,24 @@ SEND_BUFFER = 16 << 20
 
 MODES = ("v2", "v3", "socket")
 
+# What may be refused, by the names that the table in kernel/features.py has for it.
+HEADER, RING_HEADER, RING_V3 = "virtio header", "virtio header on rings", "ring v3"
+VLAN_FILTER, IGNORE_OUTGOING, BYPASS = "filter on VLAN tags", "taps without what we send", "sending past the queue"
+RESERVED, LARGE_BUFFER = "room before each frame", "a large socket buffer"
+
+_UNKNOWN = (errno.EINVAL, errno.ENOPROTOOPT)  # what a kernel says to an option that it does not know
+
 
 @dataclass
 class Tap:
-    """An open receiving socket: its ring (None in socket mode), and the options that the kernel refused."""
+    """An open receiving socket: its ring (None in socket mode), and what of it the kernel refused: name and reason."""
 
     socket: socket.socket
     mode: str
     vnet_header: bool
     geometry: RingGeometry | None = None
     memory: mmap.mmap | None = None
-    refused: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def statistics(self) -> tuple[int, int]:
         """Return (packets, drops) since the last call: the kernel resets the counters at each reading."""
@@ -64,6 +73,22 @@ class Tap:
         self.socket.close()
 
 
+class _Lacking(OSError):
+    """The kernel does not know a `feature` that this way of opening a tap cannot do without."""
+
+    def __init__(self, feature: str, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.feature = feature
+
+
+@contextlib.contextmanager
+def _asking_for(feature: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _Lacking(feature, error) if error.errno in _UNKNOWN else error from None
+
+
 def open_tap(interface: str, mode: str, *, vnet_header: bool = True, frames: int = 4096, mtu: int = 1500) -> Tap:
     """Open a tap on all IPv4 packets that `interface` receives.
 
@@ -71,11 +96,20 @@ def open_tap(interface: str, mode: str, *, vnet_header: bool = True, frames: int
     else the first without it. Raises KernelError when no mode can be had.
     """
     reasons = []
+    lacking: dict[str, str] = {}
     for wanted, header in _attempts(mode, vnet_header):
         try:
-            return _open(interface, wanted, header, frames, mtu)
+            tap = _open(interface, wanted, header, frames, mtu)
         except OSError as error:
             reasons.append(f"{wanted}: {error.strerror}")
+            if isinstance(error, _Lacking):
+                lacking[error.feature] = error.strerror
+            continue
+        if vnet_header and not header:
+            lacking[HEADER] = lacking.get(HEADER) or reasons[0]
+            lacking.pop(RING_HEADER, None)
+        tap.refused |= lacking
+        return tap
     raise KernelError(f"{interface}: no packet socket to be had ({'; '.join(reasons)})")
 
 
@@ -89,11 +123,12 @@ def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int) -
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     try:
         tap = Tap(raw, mode, vnet_header)
-        _optional(tap, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
-        _optional(tap, socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER, "SO_RCVBUFFORCE")
-        _attach_filter(raw)
+        _optional(tap, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, IGNORE_OUTGOING)
+        _optional(tap, socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER, LARGE_BUFFER)
+        _attach_filter(tap)
         if vnet_header:
-            raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            with _asking_for(HEADER):
+                raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         if mode == "socket":
             raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         else:
@@ -107,14 +142,16 @@ def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int) -
 
 def _make_ring(tap: Tap, geometry: RingGeometry) -> None:
     raw = tap.socket
-    raw.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2 if tap.mode == "v2" else TPACKET_V3)
-    _optional(tap, SOL_PACKET, PACKET_RESERVE, RESERVE, "PACKET_RESERVE")
+    with _asking_for(RING_V3 if tap.mode == "v3" else "ring v2"):
+        raw.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2 if tap.mode == "v2" else TPACKET_V3)
+    _optional(tap, SOL_PACKET, PACKET_RESERVE, RESERVE, RESERVED)
     request = [geometry.block_size, geometry.block_count, geometry.frame_size, geometry.frame_count]
     if tap.mode == "v2":
         raw.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, COPY_THRESHOLD)
     else:
         request += [V3_RETIRE_MS, 0, 0]
-    raw.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack(f"{len(request)}I", *request))
+    with _asking_for(RING_HEADER) if tap.vnet_header else contextlib.nullcontext():
+        raw.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack(f"{len(request)}I", *request))
     tap.memory = mmap.mmap(raw.fileno(), geometry.length, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     tap.geometry = geometry
 
@@ -122,29 +159,61 @@ def _make_ring(tap: Tap, geometry: RingGeometry) -> None:
 def _optional(tap: Tap, level: int, option: int, value: int, name: str) -> None:
     try:
         tap.socket.setsockopt(level, option, value)
-    except OSError:
-        tap.refused.append(name)
+    except OSError as error:
+        tap.refused[name] = error.strerror
 
 
-def _attach_filter(raw: socket.socket) -> None:
-    """Keep out what is not ours to look at: not IPv4, tagged for a VLAN interface, or sent by this host."""
-    ancillary = 0xFFFFF000  # SKF_AD_OFF
-    protocol, packet_type, vlan_present = ancillary + 0, ancillary + 4, ancillary + 48
-    load_half, load_word, jump_equal, give = 0x28, 0x20, 0x15, 0x06
-    program = [
-        (load_half, 0, 0, protocol),
-        (jump_equal, 0, 5, ETH_P_IP),
-        (load_word, 0, 0, packet_type),
-        (jump_equal, 3, 0, socket.PACKET_OUTGOING),
-        (load_word, 0, 0, vlan_present),
-        (jump_equal, 0, 1, 0),
-        (give, 0, 0, 0xFFFFFFFF),
-        (give, 0, 0, 0),
+_ANCILLARY = 0xFFFFF000  # SKF_AD_OFF
+_PROTOCOL, _PACKET_TYPE, _VLAN_PRESENT = _ANCILLARY + 0, _ANCILLARY + 4, _ANCILLARY + 48
+_LOAD_HALF, _LOAD_WORD, _JUMP_EQUAL, _GIVE = 0x28, 0x20, 0x15, 0x06
+_ALL = 0xFFFFFFFF
+
+_Program = Sequence[tuple[int, int, int, int]]
+
+
+def _attach_filter(tap: Tap) -> None:
+    """Keep out what is not ours to look at: not IPv4, sent by this host, or tagged for a VLAN interface.
+
+    Tags are left to the path where the kernel has no filter on them.
+    """
+    reason = why_no_vlan_filter()
+    if reason:
+        tap.refused[VLAN_FILTER] = reason
+    attach_program(tap.socket, _filter(on_tags=not reason))
+
+
+def _filter(on_tags: bool) -> _Program:
+    tags = [(_LOAD_WORD, 0, 0, _VLAN_PRESENT), (_JUMP_EQUAL, 0, 1, 0)] if on_tags else []
+    return [
+        (_LOAD_HALF, 0, 0, _PROTOCOL),
+        (_JUMP_EQUAL, 0, 3 + len(tags), ETH_P_IP),
+        (_LOAD_WORD, 0, 0, _PACKET_TYPE),
+        (_JUMP_EQUAL, 1 + len(tags), 0, socket.PACKET_OUTGOING),
+        *tags,
+        (_GIVE, 0, 0, _ALL),
+        (_GIVE, 0, 0, 0),
     ]
-    attach_program(raw, program)
 
 
-def attach_program(raw: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
+def why_no_vlan_filter() -> str:
+    """Return why filters cannot ask for VLAN tags here, "" if they can.
+
+    Kernels before 3.7 accept such a filter and let nothing through, so a datagram has to pass one.
+    """
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        try:
+            attach_program(far, [(_LOAD_WORD, 0, 0, _VLAN_PRESENT), (_GIVE, 0, 0, _ALL)])
+            near.send(b"?")
+            far.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return "a filter that asks for them lets nothing through"
+        except OSError as error:
+            return error.strerror
+    return ""
+
+
+def attach_program(raw: socket.socket, program: _Program) -> None:
     """Have the kernel filter by a classic BPF program of (code, jump if true, jump if false, value). Raises OSError."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     raw.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(code)))
@@ -157,7 +226,7 @@ class SendSocket:
     socket: socket.socket
     vnet_header: bool
     qdisc_bypass: bool
-    refused: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         self.socket.close()
@@ -170,25 +239,46 @@ def open_sender(interface: str, *, vnet_header: bool = True, qdisc_bypass: bool 
     except PermissionError:
         raise KernelError("packet sockets need CAP_NET_RAW: run as root") from None
     try:
-        refused = []
+        refused = {}
         for level, option, value, name, wanted in (
-            (socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER, "SO_SNDBUFFORCE", True),
-            (SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR", vnet_header),
-            (SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS", qdisc_bypass),
+            (socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER, LARGE_BUFFER, True),
+            (SOL_PACKET, PACKET_VNET_HDR, 1, HEADER, vnet_header),
+            (SOL_PACKET, PACKET_QDISC_BYPASS, 1, BYPASS, qdisc_bypass),
         ):
             if wanted:
                 try:
                     raw.setsockopt(level, option, value)
-                except OSError:
-                    refused.append(name)
+                except OSError as error:
+                    refused[name] = error.strerror
         raw.bind((interface, 0))
         raw.setblocking(False)
-        return SendSocket(
-            raw,
-            vnet_header and "PACKET_VNET_HDR" not in refused,
-            qdisc_bypass and "PACKET_QDISC_BYPASS" not in refused,
-            refused,
-        )
+        return SendSocket(raw, vnet_header and HEADER not in refused, qdisc_bypass and BYPASS not in refused, refused)
     except OSError as error:
         raw.close()
         raise KernelError(f"{interface}: cannot send on it: {error.strerror}") from None
+
+
+def lacking() -> dict[str, str]:
+    """Return what packet sockets cannot do here, by name, with the reason; they hear nothing meanwhile. KernelError."""
+    found = {}
+    reason = why_no_vlan_filter()
+    if reason:
+        found[VLAN_FILTER] = reason
+    geometry = v2_geometry(64, 1500)
+    ring = struct.pack("4I", geometry.block_size, geometry.block_count, geometry.frame_size, geometry.frame_count)
+    for name, options in (
+        (RING_V3, [(PACKET_VERSION, TPACKET_V3)]),
+        (HEADER, [(PACKET_VNET_HDR, 1)]),
+        (RING_HEADER, [(PACKET_VNET_HDR, 1), (PACKET_VERSION, TPACKET_V2), (PACKET_RX_RING, ring)]),
+        (IGNORE_OUTGOING, [(PACKET_IGNORE_OUTGOING, 1)]),
+        (BYPASS, [(PACKET_QDISC_BYPASS, 1)]),
+    ):
+        try:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+                for option, value in options:
+                    raw.setsockopt(SOL_PACKET, option, value)
+        except PermissionError:
+            raise KernelError("packet sockets need CAP_NET_RAW: run as root") from None
+        except OSError as error:
+            found[name] = error.strerror
+    return found

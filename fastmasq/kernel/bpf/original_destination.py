@@ -45,22 +45,41 @@ class OriginalDestinations:
         """Raises KernelError if the kernel or the system lacks something."""
         self._descriptors = contextlib.ExitStack()
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-            self.cookie: int = struct.unpack("=Q", cookie)[0]
-            self.map = self._keep(calls.make_cache(_KEY_BYTES, _VALUE_BYTES, ENTRIES))
-            group = self._keep(calls.open_root_group())
+            group = self._prepare()
+            for program, attach_type in self._programs:
+                self._keep(calls.attach_to_group(program, group, attach_type))
+        except (OSError, KernelError) as error:
+            self.close()
+            raise _refusal(error) from None
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise KernelError as making one would, but for the last step: nothing is put in force."""
+        tried = cls.__new__(cls)
+        tried._descriptors = contextlib.ExitStack()
+        try:
+            tried._prepare()
+        except (OSError, KernelError) as error:
+            raise _refusal(error) from None
+        finally:
+            tried.close()
+
+    def _prepare(self) -> int:
+        """Make the map and load the programs; return a descriptor of the root control group."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        self.cookie: int = struct.unpack("=Q", cookie)[0]
+        self.map = self._keep(calls.make_cache(_KEY_BYTES, _VALUE_BYTES, ENTRIES))
+        group = self._keep(calls.open_root_group())
+        self._programs = [
+            (self._keep(calls.load_program(code, name, kind, attach_type)), attach_type)
             for code, name, kind, attach_type in (
                 (_name_program(self.map, _ADDR_IP4), "original_name4", _SOCK_ADDR, _GETSOCKNAME4),
                 (_name_program(self.map, _ADDR_IP6_LAST), "original_name6", _SOCK_ADDR, _GETSOCKNAME6),
                 (_option_program(self.map), "original_option", _SOCKOPT, _GETSOCKOPT),
-            ):
-                program = self._keep(calls.load_program(code, name, kind, attach_type))
-                self._keep(calls.attach_to_group(program, group, attach_type))
-        except (OSError, KernelError) as error:
-            self.close()
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise KernelError(f"proxies cannot learn the original destination of their connections: {reason}") from None
+            )
+        ]
+        return group
 
     def close(self) -> None:
         self._descriptors.close()
@@ -68,6 +87,11 @@ class OriginalDestinations:
     def _keep(self, descriptor: int) -> int:
         self._descriptors.callback(os.close, descriptor)
         return descriptor
+
+
+def _refusal(error: OSError | KernelError) -> KernelError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return KernelError(f"proxies cannot learn the original destination of their connections: {reason}")
 
 
 def _look_up(code: Assembler, map_descriptor: int) -> None:

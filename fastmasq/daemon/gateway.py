@@ -209,6 +209,7 @@ class Gateway:
         """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
         snapshot = self.watch.snapshot()
         self.links.follow(snapshot)
+        self.host.keep_datagrams_apart(self.links.without_sizes())
         self.rules.follow_links(self.links.views())
         self.forwards.resolve(rows.addresses_by_name(snapshot))
         self._local = rows.local_addresses(snapshot.routes)

@@ -6,7 +6,7 @@ Each call brings one of them to what it is told, and does nothing if it is so al
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports, proxies
 from fastmasq.errors import KernelError
-from fastmasq.kernel import sysctl
+from fastmasq.kernel import features, offloads, sysctl
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
-from fastmasq.kernel.links import interface_addresses
+from fastmasq.kernel.links import Link, interface_addresses
+from fastmasq.kernel.local_link import HOST_END
 from fastmasq.kernel.ports import host_protocols
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
@@ -41,6 +42,8 @@ class Host:
         self.guard: Guard | None = None
         self._guarded: tuple | None = None  # what the guard was told last
         self._destinations: OriginalDestinations | None = None
+        self._destinations_refused = ""
+        self._small: set[tuple[str, int]] = set()  # names and numbers of links that merge no UDP, by our doing
         self._drifted: list[str] = []
         self._not_enforced: list[str] = []
 
@@ -49,6 +52,39 @@ class Host:
         if self._destinations is not None:
             self._destinations.close()
             self._destinations = None
+
+    def refused(self) -> dict[str, str]:
+        """Return what this host does not allow, by its name in `features.USES`, with the reason."""
+        found = {f"guard {backend}": reason for backend, reason in (self.guard.refused if self.guard else {}).items()}
+        found[features.HOST_RULES] = self._takeover.host_rules_refused
+        found[features.ORIGINAL_DESTINATIONS] = self._destinations_refused
+        return {use: reason for use, reason in found.items() if reason}
+
+    def keep_datagrams_apart(self, links: Iterable[Link]) -> None:
+        """Switch off what merges UDP on links, and on the ports of a bridge that is one, where no tap tells its sizes.
+
+        What cannot be switched is said, once: the path drops what comes of it.
+        """
+        for link in links:
+            if (link.name, link.ifindex) in self._small:
+                continue
+            self._small.add((link.name, link.ifindex))
+            ports = [each.name for each in self._watch.interfaces() if each.master == link.ifindex]
+            for name in (link.name, *ports):
+                self._switch_off(name, offloads.MERGING)
+            if link.role == "local":
+                self._switch_off(HOST_END, offloads.BURSTS)
+
+    def _switch_off(self, interface: str, names: Sequence[str]) -> None:
+        try:
+            off = self._takeover.switch_off(interface, names)
+        except KernelError as error:
+            log.warning("%s", error)
+            return
+        if off:
+            log.warning(
+                "%s: %s switched off, since no tap tells the sizes of merged datagrams", interface, ", ".join(off)
+            )
 
     # -- ports and protocols ---------------------------------------------------------------------------------------
 
@@ -129,6 +165,7 @@ class Host:
             self._destinations = OriginalDestinations()
         except KernelError as error:
             log.warning("%s", error)
+            self._destinations_refused = str(error)
             return True
         with forwarder.locked():
             forwarder.tell_programs(self._destinations.map, self._destinations.cookie, calls.system_call())

@@ -9,6 +9,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.daemon import rows
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError
+from fastmasq.kernel import features
 from fastmasq.kernel.links import UNSUPPORTED, Link
 from fastmasq.kernel.watch import Snapshot
 from fastmasq.path.forwarder import Forwarder
@@ -92,6 +93,22 @@ class Links:
     def number_of(self) -> dict[int, int]:
         """Return the numbers of the links that there are, by interface index."""
         return {link.ifindex: number for number, link in self.links.items() if link.ifindex}
+
+    def refused(self) -> dict[str, dict[str, str]]:
+        """Return what the kernel refused of each link's tap and sender, by name, with the reason."""
+        return {
+            self.links[number].name: attached.ring.tap.refused | attached.sender.socket.refused
+            for number, attached in self.attached.items()
+        }
+
+    def without_sizes(self) -> list[Link]:
+        """Return the links whose taps do not tell how large the datagrams are that came as one packet."""
+        all_of_them = features.UDP_BURSTS in features.told_by_version()
+        return [
+            self.links[number]
+            for number, attached in self.attached.items()
+            if all_of_them or not attached.ring.tap.vnet_header
+        ]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what `fastmasq status` shows of each link but its traffic; the local one only while it is there."""

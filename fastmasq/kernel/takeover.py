@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastmasq.errors import KernelError
-from fastmasq.kernel import local_link, sysctl
+from fastmasq.kernel import local_link, offloads, sysctl
 from fastmasq.kernel.guard.backends import BACKENDS, candidates, make_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.chains import asks_nothing
@@ -39,7 +39,8 @@ class Takeover:
     """What one running forwarder has changed. Only one can exist in a network namespace.
 
     Journal entries are {"sysctl": name, "old": value, "new": value, "dependents": {name: old value}} and
-    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend} and {"link": name}.
+    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend}, {"link": name} and
+    {"offloads": interface, "features": [name that was on]}.
     """
 
     def __init__(self, journal_path: str | os.PathLike[str]) -> None:
@@ -140,6 +141,22 @@ class Takeover:
                 self._journal.remove(entry)
             raise
         return guard
+
+    def switch_off(self, interface: str, features: Iterable[str]) -> list[str]:
+        """Switch off features of a link, those that are on and may be; return which. They are journalled.
+
+        A link that goes takes its features with it: one of the same name is a new one. Raises KernelError.
+        """
+        off = offloads.switched_on(interface, features)
+        if not off:
+            return []
+        entry = {"offloads": interface, "features": off}
+        self._journal.append(entry)
+        try:
+            return offloads.switch(interface, off, on=False)
+        except KernelError:
+            self._journal.remove(entry)
+            raise
 
     def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
         """Have the chains input and output judge the host's own packets, in place of what a predecessor may have left.
@@ -256,6 +273,9 @@ def _undo(entry: Entry) -> list[str]:
         return ["rules for the host itself removed"] if HostRules().remove() else []
     if "link" in entry:
         return [f"link {entry['link']} removed"] if local_link.remove() else []
+    if "offloads" in entry:
+        back = offloads.switch(entry["offloads"], entry["features"], on=True)
+        return [f"{entry['offloads']}: {', '.join(back)} on"] if back else []
     if "guard" in entry:
         removed = make_guard(entry["guard"], entry["memory"]).remove()
         return [f"guard ({entry['guard']}) removed"] if removed else []

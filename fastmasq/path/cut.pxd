@@ -49,7 +49,7 @@ cdef inline void finish_transport(uint8_t *ip, uint32_t header_length, uint32_t 
 
 
 cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
-    """Cut a large send into segments for a sender without virtio headers."""
+    """Cut a large send into segments for a sender without virtio headers; refuse one of datagrams of unknown size."""
     cdef Sender *sender = p.senders[packet.hop.link]
     cdef uint32_t size = packet.frame.vnet.gso_size
     cdef uint32_t headers = packet.header_length
@@ -60,6 +60,8 @@ cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
     if packet.protocol == numbers.TCP:
         headers += tcp.header_length(packet.transport)
     elif packet.protocol == numbers.UDP and packet.frame.vnet.gso_type == GSO_UDP_L4:
+        if size == 0:
+            return verdict.SEGMENT_SIZE_UNKNOWN
         headers += udp.MINIMUM
     else:
         return verdict.CANNOT_SEGMENT

@@ -33,7 +33,7 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
         renumber(packet)
     if packet.protocol == numbers.TCP and not packet.is_fragment and gather(p, packet):
         return verdict.FORWARDED
-    if frame.vnet.gso_type != GSO_NONE and not p.senders[hop.link].vnet:
+    if frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not p.senders[hop.link].vnet):
         return queue_segments(p, packet)
     if frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu:
         return queue_fragments(p, packet)

@@ -92,6 +92,7 @@ cdef enum:
     TX_REFUSED
     TX_NO_BUFFER
     CANNOT_SEGMENT
+    SEGMENT_SIZE_UNKNOWN
     DROP_REASON_COUNT
 
 cdef enum:

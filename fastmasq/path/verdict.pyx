@@ -83,6 +83,8 @@ _SENTENCES = {
     ENDPOINT_CLASH: ("endpoint_clash",
                      "the target of a forward or redirect already has a session with this remote endpoint by another way"),
     CANNOT_SEGMENT: ("cannot_segment", "a large send could not be cut into segments for a link without offloads"),
+    SEGMENT_SIZE_UNKNOWN: ("segment_size_unknown",
+                           "several UDP datagrams came as one packet, and nothing tells their size without the virtio header"),
 }
 
 if len(_SENTENCES) != DROP_REASON_COUNT or sorted(_SENTENCES) != list(range(DROP_REASON_COUNT)):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import socket
-import struct
 import threading
 
 import pytest
 
 from fastmasq.lab import scenario, services
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.support.bursts import SEGMENTS, receive_all, send_segmented
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,
     INSIDE_ADDRESS,
     ROUTER_ADDRESS,
-    SOL_UDP,
-    UDP_SEGMENT,
     Network,
     eventually,
     icmp_error,
@@ -26,27 +24,6 @@ from tests.support.lab_network import (
 )
 
 TRANSFER_BYTES = 8 << 20
-SEGMENT, SEGMENTS = 1200, 40
-
-
-def send_segmented(sender: socket.socket, remote: tuple[str, int]) -> list[bytes]:
-    """Have the kernel cut one large send into datagrams of SEGMENT octets (udp(7), UDP_SEGMENT); return them."""
-    pieces = [bytes([number]) * SEGMENT for number in range(SEGMENTS)]
-    control = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", SEGMENT))]
-    sender.sendmsg([b"".join(pieces)], control, 0, remote)
-    return pieces
-
-
-def receive_all(receiver: socket.socket, count: int) -> list[bytes]:
-    """Return the next datagrams, as many as come of `count` before none comes for a while."""
-    received = []
-    receiver.settimeout(0.5)
-    try:
-        while len(received) < count:
-            received.append(receiver.recv(65536))
-    except TimeoutError:
-        pass
-    return received
 
 
 @pytest.fixture(params=[True, False], ids=["offloads", "no-offloads"])
@@ -91,7 +68,7 @@ def test_traffic_in_every_ring_mode(net: Network, offloads: bool, vnet_header: s
     sent = send_segmented(server, server.recvfrom(100)[1])
     assert receive_all(client, SEGMENTS) == (sent if large_sends_work else [])
 
-    assert net.drops() == ({} if large_sends_work else {"cannot_segment": 2})
+    assert net.drops() == ({} if large_sends_work else {"segment_size_unknown": 2})
 
 
 @pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no-offloads"])

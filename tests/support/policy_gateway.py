@@ -64,6 +64,9 @@ class Links:
     def follow(self, snapshot: Snapshot) -> None:
         pass
 
+    def without_sizes(self) -> list[Link]:
+        return []
+
     def views(self) -> list[LinkView]:
         return [LinkView("eth0", (address(INSIDE_ADDRESS),)), LinkView("eth1", (address(OUTSIDE_ADDRESS),))]
 
@@ -95,6 +98,9 @@ class Host:
         for first, last in ranges:
             free[:, first : last + 1] = True
         return free & ~self.used
+
+    def keep_datagrams_apart(self, links: Iterable[Link]) -> None:
+        pass
 
     def protocols(self) -> set[int]:
         return set()

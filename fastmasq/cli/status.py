@@ -35,7 +35,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"fastmasq {report['version']}, process {report['pid']}, running for {span(report['uptime_s'])}, "
         f"behaviour {report['compat']}\n"
     )
-    for table in (_links(report["links"]), _traffic(report["links"]), _facts(report), _drops(report["drops"])):
+    tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), _drops(report["drops"])]
+    if report["fallbacks"]:
+        tables.append(_fallbacks(report["fallbacks"]))
+    for table in tables:
         console.print(table)
         console.print()
 
@@ -99,4 +102,15 @@ def _drops(drops: list[dict[str, Any]]) -> Any:
     table.columns[3].no_wrap = False
     for drop in sorted(drops, key=lambda drop: -drop["packets"]):
         table.add_row(str(drop["packets"]), format_count(drop["per_s"]), drop["reason"], drop["sentence"])
+    return table
+
+
+def _fallbacks(fallbacks: list[dict[str, Any]]) -> Any:
+    from fastmasq.cli.render import make_table
+
+    table = make_table("Links", "", "Instead", "Cost", title="Done without, as this kernel lacks it")
+    for column in table.columns[2:]:
+        column.no_wrap = False
+    for each in fallbacks:
+        table.add_row(", ".join(each["links"]) or "all", each["use"], each["instead"], each["cost"])
     return table

@@ -142,6 +142,8 @@ class Engine:
         self._follow_inside()
         self._watch()
         self._start_worker()
+        if line := self.status.fallbacks.line():
+            log.warning("%s", line)
 
     def _judge_ipsec(self) -> Settings:
         """Return the settings without what cannot be. A host with an IKE daemon keeps IPsec itself."""

@@ -9,6 +9,7 @@ from typing import Any
 import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.daemon import listing, vpn_sessions
+from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.rates import Rates
 from fastmasq.kernel.ports import format_ports
@@ -25,6 +26,7 @@ class Status:
         self._gateway = gateway
         self._started_ns = started_ns
         self._rates = Rates()
+        self.fallbacks = Fallbacks(gateway.links, gateway.host)
 
     def every_second(self) -> None:
         """Take note of the counters, for rates."""
@@ -63,6 +65,7 @@ class Status:
             },
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
+            "fallbacks": self.fallbacks.in_force(),
         }
 
     def sessions(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -67,4 +67,13 @@ STATUS = {
         {"reason": "no_route", "packets": 1, "per_s": 0.0, "sentence": "No route to the destination."},
         {"reason": "ttl_exceeded", "packets": 3, "per_s": 1.5, "sentence": "The packet had been forwarded too often."},
     ],
+    "fallbacks": [
+        {
+            "use": "virtio header on rings",
+            "links": ["eth0"],
+            "reason": "Invalid argument",
+            "instead": "plain sockets",
+            "cost": "a copy of each packet",
+        },
+    ],
 }

@@ -113,6 +113,10 @@ class Network:
         self._fastmasq = Fastmasq(self.lab, extra, **interfaces)
         return self._fastmasq.install()
 
+    def adopt(self, fastmasq: Fastmasq) -> None:
+        """Look at a fastmasq that somebody else has started, and ends."""
+        self._fastmasq = fastmasq
+
     def status(self) -> dict[str, Any]:
         """Return the status as it is when what is under way has been handled: nothing has moved for QUIET_S."""
         status, moved = self.fastmasq.ask("status"), time.monotonic()

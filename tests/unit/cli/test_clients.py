@@ -94,6 +94,10 @@ def test_status_for_people(run, forwarder):
         "3 1.5 ttl_exceeded The packet had been forwarded too often.",
         "1 0 no_route No route to the destination.",
         "",
+        "Done without, as this kernel lacks it",
+        "Links Instead Cost",
+        "eth0 virtio header on rings plain sockets a copy of each packet",
+        "",
     ]
 
 

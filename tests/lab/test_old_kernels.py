@@ -1,0 +1,122 @@
+"""Kernels that lack what fastmasq wants: every step back is taken because such a kernel says so, and traffic passes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fastmasq.kernel import features
+from fastmasq.lab.forwarder import COMMAND
+from fastmasq.lab.topology import SERVER_ADDRESS, Lab
+from tests.support import old_kernel, old_line
+from tests.support.lab_network import ECHO_PORT, Network, round_trip, send_and_compare
+from tests.support.old_kernel import OldKernel
+
+Kernels = Callable[..., OldKernel]
+SERVER = (SERVER_ADDRESS, ECHO_PORT)
+
+
+@pytest.fixture
+def kernel_without(lab: Lab) -> Iterator[Kernels]:
+    """Return a function that makes a kernel without features. It outlives what runs on it: ask for it before `net`."""
+    with contextlib.ExitStack() as made:
+        yield lambda *features: made.enter_context(OldKernel(lab.directory, without=features))
+
+
+def assert_traffic_passes(net: Network) -> None:
+    assert net.answers("inside", SERVER_ADDRESS)
+    client = net.udp("inside")
+    for size in (0, 1, 1472, 8000):
+        assert round_trip(client, SERVER, b"x" * size), f"a datagram of {size} octets"
+    near, far = net.pair()
+    send_and_compare(near, far, 1 << 20)
+    send_and_compare(far, near, 1 << 20)
+
+
+def start_on(kernel: OldKernel, net: Network, extra: str = "") -> None:
+    net.start(extra, command=(*kernel.command, *COMMAND))
+    net.echo_udp()
+
+
+def fallbacks(net: Network) -> dict[str, dict]:
+    return {each["use"]: each for each in net.status()["fallbacks"]}
+
+
+def test_a_kernel_of_the_line_3_10(net: Network) -> None:
+    """All that is newer is refused at once; the other lines are tried before a release."""
+    net.echo_udp()
+    with old_line.running(net.lab, "3.10") as (kernel, fastmasq):
+        net.adopt(fastmasq)
+        old_line.assert_told(kernel, fastmasq, "3.10")
+        assert net.status()["guard"]["backend"] == "iptables"
+        assert {(link["ring"], link["vnet_header"]) for link in net.status()["links"] if link["role"] != "local"} == {
+            ("socket", True)
+        }
+        assert_traffic_passes(net)
+        assert net.drops() == {}
+
+
+def test_nothing_is_missed_on_this_kernel(net: Network) -> None:
+    net.start()
+    assert fallbacks(net) == {}
+    assert "does without" not in net.fastmasq.errors()
+
+
+@pytest.mark.parametrize(
+    ("refused", "ring", "missed"),
+    [
+        (("PACKET_VNET_HDR on rings",), ("socket", True), {features.RING_HEADER}),
+        (("PACKET_VNET_HDR",), ("v2", False), {features.HEADER}),
+        (("PACKET_VNET_HDR", "TPACKET_V2"), ("v3", False), {features.HEADER}),
+        (("PACKET_VNET_HDR", "TPACKET_V2", "TPACKET_V3"), ("socket", False), {features.HEADER, features.RING_V3}),
+    ],
+    ids=["no-header-on-rings", "no-header", "no-v2", "no-ring"],
+)
+def test_rings_step_by_step(
+    kernel_without: Kernels, net: Network, refused: tuple[str, ...], ring: tuple[str, bool], missed: set[str]
+) -> None:
+    kernel = kernel_without(*refused)
+    start_on(kernel, net)
+    assert {(link["ring"], link["vnet_header"]) for link in net.status()["links"]} == {ring}
+    assert fallbacks(net).keys() == missed
+    assert all(kernel.answers[name] for name in refused)
+    assert_traffic_passes(net)
+
+
+@pytest.mark.parametrize(
+    ("refused", "guard", "missed"),
+    [
+        (("qdisc clsact",), "nftables", {features.GUARD_TC}),
+        (("bpf(2)", "nf_tables family netdev"), "iptables", {features.GUARD_TC, features.GUARD_NFTABLES}),
+    ],
+    ids=["no-clsact", "no-bpf-no-netdev"],
+)
+def test_guards_step_by_step(
+    kernel_without: Kernels, net: Network, refused: tuple[str, ...], guard: str, missed: set[str]
+) -> None:
+    """Also where only putting the guard in force shows that it cannot be."""
+    kernel = kernel_without(*refused)
+    start_on(kernel, net)
+    assert net.status()["guard"]["backend"] == guard
+    assert fallbacks(net).keys() == missed
+    assert all(kernel.answers[name] for name in refused)
+    assert_traffic_passes(net)
+    journal = json.loads(net.fastmasq.socket.with_suffix(".journal").read_text())
+    assert [entry["guard"] for entry in journal["entries"] if "guard" in entry] == [guard]
+
+
+def test_doctor_names_what_a_kernel_lacks(net: Network) -> None:
+    """The same table, the same questions: it says of each line what a run on it would do without."""
+    line = "3.2"
+    with OldKernel(net.lab.directory, line) as kernel:
+        argv = [*kernel.command, sys.executable, "-m", "fastmasq", "doctor", "kernel", "--json"]
+        done = net.lab.exec("gateway", argv, stdout=subprocess.PIPE, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["release"] == "3.2.0"
+    assert {each["use"] for each in report["lacking"]} == old_line.expected_uses(line)
+    assert kernel.answers.keys() <= set(old_kernel.lacking(line))

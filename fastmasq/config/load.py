@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from fastmasq import files
 from fastmasq.config.lines import Place, find_lines
 from fastmasq.config.lists import read_forwards, read_redirects
 from fastmasq.config.schema import SHARE, Compat, Settings, defaults, derive
@@ -21,6 +22,7 @@ from fastmasq.config.values import Bounds, Duration, Floor, in_toml
 from fastmasq.errors import ConfigurationError
 
 SAMPLE = Path(__file__).with_name("sample.toml")
+LARGEST = 1 << 20  # octets of a configuration
 
 _WANTED = {int: "a whole number", bool: "true or false", str: "text in quotes"}
 _TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -37,7 +39,7 @@ class Loaded:
 def load(path: str | Path) -> Loaded:
     """Read the file at `path`. Raises ConfigurationError whose text has one line for each mistake."""
     try:
-        content = Path(path).read_bytes()
+        content = files.read(path, LARGEST)
     except OSError as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error.strerror}; name a configuration with -c FILE "

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from fastmasq import files
 from fastmasq.errors import ConfigurationError
 
 SHORTEST_KEY = 16  # characters
@@ -43,15 +44,12 @@ class KeyFile:
 def read_keys(path: str) -> dict[int, bytes]:
     """Return the keys by address. Raises ConfigurationError with what is wrong, where."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            content = file.read(LARGEST_FILE + 1)
+        content = files.read(path, LARGEST_FILE)
+        mode = stat.S_IMODE(os.stat(path).st_mode)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; write a line ADDRESS KEY for each inside host") from None
-    if stat.S_IMODE(status.st_mode) & 0o077 or status.st_uid not in (0, os.geteuid()):
-        raise ConfigurationError(f"{path}: others than root may read it; `chown root {path}; chmod 600 {path}`")
-    if len(content) > LARGEST_FILE:
-        raise ConfigurationError(f"{path}: more than {LARGEST_FILE} bytes; is it the right file?")
+    if mode & 0o077:
+        raise ConfigurationError(f"{path}: others than its owner may read it; `chmod 600 {path}`")
     keys: dict[int, bytes] = {}
     for number, address, key in _lines(path, content):
         if address in keys:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from fastmasq import files
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.legacy import ipchains, ipfwadm, ipfwd, ipmasqadm, ipportfw
 from fastmasq.legacy.names import Names
@@ -22,6 +23,8 @@ from fastmasq.legacy.shell import Command, commands
 from fastmasq.legacy.tokens import plain_dashes
 from fastmasq.policy.chains import RuleError, RuleSet
 from fastmasq.policy.changes import Change, make
+
+LARGEST = 8 << 20  # octets of a rule file
 
 Reader = Callable[..., Any]
 
@@ -81,7 +84,7 @@ def load(path: str | Path, names: Names, *, tolerant: bool = True, arguments: Se
     Raises ConfigurationError whose text has one line for each mistake.
     """
     try:
-        text = Path(path).read_text(errors="replace")
+        text = files.read(path, LARGEST).decode(errors="replace")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; name a file of rules") from None
     return parse(text, str(path), names, tolerant=tolerant, arguments=arguments)

@@ -55,7 +55,7 @@ def test_every_section_is_read():
     ).settings
     assert settings.interfaces.inside == ("eth0", "eth0.5")
     assert (settings.rings.mode, settings.rings.busy_poll, settings.takeover.guard) == ("v2", 0, "tc")
-    assert settings.control.journal.as_posix() == "/tmp/x.journal"
+    assert settings.control.status_socket is None
     assert settings.masquerade.ports == ((5000, 5000), (61000, 65095))
     assert (settings.masquerade.filtering, settings.masquerade.hairpin) == ("endpoint-independent", True)
     assert settings.masquerade.timeouts.udp == 200_000_000_000
@@ -178,7 +178,6 @@ def test_what_is_not_toml(text, line, said):
             5,
             "has 108 bytes, a socket's path at most 107; choose a shorter one",
         ),
-        (LINKS + "[control]\nsocket = '/run/x.journal'", 5, "is the name of the journal kept beside the socket; "),
         (LINKS + "[rules]\nfiles = '/x'", 5, '"/x" is not a list of files; write for example ["/etc/rc'),
         (LINKS + "[rules]\nfiles = ['x']", 5, '"x" is not the absolute path of a file; write'),
         (LINKS + "[rules]\nfiles = ['/x', '/x']", 5, 'names "/x" twice; name it once'),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.legacy.tokens import whole
 from fastmasq.policy.redirects import EVERYWHERE, Change, Redirect, check
 
 HELP = """\
@@ -60,8 +61,9 @@ def parse(words: Sequence[str]) -> Request:
 
 
 def _protocol(text: str) -> int:
-    if text.isascii() and text.isdigit():
-        return int(text)
+    number = whole(text)
+    if number is not None:
+        return number
     try:
         return socket.getprotobyname(text)
     except OSError:

@@ -10,6 +10,7 @@ from typing import Any
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
+from fastmasq.legacy.tokens import whole
 from fastmasq.policy.forwards import (
     LARGEST_PREFERENCE,
     PREFERENCE,
@@ -126,9 +127,8 @@ def _address(text: str, numeric: bool, *, links: bool) -> str:
 
 
 def _port(text: str, protocol: str, numeric: bool, most: int, *, least: int = 1) -> int:
-    if text.isascii() and text.isdigit():
-        port = int(text)
-    else:
+    port = whole(text)
+    if port is None:
         try:
             port = 0 if numeric else socket.getservbyname(text, protocol)
         except OSError:
@@ -139,9 +139,10 @@ def _port(text: str, protocol: str, numeric: bool, most: int, *, least: int = 1)
 
 
 def _preference(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LARGEST_PREFERENCE):
+    preference = whole(text) or 0
+    if not 1 <= preference <= LARGEST_PREFERENCE:
         raise ConfigurationError(f"portfw: invalid preference specified: {text}")
-    return int(text)
+    return preference
 
 
 # -- listings --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from fastmasq.legacy import proc
 from fastmasq.legacy.ipmasqadm_request import Failed, Request
+from fastmasq.legacy.tokens import whole
 from fastmasq.policy.forwards import ANY, read_address
 from fastmasq.policy.triggers import NUMBERS, Change, Trigger
 
@@ -129,9 +130,10 @@ def _protocol(text: str, what: str) -> str:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+    port = whole(text) or 0
+    if not 1 <= port <= 65535:
         raise Failed("Illegal port numbers")
-    return int(text)
+    return port
 
 
 def _range(values: list[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ PREF  is the preference level (load balancing, default=10)"""
 
 INVALID = "mfw: setsockopt failed: Invalid argument"
 _ACTIONS = {"A": "add", "D": "delete", "E": "edit", "S": "schedule", "F": "clear"}
-_NUMBER = re.compile(r"\s*([+-]?\d+)", re.ASCII)
+_NUMBER = re.compile(r"\s*([+-]?\d{1,19})", re.ASCII)
 _ROW = "{:<8} {:<20} {:>8} {:>5} {:>5}"
 _HASHES = 16  # lists of marks in the kernel, by which it showed them
 

@@ -21,6 +21,9 @@ _SEPARATOR = re.compile(r"&&|\|\||[;&|\n]")
 _REDIRECTION = re.compile(r"\d?(?:>>|>&|<<|>|<)[ \t]*|&>[ \t]*")
 
 
+LONGEST_WORD = 4096  # characters; what is longer is none of our programs', and no number of Python's
+
+
 class Command(Struct):
     """One simple command. line: where it begins, from 1. joint: what stands before it: "", "&&", "||" or "|".
 
@@ -138,7 +141,7 @@ class _Reading:
             else:
                 word.add(letter)
                 self.at += 1
-        return word.words(), doubt
+        return word.words(), doubt or ("a word that is too long" if word.is_too_long else "")
 
     def _find(self, quote: str) -> int:
         """Return where a quoted text ends; a quote that is not closed ends with the script."""
@@ -152,12 +155,12 @@ class _Reading:
             letter = self.text[self.at]
             if letter in "$`":
                 value, doubted = self._expansion()
-                inside, doubt = inside + value, doubt or doubted
+                inside, doubt = (inside + value)[: LONGEST_WORD + 1], doubt or doubted
                 continue
             if letter == "\\" and self.text[self.at + 1 : self.at + 2] in ('"', "\\", "$", "`", "\n"):
                 self._advance(self.at + 1)
                 letter = self.text[self.at] if self.text[self.at] != "\n" else ""
-            inside += letter
+            inside += letter if len(inside) <= LONGEST_WORD else ""
             self._advance(self.at + 1)
         self.at += 1
         return inside, doubt
@@ -192,6 +195,7 @@ class _Word:
 
     def __init__(self) -> None:
         self._words: list[str] = []
+        self.is_too_long = False
         self._is_open = False  # whether what comes next still belongs to the last of them
 
     def add(self, text: str) -> None:
@@ -199,7 +203,10 @@ class _Word:
         if not self._is_open:
             self._words.append("")
             self._is_open = True
-        self._words[-1] += text
+        if len(self._words[-1]) + len(text) > LONGEST_WORD:
+            self.is_too_long = True
+        else:
+            self._words[-1] += text
 
     def add_split(self, value: str) -> None:
         """Add the value of a variable outside quotes: blanks in it end words."""

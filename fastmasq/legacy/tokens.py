@@ -8,8 +8,10 @@ from typing import NoReturn
 
 from fastmasq.errors import ConfigurationError
 
-_NUMBER = re.compile(r"\s*[+-]?\d+", re.ASCII)
-_HEX = re.compile(r"\s*\+?(?:0[xX])?[0-9a-fA-F]+", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?\d{1,19}", re.ASCII)
+_HEX = re.compile(r"\s*\+?(?:0[xX])?[0-9a-fA-F]{1,16}", re.ASCII)
+
+_MOST_DIGITS = 19
 
 STRAY = ""
 """Stands for the option of a word that is none."""
@@ -122,6 +124,11 @@ def number(text: str, least: int, most: int) -> int | None:
         return None
     value = int(text)
     return value if least <= value <= most else None
+
+
+def whole(text: str) -> int | None:
+    """Return the number that decimal digits stand for, None for any other text, and for one that is far too long."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def hex_octet(text: str) -> int | None:

@@ -1,0 +1,144 @@
+"""The supervisor: starts again what died, ever more slowly if need be; passes signals on; leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fastmasq.cli import supervisor
+from tests.support.lab_network import eventually
+
+MOST_OWN_KB = 6 * 1024
+CHILD = """if True:
+    import os, signal, sys, time
+    os.write(1, b"%d\\n" % os.getpid())
+    {body}
+"""
+
+
+@contextmanager
+def supervised(body: str, **options: object) -> Iterator[subprocess.Popen]:
+    """Run the supervisor on a small program, each of whose lives prints its process id."""
+    argv = [sys.executable, "-I", "-S", supervisor.__file__, sys.executable, "-c", CHILD.format(body=body)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_it_starts_again_at_once_and_says_what_it_died_of() -> None:
+    with supervised("time.sleep(60)") as process:
+        first = int(process.stdout.readline())
+        started = time.monotonic()
+        os.kill(first, signal.SIGKILL)
+        assert process.stderr.readline() == (
+            "fastmasq: error: the forwarder was killed by SIGKILL; starting it again in 1 s\n"
+        )
+        second = int(process.stdout.readline())
+        assert time.monotonic() - started < 5 and second != first
+        process.terminate()
+        assert process.wait(5) == 128 + signal.SIGTERM
+        assert is_gone(second)
+
+
+def test_the_pause_grows_while_it_dies_at_once_and_a_long_life_forgives(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[float] = []
+    lives = [0.0, 0.0, 0.0, 0.0, 100.0, 0.0]
+    now = 0.0
+
+    class Rehearsal(supervisor.Supervisor):
+        def _run_once(self) -> int:
+            nonlocal now
+            if not lives:
+                return 0
+            now += lives.pop(0)
+            return 3 << 8
+
+        def _say(self, code: int) -> None:
+            assert code == 3
+            said.append(self._pause_s)
+
+        def _wait(self) -> None:
+            pass
+
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    assert Rehearsal(["x"]).run() == 0
+    assert said == [1, 2, 4, 8, 0, 1]
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_what_has_ended_in_order_or_is_wrongly_configured_stays_so(status: int) -> None:
+    with supervised(f"sys.exit({status})") as process:
+        assert process.wait(5) == status
+        assert len(process.stdout.readlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_end_are_passed_on(number: signal.Signals) -> None:
+    body = f"signal.signal({int(number)}, lambda *_: sys.exit(0)); os.write(1, b'ready\\n'); time.sleep(60)"
+    with supervised(body) as process:
+        child = int(process.stdout.readline())
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(5) == 0
+        assert is_gone(child)
+
+
+def test_a_hang_up_is_passed_on_and_ends_nothing() -> None:
+    body = "signal.signal(1, lambda *_: os.write(1, b'reloaded\\n')); os.write(1, b'ready\\n'); time.sleep(60)"
+    with supervised(body) as process:
+        process.stdout.readline()
+        for _ in range(3):
+            process.stdout.readline()
+            process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "reloaded\n"
+        process.terminate()
+        process.wait(5)
+
+
+def test_it_may_be_ended_while_it_pauses() -> None:
+    with supervised("sys.exit(1)") as process:
+        process.stderr.readline()
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+def test_a_forwarder_ends_with_its_supervisor(tmp_path: Path) -> None:
+    body = (
+        "sys.path.insert(0, {root!r}); from fastmasq.kernel.identity import end_with; "
+        "signal.signal(15, lambda *_: (open({ended!r}, 'w').close(), os._exit(0))); "
+        "end_with(os.environ['FASTMASQ_SUPERVISOR']); os.write(1, b'ready\\n'); time.sleep(60)"
+    ).format(root=str(Path(__file__).parents[3]), ended=str(tmp_path / "ended"))
+    with supervised(body) as process:
+        process.stdout.readline()
+        process.stdout.readline()
+        process.kill()
+        eventually((tmp_path / "ended").exists, 5, "the forwarder ends in order")
+
+
+def test_it_is_small() -> None:
+    with supervised("time.sleep(60)") as process:
+        process.stdout.readline()
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        own = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+        process.terminate()
+    assert own <= MOST_OWN_KB, "of its own; what it shares is the interpreter's text"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path, PurePath
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +46,14 @@ def test_a_wheel_has_modules_and_data_and_no_sources_of_extensions(packed):
     assert tracked("fastmasq", ".py", ".md", ".toml", ".rules") <= names
     assert {"fastmasq/LICENSE", "fastmasq/templates/updown/fastmasq-spi"} <= names
     assert {PurePath(name).suffix for name in names} & {".c", ".pyx", ".so", ".pyc"} == set()
+
+
+def test_the_bundle_has_what_the_package_needs_in_versions_that_it_allows():
+    pins = dict(
+        re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "scripts/packaging/requirements.txt").read_text(), re.MULTILINE)
+    )
+    pins["numpy"] = re.search(r"^numpy=(\S+)$", (ROOT / "scripts/build-binary").read_text(), re.MULTILINE)[1]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        metadata = tomllib.load(file)
+    for needed in map(Requirement, [*metadata["build-system"]["requires"], *metadata["project"]["dependencies"]]):
+        assert needed.specifier.contains(pins.get(needed.name, "")), f"{needed}: pinned is {pins.get(needed.name)}"

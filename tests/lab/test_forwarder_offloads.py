@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from fastmasq import program
 from fastmasq.kernel import offloads
 from fastmasq.kernel.local_link import HOST_END
-from fastmasq.lab.forwarder import COMMAND
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.support.bursts import SEGMENTS, receive_all, send_segmented
 from tests.support.lab_network import INSIDE_ADDRESS, Network
@@ -63,7 +63,7 @@ def test_release_switches_it_on_again(merging: Network) -> None:
     net.fastmasq.process.kill()
     net.fastmasq.process.wait()
     assert merges(net, "eth1") == {False}
-    said = net.run("gateway", *COMMAND, "release", "--socket", str(net.fastmasq.socket))
+    said = net.run("gateway", *program.command("release", "--socket", str(net.fastmasq.socket)))
     assert "eth1: rx-gro-list, rx-udp-gro-forwarding on" in said
     assert merges(net, "eth0") == merges(net, "eth1") == {True}
 

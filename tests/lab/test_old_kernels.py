@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from fastmasq import program
 from fastmasq.kernel import features
-from fastmasq.lab.forwarder import COMMAND
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
 from tests.support import old_kernel, old_line
-from tests.support.lab_network import ECHO_PORT, Network, round_trip, send_and_compare
+from tests.support.lab_network import ECHO_PORT, Network, eventually, round_trip, send_and_compare
 from tests.support.old_kernel import OldKernel
 
 Kernels = Callable[..., OldKernel]
@@ -39,7 +40,7 @@ def assert_traffic_passes(net: Network) -> None:
 
 
 def start_on(kernel: OldKernel, net: Network, extra: str = "") -> None:
-    net.start(extra, command=(*kernel.command, *COMMAND))
+    net.start(extra, command=(*kernel.command, *program.command()))
     net.echo_udp()
 
 
@@ -108,6 +109,36 @@ def test_guards_step_by_step(
     assert_traffic_passes(net)
     journal = json.loads(net.fastmasq.socket.with_suffix(".journal").read_text())
     assert [entry["guard"] for entry in journal["entries"] if "guard" in entry] == [guard]
+
+
+@pytest.mark.parametrize(
+    "refused", ["SO_NETNS_COOKIE", "fsopen(2)", "eBPF asked by getsockname", "eBPF links to control groups"]
+)
+def test_proxies_do_without_the_original_destination(kernel_without: Kernels, net: Network, refused: str) -> None:
+    rules = net.lab.directory / "rules"
+    rules.write_text(old_line.RULES)
+    kernel = kernel_without(refused)
+    net.start(f'[rules]\nfiles = ["{rules}"]', command=(*kernel.command, *program.command()))
+    assert fallbacks(net).keys() == {features.ORIGINAL_DESTINATIONS}
+    assert kernel.answers[refused]
+    net.greet_tcp(b"the proxy", "gateway", 3128)
+    connection = net.connect("inside", ("199.0.0.77", 8080))
+    assert connection.recv(100) == b"the proxy"
+
+
+def test_frames_with_a_tag_where_filters_cannot_ask_for_it(kernel_without: Kernels, net: Network) -> None:
+    """The path drops them instead, and everything else arrives."""
+    kernel = kernel_without("SKF_AD_VLAN_TAG_PRESENT")
+    start_on(kernel, net)
+    assert fallbacks(net).keys() == {features.VLAN_FILTER}
+    assert_traffic_passes(net)
+    with net.on("router"):
+        wire = net.keep(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    wire.bind(("eth0", 0))
+    mac = net.run("gateway", "cat", "/sys/class/net/eth1/address").strip().replace(":", "")
+    ping = bytes.fromhex("4500001c00010000400100000a0000010a00000208000000000000000000")
+    wire.send(bytes.fromhex(mac) + wire.getsockname()[4] + bytes.fromhex("810000050800") + ping)
+    eventually(lambda: net.drops() == {"vlan_tagged": 1}, what="the drop")
 
 
 def test_doctor_names_what_a_kernel_lacks(net: Network) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from fastmasq import program
 from fastmasq.kernel import features
-from fastmasq.lab.forwarder import COMMAND, Fastmasq
+from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
 from tests.support import old_kernel
 from tests.support.old_kernel import OldKernel
@@ -18,14 +19,14 @@ ipchains -A forward -i eth1 -s 10.0.0.0/8 -j MASQ
 
 
 @contextlib.contextmanager
-def running(lab: Lab, line: str, command: tuple[str, ...] = COMMAND) -> Iterator[tuple[OldKernel, Fastmasq]]:
+def running(lab: Lab, line: str, command: Sequence[str] = ()) -> Iterator[tuple[OldKernel, Fastmasq]]:
     """Have fastmasq forward in a lab's gateway on a kernel of a line, by any command that starts it."""
     rules = lab.directory / "old.rules"
     rules.write_text(RULES)
     extra = f'[rules]\nfiles = ["{rules}"]'
     with (
         OldKernel(lab.directory, line) as kernel,
-        Fastmasq(lab, extra, command=(*kernel.command, *command)) as fastmasq,
+        Fastmasq(lab, extra, command=(*kernel.command, *(command or program.command()))) as fastmasq,
     ):
         yield kernel, fastmasq
 

@@ -31,6 +31,7 @@ HOST_RULES = "rules for the host itself"
 ORIGINAL_DESTINATIONS = "original destinations for proxies"
 AHEAD = "memory ahead of use"
 IDLE_PORTS = "ports bound and idle"
+FORWARDING_NEWS = "news of the kernel's forwarding"
 NAMESPACE_NUMBERS = "numbers of network namespaces"
 THREAD_SELF = "the thread's own folder"
 
@@ -77,6 +78,7 @@ USES: dict[str, Use] = {
     ORIGINAL_DESTINATIONS: Use("nothing", "proxies on this host do not learn whom their clients asked for"),
     AHEAD: Use("memory comes when it is first touched", "a page fault in the path for every 20 new sessions"),
     IDLE_PORTS: Use("nothing", "a TCP port that a program has bound, without listening or connecting, may be taken"),
+    FORWARDING_NEWS: Use("a look every two seconds", "the kernel forwards for so long when somebody switches it on"),
     NAMESPACE_NUMBERS: Use(
         "every journal counts as one of this network namespace",
         "a journal beside the control socket of another network namespace is not refused",
@@ -93,6 +95,7 @@ FEATURES: tuple[Feature, ...] = (
         "setsockopt(SO_ATTACH_FILTER): 3.7 EINVAL; before it succeeds, and the filter lets nothing through",
         "f3335031b945, aa1113d9f85d",
     ),
+    Feature("RTM_NEWNETCONF", "3.8", (FORWARDING_NEWS,), "RTM_GETNETCONF: EOPNOTSUPP; no news comes", "edc9e748934c"),
     Feature(
         "links in /proc/PID/ns", "3.8", (NAMESPACE_NUMBERS,), "readlink: EINVAL; the inode says nothing",
         "98f842e675f9, bf056bfa8059, namespaces(7)",
@@ -113,6 +116,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("eBPF jumps of 32 bits", "5.1", (GUARD_TC,), "bpf(BPF_PROG_LOAD): EINVAL", "092ed0968bb6"),
     Feature("eBPF addresses of map values", "5.2", (GUARD_TC,), "bpf(BPF_PROG_LOAD): EINVAL", "d8eca5bbb2be"),
     Feature("fsopen(2)", "5.2", (ORIGINAL_DESTINATIONS,), "ENOSYS", "24dcb3d90a1f"),
+    Feature("eBPF links to control groups", "5.7", (ORIGINAL_DESTINATIONS,), "bpf(): EINVAL", "af6eea57437a"),
     Feature("eBPF asked by getsockname", "5.8", (ORIGINAL_DESTINATIONS,), "bpf(BPF_PROG_LOAD): EINVAL", "1b66d253610c"),
     Feature("MADV_POPULATE_WRITE", "5.14", (AHEAD,), "madvise: EINVAL", "4ca9b3859dac, madvise(2)"),
     Feature("SO_NETNS_COOKIE", "5.14", (ORIGINAL_DESTINATIONS,), "getsockopt: ENOPROTOOPT", "e8b9eab99232"),

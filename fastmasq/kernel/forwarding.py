@@ -1,7 +1,7 @@
 """Keeps the kernel from forwarding while fastmasq does, also when other programs of the host switch it on again.
 
 Scripts of 1999 write 1 to ip_forward, and so do Docker and libvirt when they start. The kernel tells at once
-(RTM_NEWNETCONF, since 3.7; before, and for what is lost, there are looks), and 0 is written again: the guard has
+(RTM_NEWNETCONF, since 3.8; before, and for what is lost, there are looks), and 0 is written again: the guard has
 dropped meanwhile what would have been forwarded. Who insists wins but for our own links: whether the kernel forwards a
 packet is a setting of the link that it comes in by (`conf/LINK/forwarding`), so others may go on.
 """

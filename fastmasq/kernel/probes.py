@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import socket
 from collections.abc import Callable
 
 from fastmasq.errors import KernelError
-from fastmasq.kernel import features, journal
+from fastmasq.kernel import features, journal, netlink
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.host_rules.ruleset import HostRules
@@ -24,6 +25,7 @@ def unnoticed() -> dict[str, str]:
     found = {
         features.AHEAD: _why_not_ahead(),
         features.IDLE_PORTS: why_idle_ports_are_unknown(),
+        features.FORWARDING_NEWS: _why_no_news_of_forwarding(),
         features.NAMESPACE_NUMBERS: "/proc/self/ns/net is no link" if journal.network_namespace() == [0, 0] else "",
         features.THREAD_SELF: _why_no_thread_self(),
     }
@@ -44,6 +46,18 @@ def lacking() -> dict[str, str]:
         except KernelError as error:
             found[use] = str(error)
     return {use: found[use] for use in features.USES if use in found}
+
+
+def _why_no_news_of_forwarding() -> str:
+    """What the kernel can be asked for it also tells of: both came with one series of patches."""
+    requests = netlink.RequestSocket()
+    try:
+        requests.dump(netlink.RTM_GETNETCONF, bytes([socket.AF_INET, 0, 0, 0]))
+    except OSError as error:
+        return f"RTM_GETNETCONF: {error.strerror}"
+    finally:
+        requests.close()
+    return ""
 
 
 def _why_no_thread_self() -> str:

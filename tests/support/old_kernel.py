@@ -37,7 +37,7 @@ from fastmasq.kernel import features
 LINES = ("3.2", "3.10", "3.16", "4.9", "4.19")
 HIGHEST_CALL = {"3.2": 311, "3.10": 313, "3.16": 316, "4.9": 331, "4.19": 334}  # arch/x86/entry/syscalls/syscall_64.tbl
 
-MADVISE, SENDTO, SENDMSG, SETSOCKOPT, GETSOCKOPT, UNAME, READLINK = 28, 44, 46, 54, 55, 63, 89
+MADVISE, SENDTO, SENDMSG, BIND, SETSOCKOPT, GETSOCKOPT, UNAME, READLINK = 28, 44, 46, 49, 54, 55, 63, 89
 READLINKAT, BPF, FSOPEN = 267, 321, 430
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
@@ -53,6 +53,7 @@ SOL_PACKET, PACKET_RX_RING, PACKET_VERSION, PACKET_VNET_HDR = 263, 5, 10, 15
 PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 20, 23
 SO_ATTACH_FILTER, SO_PROTOCOL, SO_DOMAIN, SO_NETNS_COOKIE = 26, 38, 39, 71
 NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_NETFILTER = 0, 4, 12
+GROUP_IPV4_NETCONF = 1 << 23
 MADV_POPULATE_WRITE = 23
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -205,6 +206,19 @@ def _clsact(call: Call) -> Answer | None:
     return errno.ENOENT if asks else None
 
 
+def _forwarding_news(call: Call) -> Answer | None:
+    """There is no such request, and to bind to the group of its news succeeds and brings nothing."""
+    if call.number != BIND:
+        protocol, octets = call.netlink()
+        asks = protocol == NETLINK_ROUTE and any(kind == 82 for kind, _ in _messages(octets))
+        return errno.EOPNOTSUPP if asks else None
+    family, groups = struct.unpack_from("=H6xI", call.read(call.arguments[1], call.arguments[2]).ljust(12, b"\0"))
+    if family != socket.AF_NETLINK or not groups & GROUP_IPV4_NETCONF:
+        return None
+    call.write(call.arguments[1] + 8, struct.pack("=I", groups & ~GROUP_IPV4_NETCONF))
+    return GO_ON
+
+
 def _idle_sockets(call: Call) -> Answer | None:
     """Ask for no state in place of one that the old kernel does not know: the list is empty."""
     protocol, octets = call.netlink()
@@ -253,6 +267,7 @@ def behaviours(line: str) -> dict[str, Behaviour]:
         "TPACKET_V2": _packet_option(PACKET_VERSION, errno.EINVAL, 1),
         "PACKET_VNET_HDR": _packet_option(PACKET_VNET_HDR, errno.ENOPROTOOPT),
         "SKF_AD_VLAN_TAG_PRESENT": Behaviour((SETSOCKOPT,), _filter_on_tags),
+        "RTM_NEWNETCONF": Behaviour((SENDTO, SENDMSG, BIND), _forwarding_news),
         "links in /proc/PID/ns": _link_to(b"/ns/net", errno.EINVAL),
         "nf_tables": Behaviour((SENDTO, SENDMSG), _nf_tables),
         "PACKET_QDISC_BYPASS": _packet_option(PACKET_QDISC_BYPASS, errno.ENOPROTOOPT),
@@ -269,6 +284,9 @@ def behaviours(line: str) -> dict[str, Behaviour]:
         "fsopen(2)": _unknown(FSOPEN),
         "eBPF asked by getsockname": _loading(
             errno.EINVAL, lambda attributes, _: struct.unpack_from("=I", attributes, 68)[0] in (31, 32)
+        ),
+        "eBPF links to control groups": Behaviour(
+            (BPF,), lambda call: errno.EINVAL if call.arguments[0] == 28 else None
         ),
         "MADV_POPULATE_WRITE": Behaviour((MADVISE,), _advice),
         "SO_NETNS_COOKIE": _socket_option(SO_NETNS_COOKIE),

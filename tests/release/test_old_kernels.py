@@ -6,13 +6,13 @@ import pytest
 
 from fastmasq.lab import scenario
 from fastmasq.lab.topology import Lab
-from tests.support import old_kernel, old_line
+from tests.support import candidate, old_kernel, old_line
 
 
 @pytest.mark.parametrize("line", old_kernel.LINES)
 def test_the_demo_on_an_old_kernel(lab: Lab, line: str) -> None:
     stage = scenario.set_stage(lab)
-    with old_line.running(lab, line) as (kernel, fastmasq):
+    with old_line.running(lab, line, candidate.command()) as (kernel, fastmasq):
         old_line.assert_told(kernel, fastmasq, line)
         status = fastmasq.ask("status")
         assert status["guard"]["backend"] == old_line.expected_guard(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -111,9 +112,9 @@ def load_program(program: bytes, name: str, kind: int, attach_type: int = 0) -> 
 
     try:
         return load(log_level=0)
-    except PermissionError:
-        raise
     except OSError as error:
+        if error.errno == errno.EPERM:  # EACCES is the verifier's
+            raise
         try:
             return load(log_level=1)
         except OSError:

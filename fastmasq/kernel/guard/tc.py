@@ -162,9 +162,11 @@ def _load(spec: GuardSpec, role: str, link_header: int) -> int:
             return calls.load_classifier(classifier(spec, role, link_header, ports), NAME)
         finally:
             os.close(ports)
-    except PermissionError:
-        raise KernelError('guard "tc": loading an eBPF program needs CAP_BPF and CAP_NET_ADMIN; run as root') from None
     except OSError as error:
+        if error.errno == errno.EPERM:
+            raise KernelError(
+                'guard "tc": loading an eBPF program needs CAP_BPF and CAP_NET_ADMIN; run as root'
+            ) from None
         raise KernelError(f'guard "tc": the kernel refused the eBPF program: {error.strerror}') from None
 
 

@@ -13,7 +13,7 @@ import pytest
 from fastmasq.errors import KernelError
 from fastmasq.ring import packet_socket
 from fastmasq.ring.geometry import V3_BLOCK
-from fastmasq.ring.packet_socket import MODES, open_sender, open_tap
+from fastmasq.ring.packet_socket import MODES, Tap, open_sender, open_tap
 from fastmasq.ring.ring import RxRing
 from tests.support.harness import Harness
 from tests.support.namespaces import open_tun
@@ -430,10 +430,12 @@ def test_auto_falls_back_one_step_at_a_time(monkeypatch, refused: set, chosen: t
     def grant(interface: str, mode: str, header: bool, frames: int, mtu: int):
         if (mode, header) in refused:
             raise OSError(92, "Protocol not available")
-        return interface, mode, header
+        return Tap(None, mode, header)
 
     monkeypatch.setattr(packet_socket, "_open", grant)
-    assert open_tap("eth0", "auto") == ("eth0", *chosen)
+    tap = open_tap("eth0", "auto")
+    assert (tap.mode, tap.vnet_header) == chosen
+    assert (packet_socket.HEADER in tap.refused) == (not tap.vnet_header)
 
 
 def test_a_forced_mode_that_is_refused_is_an_error(monkeypatch) -> None:

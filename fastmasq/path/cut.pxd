@@ -82,6 +82,10 @@ cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
     return verdict.FORWARDED
 
 
+cdef inline uint32_t clamped(uint32_t number, uint32_t least, uint32_t most) noexcept nogil:
+    return least if number < least else most if number > most else number
+
+
 cdef inline uint32_t copy_fragment_options(uint8_t *to, const uint8_t *ip, uint32_t header_length) noexcept nogil:
     """Write the options that every fragment carries (RFC 791 section 3.1, copied flag), padded; return their octets."""
     cdef uint32_t at = ipv4.MINIMUM
@@ -91,7 +95,9 @@ cdef inline uint32_t copy_fragment_options(uint8_t *to, const uint8_t *ip, uint3
         if ip[at] == ipv4.OPTION_NOP:
             at += 1
             continue
-        length = ip[at + 1]
+        length = ip[at + 1]             # check_options found it right at the door
+        if length < 2:
+            break
         if ip[at] & ipv4.OPTION_COPIED:
             memcpy(to + written, ip + at, length)
             written += length
@@ -109,7 +115,7 @@ cdef inline Outcome queue_fragments(Path *p, Packet *packet) noexcept nogil:
     """
     cdef const Hop *hop = packet.hop
     cdef Sender *sender = p.senders[hop.link]
-    cdef uint32_t room = hop.mtu if hop.mtu < SCRATCH_FRAME - HEADROOM else SCRATCH_FRAME - HEADROOM
+    cdef uint32_t room = clamped(hop.mtu, ipv4.LEAST_MTU, SCRATCH_FRAME - HEADROOM)     # a piece has 8 octets at least
     cdef uint32_t header_length = packet.header_length
     cdef uint32_t offset = 0
     cdef uint32_t total = packet.length - header_length

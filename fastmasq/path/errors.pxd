@@ -91,7 +91,7 @@ cdef inline void note_path_mtu(Table *t, const Packet *packet, const Rewrite *ne
     cdef uint16_t mtu = load16(at + icmp.MTU)
     cdef Flow *quoted
     if (new.ref < 0 or at[icmp.TYPE] != icmp.DESTINATION_UNREACHABLE or at[icmp.CODE] != icmp.FRAGMENTATION_NEEDED
-            or mtu < quotes.SMALLEST_MTU):
+            or mtu < ipv4.LEAST_MTU):
         return
     quoted = &t.sessions[new.ref >> 1].flow[1 - (new.ref & 1)]
     if quoted.path_mtu == 0 or mtu < quoted.path_mtu:

@@ -30,7 +30,7 @@ from fastmasq.table cimport keys
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
 from fastmasq.table.rows cimport INBOUND, NO_HOP, OUTBOUND
-from fastmasq.wire cimport ipv4, tcp
+from fastmasq.wire cimport ethernet, ipv4, tcp
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16
 
@@ -186,8 +186,12 @@ cdef class Forwarder:
         return before
 
     def set_link(self, int link, description):
-        """Describe a link by a row of rows.LINK; if that is news, next hops are looked up again."""
+        """Describe a link by a row of rows.LINK; if that is news, next hops are looked up again.
+
+        An MTU that no IPv4 link may have (RFC 791 section 3.2), a missing link's included, is taken for the least.
+        """
         row = np.array(description, rows.LINK)
+        row["mtu"] = max(int(row["mtu"]), ipv4.LEAST_MTU)
         if memcmp(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link)):
             memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
             self.forget_hops()
@@ -197,12 +201,14 @@ cdef class Forwarder:
     def set_routes(self, first, routes):
         """Route by intervals: `first` (uint32, sorted, starting at 0) and one rows.ROUTE row for each.
 
-        Every flow asks for its route again; what is known about next hops stays known.
+        Every flow asks for its route again; what is known about next hops stays known. A route's MTU may be any number
+        in the kernel's tables: under that which every link must carry it is taken for the least.
         """
         if len(first) != len(routes) or first[0] != 0:
             raise ValueError("routes must cover all addresses: the first interval starts at 0")
         self._route_first = np.ascontiguousarray(first, "u4")
-        self._routes = np.ascontiguousarray(routes, rows.ROUTE)
+        self._routes = np.array(routes, rows.ROUTE)
+        self._routes["mtu"][(self._routes["mtu"] > 0) & (self._routes["mtu"] < ipv4.LEAST_MTU)] = ipv4.LEAST_MTU
         self.path.route_first = <const uint32_t *><size_t>self._route_first.ctypes.data
         self.path.routes = <const Route *><size_t>self._routes.ctypes.data
         self.path.route_count = len(first)
@@ -398,11 +404,14 @@ cdef class Forwarder:
         return used
 
     def set_neighbour(self, int link, uint32_t address, mac):
-        """Tell the link address of a next hop: 6 octets, or None when it does not answer. Returns whether it is in use."""
+        """Tell the link address of a next hop, or None when it does not answer. Returns whether it is in use.
+
+        One that has not the octets of an Ethernet address is as good as none.
+        """
         hops = self._hops[:self.path.hop_count]
         matching = np.flatnonzero((hops["link"] == link) & (hops["address"] == address) & (hops["header_length"] > 0))
         for row in matching:
-            if mac is None:
+            if mac is None or len(mac) != ethernet.MAC:
                 hops["state"][row] = links.HOP_FAILED
             else:
                 hops["header"][row, :6] = np.frombuffer(mac, "u1")

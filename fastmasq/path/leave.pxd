@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.path cimport links, verdict
 from fastmasq.path.hold cimport hold
-from fastmasq.path.packet cimport Packet, refused
+from fastmasq.path.packet cimport LEAST_SEGMENT, Packet, refused
 from fastmasq.path.links cimport Hop
 from fastmasq.path.route cimport choose_hop
 from fastmasq.path.state cimport Path
@@ -36,7 +36,7 @@ cdef inline Outcome check_size(Packet *packet) noexcept nogil:
         headers += tcp.header_length(packet.transport) if packet.protocol == numbers.TCP else udp.MINIMUM
         if headers + frame.vnet.gso_size <= mtu:
             return verdict.GOES_ON
-        if (may_fragment or packet.guessed) and packet.protocol == numbers.TCP and mtu > headers:
+        if (may_fragment or packet.guessed) and packet.protocol == numbers.TCP and mtu >= headers + LEAST_SEGMENT:
             frame.vnet.gso_size = <uint16_t>(mtu - headers)     # smaller segments need no fragments
             return verdict.GOES_ON
         if may_fragment:

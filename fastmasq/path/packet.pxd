@@ -11,6 +11,7 @@ from fastmasq.table.keys cimport Ends
 
 cdef enum:
     PACKET_OCTETS = 128         # two cache lines
+    LEAST_SEGMENT = 8           # octets of payload in a segment of a large send; Linux makes none smaller (tcp_mss_to_mtu)
 
 cdef enum:                 # of packets
     KIND_SESSION = 0            # TCP, UDP, ICMP query or reply: has a flow key

@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from fastmasq.path cimport verdict
 from fastmasq.path.packet cimport (
-    KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_PROTOCOL_OTHER, KIND_SESSION, Packet,
+    KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_PROTOCOL_OTHER, KIND_SESSION, LEAST_SEGMENT, Packet,
 )
 from fastmasq.path.links cimport Link
 from fastmasq.path.verdict cimport Outcome
@@ -116,6 +116,12 @@ cdef inline Outcome check_fragment(const Packet *packet) noexcept nogil:
     return verdict.GOES_ON
 
 
+cdef inline uint16_t guessed_segment(const Link *link, uint32_t headers) noexcept nogil:
+    """Return a size for the segments of a large send that nothing tells, with so many octets of IPv4 and TCP header."""
+    cdef uint32_t largest = link.mtu if link.mtu < GUESSED_MTU else GUESSED_MTU
+    return <uint16_t>(largest - headers) if largest >= headers + LEAST_SEGMENT else LEAST_SEGMENT
+
+
 cdef inline void settle_offload(Packet *packet, const Link *link) noexcept nogil:
     """Find out whether the transport checksum is partial; where no virtio header told, note start and segment size."""
     cdef Frame *frame = packet.frame
@@ -138,8 +144,7 @@ cdef inline void settle_offload(Packet *packet, const Link *link) noexcept nogil
         elif packet.length > link.mtu:
             frame.vnet.gso_type = GSO_TCPV4
             frame.vnet.hdr_len = <uint16_t>(start + tcp.header_length(packet.transport))
-            frame.vnet.gso_size = <uint16_t>((link.mtu if link.mtu < GUESSED_MTU else GUESSED_MTU)
-                                             - (frame.vnet.hdr_len - link.header_length))
+            frame.vnet.gso_size = guessed_segment(link, frame.vnet.hdr_len - link.header_length)
             packet.guessed = True
     # a partial checksum further inside (a tunnel's) does not cover our header and is left alone
     packet.partial = frame.vnet.csum_start == start

@@ -22,7 +22,6 @@ from fastmasq.wire.checksum cimport sum_octets
 from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
-    SMALLEST_MTU = 68           # RFC 791: every link must carry it
     LARGEST_WINDOW = 0x40000000  # RFC 7323: octets in flight at the most
     UNKNOWN = -10               # instead of an Outcome: nothing here has sent the quoted packet
 
@@ -84,7 +83,7 @@ cdef inline Outcome parse_quote(const Packet *packet, Quote *quote) noexcept nog
         return verdict.BAD_QUOTED_HEADER
     if at[icmp.TYPE] == icmp.DESTINATION_UNREACHABLE and at[icmp.CODE] == icmp.FRAGMENTATION_NEEDED:
         # RFC 1191 section 4: zero means an old router that does not tell
-        if load16(at + icmp.MTU) != 0 and load16(at + icmp.MTU) < SMALLEST_MTU:
+        if load16(at + icmp.MTU) != 0 and load16(at + icmp.MTU) < ipv4.LEAST_MTU:
             return verdict.BAD_MTU_IN_ICMP
     quote.transport = quote.ip + header_length
     quote.available = available - header_length

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from fastmasq.path cimport filter, leave, punts, route, trackers, triggers, verdict
 from fastmasq.path.egress cimport send_packet
-from fastmasq.path.packet cimport Packet
+from fastmasq.path.packet cimport LEAST_SEGMENT, Packet
 from fastmasq.path.plain cimport send_plain
 from fastmasq.path.rewrite cimport rewrite_flow
 from fastmasq.path.state cimport Path
@@ -113,7 +113,7 @@ cdef inline void mind_path_mtu(Packet *packet, uint16_t mtu) noexcept nogil:
     """Lower a guessed segment size to what the path is known to take."""
     cdef Frame *frame = packet.frame
     cdef uint32_t headers = packet.header_length + tcp.header_length(packet.transport)
-    if mtu > headers and headers + frame.vnet.gso_size > mtu:
+    if mtu >= headers + LEAST_SEGMENT and headers + frame.vnet.gso_size > mtu:
         frame.vnet.gso_size = <uint16_t>(mtu - headers)
 
 

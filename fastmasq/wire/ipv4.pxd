@@ -6,6 +6,7 @@ from fastmasq.wire.octets cimport load16
 
 cdef enum:
     MINIMUM = 20                # octets
+    LEAST_MTU = 68              # every link must carry it whole: the longest header, and 8 octets (section 3.2)
     TOS = 1
     TOTAL_LENGTH = 2
     ID = 4

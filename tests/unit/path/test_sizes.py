@@ -29,6 +29,7 @@ from tests.support.path_network import (
     INSIDE,
     OTHER_HOST,
     OUTSIDE,
+    ROUTER,
     SERVER,
     THERE,
     body,
@@ -424,3 +425,42 @@ def test_a_hairpin_of_a_large_send() -> None:
     assert out.link == INSIDE
     assert out.vnet == large(GSO_TCPV4, 1460)
     assert completed(out.packet) == tcp(EXTERNAL, receiver, "PA", seq=1, ack=1, payload=body(20_000), df=True, ttl=63)
+
+
+# --- sizes that cannot be ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mtu", [1, 10, 24, 28, 67])
+def test_rfc791_no_link_carries_less_than_68_octets(mtu: int) -> None:
+    """The kernel's tables may say what they like: a packet with the longest header still leaves in pieces, and ends."""
+    routes = [*HOWTO_ROUTES, ("199.0.0.0/24", unicast("outside", "200.200.200.1", mtu))]
+    for harness in (narrow(routes=routes), narrow(mtu)):
+        packet = udp(HERE, THERE, body(1400), options=b"\x01" * 40)
+        pieces = pieces_of(harness, packet, 68)
+        assert len(pieces) > 1408 // 48
+        assert decode(reassemble(pieces)).payload == body(1400)
+        is_too_big(refused(harness, INSIDE, packet := udp(HERE, THERE, body(100), df=True))[1], packet, 68)
+
+
+@pytest.mark.parametrize("vnet", [large(GSO_TCPV4, 1448, 134, start=74), b"\x01" + bytes(9)], ids=["told", "guessed"])
+@pytest.mark.parametrize("mtu", [0, 24, 68, 100, 120])
+def test_no_segment_is_smaller_than_its_headers_leave_room_for(mtu: int, vnet: bytes) -> None:
+    """40 octets of options in both headers: the sender is told the MTU, and nothing is cut into no octets each."""
+    harness = Harness(mtu={"inside": mtu, "outside": mtu}, outside_vnet=False)
+    options = {"options": b"\x01" * 40, "tcp_options": b"\x01" * 40}
+    packet = partial(tcp(HERE, THERE, "A", seq=1, ack=1, payload=body(5000), df=True, **options))
+    [answer] = harness.send(INSIDE, packet, vnet=vnet)
+    assert (decode(answer.packet).kind, decode(answer.packet).mtu) == (3, max(mtu, 68))
+    assert harness.drops() == {"fragmentation_needed": 1}
+
+
+def test_a_reported_mtu_that_is_smaller_than_the_headers_leaves_segments_as_they_are() -> None:
+    """RFC 1191: the least that a router may report; a large send whose size is our guess has longer headers."""
+    harness = Harness()
+    options = {"options": b"\x01" * 40, "tcp_options": b"\x01" * 40}
+    packet = partial(tcp(HERE, THERE, "A", seq=1, ack=1, payload=body(5000), df=True, **options))
+    [sent] = harness.send(INSIDE, packet, vnet=b"\x01" + bytes(9))
+    told = icmp_error(ROUTER, GATEWAY_OUT, 3, 4, sent.packet[:128], mtu=68)
+    assert len(harness.send(OUTSIDE, told)) == 1
+    [out] = harness.send(INSIDE, packet, vnet=b"\x01" + bytes(9))
+    assert out.vnet == sent.vnet == large(GSO_TCPV4, 1280 - 120, 134, start=74)

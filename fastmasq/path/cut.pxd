@@ -10,7 +10,7 @@ from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_UDP_L4, VNET_NEEDS_CSUM
-from fastmasq.ring.ring cimport HEADROOM, SCRATCH_FRAME, Sender, sender_scratch
+from fastmasq.ring.ring cimport HEADROOM, SCRATCH_FRAME, Sender, WEIGHT_PIECE, sender_scratch
 from fastmasq.wire cimport ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport fold, sum_octets, sum_pseudo_header
 from fastmasq.wire.octets cimport load16, load32, store16, store32
@@ -68,16 +68,18 @@ cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
     if size == 0 or headers + size > SCRATCH_FRAME - HEADROOM:
         return verdict.CANNOT_SEGMENT
     total = packet.length - headers
-    while offset < total:
+    while True:                         # what has no payload is a segment, too
         payload = size if total - offset > size else total - offset
         ip = sender_scratch(sender)
         write_segment_header(ip, packet, headers, offset, payload, number)
         finish_header(ip, packet.header_length)
         memcpy(ip + headers, packet.ip + headers + offset, payload)
         finish_transport(ip, packet.header_length, headers + payload)
-        queue_frame(p, packet.hop, ip, headers + payload, NULL)
+        queue_frame(p, packet.hop, ip, headers + payload, NULL, 1 if offset + payload == total else WEIGHT_PIECE)
         offset += payload
         number += 1
+        if offset == total:
+            break
     p.notes[verdict.NOTE_SEGMENTED] += 1
     return verdict.FORWARDED
 
@@ -141,7 +143,7 @@ cdef inline Outcome queue_fragments(Path *p, Packet *packet) noexcept nogil:
         store16(ip + ipv4.FRAGMENT, <uint16_t>((field & ipv4.OFFSET_MASK) + (offset >> 3)) | more)
         finish_header(ip, header_length)
         memcpy(ip + header_length, packet.ip + packet.header_length + offset, piece)
-        queue_frame(p, hop, ip, header_length + piece, NULL)
+        queue_frame(p, hop, ip, header_length + piece, NULL, 1 if offset + piece == total else WEIGHT_PIECE)
         offset += piece
     p.notes[verdict.NOTE_FRAGMENTED] += 1
     return verdict.FORWARDED

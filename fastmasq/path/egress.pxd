@@ -40,13 +40,13 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     if not p.senders[hop.link].vnet:
         if frame.vnet.flags & VNET_NEEDS_CSUM:
             complete_checksum(packet)
-        queue_frame(p, hop, packet.ip, packet.length, NULL)
+        queue_frame(p, hop, packet.ip, packet.length, NULL, 1)
     elif frame.vnet.flags | frame.vnet.gso_type:
         frame.vnet.flags &= VNET_NEEDS_CSUM
         frame.vnet.csum_start += growth
         if frame.vnet.hdr_len:              # 0 unless it is a large send
             frame.vnet.hdr_len += growth
-        queue_frame(p, hop, packet.ip, packet.length, &frame.vnet)
+        queue_frame(p, hop, packet.ip, packet.length, &frame.vnet, 1)
     else:
-        queue_frame(p, hop, packet.ip, packet.length, NULL)
+        queue_frame(p, hop, packet.ip, packet.length, NULL, 1)
     return verdict.FORWARDED

@@ -41,6 +41,13 @@ cdef inline void take_over(Path *p, int reason, uint64_t *unsent) noexcept nogil
     unsent[0] = 0
 
 
+cdef inline void take_over_notices(Path *p, uint64_t *unsent) noexcept nogil:
+    """Take back replies that the kernel has refused: what they told of is counted as dropped already."""
+    p.replied -= unsent[0]
+    p.notes[verdict.NOTE_REPLIES_SUPPRESSED] += unsent[0]
+    unsent[0] = 0
+
+
 cdef inline void flush_all(Path *p) noexcept nogil:
     """Send what every link has queued."""
     cdef int i
@@ -52,7 +59,8 @@ cdef inline void flush_all(Path *p) noexcept nogil:
             continue
         sender_flush(sender)
         p.notes[verdict.NOTE_TX_CALLS] += 1
-        if sender.refused | sender.no_buffer | sender.down:
+        if sender.refused | sender.no_buffer | sender.down | sender.notices:
             take_over(p, verdict.TX_REFUSED, &sender.refused)
             take_over(p, verdict.TX_NO_BUFFER, &sender.no_buffer)
             take_over(p, verdict.LINK_DOWN, &sender.down)
+            take_over_notices(p, &sender.notices)

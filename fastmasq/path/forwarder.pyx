@@ -428,7 +428,7 @@ cdef class Forwarder:
         """Return {verdict: packets}; "punt" are those that wait just now."""
         cdef Path *p = &self.path
         return {
-            "forward": p.forwarded - min(p.forwarded, p.unsent),
+            "forward": p.forwarded - p.unsent,
             "deliver": p.delivered,
             "reply": p.replied,
             "punt": p.held_count + p.punts.count + p.datagrams.kept,

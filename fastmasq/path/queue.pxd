@@ -36,8 +36,12 @@ cdef inline void complete_checksum(Packet *packet) noexcept nogil:
     packet.partial = False
 
 
-cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t length, const VnetHeader *vnet) noexcept nogil:
-    """Put the link header and, where wanted, the virtio header before the packet at `ip`, and queue it; vnet may be NULL."""
+cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t length, const VnetHeader *vnet,
+                             uint16_t weight) noexcept nogil:
+    """Put the link header and, where wanted, the virtio header before the packet at `ip`, and queue it; vnet may be NULL.
+
+    weight: 1 where a packet ends with the frame, else a Weight.
+    """
     cdef Sender *sender = p.senders[hop.link]
     cdef uint8_t *start = ip - hop.header_length
     if hop.header_length:
@@ -52,4 +56,4 @@ cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t leng
         else:
             memset(start, 0, VNET_LENGTH)
         length += VNET_LENGTH
-    sender_queue(sender, start, length, 1)
+    sender_queue(sender, start, length, weight)

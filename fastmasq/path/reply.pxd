@@ -10,7 +10,7 @@ from fastmasq.path.route cimport is_unicast_source
 from fastmasq.path.links cimport Hop, Link
 from fastmasq.path.state cimport BUCKETS, Path
 from fastmasq.ring.abi cimport PACKET_HOST
-from fastmasq.ring.ring cimport Sender, sender_scratch
+from fastmasq.ring.ring cimport Sender, WEIGHT_NOTICE, sender_scratch
 from fastmasq.table cimport keys, table
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport ethernet, icmp, ipv4, numbers
@@ -100,5 +100,5 @@ cdef inline bint reply_error(Path *p, const Packet *packet) noexcept nogil:
     length = write_error(ip, packet, link.address if packet.side != keys.LOCAL else packet.ends.daddr,
                          <uint16_t>table.next_random(p.table))
     write_way_back(&back, packet, link)
-    queue_frame(p, &back, ip, length, NULL)
+    queue_frame(p, &back, ip, length, NULL, WEIGHT_NOTICE)
     return True

@@ -19,6 +19,11 @@ cdef enum RingMode:
     MODE_MEMORY = 5
 
 
+cdef enum Weight:               # of a message, where it is not a number of packets
+    WEIGHT_PIECE = 0            # more of its packet follows
+    WEIGHT_NOTICE = 0xFFFF      # a packet of our own
+
+
 cdef struct Frame:
     uint8_t *data               # first octet of the link header; HEADROOM octets before it may be written
     uint32_t length             # octets from data on
@@ -65,7 +70,8 @@ cdef struct Sender:
     mmsghdr *messages           # [BATCH]
     iovec *vectors              # [VECTORS]
     int vector_count
-    uint16_t *weights           # [BATCH], packets that each message stands for
+    uint16_t *weights           # [BATCH], packets that end with each message, or how it counts otherwise (Weight)
+    uint64_t *broken            # the counter of the packet in pieces that has lost one already, or NULL
     sockaddr_ll *address        # for links without a header: says IPv4
     uint8_t *scratch            # [BATCH][SCRATCH_FRAME]
     int scratch_used
@@ -74,11 +80,13 @@ cdef struct Sender:
     uint64_t refused            # packets by reason, taken over by the path after each flush
     uint64_t no_buffer
     uint64_t down
+    uint64_t notices            # packets of our own that were not sent
     # memory mode
     uint8_t *out                # [out_slots][BIG_FRAME]
     uint32_t *out_lengths
     uint32_t out_slots
     uint32_t out_count
+    uint64_t refusals           # by the lowest bit whether the next frame is refused; they take turns
 
 
 cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil

@@ -348,7 +348,7 @@ cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil:
 cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil:
     """Add a frame (virtio header first, where the socket has them) to the batch; it must stay until the flush.
 
-    weight is how many packets it counts for should the kernel refuse it.
+    weight is how many packets end with it, should the kernel refuse it, or a Weight.
     """
     sender_reserve(sender, 1)
     sender.messages[sender.count].msg_hdr.msg_iov = &sender.vectors[sender.vector_count]
@@ -389,13 +389,41 @@ cdef void stop_bypass(Sender *sender) noexcept nogil:
     setsockopt(sender.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &off, sizeof(off))
 
 
-cdef uint64_t weight_from(const Sender *sender, int first) noexcept nogil:
-    """Return how many packets the messages from `first` on stand for."""
-    cdef uint64_t weight = 0
+# A packet that is cut counts once, when its last piece is dealt with: as refused if any of its pieces was.
+
+cdef void count_refused(Sender *sender, int number, uint64_t *counter) noexcept nogil:
+    """Count a message that was refused for the reason that `counter` is of."""
+    cdef uint16_t weight = sender.weights[number]
+    if weight == WEIGHT_NOTICE:
+        sender.notices += 1
+    elif weight == WEIGHT_PIECE:
+        if sender.broken == NULL:
+            sender.broken = counter
+    elif sender.broken != NULL:
+        sender.broken[0] += weight
+        sender.broken = NULL
+    else:
+        counter[0] += weight
+
+
+cdef void count_sent(Sender *sender, int first, int stop) noexcept nogil:
+    """Count the messages [first, stop) as sent: a packet that has lost a piece before may end with one of them."""
+    cdef int i
+    sender.sent += stop - first
+    if sender.broken == NULL:
+        return
+    for i in range(first, stop):
+        if sender.weights[i] != WEIGHT_PIECE and sender.weights[i] != WEIGHT_NOTICE:
+            sender.broken[0] += sender.weights[i]
+            sender.broken = NULL
+            return
+
+
+cdef void refuse_from(Sender *sender, int first, uint64_t *counter) noexcept nogil:
+    """Count all messages from `first` on as refused."""
     cdef int i
     for i in range(first, sender.count):
-        weight += sender.weights[i]
-    return weight
+        count_refused(sender, i, counter)
 
 
 cdef void flush_socket(Sender *sender) noexcept nogil:
@@ -405,7 +433,7 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
         sent = sendmmsg(sender.fd, sender.messages + done, sender.count - done, MSG_DONTWAIT)
         sender.calls += 1
         if sent > 0:
-            sender.sent += sent
+            count_sent(sender, done, done + sent)
             done += sent
             continue
         # the first message of the rest was refused: count it, and go on with the others
@@ -413,12 +441,12 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
             stop_bypass(sender)
             continue
         if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
-            sender.no_buffer += sender.weights[done]
+            count_refused(sender, done, &sender.no_buffer)
         elif errno == ENETDOWN or errno == ENXIO or errno == ENODEV:
-            sender.down += weight_from(sender, done)
+            refuse_from(sender, done, &sender.down)
             break
         else:
-            sender.refused += sender.weights[done]
+            count_refused(sender, done, &sender.refused)
         done += 1
 
 
@@ -431,8 +459,12 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
         length = 0
         for piece in range(<int>message.msg_iovlen):
             length += message.msg_iov[piece].iov_len
+        sender.refusals = (sender.refusals >> 1) | (sender.refusals << 63)
+        if sender.refusals >> 63:
+            count_refused(sender, i, &sender.refused)
+            continue
         if sender.out_count == sender.out_slots or length > BIG_FRAME:
-            sender.no_buffer += sender.weights[i]
+            count_refused(sender, i, &sender.no_buffer)
             continue
         length = 0
         for piece in range(<int>message.msg_iovlen):
@@ -441,7 +473,7 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
             length += message.msg_iov[piece].iov_len
         sender.out_lengths[sender.out_count] = <uint32_t>length
         sender.out_count += 1
-        sender.sent += 1
+        count_sent(sender, i, i + 1)
 
 
 cdef void sender_flush(Sender *sender) noexcept nogil:
@@ -454,7 +486,7 @@ cdef void sender_flush(Sender *sender) noexcept nogil:
     elif sender.mode == MODE_MEMORY:
         flush_memory(sender)
     else:
-        sender.down += weight_from(sender, 0)
+        refuse_from(sender, 0, &sender.down)
     sender.count = 0
     sender.vector_count = 0
     sender.scratch_used = 0
@@ -524,6 +556,10 @@ cdef class TxBatch:
             result.append((piece[:front] or None, piece[front:]))
         self.sender.out_count = 0
         return result
+
+    def refuse(self, uint64_t pattern):
+        """Memory mode: refuse frames by the bits of `pattern`, from the lowest on, round and round."""
+        self.sender.refusals = pattern
 
     def forget(self):
         """Memory mode: forget what was sent without making objects of it. For benchmarks."""

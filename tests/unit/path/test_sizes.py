@@ -464,3 +464,10 @@ def test_a_reported_mtu_that_is_smaller_than_the_headers_leaves_segments_as_they
     assert len(harness.send(OUTSIDE, told)) == 1
     [out] = harness.send(INSIDE, packet, vnet=b"\x01" + bytes(9))
     assert out.vnet == sent.vnet == large(GSO_TCPV4, 1280 - 120, 134, start=74)
+
+
+def test_a_large_send_without_payload_is_a_segment() -> None:
+    harness = Harness(outside_vnet=False)
+    packet = tcp(HERE, THERE, "A", seq=1, ack=1)
+    [out] = harness.send(INSIDE, partial(packet), vnet=large(GSO_TCPV4, 1448))
+    assert out.packet == tcp(EXTERNAL, THERE, "A", seq=1, ack=1, ttl=63)

@@ -1,6 +1,6 @@
 # The last step of a packet that goes on: in what form it goes to its hop's link, whole or gathered or cut.
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.path cimport verdict
 from fastmasq.path.cut cimport queue_fragments, queue_segments
@@ -12,7 +12,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport Frame
-from fastmasq.wire cimport ipv4, numbers
+from fastmasq.wire cimport ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16, store16
 
@@ -21,6 +21,11 @@ cdef inline void renumber(Packet *packet) noexcept nogil:
     cdef uint16_t before = load16(packet.ip + ipv4.ID)
     store16(packet.ip + ipv4.ID, packet.identification)
     update_full_at(packet.ip + ipv4.CHECKSUM, delta16(before, packet.identification))
+
+
+cdef inline uint32_t headers_of(const Packet *packet) noexcept nogil:
+    """Return the octets of a large send that each of its segments begins with: IPv4 and TCP or UDP header."""
+    return packet.header_length + (tcp.header_length(packet.transport) if packet.protocol == numbers.TCP else udp.MINIMUM)
 
 
 cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
@@ -44,8 +49,8 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     elif frame.vnet.flags | frame.vnet.gso_type:
         frame.vnet.flags &= VNET_NEEDS_CSUM
         frame.vnet.csum_start += growth
-        if frame.vnet.hdr_len:              # 0 unless it is a large send
-            frame.vnet.hdr_len += growth
+        if frame.vnet.gso_type != GSO_NONE:
+            frame.vnet.hdr_len = <uint16_t>(hop.header_length + headers_of(packet))
         queue_frame(p, hop, packet.ip, packet.length, &frame.vnet, 1)
     else:
         queue_frame(p, hop, packet.ip, packet.length, NULL, 1)

@@ -16,7 +16,7 @@ from fastmasq.path.packet cimport (
 from fastmasq.path.links cimport Link
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport (
-    GSO_TCPV4, GSO_UDP_L4, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader,
+    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_UDP_L4, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader,
 )
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
@@ -26,6 +26,9 @@ from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
     GUESSED_MTU = 1280          # for segments whose size nothing tells: hardly a path is narrower (RFC 8200 section 5)
+    UDP_SEGMENTS = 128          # of one large send at the most (udp(7), UDP_SEGMENT)
+    SCTP_CHECKSUM = 8           # RFC 9260 section 3.1
+    TUNNEL_HEADER = 8           # octets at least before what a tunnel carries: of UDP, of GRE with a key, of ESP
 
 
 cdef inline Outcome parse_network(Packet *packet, uint32_t available) noexcept nogil:
@@ -122,32 +125,83 @@ cdef inline uint16_t guessed_segment(const Link *link, uint32_t headers) noexcep
     return <uint16_t>(largest - headers) if largest >= headers + LEAST_SEGMENT else LEAST_SEGMENT
 
 
-cdef inline void settle_offload(Packet *packet, const Link *link) noexcept nogil:
-    """Find out whether the transport checksum is partial; where no virtio header told, note start and segment size."""
+cdef inline uint32_t checksum_offset(uint8_t protocol) noexcept nogil:
+    """Return where the checksum that a sender may leave to its device is in a transport header, 0 where there is none."""
+    if protocol == numbers.TCP:
+        return tcp.CHECKSUM
+    if protocol == numbers.UDP:
+        return udp.CHECKSUM
+    return SCTP_CHECKSUM if protocol == numbers.SCTP else 0
+
+
+cdef inline void guess_offload(Packet *packet, const Link *link) noexcept nogil:
+    """Note what a virtio header would say, where the ring only tells that the checksum is missing."""
     cdef Frame *frame = packet.frame
     cdef uint32_t start = <uint32_t>(packet.transport - frame.data)
+    memset(&frame.vnet, 0, sizeof(VnetHeader))
+    if packet.protocol != numbers.TCP and packet.protocol != numbers.UDP:
+        return
+    frame.vnet.flags = VNET_NEEDS_CSUM
+    frame.vnet.csum_start = <uint16_t>start
+    frame.vnet.csum_offset = <uint16_t>checksum_offset(packet.protocol)
+    packet.partial = True
+    if packet.length <= link.mtu:
+        return
+    if packet.protocol == numbers.UDP:
+        frame.vnet.gso_type = GSO_UDP_L4            # several datagrams, of a size that nothing tells: cannot be cut
+    else:
+        frame.vnet.gso_type = GSO_TCPV4
+        frame.vnet.gso_size = guessed_segment(link, start + tcp.header_length(packet.transport) - link.header_length)
+        packet.guessed = True
+
+
+cdef inline bint may_be_summed(const Packet *packet) noexcept nogil:
+    """Whether a missing checksum is where the packet has one: the transport's own, or one further inside (a tunnel's).
+
+    Whoever completes it writes over two octets where the virtio header says. No octet that has been judged by then, or
+    translated, may be among them: of a sum further inside, none of the first 8 behind the IPv4 header.
+    """
+    cdef const VnetHeader *vnet = &packet.frame.vnet
+    cdef uint32_t start = <uint32_t>(packet.transport - packet.frame.data)
+    cdef uint32_t end = start + packet.length - packet.header_length
+    if <uint32_t>vnet.csum_start + vnet.csum_offset + 2 > end:
+        return False
+    if vnet.csum_start == start:
+        return vnet.csum_offset != 0 and vnet.csum_offset == checksum_offset(packet.protocol)
+    return (vnet.csum_start >= start + TUNNEL_HEADER and packet.protocol != numbers.TCP
+            and packet.protocol != numbers.ICMP)
+
+
+cdef inline bint may_be_cut(const Packet *packet) noexcept nogil:
+    """Whether a large send is of a kind that its protocol has, and not of more segments than a kernel makes one for."""
+    cdef const VnetHeader *vnet = &packet.frame.vnet
+    cdef uint8_t kind = vnet.gso_type & ~<uint8_t>GSO_ECN
+    if vnet.flags & VNET_NEEDS_CSUM and not packet.partial:
+        return False
+    if packet.protocol == numbers.TCP:
+        return kind == GSO_TCPV4 and vnet.gso_size >= LEAST_SEGMENT
+    return (packet.protocol == numbers.UDP and (kind == GSO_UDP_L4 or kind == GSO_UDP)
+            and <uint32_t>vnet.gso_size * UDP_SEGMENTS >= packet.length - packet.header_length - udp.MINIMUM)
+
+
+cdef inline Outcome settle_offload(Packet *packet, const Link *link) noexcept nogil:
+    """Find out whether the transport checksum is partial, and whether the virtio header is true of the packet.
+
+    The host's kernel passes on whatever the peer of a veth or the guest behind a tap has written there.
+    """
+    cdef Frame *frame = packet.frame
     packet.partial = False
     packet.guessed = False
-    if not frame.vnet.flags & VNET_NEEDS_CSUM:
-        return
-    if frame.vnet.csum_start == 0:
-        if packet.protocol == numbers.TCP:
-            frame.vnet.csum_offset = tcp.CHECKSUM
-        elif packet.protocol == numbers.UDP:
-            frame.vnet.csum_offset = udp.CHECKSUM
-        else:
-            frame.vnet.flags = 0
-            return
-        frame.vnet.csum_start = <uint16_t>start
-        if packet.protocol == numbers.UDP and packet.length > link.mtu:
-            frame.vnet.gso_type = GSO_UDP_L4        # several datagrams, of a size that nothing tells: cannot be cut
-        elif packet.length > link.mtu:
-            frame.vnet.gso_type = GSO_TCPV4
-            frame.vnet.hdr_len = <uint16_t>(start + tcp.header_length(packet.transport))
-            frame.vnet.gso_size = guessed_segment(link, frame.vnet.hdr_len - link.header_length)
-            packet.guessed = True
-    # a partial checksum further inside (a tunnel's) does not cover our header and is left alone
-    packet.partial = frame.vnet.csum_start == start
+    if not (frame.vnet.flags & VNET_NEEDS_CSUM or frame.vnet.gso_type):
+        return verdict.GOES_ON
+    if frame.vnet.flags & VNET_NEEDS_CSUM:
+        if frame.vnet.csum_start == 0:
+            guess_offload(packet, link)
+            return verdict.GOES_ON
+        if not may_be_summed(packet):
+            return verdict.BAD_OFFLOAD
+        packet.partial = frame.vnet.csum_start == <uint32_t>(packet.transport - frame.data)
+    return verdict.GOES_ON if frame.vnet.gso_type == GSO_NONE or may_be_cut(packet) else verdict.BAD_OFFLOAD
 
 
 cdef inline Outcome check_frame(const Frame *frame, const Link *link) noexcept nogil:
@@ -191,7 +245,9 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     if outcome != verdict.GOES_ON:
         return verdict.FRAGMENT_TINY if packet.is_fragment else outcome
     if not packet.is_fragment:
-        settle_offload(packet, link)
+        outcome = settle_offload(packet, link)
+        if outcome != verdict.GOES_ON:
+            return outcome
     if packet.kind == KIND_SESSION:
         if packet.protocol == numbers.ICMP and icmp.is_reply(packet.transport[icmp.TYPE]):
             side |= keys.KEY_REPLY

@@ -155,3 +155,30 @@ def test_a_large_send_is_compared_with_the_mtu_by_segment() -> None:
     packet, vnet = large_send(packets.pattern(14480), 1240)
     [out] = harness.send(INSIDE, packet, vnet=vnet.pack())
     assert out.link == OUTSIDE
+
+
+@given(
+    protocol=protocols,
+    flags=st.integers(0, 3),
+    gso_type=st.sampled_from([0, 1, 3, 4, 5, 0x81, 255]),
+    numbers=st.tuples(*[st.sampled_from([0, 6, 8, 14, 16, 20, 33, 34, 42, 54, 65535]) | st.integers(0, 200)] * 4),
+)
+def test_no_virtio_header_writes_over_what_was_translated(
+    protocol: int, flags: int, gso_type: int, numbers: tuple
+) -> None:
+    """want 1: whatever a virtio header claims, what leaves is what the specification says, but for its payload."""
+    packet = segment(protocol, ("10.0.0.2", 4000), ("199.0.0.1", 80), packets.pattern(100))
+    unfinished, _ = with_partial_checksum(packet)
+    vnet = struct.pack("=BBHHHH", flags, gso_type, *numbers)
+    harness = Harness()
+    for out in harness.send(INSIDE, unfinished, vnet=vnet):
+        told = Vnet.unpack(out.vnet)
+        octets = bytearray(out.packet)
+        if told.flags & NEEDS_CHECKSUM:
+            at = told.checksum_start - LINK_HEADER + told.checksum_offset
+            assert at + 2 <= len(octets)
+            octets[at : at + 2] = b"\xff\xff"
+        seen = decode(bytes(octets))
+        assert (seen.source, seen.source_port) == (packets.to_address(traffic.EXTERNAL), 4000)
+        assert (seen.destination, seen.destination_port) == (packets.to_address("199.0.0.1"), 80)
+    assert sum(harness.drops().values()) + harness.forwarder.verdicts()["forward"] == 1

@@ -379,6 +379,66 @@ def test_nothing_is_forwarded_from_outside_to_anybody_else(destination: str) -> 
     assert dropped(harness, OUTSIDE, ping(SERVER, destination, 4000, kind=0)) == "policy_refused"
 
 
+# --- virtio headers ------------------------------------------------------------------------------------------------
+
+
+def virtio(kind: int = 0, size: int = 0, start: int = 34, offset: int = 16, headers: int = 0) -> bytes:
+    """Return a virtio header whose checksum is to be completed (linux/virtio_net.h)."""
+    return struct.pack("=BBHHHH", 1, kind, headers, size, start, offset)
+
+
+SEGMENT, DATAGRAM = tcp(HERE, THERE, "A", payload=b"x" * 100), udp(HERE, THERE, b"x" * 100)
+QUERY, CALL = ping(HOST, SERVER, 77, payload=b"x" * 100), ipv4(HOST, SERVER, 47, bytes.fromhex("2001880b") + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("packet", "vnet"),
+    [
+        (SEGMENT, virtio(offset=0)),  # over the source port, which has been translated by then
+        (SEGMENT, virtio(offset=2)),
+        (SEGMENT, virtio(start=14, offset=12)),  # over the source address
+        (SEGMENT, virtio(start=26, offset=0)),
+        (SEGMENT, virtio(start=33, offset=17)),
+        (SEGMENT, virtio(start=35, offset=15)),
+        (SEGMENT, virtio(start=54, offset=16)),  # TCP carries no tunnel
+        (SEGMENT, virtio(offset=6)),
+        (DATAGRAM, virtio(offset=16)),
+        (DATAGRAM, virtio(offset=0)),
+        (DATAGRAM, virtio(start=41, offset=6)),
+        (DATAGRAM, virtio(start=142, offset=0)),  # past the end
+        (DATAGRAM, virtio(start=42, offset=99)),
+        (DATAGRAM, virtio(start=0xFFFF, offset=0xFFFF)),
+        (QUERY, virtio(offset=4)),  # over the identifier
+        (QUERY, virtio(start=42, offset=0)),
+        (CALL, virtio(offset=6)),  # over the Call ID
+        (SEGMENT, virtio(kind=4, size=100)),  # TCP over IPv6
+        (SEGMENT, virtio(kind=5, size=100)),
+        (SEGMENT, virtio(kind=7, size=100)),
+        (SEGMENT, virtio(kind=1, size=0)),
+        (SEGMENT, virtio(kind=1, size=7)),
+        (DATAGRAM, virtio(kind=1, size=100, offset=6)),
+        (DATAGRAM, virtio(kind=5, size=100, start=42, offset=6)),
+        (udp(HERE, THERE, bytes(1290)), virtio(kind=5, size=10, offset=6)),  # more than 128 datagrams
+        (QUERY, bytes((0, 1, 0, 0, 100, 0, 0, 0, 0, 0))),
+    ],
+)
+def test_a_virtio_header_that_is_not_true_of_its_packet(packet: bytes, vnet: bytes) -> None:
+    """It comes from the other end of a veth, or from a guest: whoever completes it would write over what was judged."""
+    harness = opened()
+    assert harness.send(INSIDE, packet, vnet=vnet) == []
+    assert harness.drops() == {"bad_offload": 1}
+    assert len(harness.sessions()) == 1
+
+
+@pytest.mark.parametrize("outside_vnet", [True, False])
+def test_a_checksum_inside_a_tunnel_is_left_alone(outside_vnet: bool) -> None:
+    """VXLAN and its like: the outer datagram has its own checksum, the packet inside has a partial one."""
+    harness = Harness(outside_vnet=outside_vnet)
+    [out] = harness.send(INSIDE, DATAGRAM, vnet=virtio(start=92, offset=16))
+    assert harness.drops() == {}
+    assert out.vnet == (virtio(start=92, offset=16) if outside_vnet else None)
+
+
 # --- protocols and types -------------------------------------------------------------------------------------------
 
 

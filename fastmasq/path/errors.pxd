@@ -106,6 +106,8 @@ cdef inline Outcome find_quoted(Path *p, Packet *packet, Quote *quote, Rewrite *
     memset(new, 0, sizeof(Rewrite))         # not all that may be found has ids
     if outcome != verdict.GOES_ON:
         return outcome
+    if route.find_route(p, quote.ends.daddr).link != packet.link:
+        return verdict.NO_SESSION           # what it quotes has not left by the link that it comes from
     outcome = quotes.find_session_or_tunnel(p, packet, quote, new)
     if outcome == quotes.UNKNOWN and quotes.is_asked_about(p, quote):
         outcome = quotes.find_by_tracker(p, packet, quote, new)

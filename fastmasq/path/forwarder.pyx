@@ -22,7 +22,7 @@ from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect
+from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Tunnel, Way
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, RxRing, TxBatch, ring_pending
@@ -212,7 +212,7 @@ cdef class Forwarder:
         self.path.route_first = <const uint32_t *><size_t>self._route_first.ctypes.data
         self.path.routes = <const Route *><size_t>self._routes.ctypes.data
         self.path.route_count = len(first)
-        self.path.generation += 1
+        begin_generation(&self.path)
 
     def set_programs(self, uint32_t first, int count):
         """Lead what rules redirect to programs of this host to `count` addresses from `first` on, over the link on side LOCAL."""
@@ -292,6 +292,7 @@ cdef class Forwarder:
         way.quoted1 = tunnels.tunnel_key1(protocol, tunnels.QUOTED | came_from[not direction],
                                           way.call_id if way.renumbered else way.original_id)
         way.hop = NO_HOP
+        way.generation = 0      # the link of its first packet is judged
         way.in_use = 1
         self.path.tunnels.serial += 1
         way.serial = self.path.tunnels.serial
@@ -375,7 +376,7 @@ cdef class Forwarder:
         self.path.hops_full = False
         self.path.hops_wanted = False
         self._hop_index[:] = 0
-        self.path.generation += 1
+        begin_generation(&self.path)
 
     def wanted_hops(self):
         """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""

@@ -10,7 +10,7 @@ from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.refusal cimport reason_of
 from fastmasq.path.rewrite cimport rewrite_ends
-from fastmasq.path.session cimport advance, birth_of, first_inbound_state
+from fastmasq.path.session cimport advance, birth_of, check_link, first_inbound_state
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, mappings, opening, rows, sessions, table
@@ -113,6 +113,10 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t row, uint32_t m
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     """A packet that the table has a flow for, of a session with an external endpoint of ours."""
+    cdef Outcome outcome
     if ref & 1 != rows.OUTBOUND:
         return verdict.MARTIAN_SOURCE       # answers turn round here: one that comes from a link is forged
+    outcome = check_link(p, packet, &p.table.sessions[ref >> 1], rows.OUTBOUND)
+    if outcome != verdict.GOES_ON:
+        return outcome
     return turn_round(p, packet, ref >> 1, p.table.sessions[ref >> 1].mapping)

@@ -91,7 +91,8 @@ WAY = np.dtype(
         ("call_id", "u2"),
         ("renumbered", "u1"),
         ("in_use", "u1"),
-        ("reserved", "u1", 2),
+        ("came_by", "u1"),
+        ("reserved", "u1"),
         ("serial", "u4"),
         ("padding", "u4"),
     ]

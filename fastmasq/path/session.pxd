@@ -93,19 +93,51 @@ cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int dir
 
 # -- its way ---------------------------------------------------------------------------------------------------------
 
-cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, Flow *flow) noexcept nogil:
-    """Choose the flow's next hop, which is looked up again when what the kernel knows has changed."""
-    cdef Outcome outcome
-    if s.generation != p.generation:
+cdef inline uint32_t known_by(const Path *p, int direction, int link, int other_link) noexcept nogil:
+    """Return what a session knows once packets of the flow `direction` come by `link`, and the other's by `other_link`."""
+    return (p.generation << 8) | (<uint32_t>link << (4 * direction)) | (<uint32_t>other_link << (4 * (1 - direction)))
+
+
+cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
+    """Whether a packet may come by its link: asked when that is another one, or what the kernel knows has changed.
+
+    Of what has changed all is looked up anew. Until the way of the flow's packets is, the link of the other flow is
+    taken for this one, which is on another side: so none of its packets passes unasked.
+    """
+    if route.is_martian_source(p, packet):
+        return verdict.MARTIAN_SOURCE
+    if s.known >> 8 != p.generation:
         s.flow[rows.OUTBOUND].hop = rows.NO_HOP
         s.flow[rows.INBOUND].hop = rows.NO_HOP
-        s.generation = p.generation
+        s.known = known_by(p, direction, packet.link, packet.link)
+    else:
+        s.known &= ~(<uint32_t>0x0F << (4 * direction))
+        s.known |= <uint32_t>packet.link << (4 * direction)
+    return verdict.GOES_ON
+
+
+cdef inline Outcome check_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
+    """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly one comparison."""
+    cdef uint32_t shift = 4 * direction
+    if (s.known ^ ((p.generation << 8) | (<uint32_t>packet.link << shift))) & (0xFFFFFF00U | (0x0FU << shift)):
+        return judge_link(p, packet, s, direction)
+    return verdict.GOES_ON
+
+
+cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, int direction) noexcept nogil:
+    """Choose the flow's next hop, which is looked up again when what the kernel knows has changed.
+
+    The link that it is on is where the other flow's packets come from.
+    """
+    cdef Flow *flow = &s.flow[direction]
+    cdef Outcome outcome
     if flow.hop != rows.NO_HOP:
         packet.hop, packet.towards = &p.hops[flow.hop], flow.daddr
         return verdict.GOES_ON
     outcome = route.choose_hop(p, packet, flow.daddr)
     if outcome == verdict.GOES_ON:
         flow.hop = <uint16_t>(packet.hop - p.hops)
+        s.known = known_by(p, direction, packet.link, packet.hop.link)
     return outcome
 
 
@@ -160,12 +192,13 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     """A packet that the table has a flow for: `ref` (row << 1 | direction)."""
     cdef int direction = ref & 1
     cdef Session *s = &p.table.sessions[ref >> 1]
-    cdef Flow *flow = &s.flow[direction]
-    cdef Outcome outcome = choose_flow_hop(p, packet, s, flow)
+    cdef Outcome outcome = check_link(p, packet, s, direction)
+    if outcome == verdict.GOES_ON:
+        outcome = choose_flow_hop(p, packet, s, direction)
     if outcome != verdict.GOES_ON:
         return leave.tell_no_hop(packet, outcome)
-    if packet.guessed and flow.path_mtu:
-        mind_path_mtu(packet, flow.path_mtu)
+    if packet.guessed and s.flow[direction].path_mtu:
+        mind_path_mtu(packet, s.flow[direction].path_mtu)
     outcome = leave.may_leave(p, packet)
     if outcome != verdict.GOES_ON:
         return outcome
@@ -181,6 +214,6 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
 cdef inline Outcome forward_opened(Path *p, Packet *packet, int64_t row, int direction) noexcept nogil:
     """The packet that has opened a session goes on by it; its next hop has let it pass already."""
     cdef Session *s = &p.table.sessions[row]
-    s.generation = p.generation
+    s.known = known_by(p, direction, packet.link, packet.hop.link)
     s.flow[direction].hop = <uint16_t>(packet.hop - p.hops)
     return go_on(p, packet, <uint32_t>row << 1 | direction)

@@ -17,6 +17,7 @@ from fastmasq.table.index cimport Index
 from fastmasq.table.table cimport Table
 
 cdef enum:
+    GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
     HELD = 256                  # packets waiting for a next hop's address
     PROTOCOLS = 256
     REDIRECTS = 64
@@ -76,7 +77,7 @@ cdef struct Path:
     Index hop_index
     bint hops_full
     bint hops_wanted
-    uint32_t generation
+    uint32_t generation         # of that, 1 to GENERATIONS
     # policy
     Chains *chains              # NULL without rules
     Redirect redirects[REDIRECTS]
@@ -126,3 +127,8 @@ cdef struct Path:
     Gather gathers[GATHERS]
     int gathering               # rows of gathers in use
     int gather_turn
+
+
+cdef inline void begin_generation(Path *p) noexcept nogil:
+    """Have every flow look anew at where its packets go, and whether they come by the right link."""
+    p.generation = p.generation % GENERATIONS + 1

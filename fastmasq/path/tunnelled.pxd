@@ -28,16 +28,28 @@ cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
     return found
 
 
+cdef inline Outcome check_link(Path *p, const Packet *packet, Way *way) noexcept nogil:
+    """Whether a packet may come by its link, asked like of a session's; what has changed since is looked up anew."""
+    if way.generation == p.generation and way.came_by == packet.link:
+        return verdict.GOES_ON
+    if route.is_martian_source(p, packet):
+        return verdict.MARTIAN_SOURCE
+    if way.generation != p.generation:
+        way.hop = rows.NO_HOP
+        way.generation = p.generation
+    way.came_by = packet.link
+    return verdict.GOES_ON
+
+
 cdef inline Outcome choose_way_hop(Path *p, Packet *packet, Way *way) noexcept nogil:
-    """Choose the way's next hop, which is looked up again when what the kernel knows has changed."""
+    """Choose the way's next hop, once its link has been checked."""
     cdef Outcome outcome
-    if way.hop != rows.NO_HOP and way.generation == p.generation:
+    if way.hop != rows.NO_HOP:
         packet.hop, packet.towards = &p.hops[way.hop], way.daddr
         return verdict.GOES_ON
     outcome = route.choose_hop(p, packet, way.daddr)
     if outcome == verdict.GOES_ON:
         way.hop = <uint16_t>(packet.hop - p.hops)
-        way.generation = p.generation
     return outcome
 
 
@@ -80,7 +92,9 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, Way *sent) noexcept nogi
     if found < 0:
         return no_row(packet)
     received = &p.tunnels.rows[found >> 1].way[found & 1]
-    outcome = choose_way_hop(p, packet, received)
+    outcome = check_link(p, packet, received)
+    if outcome == verdict.GOES_ON:
+        outcome = choose_way_hop(p, packet, received)
     if outcome != verdict.GOES_ON:
         return leave.tell_no_hop(packet, outcome)
     outcome = leave.may_leave(p, packet)
@@ -99,8 +113,11 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     """Translate and send a packet of the tunnel's way `ref` (row << 1 | direction)."""
     cdef int direction = ref & 1
     cdef Way *way = &p.tunnels.rows[ref >> 1].way[direction]
-    cdef Outcome outcome = choose_way_hop(p, packet, way)
+    cdef Outcome outcome = check_link(p, packet, way)
     cdef Ends ends
+    if outcome != verdict.GOES_ON:
+        return outcome
+    outcome = choose_way_hop(p, packet, way)
     if outcome != verdict.GOES_ON:
         if direction == rows.OUTBOUND and route.route_towards(p, packet, way.daddr).kind == links.ROUTE_LOCAL:
             return turn_round(p, packet, way)

@@ -37,7 +37,8 @@ cdef struct Way:
     uint16_t call_id            # to write, if renumbered
     uint8_t renumbered
     uint8_t in_use
-    uint8_t reserved[2]
+    uint8_t came_by             # link of the last packet, judged under that generation
+    uint8_t reserved
     uint32_t serial             # another one each time the way is set
     uint32_t padding
 

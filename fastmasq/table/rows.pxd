@@ -78,7 +78,8 @@ cdef struct Session:
     uint32_t timer_next         # neighbours in the timer wheel; timer_next also links free rows
     uint32_t timer_prev
     uint32_t mapping            # or NONE: of protocols without ports, and of redirected sessions
-    uint32_t generation         # of what the kernel knows for which the hops were looked up
+    uint32_t known              # generation of what the kernel knows for which hops were looked up and links judged << 8
+    #                             | link that packets of the inbound flow come by << 4 | that of the outbound flow's
     uint8_t state
     uint8_t flags
     uint8_t scale               # window scale of the outbound end << 4 | of the inbound end

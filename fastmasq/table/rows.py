@@ -28,7 +28,7 @@ SESSION = np.dtype(
         ("timer_next", "u4"),
         ("timer_prev", "u4"),
         ("mapping", "u4"),
-        ("generation", "u4"),
+        ("known", "u4"),
         ("state", "u1"),
         ("flags", "u1"),
         ("scale", "u1"),

@@ -374,7 +374,8 @@ class Model:
         Without a session the filter decides. Raises Refused when it refuses.
         """
         if packet.is_error:
-            return self.find_quoted_sender(packet)
+            # what turned round has not left: nobody outside can have seen it
+            return None if check_error(packet).destination in self.own else self.find_quoted_sender(packet)
         mapping = self.by_external.get((packet.protocol, packet.destination_id))
         if mapping is None:
             return None

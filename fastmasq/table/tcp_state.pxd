@@ -1,5 +1,6 @@
 # What a TCP segment does to its session: the states of RFC 6146 section 3.5.2 as RFC 7857 section 2 asks, with resets
-# and other state changes believed only when their sequence numbers are plausible (RFC 5961 section 3).
+# and other state changes believed only when their numbers are plausible: of the sequence (RFC 5961 section 3), and of what is
+# acknowledged (section 5.2). What is not believed passes for the end host to judge, and changes nothing here.
 #
 #                  out SYN                 in SYN
 #   (no session) ----------> SYN_SENT ----------------> ESTABLISHED <---- any segment ---- TRANSITORY
@@ -18,6 +19,10 @@
 # so that strangers hold nothing open. For the same reason a stranger's SYN, sent again, and resets leave SYN_RECEIVED and
 # UNANSWERED as they are.
 #
+# An acknowledgment is believed if the other end may have sent what it acknowledges, and not long ago. The other end may have
+# sent a little more than has been seen here: of a segment in fragments only the first shows its numbers. An answer to a SYN
+# must acknowledge it; a SYN alone that meets ours (a simultaneous open) proves nothing, and the SYN+ACK that follows it does.
+#
 # Departures: RESUMED is not in RFC 6146; it keeps a gateway's restart from cutting idle connections. A reset inside the
 # window that is not exact is passed, but changes no state: the end host will challenge it (RFC 5961 section 3.2).
 
@@ -31,7 +36,8 @@ from fastmasq.table.rows cimport (
 from fastmasq.wire.tcp cimport ACK, FIN, MAXIMUM_SCALE, RST, SYN
 
 cdef enum:
-    WINDOW_SLACK = 66000        # octets an old but honest segment may lie behind the last acknowledgment, unscaled
+    WINDOW_SLACK = 66000        # octets an old but honest segment may lie behind the last acknowledgment, unscaled; and an
+    #                             acknowledgment behind what the other end has sent (nf_conntrack's MAXACKWINCONST), or before it
 
 
 cdef enum TcpVerdict:
@@ -96,14 +102,36 @@ cdef inline void tcp_track(Session *s, int direction, const Segment *segment) no
         s.flags |= acked
 
 
-cdef inline bint tcp_plausible(const Session *s, int direction, uint32_t last) noexcept nogil:
-    """Whether a segment from `direction` fits what its receiver has acknowledged and offered; unknown counts as yes."""
+cdef inline bint fits_window(const Session *s, int direction, const Segment *segment) noexcept nogil:
+    """Whether a segment begins where its receiver lets it and ends not too far behind what that has acknowledged.
+
+    Unknown counts as yes. One octet past the window is what a sender asks a closed one with (RFC 9293 section 3.8.6.1).
+    """
     cdef const TcpEnd *receiver = &s.tcp[1 - direction]
     cdef uint8_t acked = SESSION_ACKED_OUT if direction == INBOUND else SESSION_ACKED_IN
     if not s.flags & acked:
         return True
-    return (<int32_t>(last - receiver.edge) <= 0
-            and <int32_t>(last - receiver.ack) >= -<int32_t>(<uint32_t>WINDOW_SLACK << window_shift(s, 1 - direction)))
+    return (<int32_t>(segment.seq - receiver.edge) <= 0
+            and <int32_t>(segment.last - receiver.ack) >= -<int32_t>(<uint32_t>WINDOW_SLACK << window_shift(s, 1 - direction)))
+
+
+cdef inline bint acknowledges(const Session *s, int direction, const Segment *segment) noexcept nogil:
+    """Whether a segment acknowledges what the other end may have sent, and not long ago; unknown counts as yes.
+
+    A SYN can only acknowledge a SYN, and the data that may be in it (RFC 7413).
+    """
+    cdef const TcpEnd *sender = &s.tcp[1 - direction]
+    cdef uint8_t seen = SESSION_SEEN_OUT if direction == INBOUND else SESSION_SEEN_IN
+    cdef int32_t ahead = <int32_t>(segment.ack - sender.end)
+    if not segment.flags & ACK or not s.flags & seen:
+        return True
+    if segment.flags & SYN:
+        return -WINDOW_SLACK <= ahead <= 0
+    return -<int32_t>(<uint32_t>WINDOW_SLACK << window_shift(s, direction)) <= ahead <= WINDOW_SLACK
+
+
+cdef inline bint is_plausible(const Session *s, int direction, const Segment *segment) noexcept nogil:
+    return fits_window(s, direction, segment) and acknowledges(s, direction, segment)
 
 
 cdef inline TcpVerdict tcp_reset(Session *s, int direction, const Segment *segment) noexcept nogil:
@@ -137,20 +165,25 @@ cdef inline TcpVerdict tcp_synchronise(Session *s, int direction, const Segment 
         s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
         tcp_track(s, direction, segment)
         return TCP_CHANGED
-    if s.state == TCP_UNANSWERED or (s.state == TCP_SYN_RECEIVED and not segment.flags & ACK):
-        tcp_track(s, direction, segment)
-        if direction == INBOUND:
-            return TCP_PASS         # sent again, by whom no proof has been seen that the answer reaches it
+    if s.state != TCP_SYN_SENT and s.state != TCP_SYN_RECEIVED and s.state != TCP_RESUMED and s.state != TCP_UNANSWERED:
+        return TCP_PASS             # a SYN on a live connection is for the end host to challenge
+    if direction == OUTBOUND:
+        if not acknowledges(s, OUTBOUND, segment):
+            s.flags &= ~(SESSION_SEEN_IN | SESSION_ACKED_IN)   # it answers another SYN than the one that was noted
+        tcp_track(s, OUTBOUND, segment)
+        if s.state != TCP_UNANSWERED:
+            return TCP_REFRESH
         s.state = TCP_SYN_RECEIVED
         return TCP_CHANGED
-    if s.state == TCP_SYN_SENT or s.state == TCP_SYN_RECEIVED or s.state == TCP_RESUMED:
-        tcp_track(s, direction, segment)
-        if direction == OUTBOUND:
-            return TCP_REFRESH
-        s.state = TCP_ESTABLISHED
-        s.flags |= SESSION_REPLIED
-        return TCP_CHANGED
-    return TCP_PASS                 # a SYN on a live connection is for the end host to challenge
+    if s.state == TCP_UNANSWERED:
+        tcp_track(s, INBOUND, segment)
+        return TCP_PASS             # sent again, by whom no proof has been seen that the answer reaches it
+    if not segment.flags & ACK or not is_plausible(s, INBOUND, segment):
+        return TCP_PASS
+    tcp_track(s, INBOUND, segment)
+    s.state = TCP_ESTABLISHED
+    s.flags |= SESSION_REPLIED
+    return TCP_CHANGED
 
 
 cdef inline TcpVerdict tcp_segment(Session *s, int direction, const Segment *segment) noexcept nogil:
@@ -161,7 +194,7 @@ cdef inline TcpVerdict tcp_segment(Session *s, int direction, const Segment *seg
         return tcp_reset(s, direction, segment)
     if segment.flags & SYN:
         return tcp_synchronise(s, direction, segment)
-    if not tcp_plausible(s, direction, segment.last):
+    if not is_plausible(s, direction, segment):
         return TCP_PASS
     tcp_track(s, direction, segment)
     if direction == INBOUND:

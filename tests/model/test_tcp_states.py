@@ -44,7 +44,7 @@ class Conversation:
         ("os os", tcp.SYN_SENT),
         ("os ia", tcp.SYN_SENT),
         ("os isa", tcp.ESTABLISHED),
-        ("os is", tcp.ESTABLISHED),
+        ("os is", tcp.SYN_SENT),
         ("os is osa isa", tcp.ESTABLISHED),
         ("osa", tcp.SYN_RECEIVED),
         ("osa ia", tcp.ESTABLISHED),

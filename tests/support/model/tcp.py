@@ -2,10 +2,11 @@
 
 States and their lives. A session opened by a SYN from inside is "syn-sent"; by a SYN+ACK (the answer to a SYN that came
 in statelessly) "syn-received"; by anything else (the gateway was restarted in mid-stream) "resumed". What the outside
-answers makes it "established": after a SYN only a SYN does, otherwise anything believable. The first FIN makes it
-"fin-out" or "fin-in", the second "closing", a believable reset "transitory". From "closing" and "transitory" a SYN from
-inside starts over; in "transitory" any other segment brings "established" back. "syn-received" waits for a sign that
-the outside has heard the answer: its SYN once more is none, and a reset only lets the session die in its time.
+answers makes it "established": after a SYN only a SYN that acknowledges it does, otherwise anything believable. The
+first FIN makes it "fin-out" or "fin-in", the second "closing", a believable reset "transitory". From "closing" and
+"transitory" a SYN from inside starts over; in "transitory" any other believable segment brings "established" back.
+"syn-received" waits for a sign that the outside has heard the answer: its SYN once more is none, and a reset only lets
+the session die in its time.
 
 Where the outside may begin, through a port forward, its first segment makes the session "unanswered", and nothing that
 it sends changes that. The inside's SYN makes it "syn-received", anything else that is believable "established".
@@ -16,10 +17,12 @@ before "established"; a SYN in the middle of a connection, a segment that does n
 changes nothing never do.
 
 What is believed. Each end's highest sequence number, highest acknowledgment and the right edge of its window are noted.
-A segment fits when it ends at or before the receiver's edge and not too far behind what it acknowledged. Numbers that
-are not known yet count as fitting. A reset is exact when its sequence number is what the receiver acknowledged last, or
-what the sender sent last; an answer to a SYN is exact when it acknowledges that SYN. Only exact resets change states;
-others inside the window pass for the end host to challenge (RFC 5961); outside the window they are dropped.
+A segment fits when it begins at or before the receiver's edge and ends not too far behind what it acknowledged; what it
+acknowledges itself must be what the other end has sent, or a little more, and not too old. Numbers that are not known
+yet count as fitting. A SYN from inside that answers another SYN than was noted makes the outside's numbers unknown. A
+reset is exact when its sequence number is what the receiver acknowledged last, or what the sender sent last; an answer
+to a SYN is exact when it acknowledges that SYN. Only exact resets change states; others inside the window pass for the
+end host to challenge (RFC 5961); outside the window they are dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ LONG_LIVED = (ESTABLISHED, FIN_OUT, FIN_IN)
 
 LARGEST_SCALE = 14  # RFC 7323 section 2.3: what an end whose SYN was not seen may use
 LARGEST_WINDOW = 2**30  # RFC 7323 section 2.3: octets in flight at the most
-SLACK = 66000  # octets, before scaling: how far behind the acknowledgment a segment may end and still be honest
+SLACK = (
+    66000  # octets, before scaling: how far behind the acknowledgment a segment may end and still be honest; and how
+)
+# far an acknowledgment may be behind what the other end sent, or, unscaled, ahead of what has been seen of that
 
 
 @dataclass(frozen=True)
@@ -118,16 +124,18 @@ def synchronised(connection: Connection, direction: str, segment: Segment) -> St
     state = connection.state
     if state in (TRANSITORY, CLOSING) and direction == OUT:
         return Step(opened(segment), refreshed=True)
-    if state == UNANSWERED and direction == OUT:
-        return Step(replace(with_noted(connection, direction, segment), state=SYN_RECEIVED), refreshed=True)
+    if state not in OPENING:
+        return Step(connection, refreshed=False)
+    if direction == OUT:
+        if not acknowledges(connection, direction, segment):
+            connection = replace(connection, ends={**connection.ends, IN: forgotten(connection.ends[IN])})
+        connection = with_noted(connection, direction, segment)
+        return Step(replace(connection, state=SYN_RECEIVED if state == UNANSWERED else state), refreshed=True)
     if state == UNANSWERED:
         return Step(with_noted(connection, direction, segment), refreshed=False)
-    if state == SYN_RECEIVED and direction == IN and not segment.flags & ACK:
-        return Step(with_noted(connection, direction, segment), refreshed=False)  # the first SYN again proves nothing
-    if state in OPENING:
-        connection = with_noted(connection, direction, segment)
-        return Step(replace(connection, state=ESTABLISHED if direction == IN else state), refreshed=True)
-    return Step(connection, refreshed=False)
+    if segment.flags & ACK and fits(connection, direction, segment):
+        return Step(replace(with_noted(connection, direction, segment), state=ESTABLISHED), refreshed=True)
+    return Step(connection, refreshed=False)  # a SYN alone proves nothing
 
 
 def reset(connection: Connection, direction: str, segment: Segment) -> Step:
@@ -181,15 +189,34 @@ def noted(end: End, segment: Segment, shift: int) -> End:
     return end
 
 
+def forgotten(end: End) -> End:
+    """Return an end whose numbers are not known any more; what its SYN offered stays."""
+    return replace(end, end=None, ack=None, edge=None)
+
+
 def with_noted(connection: Connection, direction: str, segment: Segment) -> Connection:
     own, other = connection.ends[direction], connection.ends[OTHER[direction]]
     return replace(connection, ends={**connection.ends, direction: noted(own, segment, window_shift(own, other))})
 
 
 def fits(connection: Connection, direction: str, segment: Segment) -> bool:
+    return fits_window(connection, direction, segment) and acknowledges(connection, direction, segment)
+
+
+def fits_window(connection: Connection, direction: str, segment: Segment) -> bool:
     sender, receiver = connection.ends[direction], connection.ends[OTHER[direction]]
     if receiver.ack is None:
         return True
-    last = last_number(segment)
     slack = SLACK << window_shift(receiver, sender)
-    return ahead(last, receiver.edge) <= 0 and ahead(last, receiver.ack) >= -slack
+    return ahead(segment.seq, receiver.edge) <= 0 and ahead(last_number(segment), receiver.ack) >= -slack
+
+
+def acknowledges(connection: Connection, direction: str, segment: Segment) -> bool:
+    """Return whether a segment acknowledges nothing, or what the other end may have sent lately."""
+    own, other = connection.ends[direction], connection.ends[OTHER[direction]]
+    if not segment.flags & ACK or other.end is None:
+        return True
+    distance = ahead(segment.ack, other.end)
+    if segment.flags & SYN:
+        return -SLACK <= distance <= 0
+    return -(SLACK << window_shift(own, other)) <= distance <= SLACK

@@ -113,7 +113,7 @@ def test_rfc5382_req2_simultaneous_open() -> None:
     connection = Connection()
     connection.out("S")
     assert connection.come("S", seq=5000)
-    assert connection.state == "established"
+    assert connection.state == "syn-sent"
     assert connection.come("SA", seq=5000, ack=1001)
     assert connection.out("SA", seq=1000, ack=5001)
     assert connection.state == "established"

@@ -28,6 +28,11 @@ def is_bundle() -> bool:
     return getattr(sys, "frozen", False)
 
 
+def is_one_file() -> bool:
+    """Return whether this is a bundle that unpacks itself somewhere else each time it is started."""
+    return is_bundle() and not PurePath(getattr(sys, "_MEIPASS", "")).is_relative_to(PurePath(sys.executable).parent)
+
+
 def command(*arguments: str) -> list[str]:
     """Return the command line that starts this very `fastmasq` with other arguments."""
     start = [sys.executable] if is_bundle() else [sys.executable, "-m", NAME]

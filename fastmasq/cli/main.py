@@ -36,6 +36,13 @@ COMMANDS = {
     "test": ("fastmasq.cli.pptp_test", "test", "Try what a VPN needs, as a client would, and say what is wrong."),
     "traceroute": ("fastmasq.cli.traceroute", "traceroute", "Show how far GRE or ESP gets, and UDP beside it."),
     "sniff": ("fastmasq.cli.sniff", "sniff", "Show the VPN packets on links, and say what is missing."),
+    "setup": ("fastmasq.cli.setup", "setup", "Ask for the two links, and write the configuration."),
+    "install": ("fastmasq.cli.install", "install", "Make fastmasq a service of this host: unit, names, manual pages."),
+    "uninstall": (
+        "fastmasq.cli.install",
+        "uninstall",
+        "Take away what install has brought, and give the host back.",
+    ),
     "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),

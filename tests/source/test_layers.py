@@ -3,7 +3,7 @@
    10  lab
     9  cli
     8  daemon
-    7  migrate   tools
+    7  migrate   tools   deploy
     6  advice   legacy
     5  kernel   config   observe   control
     4  policy   trackers
@@ -36,7 +36,7 @@ LAYERS = (
     ("policy", "trackers"),
     ("kernel", "config", "observe", "control"),
     ("advice", "legacy"),
-    ("migrate", "tools"),
+    ("migrate", "tools", "deploy"),
     ("daemon",),
     ("cli",),
     ("lab",),

@@ -22,7 +22,7 @@ class File(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A symbolic link; `target` is an absolute path on the host."""
+    """A symbolic link; `target` is a path on the host."""
 
     path: str
     target: str

@@ -36,7 +36,8 @@ _LEGACY = {
     "ipmasqadm": ("forward ports to inside hosts as in Linux 2.2", ipmasqadm.USAGE + "\n" + ipmasqadm.PORTFW_HELP),
     "ipfwd": ("lead a protocol without ports to an inside host", ipfwd.HELP),
 }
-_SAME_PAGE = {"ipchains-save": "ipchains", "ipchains-restore": "ipchains"}
+SAME_PAGE = {"ipchains-save": "ipchains", "ipchains-restore": "ipchains"}
+"""Programs of 1999 whose page is that of another."""
 
 
 class Page(NamedTuple):
@@ -58,8 +59,6 @@ def pages(commands: click.Group) -> Iterator[Page]:
     yield Page("fastmasq.toml", 5, roff.page(_configuration(SAMPLE.read_text())))
     for name, (sentence, usage) in _LEGACY.items():
         yield Page(name, 8, roff.page(_of_1999(name, sentence, usage)))
-    for name, other in _SAME_PAGE.items():
-        yield Page(name, 8, f".so man8/{other}.8\n")
 
 
 def _load(commands: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:
@@ -175,7 +174,7 @@ def _comments(comments: list[str]) -> Iterator[str]:
 
 
 def _of_1999(name: str, sentence: str, usage: str) -> list[str]:
-    lines = roff.title(name, 8, __version__, sentence)
+    lines = roff.title(name, 8, __version__, sentence, [same for same, other in SAME_PAGE.items() if other == name])
     lines += [roff.heading("SYNOPSIS"), *roff.example(usage.strip("\n"))]
     lines += [roff.heading("DESCRIPTION"), *roff.markdown((MANUAL / "legacy-commands.md").read_text())]
     return lines + _see_also("fastmasq(1)", *(f"{other}(8)" for other in _LEGACY if other != name))

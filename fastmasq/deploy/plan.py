@@ -89,6 +89,8 @@ def make(root: Root, this: Program, commands: click.Group, known: Manifest) -> P
         *_modules(root, known),
         *(File(f"/usr/share/man/man{page.section}/{page.name}.{page.section}", page.text)
           for page in man_pages.pages(commands)),
+        *(Link(f"/usr/share/man/man8/{name}.8", f"{other}.8")
+          for name, other in man_pages.SAME_PAGE.items()),
         *(File(path, text) for path, text in completion.scripts(root, commands)),
     ]  # fmt: skip
     return Plan(entries, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 _INLINE = re.compile(
     r"`(?P<code>[^`]+)`"
@@ -58,13 +58,13 @@ def heading(text: str, level: int = 1) -> str:
     return f'.{"SH" if level == 1 else "SS"} "{words}"'
 
 
-def title(name: str, section: int, version: str, sentence: str) -> list[str]:
-    """Return how a page begins, up to its NAME."""
+def title(name: str, section: int, version: str, sentence: str, also: Sequence[str] = ()) -> list[str]:
+    """Return how a page begins, up to its NAME; `also` are other names that it is about."""
     return [
         f'.TH "{escape(name.upper())}" "{section}" "" "fastmasq {escape(version)}" "fastmasq"',
         ".nh",
         heading("NAME"),
-        rf"{escape(name)} \- {inline(sentence)}",
+        rf"{escape(', '.join([name, *also]))} \- {inline(sentence)}",
     ]
 
 

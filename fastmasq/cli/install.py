@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -97,8 +96,11 @@ def _start_with(systemd: bool, root: Root) -> str:
 
 
 def _release(ctx: click.Context) -> None:
-    """Give the host back, by whatever socket it was run last."""
+    """Give the host back, by the configuration that is there, as long as it can be read."""
     from fastmasq.cli.release import release
+    from fastmasq.errors import ConfigurationError
 
-    for config in (CONFIG_FILE if Path(CONFIG_FILE).exists() else None, None):
-        ctx.invoke(release, socket=None, config=config)
+    try:
+        ctx.invoke(release, socket=None, config=CONFIG_FILE)
+    except ConfigurationError:
+        ctx.invoke(release, socket=None, config=None)

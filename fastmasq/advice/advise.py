@@ -151,7 +151,10 @@ class Advice:
         """Return the sets for registered addresses; of two, the lines before each denial are put together."""
         names = [f"3.9-{tool}-registered-server"] if self.is_server else []
         names += [f"3.10-{tool}-registered-client"] if self.question.role != "server" else []
-        forward = {"ipfwadm": "ipfwadm -F -p accept", "ipchains": "ipchains -P forward ACCEPT"}[tool]
+        forward = {
+            "ipfwadm": "ipfwadm -F -p deny\nipfwadm -F -p accept",
+            "ipchains": "ipchains -P forward DENY\nipchains -P forward ACCEPT",
+        }[tool]
         text = f"# Route: nothing is masqueraded.\n{forward}\n"
         for pieces in zip(*(_by_denials(self._filled(name)) for name in names), strict=True):
             text += "".join(accepts for accepts, _ in pieces) + pieces[0][1]

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from fastmasq.legacy.save import rule_line
-from fastmasq.policy.chains import ACCEPT, FORWARD, RuleSet
+from fastmasq.policy.chains import ACCEPT, DENY, FORWARD, RuleSet
 
 RULES_FILE = "/etc/fastmasq.rules"
 MASQUERADED_PORTS = (61000, 65095)  # the range of 1999, set apart where rules must tell sessions from the host's own
@@ -76,12 +76,15 @@ def toml(carried: Carried) -> str:
 def script(carried: Carried) -> Iterator[str]:
     """Yield the lines of a script of ipchains commands; user chains come first, since rules jump to them.
 
-    The chain forward always has a policy: added to running rules that leave it untouched, all would be masqueraded.
+    A chain forward without rules gets ACCEPT by way of DENY: added to running rules it would else stay the built-in
+    policy, and all would be masqueraded.
     """
     chains = carried.rules.chains.values()
     for chain in chains:
         if chain.policy is None:
             yield f"ipchains -N {chain.name}"
+        elif chain.name == FORWARD and chain.policy == ACCEPT and not chain.rules:
+            yield from (f"ipchains -P {FORWARD} {policy}" for policy in (DENY, ACCEPT))
         elif chain.policy != ACCEPT or chain.rules or chain.name == FORWARD:
             yield f"ipchains -P {chain.name} {chain.policy}"
     for chain in sorted(chains, key=lambda chain: chain.policy is not None):

@@ -113,9 +113,10 @@ class Chain(Struct):
 class RuleSet:
     """All chains. `generation` grows with every change that may alter a verdict.
 
-    `default_forward` says that nobody has touched the chain `forward` yet: then everything from inside to outside is
-    masqueraded, inside networks reach each other, and nothing comes in. Without it a set is as a kernel of 1999 starts:
-    all policies are ACCEPT, so what no rule masquerades is routed as it is.
+    `default_forward` says that the chain `forward` is the built-in policy: everything from inside to outside is
+    masqueraded, inside networks reach each other, and nothing comes in. A rule in the chain, or a policy other than
+    ACCEPT, ends that. Without it a set is as a kernel of 1999 starts: all policies are ACCEPT, so what no rule
+    masquerades is routed as it is.
     """
 
     def __init__(self, *, default_forward: bool = True) -> None:
@@ -196,10 +197,11 @@ class RuleSet:
         raise RuleError("no rule", f"no such rule in chain {chain}")
 
     def flush(self, chain: str | None = None) -> None:
-        """Remove all rules of a chain, or of all chains (-F). Raises RuleError."""
+        """Remove all rules of a chain, or of all chains (-F); where there are none, all stays. Raises RuleError."""
         for one in self._chosen(chain):
-            one.rules.clear()
-            self._changed(one.name)
+            if one.rules:
+                one.rules.clear()
+                self._changed(one.name)
 
     def zero(self, chain: str | None = None) -> None:
         """Set the counters of a chain, or of all chains, to zero (-Z). Raises RuleError."""
@@ -210,14 +212,24 @@ class RuleSet:
     # -- changes to chains -----------------------------------------------------------------------------------------
 
     def set_policy(self, chain: str, target: str) -> None:
-        """Set what happens at the end of a built-in chain (-P). Raises RuleError."""
+        """Set what happens at the end of a built-in chain (-P). Raises RuleError.
+
+        ACCEPT, which it has anyway, leaves a chain forward that is the built-in policy as it is.
+        """
         allowed = (ACCEPT, DENY, REJECT, MASQ) if chain == FORWARD else (ACCEPT, DENY, REJECT)
         if self.chain(chain).policy is None:
             raise RuleError("bad policy", f"{chain} is not a built-in chain")
         if target not in allowed:
             raise RuleError("bad policy", f"policy {target!r} of chain {chain}; one of {', '.join(allowed)}")
-        self.chain(chain).policy = target
-        self._changed(chain)
+        if self.chain(chain).policy != target:
+            self.chain(chain).policy = target
+            self._changed(chain)
+
+    def reset_forward(self) -> None:
+        """Have the chain forward be the built-in policy, without rules."""
+        self.chains[FORWARD] = Chain(FORWARD, ACCEPT, rules=[])
+        self.default_forward = True
+        self.generation += 1
 
     def new_chain(self, name: str) -> None:
         """Make an empty user chain (-N). Raises RuleError."""

@@ -11,7 +11,8 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.policy.chains import Rule, RuleSet
 
 Operation = Literal[
-    *("append", "insert", "replace", "delete", "delete_equal", "flush", "zero", "policy", "new_chain", "delete_chain")
+    *("append", "insert", "replace", "delete", "delete_equal", "flush", "zero", "policy", "new_chain", "delete_chain"),
+    "reset",
 ]
 
 
@@ -19,7 +20,7 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     """One change. chain None means all of them, for flush, zero and delete_chain.
 
     rule: of append, insert, replace and delete_equal. number: counting from 1, of insert (default 1), replace, delete.
-    target: of policy.
+    target: of policy. reset is about the chain forward, which is the built-in policy then.
     """
 
     do: Operation
@@ -49,6 +50,8 @@ def make(rules: RuleSet, change: Change) -> None:
             rules.delete_chain(chain)
         case "new_chain":
             rules.new_chain(_needed(change, "chain"))
+        case "reset":
+            rules.reset_forward()
         case "policy":
             rules.set_policy(_needed(change, "chain"), _needed(change, "target"))
         case "append":

@@ -270,7 +270,7 @@ def test_the_script_makes_the_same_chains(printed, tmp_path):
 def test_routing_alone_is_said_in_the_script():
     carried = carry(iptables_save.read("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"), inside=("eth0",), outside="eth1")
     assert carried.needs_rules
-    assert list(script(carried)) == ["ipchains -P forward ACCEPT"]
+    assert list(script(carried)) == ["ipchains -P forward DENY", "ipchains -P forward ACCEPT"]
 
 
 def test_damaged_output_is_read_or_refused(printed):

@@ -22,7 +22,8 @@ def net(text: str) -> tuple[int, int]:
 
 
 def rules(**policies: str) -> RuleSet:
-    result = RuleSet()
+    """Return a set with these policies; without one of forward, that chain is the built-in policy."""
+    result = RuleSet(default_forward="forward" not in policies)
     for chain, policy in policies.items():
         result.set_policy(chain, policy)
     return result

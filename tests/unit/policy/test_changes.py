@@ -52,6 +52,43 @@ def test_every_change_has_its_effect_and_the_old_set_stays():
     assert emptied.generation > after.generation > before.generation
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"do": "flush"},
+        {"do": "flush", "chain": "forward"},
+        {"do": "delete_chain"},
+        {"do": "zero", "chain": "forward"},
+        {"do": "policy", "chain": "forward", "target": "ACCEPT"},
+    ],
+    ids=str,
+)
+def test_what_leaves_the_chain_forward_as_it_is_keeps_the_built_in_policy(kept):
+    assert apply(RuleSet(), changes(kept)).default_forward
+    assert not apply(RuleSet(default_forward=False), changes(kept)).default_forward
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"do": "append", "chain": "forward", "rule": {"target": "ACCEPT"}},
+        {"do": "insert", "chain": "forward", "rule": {"target": "DENY"}},
+        {"do": "policy", "chain": "forward", "target": "DENY"},
+        {"do": "policy", "chain": "forward", "target": "REJECT"},
+        {"do": "policy", "chain": "forward", "target": "MASQ"},
+    ],
+    ids=str,
+)
+def test_a_rule_or_another_policy_ends_it_and_reset_gives_it_back(ends):
+    ended = apply(RuleSet(), changes(ends, {"do": "flush"}, {"do": "policy", "chain": "forward", "target": "ACCEPT"}))
+    assert not ended.default_forward
+    again = apply(ended, changes({"do": "append", "chain": "input", "rule": {"target": "DENY"}}, {"do": "reset"}))
+    assert again.default_forward
+    assert (again.chain("forward").policy, again.chain("forward").rules) == ("ACCEPT", [])
+    assert len(again.chain("input").rules) == 1, "other chains stay"
+    assert again.generation > ended.generation
+
+
 def test_one_that_fails_undoes_them_all():
     rules = RuleSet()
     with pytest.raises(RuleError) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--outside", metavar="LINK", type=LINK, help="The link to the internet.")
 @click.option("--ring", type=click.Choice(["auto", "v3", "v2", "socket"]), help="Force a ring mode, to compare.")
 @click.option("--socket", metavar="PATH", type=SOCKET, help="Listen for the other commands here.")
+@click.option("--observe", is_flag=True, help="Forward nothing and change nothing: say what would become of packets.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("-v", "--verbose", is_flag=True, help="Log details, too.")
 def run(
@@ -29,6 +30,7 @@ def run(
     outside: str | None,
     ring: str | None,
     socket: str | None,
+    observe: bool,
     log_json: bool,
     verbose: bool,
 ) -> None:
@@ -37,6 +39,10 @@ def run(
     The links are named by a configuration or, for a quick start, by --inside and --outside. Says one line when it
     forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before. SIGHUP has it read its
     configuration again, as `fastmasq reload` does; without one it ends, too.
+
+    With --observe it runs beside the kernel's own masquerading: `fastmasq status`, `sessions`, `rule list` and the
+    others say what it would do with the packets that pass, and at its end it prints that. Answers to what the kernel
+    has translated are taken for answers to its own sessions, where they are known.
     """
     from fastmasq.observe import log
 
@@ -47,7 +53,18 @@ def run(
     for warning in loaded.warnings:
         logging.getLogger("fastmasq.config").warning("%s", warning)
     has_file = not inside and not outside
-    run_forever(loaded.settings, click.echo, partial(_read, config, (), None, ring, socket) if has_file else None)
+    read_again = partial(_read, config, (), None, ring, socket) if has_file else None
+    if observe:
+        run_forever(loaded.settings, click.echo, read_again, observed=_print_observed)
+    else:
+        run_forever(loaded.settings, click.echo, read_again)
+
+
+def _print_observed(report: dict[str, Any]) -> None:
+    from fastmasq.cli.render import make_console
+    from fastmasq.cli.status import show_observed
+
+    show_observed(report, make_console())
 
 
 def _read(

@@ -29,18 +29,33 @@ def status(socket: str | None, config: str | None, as_json: bool) -> None:
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the answer of the method `status` for people."""
+    from fastmasq.cli import observed
     from fastmasq.cli.render import span
 
+    if report["observed"]:
+        console.print(observed.sentence(report), soft_wrap=True)
     console.print(
         f"fastmasq {report['version']}, process {report['pid']}, running for {span(report['uptime_s'])}, "
         f"behaviour {report['compat']}\n"
     )
-    tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), _drops(report["drops"])]
+    tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), drops(report["drops"])]
+    if report["observed"]:
+        tables += observed.tables(report["observed"])
     if report["fallbacks"]:
         tables.append(_fallbacks(report["fallbacks"]))
     for table in tables:
         console.print(table)
         console.print()
+
+
+def show_observed(report: dict[str, Any], console: Console) -> None:
+    """Print what a forwarder that has only observed would have done; report is its answer to `status`."""
+    from fastmasq.cli import observed
+
+    console.print(observed.sentence(report), soft_wrap=True)
+    for table in (observed.verdicts(report), drops(report["drops"]), *observed.tables(report["observed"])):
+        console.print()
+        console.print(table)
 
 
 def _links(links: list[dict[str, Any]]) -> Any:
@@ -92,7 +107,8 @@ def _facts(report: dict[str, Any]) -> Any:
     return table
 
 
-def _drops(drops: list[dict[str, Any]]) -> Any:
+def drops(drops: list[dict[str, Any]]) -> Any:
+    """Return the table of dropped packets by reason, or a sentence where there are none."""
     from fastmasq.cli.render import make_table
     from fastmasq.units import format_count
 

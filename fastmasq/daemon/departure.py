@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from ipaddress import IPv4Address
 
-from fastmasq.daemon import listing, resets
+from fastmasq.daemon import listing
+from fastmasq.daemon.host import Host
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.masq import MasqTable
@@ -15,7 +16,9 @@ log = logging.getLogger("fastmasq.engine")
 ENABLED, VERBOSE, RESET = 1, 2, 4  # bits of dynaddr
 
 
-def leave(table: MasqTable, forwarder: Forwarder, vpn: Vpn | None, dynaddr: int, old: int, new: int) -> None:
+def leave(
+    table: MasqTable, forwarder: Forwarder, vpn: Vpn | None, host: Host, dynaddr: int, old: int, new: int
+) -> None:
     """Have tunnels move to the new address, and close sessions of the old one, as `[masquerade] dynaddr` wants it."""
     if vpn is not None and dynaddr & (ENABLED | VERBOSE):
         vpn.move(old, new)
@@ -30,6 +33,6 @@ def leave(table: MasqTable, forwarder: Forwarder, vpn: Vpn | None, dynaddr: int,
         closed_total += closed
         if closed and not only_without_reply:
             rows = listing.select(rows, str(IPv4Address(old)), "tcp", None)
-            reset_total += resets.send_resets(rows[rows["flow"][:, 0]["saddr"] == old])
+            reset_total += host.reset(rows[rows["flow"][:, 0]["saddr"] == old])
     if closed_total and dynaddr & VERBOSE:
         log.warning("%d sessions of %s closed, %d inside ends reset", closed_total, IPv4Address(old), reset_total)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmasq.clock import now_ns
-from fastmasq.daemon import listing, resets
+from fastmasq.daemon import listing
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.marks import Marks
@@ -165,7 +165,7 @@ def close_forbidden(gateway: Gateway) -> Closed:
         for number in closed:
             shown = listing.describe(rows[number], gateway.table, now)
             lines.append(f"{shown['protocol']} {shown['inside']} -> {shown['remote']}: {reasons[number]}")
-        reset += resets.send_resets(row for row in rows[closed] if row["port_class"] == _TCP_CLASS)
+        reset += gateway.host.reset(row for row in rows[closed] if row["port_class"] == _TCP_CLASS)
     return Closed(lines, reset)
 
 

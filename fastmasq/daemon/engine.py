@@ -28,8 +28,8 @@ from fastmasq.control.inside import Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server
 from fastmasq.daemon.gateway import Gateway
-from fastmasq.daemon.hops import Hops
-from fastmasq.daemon.host import Host
+from fastmasq.daemon.hops import Hops, QuietHops
+from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
 from fastmasq.daemon.methods import Methods
@@ -58,26 +58,38 @@ AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among session
 
 
 def run_forever(
-    settings: Settings, announce: Callable[[str], None], read_again: Callable[[], Loaded] | None = None
+    settings: Settings,
+    announce: Callable[[str], None],
+    read_again: Callable[[], Loaded] | None = None,
+    observed: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
 
-    SIGHUP reloads what `read_again` returns; without that it ends us, too. Raises FastmasqError when it cannot start;
+    SIGHUP reloads what `read_again` returns; without that it ends us, too. With `observed` nothing is forwarded, sent
+    or changed, only judged: in the end it is called with what `status` says. Raises FastmasqError when it cannot start;
     then nothing on the host has changed.
     """
-    engine = Engine(settings, read_again)
+    engine = Engine(settings, read_again, observes=observed is not None)
     try:
         engine.start()
         announce(engine.status.summary())
         engine.serve()
+        if observed is not None:
+            observed(engine.status.status({}))
     finally:
         engine.stop()
 
 
 class Engine:
-    """One running fastmasq: `start` makes its parts, `serve` is its loop, `stop` undoes what start came to."""
+    """One running fastmasq: `start` makes its parts, `serve` is its loop, `stop` undoes what start came to.
 
-    def __init__(self, settings: Settings, read_again: Callable[[], Loaded] | None = None) -> None:
+    One that only observes takes nothing over.
+    """
+
+    def __init__(
+        self, settings: Settings, read_again: Callable[[], Loaded] | None = None, *, observes: bool = False
+    ) -> None:
+        self.observes = observes
         self.settings = settings
         self.read_again = read_again
         self.loop = asyncio.new_event_loop()
@@ -85,6 +97,7 @@ class Engine:
         self.log_levels = LogLevels()
         self.inside_server: InsideServer | None = None
         self.links: Links | None = None
+        self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self._seconds = 0
         self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
         self._undo = ExitStack()
@@ -94,7 +107,7 @@ class Engine:
 
     def start(self) -> None:
         """Take over and begin to forward. Raises FastmasqError; `stop` then undoes what was done."""
-        privileges.require()
+        privileges.require(to_observe=self.observes)
         settings = self.settings
         declared = declare(settings)
         for warning in declared.warnings:
@@ -114,22 +127,17 @@ class Engine:
         self._undo.callback(server.close)
         built_on = self._judge_ipsec()
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
-        takeover = Takeover(settings.control.journal)
-        self._undo.callback(self._restore, takeover)
-        if takeover.adopted:
-            log.warning("the last run ended without restoring: its journal is adopted")
-        self.forwarding = Forwarding(takeover, (*inside, outside))
-        self._undo.callback(self.forwarding.close)
+        host = UntouchedHost(self.watch) if self.observes else self._claim_host()
         started_ns = now_ns()
-        table, forwarder = _make_path(settings, started_ns)
-        self.worker = Worker(forwarder, settings.rings.busy_poll if (os.cpu_count() or 1) > 1 else 0)
+        table, forwarder = _make_path(settings, started_ns, observes=self.observes)
+        has_time = (os.cpu_count() or 1) > 1 and not self.observes
+        self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
-        host = Host(settings, takeover, self.watch)
         self._undo.callback(host.close)
         self.links = Links(settings, forwarder, self.worker)
         self._undo.callback(self.links.close)
         self.gateway = Gateway(built_on, declared, table, forwarder, self.worker, self.watch, host, self.links)
-        self.hops = Hops(self.watch, self.links, forwarder, self.worker)
+        self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.status = Status(self.gateway, started_ns)
         self.reload = Reload(self.gateway, declared, self.read_again)
         preload = Preload(self.gateway.vpn)
@@ -137,13 +145,25 @@ class Engine:
         if keys is not None:
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
-        self.forwarding.stop()
+        if self.forwarding is not None:
+            self.forwarding.stop()
         self.gateway.begin()
         self._follow_inside()
         self._watch()
         self._start_worker()
         if line := self.status.fallbacks.line():
             log.warning("%s", line)
+
+    def _claim_host(self) -> Host:
+        """Return the host, which is to be taken over. Raises KernelError when another has it."""
+        takeover = Takeover(self.settings.control.journal)
+        self._undo.callback(self._restore, takeover)
+        if takeover.adopted:
+            log.warning("the last run ended without restoring: its journal is adopted")
+        links = self.settings.interfaces
+        self.forwarding = Forwarding(takeover, (*map(str, links.inside), str(links.outside)))
+        self._undo.callback(self.forwarding.close)
+        return Host(self.settings, takeover, self.watch)
 
     def _judge_ipsec(self) -> Settings:
         """Return the settings without what cannot be. A host with an IKE daemon keeps IPsec itself."""
@@ -154,6 +174,8 @@ class Engine:
         if wanted.preload and not wanted.ipsec:
             log.warning("IPsec is not followed, so nobody is listened to on [vpn] preload = %s", wanted.preload)
             wanted = replace(wanted, preload=0)
+        if self.observes:
+            wanted = replace(wanted, preload=0)  # nobody is answered
         return replace(self.settings, vpn=wanted)
 
     def _handlers(self, preload: Preload) -> dict[str, Callable[[dict[str, Any]], object]]:
@@ -177,14 +199,18 @@ class Engine:
         self._undo.callback(self.worker.stop)
 
     def _work(self) -> None:
-        """Run the worker before other programs; niceness alone does not count against those of other sessions."""
+        if not self.observes:
+            self._go_first()
+        self.worker.run()
+
+    def _go_first(self) -> None:
+        """Have this thread run before other programs; niceness alone does not count against those of other sessions."""
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
             if os.getsid(0) == os.getpid():  # else the session is somebody's shell
                 AUTOGROUP.write_text(f"{WORKER_NICENESS}\n")
         except OSError as error:
             log.info("the worker has no more than usual priority: %s", error.strerror)
-        self.worker.run()
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
@@ -227,11 +253,10 @@ class Engine:
             self.reload.reload()
 
     def _watch(self) -> None:
-        for descriptor, action in (
-            (self.watch.fileno(), self.read_kernel),
-            (self.worker.notify, self._answer_path),
-            (self.forwarding.fileno(), self._hold_forwarding),
-        ):
+        wakes = [(self.watch.fileno(), self.read_kernel), (self.worker.notify, self._answer_path)]
+        if self.forwarding is not None:
+            wakes.append((self.forwarding.fileno(), self._hold_forwarding))
+        for descriptor, action in wakes:
             self.loop.add_reader(descriptor, self._attempt, action)
             self._undo.callback(self.loop.remove_reader, descriptor)
 
@@ -273,7 +298,7 @@ class Engine:
 
     def _hold_forwarding(self) -> None:
         """Have the kernel go on forwarding nothing of ours, whoever wants it to."""
-        if news := self.forwarding.read(now_ns()):
+        if self.forwarding is not None and (news := self.forwarding.read(now_ns())):
             log.warning("%s", news)
 
     def _pass_second(self) -> None:
@@ -296,7 +321,7 @@ class Engine:
             self.hops.probe()
 
 
-def _make_path(settings: Settings, now: int) -> tuple[MasqTable, Forwarder]:
+def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTable, Forwarder]:
     """Return the table and the path over it, of the sizes and with the habits that the settings want."""
     masquerade, limits = settings.masquerade, settings.limits
     table = MasqTable(
@@ -309,7 +334,7 @@ def _make_path(settings: Settings, now: int) -> tuple[MasqTable, Forwarder]:
         now_ns=now,
     )
     table.make_ready()
-    forwarder = Forwarder(table, hairpin=masquerade.hairpin)
+    forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_programs(local_link.FIRST, local_link.COUNT)
     return table, forwarder
 

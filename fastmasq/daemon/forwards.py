@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -147,6 +147,15 @@ class Forwards:
     def describe(self) -> list[dict[str, Any]]:
         """Return every forward as the control method does."""
         return [self._describe(forward) for forward in self.forwards]
+
+    def used(self) -> Iterator[tuple[Forward, int]]:
+        """Yield every forward whose address there is, with how many sessions strangers have opened by it."""
+        for forward in self.forwards:
+            address = self.addresses.get(forward.listen)
+            if address is not None:
+                port_class = forwards.PROTOCOLS.index(forward.protocol)
+                ports = range(forward.first, forward.last + 1)
+                yield forward, sum(self.rows.opened(address, port_class, port) for port in ports)
 
     def reservations(self) -> list[str]:
         """Return a sentence for each forward that is not in force just now."""

@@ -284,7 +284,7 @@ class Gateway:
         used = {*stale, *(self.vpn.addresses() if self.vpn else ())} - {address}
         for old in sorted(used - self.forwards.listening()):  # what a forward that has gone leaves lives on (PF-9)
             if old in self.ports.former or old not in self._local:
-                departure.leave(self.table, self.forwarder, self.vpn, self._policy.dynaddr, old, address)
+                departure.leave(self.table, self.forwarder, self.vpn, self.host, self._policy.dynaddr, old, address)
 
     def _mapped(self, address: int, ports: np.ndarray) -> np.ndarray:
         """Return which of these ports have mappings on an address."""

@@ -55,3 +55,16 @@ class Hops:
                 neighbour = self._watch.neighbour(link.ifindex, address)
                 if neighbour is None or neighbour.state in ("stale", "failed"):
                     self._watch.resolve(link.ifindex, address)
+
+
+class QuietHops(Hops):
+    """Those of a path that only observes, and takes each for there: nobody is asked."""
+
+    def follow(self) -> None:
+        self._watch.changed_neighbours()  # or they would pile up
+
+    def resolve(self) -> None:
+        pass
+
+    def probe(self) -> None:
+        pass

@@ -1,6 +1,7 @@
 """The host that policy needs: its guard, its ports, the rules for itself, and the link to its proxies.
 
 Each call brings one of them to what it is told, and does nothing if it is so already. `Takeover` puts all back.
+Of the host of one that only observes nothing is changed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
-from fastmasq.daemon import ports, proxies
+from fastmasq.daemon import ports, proxies, resets
 from fastmasq.errors import KernelError
 from fastmasq.kernel import features, offloads, sysctl
 from fastmasq.kernel.bpf import calls
@@ -46,6 +47,10 @@ class Host:
         self._small: set[tuple[str, int]] = set()  # names and numbers of links that merge no UDP, by our doing
         self._drifted: list[str] = []
         self._not_enforced: list[str] = []
+
+    def reset(self, rows: Iterable[np.void]) -> int:
+        """Reset the inside ends of sessions that were closed; return how many were told."""
+        return resets.send_resets(rows)
 
     def close(self) -> None:
         """Give up what ends with this process."""
@@ -178,3 +183,50 @@ class Host:
             if sentence not in self._drifted:
                 log.warning("%s", sentence)
         self._drifted = drifted
+
+
+class NoGuard:
+    """The guard of a host that is not taken over."""
+
+    backend = "none"
+
+    def describe(self) -> str:
+        return "nothing on this host is changed"
+
+
+class UntouchedHost(Host):
+    """The host of a forwarder that only observes: it is looked at, and whatever policy needs of it is left undone."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.guard = NoGuard()
+
+    def refused(self) -> dict[str, str]:
+        return {}
+
+    def keep_datagrams_apart(self, links: Iterable[Link]) -> None:
+        pass
+
+    def reset(self, rows: Iterable[np.void]) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def reserve(self, ranges: PortRanges) -> None:
+        pass
+
+    def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
+        pass
+
+    def judge(self, rule_set: RuleSet) -> None:
+        pass
+
+    def count(self, rule_set: RuleSet) -> None:
+        pass
+
+    def reach_proxies(self, rule_set: RuleSet, forwarder: Forwarder) -> bool:
+        return False
+
+    def check(self, rule_set: RuleSet) -> None:
+        pass

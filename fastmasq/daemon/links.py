@@ -26,19 +26,28 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 class AttachedLink:
     """One link's ring and sender, and what they were opened on."""
 
-    def __init__(self, link: Link, settings: Settings) -> None:
+    def __init__(self, link: Link, settings: Settings, *, sends: bool) -> None:
         wanted = settings.rings.vnet_header == "auto"
         tap = open_tap(link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu)
         try:
-            sender = open_sender(link.name, vnet_header=wanted, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
+            self.sender = _open_sender(link, wanted) if sends else TxBatch(vnet=tap.vnet_header, silent=True)
         except FastmasqError:
             tap.close()
             raise
         self.ifindex = link.ifindex
         self.plain_qdisc = link.qdisc in PLAIN_QDISCS
         self.ring = RxRing(tap)
-        self.sender = TxBatch(sender, link_header=link.header_length > 0)
         self.ring_drops = 0
+
+    @property
+    def vnet_header(self) -> bool:
+        """Whether large sends come and go whole."""
+        return self.ring.tap.vnet_header and self.sender.vnet
+
+    def refused(self) -> dict[str, str]:
+        """Return what the kernel refused of tap and sender, by name, with the reason."""
+        sender = self.sender.socket
+        return self.ring.tap.refused | (sender.refused if sender is not None else {})
 
     def count_drops(self) -> int:
         """Return how many packets the kernel found no room for, in all."""
@@ -50,8 +59,16 @@ class AttachedLink:
         self.sender.close()
 
 
+def _open_sender(link: Link, vnet_header: bool) -> TxBatch:
+    sender = open_sender(link.name, vnet_header=vnet_header, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
+    return TxBatch(sender, link_header=link.header_length > 0)
+
+
 class Links:
-    """The links of one gateway by number: all that the kernel told of, and those attached to the path."""
+    """The links of one gateway by number: all that the kernel told of, and those attached to the path.
+
+    Where the path only observes, nothing is ever sent on them.
+    """
 
     def __init__(self, settings: Settings, forwarder: Forwarder, worker: Worker) -> None:
         self.links: dict[int, Link] = {}
@@ -96,10 +113,7 @@ class Links:
 
     def refused(self) -> dict[str, dict[str, str]]:
         """Return what the kernel refused of each link's tap and sender, by name, with the reason."""
-        return {
-            self.links[number].name: attached.ring.tap.refused | attached.sender.socket.refused
-            for number, attached in self.attached.items()
-        }
+        return {self.links[number].name: attached.refused() for number, attached in self.attached.items()}
 
     def without_sizes(self) -> list[Link]:
         """Return the links whose taps do not tell how large the datagrams are that came as one packet."""
@@ -127,7 +141,7 @@ class Links:
             "mtu": link.mtu,
             "addresses": [str(address) for address in link.addresses],
             "ring": attached.ring.tap.mode if attached else None,
-            "vnet_header": bool(attached and attached.ring.tap.vnet_header and attached.sender.socket.vnet_header),
+            "vnet_header": bool(attached and attached.vnet_header),
             "qdisc_bypass": bool(attached and attached.sender.bypass),
             "ring_drops": attached.count_drops() if attached else 0,
         }
@@ -147,7 +161,7 @@ class Links:
             log.error("%s: fastmasq works on Ethernet-like, ppp and tun interfaces; this one is left alone", link.name)
             return None
         try:
-            return AttachedLink(link, self._settings)
+            return AttachedLink(link, self._settings, sends=not self._forwarder.observes)
         except FastmasqError as error:
             if not self.has_begun:
                 raise

@@ -23,6 +23,7 @@ policy/chains.py, and keys at their default are left out: `{}` is the rule that 
                     {"do": "policy", "chain": "forward", "target": "DENY"}
                     {"do": "new_chain", "chain": "vpn"}
                     {"do": "delete_chain", "chain": "vpn"}, or without chain: all user chains
+                    {"do": "reset"}: the chain forward is the built-in policy again
 
     rules.check {"chain": "input", "packet": PACKET}    counts nothing
      -> {"verdict": "REJECT", "redirect_port": 0, "mark": 0, "tos": 0,
@@ -109,6 +110,11 @@ class Rules:
             with self._forwarder.locked():
                 counts = self._table.collect()
             self._compiled.add(counts, self.rule_set)
+
+    def name_of(self, row: int) -> str:
+        """Return which rule a row of the path's chains is, as `rule list` numbers them."""
+        chain, number = self._compiled.places[row] if self._compiled else ("", 0)
+        return f"{chain} rule {number}" if number else f"{chain} policy"
 
     def judge(self) -> RuleTable | None:
         """Return a table of its own with the chains in force, to question without counting; None without rules."""

@@ -11,6 +11,7 @@ from fastmasq.clock import now_ns
 from fastmasq.daemon import listing, vpn_sessions
 from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.observed import observed
 from fastmasq.daemon.rates import Rates
 from fastmasq.kernel.ports import format_ports
 from fastmasq.path.verdict import DROP_REASONS
@@ -38,8 +39,9 @@ class Status:
         interfaces, external = gateway.settings.interfaces, gateway.ports.external
         address = "no address yet" if external is None else IPv4Address(external)
         rings = ", ".join(sorted({link.ring.tap.mode for link in gateway.links.attached.values()}))
+        does = "only observes" if gateway.forwarder.observes else "is forwarding"
         return (
-            f"fastmasq {fastmasq.__version__} is forwarding: {', '.join(interfaces.inside)} -> {interfaces.outside}"
+            f"fastmasq {fastmasq.__version__} {does}: {', '.join(interfaces.inside)} -> {interfaces.outside}"
             f" ({address}), ring {rings}, guard {gateway.host.guard.backend}"
         )
 
@@ -66,6 +68,7 @@ class Status:
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
             "fallbacks": self.fallbacks.in_force(),
+            "observed": observed(gateway),
         }
 
     def sessions(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ Under load it takes its time. Frames that come one by one at a high rate cost a 
 of their receiver each; a pause of PAUSE_NS lets them gather, as interrupt moderation does in a network card, and leaves the
 processor to the programs that talk. Where a pause gathers little, as with one question and one answer after the other, none
 is made for the next RETRY_NS. A quiet network (fewer than BUSY_FRAMES and BUSY_OCTETS a millisecond) never meets one.
+
+One that only observes is in no hurry. It lets frames get a millisecond old, so that all that came before them are there, too.
 """
 
 import os
@@ -27,6 +29,7 @@ cdef extern from "<time.h>" nogil:
     int nanosleep(const timespec *length, timespec *left)
     enum:
         CLOCK_MONOTONIC
+        CLOCK_REALTIME
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -81,18 +84,23 @@ cdef enum:
     RETRY_NS = 10000000
     WORTH_FRAMES = 8            # gathered by a pause, or
     WORTH_OCTETS = 32768        # so many octets: it was worth it
+    OBSERVE_NS = 1000000        # how old frames get before one who only observes looks at them
 
 
-cdef inline uint64_t clock_ns() noexcept nogil:
+cdef inline uint64_t read_clock(int clock) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(clock, &now)
     return <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
-cdef inline void pause() noexcept nogil:
+cdef inline uint64_t clock_ns() noexcept nogil:
+    return read_clock(CLOCK_MONOTONIC)
+
+
+cdef inline void pause(long nanoseconds) noexcept nogil:
     cdef timespec length
     length.tv_sec = 0
-    length.tv_nsec = PAUSE_NS
+    length.tv_nsec = nanoseconds
     nanosleep(&length, NULL)
 
 
@@ -114,7 +122,10 @@ cdef class Worker:
     def run(self):
         """Move packets until `stop`; meant for a thread of its own."""
         with nogil:
-            self.loop()
+            if self.forwarder.observes:
+                self.observe()
+            else:
+                self.loop()
 
     def wake(self):
         """Have the worker look at its links anew: one was attached or detached."""
@@ -161,11 +172,20 @@ cdef class Worker:
                     slept = False
                 last = now
                 if busy and frames < ENOUGH_FRAMES and now >= pause_again:
-                    pause()
+                    pause(PAUSE_NS)
                     paused = True
             elif not (now < last + look_ns and self.look(last + look_ns)):
                 self.sleep()
                 slept = True
+
+    cdef void observe(self) noexcept nogil:
+        while not LOAD_INT(&self.stopping):
+            self.sleep()
+            pause(OBSERVE_NS)
+            self.forwarder.path.observation.until_ns = read_clock(CLOCK_REALTIME) - OBSERVE_NS // 2
+            while self.forwarder.turn(clock_ns()) and not LOAD_INT(&self.stopping):
+                self.tell()
+            self.tell()
 
     cdef uint64_t next_look(self, uint64_t look_ns, uint64_t silence_ns) noexcept nogil:
         """Return how long to watch the rings next time, after a silence that watching for look_ns did not outlast.

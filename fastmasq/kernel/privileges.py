@@ -13,16 +13,20 @@ _NEEDED = {
 }
 
 
-def missing(status: str | None = None) -> list[str]:
-    """Return the capabilities that we lack, by name; `status` is the text of /proc/self/status."""
+def missing(status: str | None = None, *, to_observe: bool = False) -> list[str]:
+    """Return the capabilities that we lack, by name; `status` is the text of /proc/self/status.
+
+    To observe, packet sockets are enough.
+    """
     lines = (status if status is not None else _STATUS.read_text()).splitlines()
     effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+    needed = ("CAP_NET_RAW",) if to_observe else _NEEDED
+    return [name for name in needed if not effective >> _NEEDED[name] & 1]
 
 
-def require() -> None:
-    """Raise KernelError unless we have what we need."""
-    lacking = missing()
+def require(*, to_observe: bool = False) -> None:
+    """Raise KernelError unless we have what we need to forward, or to observe."""
+    lacking = missing(to_observe=to_observe)
     if lacking:
         raise KernelError(
             f"fastmasq lacks {' and '.join(lacking)}: run it as root, or under systemd with "

@@ -24,7 +24,7 @@ class Fastmasq:
     """`fastmasq run` in the gateway of a lab; a context manager that returns once it forwards.
 
     extra is the head of its configuration: keys without a section first, then whole sections. The interfaces and the
-    control socket follow it. command is how the program is started, if it is not this one.
+    control socket follow it. command is how the program is started, if it is not this one; options are of `run`.
     """
 
     name = "fastmasq"
@@ -36,8 +36,10 @@ class Fastmasq:
         inside: Sequence[str] = ("eth0",),
         outside: str = "eth1",
         command: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         self.lab = lab
+        self._options = options
         self._command = command or program.command()
         self._process: subprocess.Popen | None = None
         self.directory = lab.directory / "gateway/fastmasq"
@@ -70,12 +72,12 @@ class Fastmasq:
         """Start it and return the line that says it forwards. Raises KernelError with what it said instead."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.configuration.write_text(self._text)
-        argv = [*self._command, "run", "-c", str(self.configuration)]
+        argv = [*self._command, "run", "-c", str(self.configuration), *self._options]
         with self._log("stdout").open("wb") as output, self._log("stderr").open("wb") as errors:
             self._process = self.lab.popen("gateway", argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
         hosts.wait_until(lambda: self._forwards() or not self.is_running(), START_TIMEOUT_S)
         if self._forwards() and self.is_running():
-            return self._log("stdout").read_text().strip()
+            return self.output().strip()
         status = self._process.poll()
         state = f"said nothing for {START_TIMEOUT_S:g} s" if status is None else f"ended with status {status}"
         self._kill()
@@ -115,7 +117,11 @@ class Fastmasq:
         return self._log("stderr").read_text(errors="replace").strip()[-2000:]
 
     def _forwards(self) -> bool:
-        return b"forwarding" in self._log("stdout").read_bytes()
+        return self._log("stdout").read_bytes().startswith(b"fastmasq")
+
+    def output(self) -> str:
+        """Return what it wrote to standard output."""
+        return self._log("stdout").read_text(errors="replace")
 
     def _kill(self) -> None:
         if self._process is not None:

@@ -24,6 +24,7 @@ _NOTE_SENTENCES = {
     "segmented": "large sends cut into segments by us, for a link without the virtio header",
     "fragmented": "packets cut into fragments because the next link's MTU is smaller",
     "gathered": "segments of TCP streams that left together with their neighbours, as one large send",
+    "answers_to_host": "while only observing: a packet from outside that answers the host or its own NAT (delivered)",
 }
 _HEAD = """# Counters
 

@@ -9,7 +9,7 @@ from fastmasq.path.parse cimport take_frame
 from fastmasq.path.punts cimport Answer
 from fastmasq.path.state cimport HELD, Held, Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_receive, ring_release
+from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_next_ns, ring_receive, ring_release
 from fastmasq.table cimport sessions, table
 from fastmasq.table.rows cimport Session
 from fastmasq.table.table cimport Table
@@ -25,6 +25,7 @@ cdef extern from * nogil:
 cdef enum:
     EXPIRE_BUDGET = 256         # sessions looked at between two batches
     TURN_BATCHES = 8            # of one link before the next has its turn: answers in a bunch wake their hosts less often
+    OBSERVED_FRAMES = 1024      # of all links, in one turn of a path that only observes
 
 
 cdef inline void handle(Path *p, Packet *packet) noexcept nogil:
@@ -93,6 +94,64 @@ cdef inline int process_link(Path *p, int link) noexcept nogil:
     return count
 
 
+cdef inline int process_batches(Path *p) noexcept nogil:
+    """Take some batches of one link after the other; return how many frames there were."""
+    cdef int link, _batch, received
+    cdef int count = 0
+    for link in range(p.link_count):
+        for _batch in range(TURN_BATCHES):
+            received = process_link(p, link)
+            count += received
+            if received < BATCH:
+                break
+    return count
+
+
+# -- frames in the order of their coming -----------------------------------------------------------------------------
+#
+# A path that forwards sees an answer after it has sent the question. One that only observes would see both at once, and
+# could take the link of the answer first.
+
+cdef inline int earliest_link(const Path *p, uint32_t empty) noexcept nogil:
+    """Return the link whose next frame has come first, of those that have no bit in `empty`; -1 if none is due."""
+    cdef uint64_t first = p.observation.until_ns + 1
+    cdef uint64_t came
+    cdef int link
+    cdef int found = -1
+    for link in range(p.link_count):
+        if empty >> link & 1 or p.rings[link] == NULL:
+            continue
+        came = ring_next_ns(p.rings[link])
+        if came < first:
+            first, found = came, link
+    return found
+
+
+cdef inline int process_in_order(Path *p) noexcept nogil:
+    """Take frames one by one, the oldest first; return how many there were."""
+    cdef Packet *packet = &p.packets[0]
+    cdef int count = 0
+    cdef int link
+    cdef uint32_t empty = 0
+    while count < OBSERVED_FRAMES:
+        link = earliest_link(p, empty)
+        if link < 0:
+            break
+        if ring_receive(p.rings[link], p.frames, 1) == 0:
+            empty |= <uint32_t>1 << link
+            continue
+        p.traffic[link].rx_packets += 1
+        p.traffic[link].rx_bytes += p.frames[0].length
+        take_frame(packet, &p.frames[0], p.links, link)
+        if has_flow_key(packet):
+            packet.hash = table.key_hash(p.table, packet.key0, packet.key1)
+        handle(p, packet)
+        flush_all(p)
+        ring_release(p.rings[link])
+        count += 1
+    return count
+
+
 # -- what has waited -------------------------------------------------------------------------------------------------
 
 cdef inline Packet *take_again(Path *p, Frame *frame, int link, const Answer *answer) noexcept nogil:
@@ -134,23 +193,17 @@ cdef inline void process_held(Path *p) noexcept nogil:
 # -- the turn --------------------------------------------------------------------------------------------------------
 
 cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
-    """One turn: held packets, some batches of every link, and some of the sessions due; return frames handled.
+    """One turn: held packets, some frames of every link, and some of the sessions due; return frames handled.
 
     Held packets come first: those of their flows that have come meanwhile must not overtake them.
     """
-    cdef int link, _batch, received
-    cdef int count = 0
+    cdef int count
     p.turn_octets = 0
     p.now_ms = <uint32_t>(now_ns // 1000000)
     p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
     if p.held_count:
         process_held(p)
-    for link in range(p.link_count):
-        for _batch in range(TURN_BATCHES):
-            received = process_link(p, link)
-            count += received
-            if received < BATCH:
-                break
+    count = process_batches(p) if p.observation == NULL else process_in_order(p)
     if p.datagrams.count:
         fragments.expire_datagrams(p)
     sessions.expire_sessions(p.table, p.tick, EXPIRE_BUDGET)

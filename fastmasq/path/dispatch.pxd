@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from fastmasq.path cimport errors, filter, hairpin, inbound, links, outbound, portless, proxy, route, rules, session, trackers
-from fastmasq.path cimport tunnelled, verdict
+from fastmasq.path cimport answered, errors, filter, hairpin, inbound, links, outbound, portless, proxy, route, rules, session
+from fastmasq.path cimport trackers, tunnelled, verdict
 from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
@@ -85,6 +85,11 @@ cdef inline int first_counted(const Packet *packet) noexcept nogil:
 cdef inline Outcome handle_packet(Path *p, Packet *packet) noexcept nogil:
     cdef int64_t ref = find_flow(p, packet)
     cdef Outcome outcome
+    if ref < 0 and p.observation != NULL:
+        ref = answered.find(p, packet)
+        if ref == answered.ANSWERS_HOST:
+            p.notes[verdict.NOTE_ANSWERS_TO_HOST] += 1
+            return verdict.DELIVERED
     if p.chains != NULL:
         packet.passage = &p.passage
         rules.begin_passage(packet.passage, first_counted(packet))

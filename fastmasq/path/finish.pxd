@@ -5,7 +5,7 @@
 
 from libc.stdint cimport uint64_t
 
-from fastmasq.path cimport verdict
+from fastmasq.path cimport observation, verdict
 from fastmasq.path.gather cimport send_all_gathered
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.reply cimport reply_error
@@ -21,6 +21,8 @@ cdef inline void finish(Path *p, const Packet *packet, Outcome outcome) noexcept
         p.delivered += 1
     elif outcome != verdict.WAITING:
         p.drops[outcome] += 1
+        if p.observation != NULL:
+            observation.note_dropped(p.observation, &p.table.secret, packet, outcome)
         if packet.told.type == 0:
             return
         if reply_error(p, packet):

@@ -3,7 +3,8 @@
 A packet's way, a file a stage: `batch` takes frames off a ring and `parse` checks them; `fragments` and `dispatch` find out
 whose a packet is: of a flow (`session`, `hairpin`, `tunnelled`), or new (`proxy`, `errors`, `outbound`, `inbound`, which open
 sessions by `masquerade`, `portless` and `followed`). On the way it meets `route`, `leave` and `filter`; `egress` sends it,
-and `finish` counts what became of it. None of these imports a later one.
+and `finish` counts what became of it. `observation` and `answered` are of a path that only observes. None of these imports a
+later one.
 
 Nothing there allocates, raises, logs, reads a clock or touches a Python object.
 """
@@ -15,17 +16,18 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, links, punts, tunnels, verdict
+from fastmasq.path cimport datagrams, finish, links, observation, punts, tunnels, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route
+from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
 from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Tunnel, Way
-from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, RxRing, TxBatch, ring_pending
+from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
 from fastmasq.table cimport keys
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
@@ -49,8 +51,9 @@ cdef extern from * nogil:
     int ATOMIC_LOAD(const int *word)
 
 if (rows.LINK.itemsize != sizeof(Link) or rows.ROUTE.itemsize != sizeof(Route) or rows.HOP.itemsize != sizeof(Hop)
-        or rows.REDIRECT.itemsize != sizeof(Redirect) or rows.TUNNEL.itemsize != sizeof(Tunnel)):
-    raise ImportError("path/links.pxd, path/state.pxd, path/tunnels.pxd and path/rows.py disagree about the layout of a row")
+        or rows.REDIRECT.itemsize != sizeof(Redirect) or rows.TUNNEL.itemsize != sizeof(Tunnel)
+        or rows.DROPPED_FLOW.itemsize != sizeof(DroppedFlow)):
+    raise ImportError("path/rows.py and links, state, tunnels or observation beside it disagree about the layout of a row")
 if sizeof(Packet) != PACKET_OCTETS:
     raise ImportError(f"a packet has {sizeof(Packet)} octets, not the {PACKET_OCTETS} that path/packet.pxd speaks of")
 
@@ -76,11 +79,12 @@ cdef class Forwarder:
     """The packet path over a table, with up to LINKS links attached.
 
     The worker calls `turn`; everybody else takes the lock first: `with forwarder.locked():`. All integers are in host
-    order, times in nanoseconds of the monotonic clock.
+    order, times in nanoseconds of the monotonic clock. One that only `observes` judges packets as any other, but its links'
+    senders are silent; answers to the host's own NAT are counted as delivered, and what it would drop is remembered.
     """
 
     def __init__(self, MasqTable table, *, bint hairpin=True, bint limit_errors=True, error_rate=100, error_burst=50,
-                 error_rate_source=10):
+                 error_rate_source=10, bint observes=False):
         cdef Path *p = &self.path
         pthread_mutex_init(&self.mutex, NULL)
         self.table = table
@@ -102,7 +106,22 @@ cdef class Forwarder:
         p.error_rate_source = error_rate_source
         p.generation = 1
         p.destination_map = -1
+        self.observes = observes
+        if observes:
+            self._make_observation()
         self.set_routes(np.zeros(1, "u4"), np.zeros(1, rows.ROUTE))
+
+    def _make_observation(self):
+        cdef Observation *o
+        memory = np.zeros(sizeof(Observation), "u1")
+        asked = np.zeros((observation.ASKED, sizeof(Asked)), "u1")
+        self._dropped = np.zeros(observation.DROPPED_FLOWS, rows.DROPPED_FLOW)
+        self._observation = [memory, asked]
+        o = <Observation *><size_t>memory.ctypes.data
+        o.asked = <Asked *><size_t>asked.ctypes.data
+        o.dropped = <DroppedFlow *><size_t>self._dropped.ctypes.data
+        o.until_ns = NO_FRAME - 1
+        self.path.observation = o
 
     def _make_datagrams(self):
         cdef Datagrams *d = &self.path.datagrams
@@ -233,6 +252,8 @@ cdef class Forwarder:
         """Put packets to these chains; None: to none, and all that leaves outside is masqueraded."""
         self.chains = chains
         self.path.chains = &chains.chains if chains is not None else NULL
+        if self.path.observation != NULL:
+            observation.forget_rules(self.path.observation)
 
     def set_triggers(self, TriggerTable triggers):
         """Open sessions by these triggers and marks as well, and keep ports by its direct rows; None: by none."""
@@ -435,6 +456,13 @@ cdef class Forwarder:
             "punt": p.held_count + p.punts.count + p.datagrams.kept,
             "drop": sum(self.drops().values()),
         }
+
+    def dropped_flows(self):
+        """Return rows.DROPPED_FLOW of what would have been dropped, and how many packets more of flows not in it.
+
+        Only where the path observes.
+        """
+        return self._dropped[self._dropped["packets"] > 0].copy(), self.path.observation.forgotten
 
     def notes(self):
         return {name: self.path.notes[code] for code, name in enumerate(NOTES)}

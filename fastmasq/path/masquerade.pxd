@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastmasq.path cimport hairpin, leave, plain, session, triggers, triggers_and_marks, verdict
+from fastmasq.path cimport hairpin, leave, observation, plain, session, triggers, triggers_and_marks, verdict
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.refusal cimport refuse_inside
 from fastmasq.path.state cimport Path
@@ -58,4 +58,6 @@ cdef inline Outcome open(Path *p, Packet *packet, uint32_t towards, uint8_t flag
         return refuse_inside(packet, row)
     if flags & rows.SESSION_HAIRPIN:
         return hairpin.turn_round(p, packet, <uint32_t>row, p.table.sessions[row].mapping)
+    if p.observation != NULL:
+        observation.note_asked(p.observation, &p.table.secret, packet)
     return session.forward_opened(p, packet, row, rows.OUTBOUND)

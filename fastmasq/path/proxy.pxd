@@ -34,7 +34,7 @@ cdef inline Outcome open(Path *p, Packet *packet) noexcept nogil:
     if state < 0:
         return verdict.NO_SESSION
     if not route.leads_to_programs(p, route.find_route(p, p.programs_first)):
-        return verdict.LINK_DOWN
+        return verdict.LINK_DOWN if p.observation == NULL else verdict.DELIVERED
     outcome = leave.towards(p, packet, p.programs_first)
     if outcome != verdict.GOES_ON:
         return outcome

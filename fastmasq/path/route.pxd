@@ -85,7 +85,10 @@ cdef inline uint32_t hop_hash(const Path *p, int link, uint32_t address, uint32_
 
 
 cdef inline Hop *take_hop(Path *p, int link, uint32_t address, uint32_t mtu, uint32_t hash) noexcept nogil:
-    """Start a new row for a next hop, which the daemon is asked to resolve; NULL when there is none."""
+    """Start a new row for a next hop, which the daemon is asked to resolve; NULL when there is none.
+
+    A path that only observes asks nobody, and takes the hop for there.
+    """
     cdef Hop *hop
     if p.hop_count == links.HOPS:
         p.hops_full = True
@@ -99,6 +102,7 @@ cdef inline Hop *take_hop(Path *p, int link, uint32_t address, uint32_t mtu, uin
     if hop.header_length:
         memcpy(hop.header + ethernet.SOURCE, p.links[link].mac, ethernet.MAC)
         store16(hop.header + ethernet.TYPE, ethernet.ETHERTYPE_IPV4)
+    if hop.header_length and p.observation == NULL:
         hop.state = links.HOP_INCOMPLETE
         hop.wanted = 1
         p.hops_wanted = True

@@ -1,4 +1,4 @@
-"""Rows that the daemon shares with the path, as numpy types: links, routes, next hops, rules, redirects, tunnels."""
+"""Rows that the daemon shares with the path, as numpy types: links, routes, hops, rules, redirects, tunnels, drops."""
 
 from __future__ import annotations
 
@@ -74,6 +74,21 @@ LOG_RECORD = np.dtype(
 REDIRECT = np.dtype(
     [("host", "u4"), ("source_first", "u4"), ("source_last", "u4"), ("protocol", "u1"), ("reserved", "u1", 3)]
 )
+DROPPED_FLOW = np.dtype(
+    [
+        ("packets", "u8"),
+        ("saddr", "u4"),
+        ("daddr", "u4"),
+        ("rule", "u4"),
+        ("port", "u2"),
+        ("protocol", "u1"),
+        ("reason", "u1"),
+        ("link", "u1"),
+        ("has_port", "u1"),
+        ("reserved", "u1", 6),
+    ]
+)
+NO_RULE = 0xFFFFFFFF
 WAY = np.dtype(
     [
         ("key0", "u8"),

@@ -7,6 +7,7 @@ from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.punts cimport Answer, PuntQueue
 from fastmasq.path.links cimport Hop, LINKS, Link, Route
+from fastmasq.path.observation cimport Observation
 from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.tunnels cimport Tunnels
@@ -90,6 +91,7 @@ cdef struct Path:
     long bpf_call               # number of bpf(2)
     TriggersAndMarks *triggers_and_marks  # NULL without triggers, direct ports and marks
     bint hairpin
+    Observation *observation    # NULL unless nothing is sent, and all is only judged
     # what waits
     Held held[HELD]             # for a next hop
     uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]

@@ -49,6 +49,8 @@ cdef extern from "<linux/if_packet.h>" nogil:
         uint32_t tp_snaplen
         uint16_t tp_mac
         uint16_t tp_net
+        uint32_t tp_sec
+        uint32_t tp_nsec
         uint16_t tp_vlan_tci
     cdef struct tpacket3_hdr:
         uint32_t tp_next_offset

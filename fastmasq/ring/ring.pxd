@@ -10,6 +10,7 @@ cdef enum:
     HEADROOM = 64               # writable octets before every frame: virtio header and a longer link header fit
     BIG_FRAME = 65664           # octets: a packet of 64 KiB with its link header, rounded up to cache lines
     SCRATCH_FRAME = 2048        # octets: a packet of our own (ICMP error, fragment, segment), headroom included
+    NO_FRAME = 0xFFFFFFFFFFFFFFFFULL    # in place of a time
 
 cdef enum RingMode:
     MODE_CLOSED = 0
@@ -17,6 +18,7 @@ cdef enum RingMode:
     MODE_V3 = 3
     MODE_SOCKET = 4
     MODE_MEMORY = 5
+    MODE_SILENT = 6             # of a sender: sends nothing
 
 
 cdef enum Weight:               # of a message, where it is not a number of packets
@@ -62,7 +64,7 @@ cdef struct Ring:
 
 
 cdef struct Sender:
-    RingMode mode               # MODE_SOCKET, MODE_MEMORY or MODE_CLOSED
+    RingMode mode               # MODE_SOCKET, MODE_MEMORY, MODE_SILENT or MODE_CLOSED
     int fd
     bint vnet
     bint bypass                 # packets go past the link's queue (PACKET_QDISC_BYPASS)
@@ -92,6 +94,7 @@ cdef struct Sender:
 cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil
 cdef void ring_release(Ring *ring) noexcept nogil
 cdef bint ring_pending(const Ring *ring) noexcept nogil
+cdef uint64_t ring_next_ns(const Ring *ring) noexcept nogil
 cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil
 cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil
 cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil

@@ -225,6 +225,20 @@ cdef void ring_release(Ring *ring) noexcept nogil:
         release_memory(ring)
 
 
+cdef uint64_t ring_next_ns(const Ring *ring) noexcept nogil:
+    """Return when the next frame that waits came, in nanoseconds of the wall clock; NO_FRAME if none waits.
+
+    Only V2 tells, before a frame is received: it is 0 in other modes, whether one waits or not.
+    """
+    cdef const tpacket2_hdr *header
+    if ring.mode != MODE_V2:
+        return 0
+    header = <const tpacket2_hdr *>(ring.base + <size_t>ring.block * ring.block_size + ring.in_block * ring.frame_size)
+    if not load_acquire(&header.tp_status) & TP_STATUS_USER:
+        return NO_FRAME
+    return <uint64_t>header.tp_sec * 1000000000 + header.tp_nsec
+
+
 cdef bint ring_pending(const Ring *ring) noexcept nogil:
     """Whether a frame waits, without a system call; unknown (False) in socket mode."""
     if ring.mode == MODE_V2:
@@ -485,6 +499,8 @@ cdef void sender_flush(Sender *sender) noexcept nogil:
         flush_socket(sender)
     elif sender.mode == MODE_MEMORY:
         flush_memory(sender)
+    elif sender.mode == MODE_SILENT:
+        sender.sent += sender.count
     else:
         refuse_from(sender, 0, &sender.down)
     sender.count = 0
@@ -495,8 +511,9 @@ cdef void sender_flush(Sender *sender) noexcept nogil:
 cdef class TxBatch:
     """Frames to send on one link, batch by batch."""
 
-    def __init__(self, socket=None, bint vnet=True, bint link_header=True, int slots=1024):
+    def __init__(self, socket=None, bint vnet=True, bint link_header=True, int slots=1024, bint silent=False):
         """`socket` is a packet_socket.SendSocket; without one frames go to memory: `slots` of them until popped.
+        Or nowhere at all, if it is to be silent.
 
         link_header is False for links that start at the IP header (ppp, tun).
         """
@@ -513,7 +530,11 @@ cdef class TxBatch:
         self.sender.scratch = <uint8_t *><size_t>scratch.ctypes.data
         self.sender.address = <sockaddr_ll *><size_t>address.ctypes.data
         if socket is None:
-            self._open_memory(vnet, slots)
+            self.sender.fd = -1
+            self.sender.vnet = vnet
+            self.sender.mode = MODE_SILENT
+            if not silent:
+                self._open_memory(slots)
             return
         self.sender.fd = socket.socket.fileno()
         self.sender.vnet = socket.vnet_header
@@ -522,15 +543,13 @@ cdef class TxBatch:
         if not link_header:
             self._name_protocol(socket.socket)
 
-    def _open_memory(self, vnet, slots):
+    def _open_memory(self, slots):
         self._out = np.zeros((slots, BIG_FRAME), "u1")
         lengths = np.zeros(slots, "u4")
         self._keep.append(lengths)
         self.sender.out = <uint8_t *><size_t>self._out.ctypes.data
         self.sender.out_lengths = <uint32_t *><size_t>lengths.ctypes.data
         self.sender.out_slots = slots
-        self.sender.fd = -1
-        self.sender.vnet = vnet
         self.sender.mode = MODE_MEMORY
 
     def _name_protocol(self, raw):
@@ -568,6 +587,11 @@ cdef class TxBatch:
     @property
     def sent(self):
         return self.sender.sent
+
+    @property
+    def vnet(self):
+        """Whether frames have a virtio header before them."""
+        return bool(self.sender.vnet)
 
     @property
     def bypass(self):

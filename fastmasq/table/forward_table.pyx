@@ -71,7 +71,7 @@ cdef class ForwardTable:
         mapping.address, mapping.id = 0, 0
         if mapping.in_use != rows.MAPPING_FORWARD:
             mapping.host = self._free_forwards.take()
-            self._forwards[mapping.host] = (0, 0, 0)
+            self._forwards[mapping.host] = (0, 0, 0, 0)
         mapping.in_use = rows.MAPPING_FORWARD
         self._fill(row, targets, before)
         return True
@@ -105,6 +105,11 @@ cdef class ForwardTable:
     def half_open(self, uint32_t address, int port_class, uint16_t port):
         """Return how many sessions of a forward are half-open."""
         return int(self._forwards[self.table.table.mappings[self._row(address, port_class, port)].host]["half_open"])
+
+    def opened(self, uint32_t address, int port_class, uint16_t port):
+        """Return how many sessions strangers have opened by a forward since it was made; 0 where there is none."""
+        cdef Mapping *mapping = &self.table.table.mappings[self._row(address, port_class, port)]
+        return int(self._forwards[mapping.host]["opened"]) if mapping.in_use == rows.MAPPING_FORWARD else 0
 
     def pass_on(self, uint32_t address, int port_class, uint16_t port):
         """Give the turn to the next target now (ipmasqadm mfw -S)."""

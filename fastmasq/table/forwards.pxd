@@ -30,6 +30,7 @@ cdef struct Forward:
     uint32_t turn               # row of the target that gets the next session
     uint32_t targets
     uint32_t half_open          # sessions of which only one end has been heard
+    uint32_t opened             # sessions in all
 
 cdef struct ForwardSet:
     Forward *rows               # [FORWARDS]

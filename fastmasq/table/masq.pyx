@@ -292,7 +292,9 @@ cdef class MasqTable:
         return {
             "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[numbers.CLASS_TCP],
             "udp": t.active_by_class[numbers.CLASS_UDP], "icmp": t.active_by_class[numbers.CLASS_ICMP],
-            "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": t.opened,
+            "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": sum(t.opened_by_class),
+            "opened_tcp": t.opened_by_class[numbers.CLASS_TCP], "opened_udp": t.opened_by_class[numbers.CLASS_UDP],
+            "opened_icmp": t.opened_by_class[numbers.CLASS_ICMP], "opened_other": t.opened_by_class[rows.CLASS_NONE],
             "closed_total": t.closed, "expired_total": t.expired,
         }
 

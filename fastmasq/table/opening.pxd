@@ -105,6 +105,7 @@ cdef inline int64_t open_forwarded(Table *t, uint32_t mapping, uint32_t remote, 
     birth.flags |= rows.SESSION_REPLIED
     row = sessions.place_session(t, ends, sessions.on_mapping(t, <uint32_t>host, mapping), birth)
     t.forwards.rows[forward].half_open += forwards.is_half_open(birth.state)
+    t.forwards.rows[forward].opened += 1
     forwards.pass_turn(&t.forwards, forward)
     return row
 

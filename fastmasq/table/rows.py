@@ -52,7 +52,7 @@ PERMIT = np.dtype([("fingerprint", "u8"), ("count", "u4"), ("reserved", "u4")])
 TARGET = np.dtype(
     [("address", "u4"), ("weight", "u4"), ("left", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")]
 )
-FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4")])
+FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4"), ("opened", "u4")])
 
 POOLS = 12  # external addresses times classes
 PORTS = 65536  # rows of mappings in each pool

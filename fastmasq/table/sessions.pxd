@@ -150,7 +150,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     t.hosts[place.host].sessions += 1
     t.active += 1
     t.active_by_class[port_class] += 1
-    t.opened += 1
+    t.opened_by_class[port_class] += 1
     s.expires = birth.tick + t.timeout[birth.state]
     wheel.link(&t.wheel, t.sessions, row, s.expires)
     return row

@@ -91,7 +91,7 @@ cdef struct Table:
     uint32_t next_sequential
     Secret secret
     uint64_t random
-    uint64_t opened
+    uint64_t opened_by_class[rows.SESSION_CLASSES]
     uint64_t closed
     uint64_t expired
 

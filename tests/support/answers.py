@@ -76,4 +76,5 @@ STATUS = {
             "cost": "a copy of each packet",
         },
     ],
+    "observed": None,
 }

@@ -102,7 +102,8 @@ class Harness:
 
     ports: external ports that may be used, for TCP and UDP (default 1024 to 65535 and the low ones); routes: rows for
     `flatten`; table settings (capacity, filtering, timeouts, limits) go to MasqTable. Rate limits of generated errors
-    are off unless limit_errors is set. Every next hop answers, unless its address is in `silent`.
+    are off unless limit_errors is set. Every next hop answers, unless its address is in `silent`. One that only
+    observes has silent senders.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Harness:
         outside_vnet=True,
         inside_vnet=True,
         header_length=None,
+        observes=False,
         now_ns=1_000_000_000_000,
         **table_settings,
     ):
@@ -127,10 +129,10 @@ class Harness:
         table_settings.setdefault("secret", bytes(range(16)))
         table_settings.setdefault("capacity", 4096)
         self.table = MasqTable(now_ns=now_ns, **table_settings)
-        self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors)
+        self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors, observes=observes)
         self.rings = {name: RxRing() for name in LINKS}
         has_vnet = {"inside": inside_vnet, "outside": outside_vnet, "programs": True}
-        self.senders = {name: TxBatch(vnet=has_vnet[name]) for name in LINKS}
+        self.senders = {name: TxBatch(vnet=has_vnet[name], silent=observes) for name in LINKS}
         self.forwarder.set_programs(address(PROGRAMS), 2)
         addresses = {"inside": "10.0.0.1", "outside": "200.200.200.200", "programs": "0.0.0.0"}
         for number, name in enumerate(LINKS):

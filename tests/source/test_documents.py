@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from fastmasq.cli.main import ALIASES, COMMANDS
+from fastmasq.cli.main import ALIASES, COMMANDS, fastmasq
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -18,6 +21,10 @@ README_LINES = 120
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)\s]*)?\)")
 CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4}([^\n]*)|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|\| )(fastmasq|scripts/dev) ([a-z][\w-]*)", re.MULTILINE)
+
+
+BLOCK = re.compile(r"^```\w*\n(.*?)^```|^ {4}([^\n]*)", re.MULTILINE | re.DOTALL)
+REDIRECTION = re.compile(r"\s\d?>+ *\S+|\s&(?=\s|$)")
 
 
 def name_of(path: Path) -> str:
@@ -41,6 +48,48 @@ def test_commands_that_are_named_exist(path: Path) -> None:
     code = "\n".join("".join(groups) for groups in CODE.findall(path.read_text()))
     named = COMMAND.findall(code)
     assert [f"{program} {name}" for program, name in named if name not in known[program]] == []
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Yield the words after `fastmasq` of every line in a document's blocks of code that begins so, also in a pipe.
+
+    Lines that only a shell can take apart, as those with braces, are left out, and so is what a form stands for.
+    """
+    lines = "\n".join("".join(groups) for groups in BLOCK.findall(text)).replace("\\\n", " ").splitlines()
+    for part in (part for line in lines for part in line.split(" | ")):
+        if not part.startswith("fastmasq ") or re.search(r"[{}$]|\[|\b[A-Z]{3,}\b", part.partition("#")[0]):
+            continue
+        yield shlex.split(REDIRECTION.sub(" ", part), comments=True)[1:]
+
+
+def complaint(words: list[str]) -> str | None:
+    """Return what click says against the words of a command line; None if it would do them. Files need not be there."""
+    command: click.Command = fastmasq
+    parent = click.Context(fastmasq, info_name="fastmasq")
+    try:
+        while isinstance(command, click.Group):
+            name, command, words = command.resolve_command(parent, words)
+            parent = click.Context(command, parent=parent, info_name=name)
+        command.make_context(command.name, list(words), parent=parent.parent)
+    except click.exceptions.Exit:
+        return None
+    except click.UsageError as error:
+        return None if error.message.endswith("No such file or directory") else error.format_message()
+    return None
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_command_lines_are_such_as_the_program_takes(path: Path) -> None:
+    wrong = {" ".join(words): complaint(words) for words in command_lines(path.read_text())}
+    assert {line: said for line, said in wrong.items() if said} == {}
+
+
+def test_wrong_command_lines_are_found() -> None:
+    block = "iptables-save | fastmasq import iptables-save - >x   # read\nfastmasq check\n"
+    text = f"    fastmasq status --jsom\n\n```\n{block}```\n"
+    assert list(command_lines(text)) == [["status", "--jsom"], ["import", "iptables-save", "-"], ["check"]]
+    assert "--jsom" in complaint(["status", "--jsom"])
+    assert complaint(["check"]) is None
 
 
 def test_the_readme_is_short_and_leads_to_every_page_of_the_manual() -> None:

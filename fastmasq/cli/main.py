@@ -43,7 +43,7 @@ COMMANDS = {
         "uninstall",
         "Take away what install has brought, and give the host back.",
     ),
-    "release": ("fastmasq.cli.release", "release", "Give the host back what a killed fastmasq had changed."),
+    "release": ("fastmasq.cli.release", "release", "Give the host back what a fastmasq that has ended left changed."),
     "lab": ("fastmasq.lab.command", "lab", "Make a network of namespaces to try things in."),
     "demo": ("fastmasq.lab.command", "demo", "Let real programs talk through fastmasq in such a network."),
     "bench": ("fastmasq_bench.command", "bench", "Measure fastmasq beside the kernel's masquerade."),

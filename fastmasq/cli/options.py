@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fastmasq.config.values import DEFAULT_SOCKET, InterfaceName, SocketPath
+from fastmasq.config.values import DEFAULT_SOCKET, USUAL_SOCKETS, InterfaceName, SocketPath
 
 CONFIG_FILE = "/etc/fastmasq.toml"
 SOCKET_VARIABLE = "FASTMASQ_SOCKET"
@@ -68,9 +68,14 @@ def json_option(function: _Function) -> _Function:
 
 
 def find_socket(socket: str | None, config: str | None) -> str:
-    """Return --socket or FASTMASQ_SOCKET, else what the configuration says, else the usual place."""
-    if socket or not config:
-        return socket or DEFAULT_SOCKET
+    """Return --socket or FASTMASQ_SOCKET, else what the configuration says, else the usual place that serves us."""
+    if socket:
+        return socket
+    from fastmasq.control.client import find_running
+
+    if not config:
+        return find_running(USUAL_SOCKETS)
     from fastmasq.config.load import load
 
-    return load(config).settings.control.socket
+    control = load(config).settings.control
+    return find_running([path for path in (control.socket, control.status_socket) if path])

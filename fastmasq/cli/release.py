@@ -1,4 +1,4 @@
-"""`fastmasq release`: gives the host back what a killed fastmasq had changed."""
+"""`fastmasq release`: gives the host back what a fastmasq that has ended had changed and left so."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from fastmasq.cli.options import client_options, find_socket
 @click.command()
 @client_options
 def release(socket: str | None, config: str | None) -> None:
-    """Give the host back what a killed fastmasq had changed.
+    """Give the host back what a fastmasq that has ended left changed.
 
-    Only needed after `kill -9` or a crash: a fastmasq that is stopped restores everything itself. What was changed is
-    read from the journal, which lies beside the control socket (/run/fastmasq.journal).
+    For `run --keep`, which leaves it so, and after `kill -9` or a crash; without --keep, a fastmasq that is stopped
+    restores everything itself. What was changed is read from the journal of this network namespace in /run/fastmasq.
+    What cannot be put back is said at the end; the exit status is 1 then.
     """
     from fastmasq.config.schema import Control
     from fastmasq.control.client import is_served
@@ -24,11 +25,13 @@ def release(socket: str | None, config: str | None) -> None:
 
     control = Control(socket=find_socket(socket, config))
     if is_served(control.socket):
-        raise KernelError(f"fastmasq is running at {control.socket}; stop it instead (SIGTERM), it restores everything")
-    restored = takeover.release(control.journal)
-    if restored and Path(control.socket).is_socket():
+        raise KernelError(f"fastmasq is running at {control.socket}; stop it first")
+    restored = takeover.release(former_journal=control.former_journal)
+    if restored.done and Path(control.socket).is_socket():
         Path(control.socket).unlink()  # the dead forwarder's: nobody answers there
-    for line in restored:
+    for line in restored.done:
         click.echo(line)
-    if not restored:
-        click.echo(f"nothing to restore: {control.journal} holds nothing")
+    if restored.left:
+        raise KernelError("\n".join(restored.left))
+    if not restored.done:
+        click.echo("nothing to restore: no fastmasq has left anything changed in this network namespace")

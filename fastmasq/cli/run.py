@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmasq import program
 from fastmasq.cli.options import CONFIG_FILE, LINK, SOCKET
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--ring", type=click.Choice(["auto", "v3", "v2", "socket"]), help="Force a ring mode, to compare.")
 @click.option("--socket", metavar="PATH", type=SOCKET, help="Listen for the other commands here.")
 @click.option("--observe", is_flag=True, help="Forward nothing and change nothing: say what would become of packets.")
+@click.option("--keep", is_flag=True, help="Leave the host as it is at the end, for the next run; see `release`.")
+@click.option("--supervise", is_flag=True, help="Start it again whenever it dies.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("-v", "--verbose", is_flag=True, help="Log details, too.")
 def run(
@@ -31,19 +36,30 @@ def run(
     ring: str | None,
     socket: str | None,
     observe: bool,
+    keep: bool,
+    supervise: bool,
     log_json: bool,
     verbose: bool,
 ) -> None:
     """Forward packets until stopped; stay in the foreground.
 
     The links are named by a configuration or, for a quick start, by --inside and --outside. Says one line when it
-    forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before. SIGHUP has it read its
-    configuration again, as `fastmasq reload` does; without one it ends, too.
+    forwards. SIGTERM or Ctrl-C ends it, and everything changed on the host is as before; with --keep nothing is
+    forwarded and nothing leaks until the next run goes on, or `fastmasq release` gives the host back. SIGHUP has it
+    read its configuration again, as `fastmasq reload` does; without one it ends, too.
 
     With --observe it runs beside the kernel's own masquerading: `fastmasq status`, `sessions`, `rule list` and the
     others say what it would do with the packets that pass, and at its end it prints that. Answers to what the kernel
     has translated are taken for answers to its own sessions, where they are known.
     """
+    from fastmasq.cli import supervisor
+
+    if supervise:
+        supervisor.become(program.command(*(word for word in sys.argv[1:] if word != "--supervise")))
+    if parent := os.environ.pop(supervisor.VARIABLE, ""):
+        from fastmasq.kernel.identity import end_with
+
+        end_with(parent)
     from fastmasq.observe import log
 
     log.set_up(as_json=log_json, verbose=verbose)
@@ -57,7 +73,7 @@ def run(
     if observe:
         run_forever(loaded.settings, click.echo, read_again, observed=_print_observed)
     else:
-        run_forever(loaded.settings, click.echo, read_again)
+        run_forever(loaded.settings, click.echo, read_again, keep=keep)
 
 
 def _print_observed(report: dict[str, Any]) -> None:

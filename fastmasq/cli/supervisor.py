@@ -20,10 +20,14 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 VARIABLE = "FASTMASQ_SUPERVISOR"  # of the forwarder's environment: our process, without which it is to end
 
 
-def become(arguments: list[str]) -> None:
-    """Have this process supervise `fastmasq` with these arguments from now on, but for --supervise. Does not return."""
-    forwarder = [sys.executable, "-m", "fastmasq", *(word for word in arguments if word != "--supervise")]
+def become(forwarder: list[str]) -> None:
+    """Have this process supervise a forwarder, started by this command line, from now on. Does not return.
+
+    A bundle has no other Python than its own, which has read the command line by now: it goes on as it is.
+    """
     sys.stdout.flush()
+    if getattr(sys, "frozen", False):
+        sys.exit(Supervisor(forwarder).run())
     os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, *forwarder])
 
 

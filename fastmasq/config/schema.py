@@ -20,6 +20,8 @@ from msgspec.structs import replace
 
 from fastmasq.config.values import (
     DEFAULT_SOCKET,
+    SERVICE_SOCKET,
+    STATUS_SOCKET,
     Bounds,
     Duration,
     FileNames,
@@ -31,6 +33,7 @@ from fastmasq.config.values import (
     PortRanges,
     Rate,
     SocketPath,
+    StatusSocket,
 )
 from fastmasq.policy.forwards import Forward
 from fastmasq.policy.redirects import Redirect
@@ -127,10 +130,18 @@ class Control(Section, frozen=True, kw_only=True):
     """Where the running forwarder is reached."""
 
     socket: SocketPath = SocketPath(DEFAULT_SOCKET)
+    status: StatusSocket = StatusSocket("auto")
 
     @property
-    def journal(self) -> Path:
-        """Return the file that remembers what was changed on the host; it lies beside the socket."""
+    def status_socket(self) -> str | None:
+        """Return where the group may read and change nothing: "auto" is STATUS_SOCKET beside a usual control socket."""
+        if self.status == "auto":
+            return STATUS_SOCKET if self.socket in (DEFAULT_SOCKET, SERVICE_SOCKET) else None
+        return None if self.status == "off" else self.status
+
+    @property
+    def former_journal(self) -> Path:
+        """Return where version 0.1 kept its journal, beside the socket."""
         return Path(self.socket).with_suffix(".journal")
 
 

@@ -15,6 +15,9 @@ from typing import Any, Self
 from fastmasq.units import format_duration, parse_duration, parse_rate
 
 DEFAULT_SOCKET = "/run/fastmasq.sock"
+SERVICE_SOCKET = "/run/fastmasq/control.sock"  # of a forwarder that is a service with a user of its own
+STATUS_SOCKET = "/run/fastmasq/status.sock"
+USUAL_SOCKETS = (DEFAULT_SOCKET, SERVICE_SOCKET, STATUS_SOCKET)  # in the order in which commands look for them
 
 _LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
 _LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
@@ -178,9 +181,15 @@ class SocketPath(str):
                 f"{in_toml(written)} has {len(written.encode())} bytes, a socket's path at most "
                 f"{_LONGEST_SOCKET_PATH}; choose a shorter one"
             )
-        if written.endswith(".journal"):
-            raise ValueError(f"{in_toml(written)} is the name of the journal kept beside the socket; {example}")
         return cls(written)
+
+
+class StatusSocket(str):
+    """Where a unix socket can be made, "auto" or "off"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        return cls(written) if written in ("auto", "off") else cls(SocketPath.read(written))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -47,15 +48,25 @@ def call(socket_path: str, method: str, /, **params: Any) -> Any:
 
 def is_served(socket_path: str) -> bool:
     """Return whether somebody listens at `socket_path`."""
+    return _try(socket_path) == 0
+
+
+def find_running(socket_paths: Sequence[str]) -> str:
+    """Return the first of these where somebody listens to us, else the first where we may not ask, else the first."""
+    results = {}
+    for path in socket_paths:
+        results[path] = _try(path)
+        if results[path] == 0:
+            return path
+    return next((path for path, error in results.items() if error in (errno.EACCES, errno.EPERM)), socket_paths[0])
+
+
+def _try(socket_path: str) -> int:
+    """Return 0 if somebody listens at `socket_path`, else why we cannot reach anybody: a number of errno."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        try:
-            probe.connect(socket_path)
-        except BlockingIOError:  # a listener whose queue is full
-            return True
-        except OSError:
-            return False
-    return True
+        error = probe.connect_ex(socket_path)
+    return 0 if error == errno.EAGAIN else error  # a listener whose queue is full
 
 
 def _receive_line(connection: socket.socket, socket_path: str) -> bytes:

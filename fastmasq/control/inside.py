@@ -35,8 +35,8 @@ from msgspec import Struct
 
 from fastmasq.clock import now_ns
 from fastmasq.control.keys import KeyFile
-from fastmasq.control.lines import Client, LineServer, carry_out
-from fastmasq.control.protocol import Failure, Reply, decode_request, encode
+from fastmasq.control.lines import Client, LineServer
+from fastmasq.control.protocol import Failure, Reply, decode, decode_request, encode
 from fastmasq.errors import KernelError
 from fastmasq.log_limit import LogLimit
 from fastmasq.units import NS_PER_SECOND
@@ -123,9 +123,7 @@ class InsideServer(LineServer):
 
     def close(self) -> None:
         """Close all listeners and connections."""
-        self.drop_all()
-        for listener in self._listeners.values():
-            self.leave(listener)
+        super().close()
         self._listeners.clear()
 
     # -- who may speak ---------------------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ class InsideServer(LineServer):
         if len(line) > LARGEST_LINE:
             return _refusal("EINVAL", f"a line has at most {LARGEST_LINE} bytes")
         try:
-            signed = msgspec.json.decode(line, type=Signed)
+            signed = decode(line, Signed)
         except msgspec.DecodeError as error:
             return _refusal("EINVAL", f"not a signed request: {error}")
         request = signed.request.encode(errors="surrogatepass")
@@ -180,7 +178,7 @@ class InsideServer(LineServer):
         handler = self._handlers.get(request.method)
         if handler is None:
             return _refusal("EINVAL", f"no method {request.method!r}; there are {', '.join(sorted(self._handlers))}")
-        return carry_out(request.method, lambda: handler(address, request.params), _log)
+        return self.carry_out(request.method, lambda: handler(address, request.params))
 
     def _say(self, text: str, *values: object) -> None:
         if self._limit.allows(logging.WARNING):

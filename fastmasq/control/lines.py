@@ -8,17 +8,25 @@ loop: a client that sends many takes turns with the others, and with all else th
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from fastmasq.control.protocol import Failure, Reply
+from fastmasq.clock import now_ns
+from fastmasq.control.protocol import Failure, Reply, encode
 from fastmasq.errors import FastmasqError
+from fastmasq.mishaps import Mishaps
 
+PAUSE_S = 0.5  # after a connection that there was no descriptor or memory for
 _CHUNK = 64 * 1024  # bytes read at once
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = logging.getLogger("fastmasq.control")
 _MOST_LEFT_OVER = 16  # reads of what comes after the one request
 
 
@@ -34,6 +42,9 @@ class LineServer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.mishaps = Mishaps(_log)
+        self._listening: set[socket.socket] = set()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # given up to refuse one when there are no more
         self.clients: dict[Client, None] = {}  # the one that was active last comes last
         self.chunk = memoryview(bytearray(_CHUNK))  # what a read fills before it is looked at, whoever's it is
         self._beginning: set[asyncio.Task] = set()
@@ -52,23 +63,37 @@ class LineServer:
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on a listener, which does not block, until `leave`."""
+        self._listening.add(listener)
         self.loop.add_reader(listener, self._accept, listener)
 
     def leave(self, listener: socket.socket) -> None:
         """Accept on a listener no more, and close it."""
+        self._listening.discard(listener)
         self.loop.remove_reader(listener)
         listener.close()
 
-    def drop_all(self) -> None:
-        """End all connections; the loop closes them in its next turn."""
+    def close(self) -> None:
+        """End all connections, which the loop closes in its next turn, and accept no more."""
         for client in list(self.clients):
+            client.drop()
+        for listener in list(self._listening):
+            self.leave(listener)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def drop_idle(self, since: float) -> None:
+        """End the connections that have been quiet since a time of the loop."""
+        for client in [client for client in self.clients if client.quiet_since <= since]:
             client.drop()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, peer = listener.accept()
-        except OSError:  # it went away again
-            return
+        except OSError as error:
+            if error.errno in _SCARCE:
+                self._refuse(listener)
+            return  # else it went away again
         connection.setblocking(False)
         admitted = self.admit(connection, peer)
         if admitted is None:
@@ -83,6 +108,42 @@ class LineServer:
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
+    def _refuse(self, listener: socket.socket) -> None:
+        """Have one who waits go, or the listener would be ready for ever; then pause, for descriptors to come back."""
+        for client in list(self.clients)[:1]:
+            client.drop()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        with contextlib.suppress(OSError):
+            listener.accept()[0].close()
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.loop.remove_reader(listener)
+        self.loop.call_later(PAUSE_S, self._accept_again, listener)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener in self._listening:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    def reply(self, client: Client, line: bytes) -> bytes:
+        """Return what `answer` does, or that there was a mistake of ours."""
+        try:
+            return self.answer(client, line)
+        except Exception as error:
+            self.mishaps.report("a request", error, now_ns())
+            return encode(Reply(error=Failure("internal error; see fastmasq's log")))
+
+    def carry_out(self, method: str, act: Callable[[], object]) -> Reply:
+        """Return the reply with what `act` returns or raises: a FastmasqError is the client's, all else for the log."""
+        try:
+            return Reply(act())
+        except FastmasqError as error:
+            return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
+        except Exception as error:
+            self.mishaps.report(method, error, now_ns())
+            return Reply(error=Failure(f"{method}: internal error; see fastmasq's log"))
+
 
 class Client(asyncio.BufferedProtocol):
     """One connection: what has come and was not answered, and whether its last reply was taken.
@@ -93,6 +154,7 @@ class Client(asyncio.BufferedProtocol):
     def __init__(self, server: LineServer, who: Any, greeting: bytes) -> None:
         self.who = who
         self.is_answered = False
+        self.quiet_since = server.loop.time()
         self._server = server
         self._greeting = greeting
         self._transport: asyncio.Transport | None = None
@@ -137,6 +199,7 @@ class Client(asyncio.BufferedProtocol):
                 self._transport.close()
             return
         self._received += self._server.chunk[:count]
+        self.quiet_since = self._server.loop.time()
         self._take_turn()
 
     def eof_received(self) -> bool:
@@ -169,7 +232,7 @@ class Client(asyncio.BufferedProtocol):
         self._server.clients[self] = self._server.clients.pop(self)
         self._transport.pause_reading()
         self.is_answered = True
-        self._transport.write(self._server.answer(self, line))
+        self._transport.write(self._server.reply(self, line))
         if self._is_ending():
             self._received.clear()
             self._transport.write_eof()
@@ -198,14 +261,3 @@ class Client(asyncio.BufferedProtocol):
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line
-
-
-def carry_out(method: str, act: Callable[[], object], log: logging.Logger) -> Reply:
-    """Return the reply with what `act` returns, or raises: a FastmasqError is for the client, all else for the log."""
-    try:
-        return Reply(act())
-    except FastmasqError as error:
-        return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
-    except Exception:
-        log.exception("%s failed", method)
-        return Reply(error=Failure(f"{method}: internal error; see fastmasq's log"))

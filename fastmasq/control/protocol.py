@@ -10,10 +10,12 @@ replies come in the same order.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+
+_Kind = TypeVar("_Kind")
 
 LARGEST_REQUEST = 8 * 1024 * 1024  # bytes in a line, as those below; the most rules there can be fit in one
 LARGEST_REPLY = 64 * 1024 * 1024
@@ -48,9 +50,17 @@ def encode(message: Request | Reply) -> bytes:
 
 def decode_request(line: bytes) -> Request:
     """Raises msgspec.DecodeError, which says what is wrong."""
-    return msgspec.json.decode(line, type=Request)
+    return decode(line, Request)
 
 
 def decode_reply(line: bytes) -> Reply:
     """Raises msgspec.DecodeError, which says what is wrong."""
-    return msgspec.json.decode(line, type=Reply)
+    return decode(line, Reply)
+
+
+def decode(line: bytes, kind: type[_Kind]) -> _Kind:
+    """Return what a line of JSON says. Raises msgspec.DecodeError, also for one that is nested too deep."""
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deep") from None

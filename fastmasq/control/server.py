@@ -1,7 +1,8 @@
-"""Answers requests on the control socket, each method by its handler.
+"""Answers requests on the control socket, each method by its handler; and some of them on the status socket.
 
-The socket is made for its owner alone (0600), and each client must be root or the owner, whatever happened to the
-file's mode since. When there are too many clients, the one that has been quiet longest is closed.
+The control socket is made for its owner alone (0600), and each client must be root or the owner, whatever happened to
+the file's mode since. The status socket is for the group of its folder (0660), and answers what changes nothing. When
+there are too many clients, the one that has been quiet longest is closed, and so is any that is quiet for IDLE_S.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import socket
 import stat
@@ -21,16 +21,17 @@ from typing import Any
 
 import msgspec
 
+from fastmasq.clock import now_ns
 from fastmasq.control.client import is_served
-from fastmasq.control.lines import Client, LineServer, carry_out
-from fastmasq.control.protocol import LARGEST_REPLY, LARGEST_REQUEST, Failure, Reply, decode_request, encode
+from fastmasq.control.lines import Client, LineServer
+from fastmasq.control.protocol import LARGEST_REPLY, LARGEST_REQUEST, Failure, Reply, Request, decode_request, encode
 from fastmasq.errors import KernelError
 
 Handler = Callable[[dict[str, Any]], object]
 
 MOST_CLIENTS = 16
-_LOCK_TRIES = 200  # of 10 ms
-_log = logging.getLogger(__name__)
+IDLE_S = 60
+_LOCK_TRIES = 50  # of 10 ms
 
 
 class Server(LineServer):
@@ -41,39 +42,52 @@ class Server(LineServer):
 
     largest = LARGEST_REQUEST
     most = MOST_CLIENTS
+    what = "control socket"
+    mode = 0o600
 
     def __init__(self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop) -> None:
         """Raises KernelError when the socket cannot be made or another server listens at `path`."""
         super().__init__(loop)
         self._path = os.fspath(path)
         self._handlers = handlers
-        self._listener = _listen(self._path)
+        try:
+            listener = _listen(self._path, self.what, self.mode)
+        except KernelError:
+            super().close()
+            raise
         self._identity = _identity(self._path)
-        self.listen(self._listener)
+        self.listen(listener)
+
+    def every_second(self) -> None:
+        """Close the connections that are idle."""
+        self.drop_idle(self.loop.time() - IDLE_S)
 
     def close(self) -> None:
         """End all connections and remove the socket, unless another has taken its place."""
-        self.drop_all()
-        self.leave(self._listener)
+        super().close()
         if _identity(self._path) == self._identity:
             os.unlink(self._path)
 
     def admit(self, connection: socket.socket, peer: object) -> tuple[int, bytes] | None:
         uid = _peer_uid(connection)
         if uid not in (0, os.geteuid()):
-            _log.warning("control socket: refused a client of user %d", uid)
+            refused = KernelError(f"{self.what}: refused a client of user {uid}")
+            self.mishaps.report(self.what, refused, now_ns())
             return None
         return uid, b""
 
     def answer(self, client: Client, line: bytes) -> bytes:
-        try:
-            reply = encode(self._reply(line))
-        except TypeError:
-            _log.exception("control socket: a result that is not JSON")
-            reply = encode(Reply(error=Failure("internal error; see fastmasq's log")))
+        reply = encode(self._reply(line))
         if len(reply) > LARGEST_REPLY:
             reply = encode(Reply(error=Failure(f"the answer has more than {LARGEST_REPLY} bytes; ask for less")))
         return reply
+
+    def refusal(self, request: Request) -> str | None:
+        """Return why a request is not for this socket, if it is not."""
+        if request.method in self._handlers:
+            return None
+        known = ", ".join(sorted(self._handlers))
+        return f"no method {request.method!r} in this version; there are {known}"
 
     def _reply(self, line: bytes) -> Reply:
         if len(line) > LARGEST_REQUEST:
@@ -82,23 +96,50 @@ class Server(LineServer):
             request = decode_request(line)
         except msgspec.DecodeError as error:
             return Reply(error=Failure(f"not a request: {error}", 2))
-        handler = self._handlers.get(request.method)
-        if handler is None:
-            known = ", ".join(sorted(self._handlers))
-            return Reply(error=Failure(f"no method {request.method!r} in this version; there are {known}", 2))
-        return carry_out(request.method, lambda: handler(request.params), _log)
+        refusal = self.refusal(request)
+        if refusal is not None:
+            return Reply(error=Failure(refusal, 2))
+        return self.carry_out(request.method, lambda: self._handlers[request.method](request.params))
 
 
-def _listen(path: str) -> socket.socket:
-    with _exclusive(os.path.dirname(path) or "."):
-        _clear_way(path)
+class StatusServer(Server):
+    """The same for those in the group of the socket's folder, but for what changes something.
+
+    `handlers` are those of methods that only ask; `is_reading` judges a request by its method and parameters.
+    """
+
+    what = "status socket"
+    mode = 0o660
+
+    def __init__(
+        self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop,
+        is_reading: Callable[[str, dict[str, Any]], bool],
+    ) -> None:  # fmt: skip
+        self._is_reading = is_reading
+        super().__init__(path, handlers, loop)
+        with contextlib.suppress(OSError):  # it is for whoever has the folder, then
+            os.chown(self._path, -1, os.stat(os.path.dirname(self._path)).st_gid)
+
+    def admit(self, connection: socket.socket, peer: object) -> tuple[int, bytes] | None:
+        return _peer_uid(connection), b""
+
+    def refusal(self, request: Request) -> str | None:
+        if self._is_reading(request.method, request.params):
+            return super().refusal(request)
+        return f"{request.method} changes something, or is not known, and the status socket only tells; use sudo"
+
+
+def _listen(path: str, what: str, mode: int) -> socket.socket:
+    """Return a listener at a path, in place of what a dead server left there. Raises KernelError."""
+    with _exclusive(os.path.dirname(path) or ".", what):
+        _clear_way(path, what)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        old_mask = os.umask(0o177)
+        old_mask = os.umask(0o777 & ~mode)
         try:
             listener.bind(path)
         except OSError as error:
             listener.close()
-            raise KernelError(f"control socket {path}: {error.strerror or error}; choose another place") from None
+            raise KernelError(f"{what} {path}: {error.strerror or error}; choose another place") from None
         finally:
             os.umask(old_mask)
         listener.listen(MOST_CLIENTS)
@@ -106,33 +147,34 @@ def _listen(path: str) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _exclusive(folder: str) -> Iterator[None]:
-    """Let one program at a time look at and replace sockets in `folder`."""
+def _exclusive(folder: str, what: str) -> Iterator[None]:
+    """Let one program at a time look at and replace sockets in `folder`.
+
+    Whoever may read the folder can lock it, too: a lock that stays is a stranger's, and is not waited for any longer.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise KernelError(f"control socket: folder {folder}: {error.strerror}; make it, or choose another") from None
+        raise KernelError(f"{what}: folder {folder}: {error.strerror}; make it, or choose another") from None
     try:
         for _ in range(_LOCK_TRIES):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             time.sleep(0.01)
-        else:
-            raise KernelError(f"control socket: folder {folder} stays locked by another program; choose another folder")
         yield
     finally:
         os.close(descriptor)
 
 
-def _clear_way(path: str) -> None:
+def _clear_way(path: str, what: str) -> None:
     """Remove the socket a dead server left behind. Raises KernelError for anything else that is there."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise KernelError(f"control socket {path}: there is something that is not a socket; choose another place")
+        raise KernelError(f"{what} {path}: there is something that is not a socket; choose another place")
     if is_served(path):
         raise KernelError(f"another fastmasq is running at {path}; stop it, or choose another [control] socket")
     os.unlink(path)

@@ -8,13 +8,13 @@ and once a second to time. What it changes in the path it changes under the path
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,27 +26,33 @@ from fastmasq.config.load import Loaded
 from fastmasq.config.schema import Settings
 from fastmasq.control.inside import Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
-from fastmasq.control.server import Server
+from fastmasq.control.server import Server, StatusServer
+from fastmasq.daemon import resets
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
-from fastmasq.daemon.methods import Methods
+from fastmasq.daemon.methods import READING, Methods, is_reading
+from fastmasq.daemon.notify import Notifier
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.ports import is_bound
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.reload import Reload
 from fastmasq.daemon.status import Status
+from fastmasq.daemon.watchdog import Watchdog
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import local_link, privileges
 from fastmasq.kernel.forwarding import Forwarding
+from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
+from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LINKS
 from fastmasq.table.masq import MasqTable
+from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.numbers import ISAKMP_PORT
 
 log = logging.getLogger("fastmasq.engine")
@@ -54,6 +60,8 @@ log = logging.getLogger("fastmasq.engine")
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 WORKER_NICENESS = -10  # packets before programs; more than -10 starves programs on the same processor
+RESETS_NS = 5 * NS_PER_SECOND  # at most, for telling inside hosts that their sessions end
+SETTLE_S = 0.1  # for packets of theirs that are under way then: the guard still drops them
 AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among sessions, see sched(7)
 
 
@@ -61,15 +69,18 @@ def run_forever(
     settings: Settings,
     announce: Callable[[str], None],
     read_again: Callable[[], Loaded] | None = None,
+    *,
     observed: Callable[[dict[str, Any]], None] | None = None,
+    keep: bool = False,
 ) -> None:
     """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
 
-    SIGHUP reloads what `read_again` returns; without that it ends us, too. With `observed` nothing is forwarded, sent
-    or changed, only judged: in the end it is called with what `status` says. Raises FastmasqError when it cannot start;
-    then nothing on the host has changed.
+    Then everything is put back; with `keep` guard, journal and ip_forward stay as a kill would leave them. SIGHUP
+    reloads what `read_again` returns; without that it ends us, too. With `observed` nothing is forwarded, sent or
+    changed, only judged: in the end it is called with what `status` says. Raises FastmasqError when it cannot start,
+    and nothing on the host has changed then; and when something could not be put back.
     """
-    engine = Engine(settings, read_again, observes=observed is not None)
+    engine = Engine(settings, read_again, observes=observed is not None, keep=keep)
     try:
         engine.start()
         announce(engine.status.summary())
@@ -87,15 +98,24 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, read_again: Callable[[], Loaded] | None = None, *, observes: bool = False
+        self,
+        settings: Settings,
+        read_again: Callable[[], Loaded] | None = None,
+        *,
+        observes: bool = False,
+        keep: bool = False,
     ) -> None:
         self.observes = observes
         self.settings = settings
         self.read_again = read_again
+        self.keep = keep
         self.loop = asyncio.new_event_loop()
-        self.loop.set_exception_handler(_report_mistake)
+        self.loop.set_exception_handler(self._report_mistake)
+        self.notifier = Notifier()
+        self.mishaps = Mishaps(log)
         self.log_levels = LogLevels()
         self.inside_server: InsideServer | None = None
+        self.status_server: StatusServer | None = None
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self._seconds = 0
@@ -108,10 +128,13 @@ class Engine:
     def start(self) -> None:
         """Take over and begin to forward. Raises FastmasqError; `stop` then undoes what was done."""
         privileges.require(to_observe=self.observes)
+        privileges.hand_down()
         settings = self.settings
         declared = declare(settings)
         for warning in declared.warnings:
             log.warning("%s", warning)
+        if not self.observes:
+            RunFolder().close()  # it may be where the sockets go
         links = len(settings.interfaces.inside) + 1
         if links >= LINKS:
             raise KernelError(f"{links} links: at most {LINKS - 1} ([interfaces])")
@@ -122,9 +145,9 @@ class Engine:
         for complaint in self.watch.complaints():
             raise KernelError(complaint)
         methods: dict[str, Callable[[dict[str, Any]], object]] = {}  # none until there are parts; nobody is served yet
-        server = Server(settings.control.socket, methods, self.loop)
+        self.server = Server(settings.control.socket, methods, self.loop)
         self._undo.callback(self._drain)
-        self._undo.callback(server.close)
+        self._undo.callback(self.server.close)
         built_on = self._judge_ipsec()
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
         host = UntouchedHost(self.watch) if self.observes else self._claim_host()
@@ -145,8 +168,8 @@ class Engine:
         if keys is not None:
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
-        if self.forwarding is not None:
-            self.forwarding.stop()
+        if not self.observes:
+            self._serve_status(methods)
         self.gateway.begin()
         self._follow_inside()
         self._watch()
@@ -155,14 +178,19 @@ class Engine:
             log.warning("%s", line)
 
     def _claim_host(self) -> Host:
-        """Return the host, which is to be taken over. Raises KernelError when another has it."""
-        takeover = Takeover(self.settings.control.journal)
+        """Return the host, taken over: from now on its kernel forwards nothing of our links. Raises KernelError."""
+        takeover = Takeover(former_journal=self.settings.control.former_journal)
         self._undo.callback(self._restore, takeover)
+        for remark in takeover.remarks:
+            log.warning("%s", remark)
         if takeover.adopted:
-            log.warning("the last run ended without restoring: its journal is adopted")
+            log.log(logging.INFO if self.keep else logging.WARNING, "the journal of the run before is adopted")
+        for name in privileges.wanting():
+            log.warning("fastmasq goes without %s: %s", name, privileges.WANTED[name])
         links = self.settings.interfaces
         self.forwarding = Forwarding(takeover, (*map(str, links.inside), str(links.outside)))
         self._undo.callback(self.forwarding.close)
+        self.forwarding.stop()
         return Host(self.settings, takeover, self.watch)
 
     def _judge_ipsec(self) -> Settings:
@@ -178,13 +206,28 @@ class Engine:
             wanted = replace(wanted, preload=0)  # nobody is answered
         return replace(self.settings, vpn=wanted)
 
+    def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
+        """Have the group of /run/fastmasq read what goes on."""
+        path = self.settings.control.status_socket
+        if path is None:
+            return
+        reading = {name: methods[name] for name in READING & {*methods}}
+        try:
+            self.status_server = StatusServer(path, reading, self.loop, is_reading)
+        except KernelError as error:
+            if self.settings.control.status != "auto":
+                raise
+            log.warning("%s", error)
+        else:
+            self._undo.callback(self.status_server.close)
+
     def _handlers(self, preload: Preload) -> dict[str, Callable[[dict[str, Any]], object]]:
         vpn = self.gateway.vpn
         return {
             "ping": lambda _: "pong",
             "status": self.status.status,
             "sessions": self.status.sessions,
-            "reload": self.reload.handle,
+            "reload": self._reload,
             **Methods(self.gateway).handlers(),
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
@@ -193,8 +236,12 @@ class Engine:
 
     def _start_worker(self) -> None:
         thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self.watchdog = Watchdog(lambda: self.worker.turns, lambda: thread.native_id or 0)
         thread.start()
         self.links.has_begun = True
+        self._undo.callback(self._end_sessions)
+        self.watchdog.start()
+        self._undo.callback(self.watchdog.stop)
         self._undo.callback(thread.join)
         self._undo.callback(self.worker.stop)
 
@@ -213,23 +260,45 @@ class Engine:
             log.info("the worker has no more than usual priority: %s", error.strerror)
 
     def stop(self) -> None:
-        """End the worker and put everything back, whatever `start` came to. A second call does nothing."""
+        """End the worker and put everything back, whatever `start` came to. A second call does nothing.
+
+        Raises KernelError when something could not be put back.
+        """
         self._undo.close()
 
+    def _end_sessions(self) -> None:
+        """Reset the inside ends of open TCP sessions, unless they go on: nobody is to send for them untranslated."""
+        if self.keep or self.observes:
+            return
+        told, left = resets.end_all(self.gateway.table, self.gateway.forwarder, now_ns() + RESETS_NS)
+        if left:
+            log.warning("%d inside ends of TCP sessions were not reset: there was no time", left)
+        if told:
+            time.sleep(SETTLE_S)
+
     def _restore(self, takeover: Takeover) -> None:
-        level = logging.DEBUG if self.links is None else self.links.level()
-        for line in takeover.restore():
-            log.log(level, "%s", line)
+        has_begun = self.links is not None and self.links.has_begun
+        if self.keep and (has_begun or takeover.adopted):
+            takeover.leave()
+            log.info("guard and ip_forward stay as they are; `fastmasq release` gives the host back")
+            return
+        restored = takeover.restore()
+        for line in restored.done:
+            log.log(logging.INFO if has_begun else logging.DEBUG, "%s", line)
+        if restored.left:
+            raise KernelError("\n".join(["could not put back everything:", *restored.left]))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """React to events until stopped."""
         self._next_second = self.loop.call_later(1, self._pass_second)
+        self.notifier.ready(self.status.summary())
         try:
             self.loop.run_forever()
         finally:
             self._next_second.cancel()  # the loop runs once more when all has been put back
+            self.notifier.stopping()
 
     def _drain(self) -> None:
         """Have the loop close the connections that were dropped, also those that it was about to begin."""
@@ -249,8 +318,19 @@ class Engine:
             self._undo.callback(self.loop.remove_signal_handler, number)
 
     def _hang_up(self) -> None:
-        with contextlib.suppress(FastmasqError):  # it is in the log
-            self.reload.reload()
+        try:
+            self._reload({})
+        except FastmasqError:
+            pass  # it is in the log
+        except Exception as error:
+            self.mishaps.report("not reloaded", error, now_ns())
+
+    def _reload(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.notifier.reloading()
+        try:
+            return self.reload.handle(params)
+        finally:
+            self.notifier.ready(self.status.summary())
 
     def _watch(self) -> None:
         wakes = [(self.watch.fileno(), self.read_kernel), (self.worker.notify, self._answer_path)]
@@ -260,20 +340,21 @@ class Engine:
             self.loop.add_reader(descriptor, self._attempt, action)
             self._undo.callback(self.loop.remove_reader, descriptor)
 
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """React, and go on forwarding when the kernel refuses something meanwhile: the next look tries it again."""
+    def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
+        """React, and go on when the kernel refuses something meanwhile, or by a mistake of ours: it is tried again."""
         try:
-            action()
-        except FastmasqError as error:
-            log.error("%s", error)
-        except Exception:  # a mistake of ours: established traffic goes on all the same
-            log.exception("what was to be done has not been")
+            action(*arguments)
+        except Exception as error:
+            self.mishaps.report("what was to be done has not been", error, now_ns())
+
+    def _report_mistake(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception") or RuntimeError(context["message"])
+        self.mishaps.report(context["message"], error, now_ns())
 
     def read_kernel(self) -> None:
         """Follow what the kernel has announced."""
-        self.gateway.read_kernel()
-        self._follow_inside()
-        self.hops.follow()
+        for step in (self.gateway.read_kernel, self._follow_inside, self.hops.follow):
+            self._attempt(step)
 
     def _follow_inside(self) -> None:
         """Listen to inside hosts on the addresses that inside links have, if the kernel has said anything new."""
@@ -291,10 +372,13 @@ class Engine:
     def _answer_path(self) -> None:
         """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for."""
         os.eventfd_read(self.worker.notify)
+        self._attempt(self._answer_trackers)
+        self._attempt(self.hops.resolve)
+
+    def _answer_trackers(self) -> None:
         vpn = self.gateway.vpn
         if vpn is not None and vpn.answer_waiting(now_ns()):
             os.eventfd_write(self.worker.notify, 1)
-        self.hops.resolve()
 
     def _hold_forwarding(self) -> None:
         """Have the kernel go on forwarding nothing of ours, whoever wants it to."""
@@ -302,23 +386,31 @@ class Engine:
             log.warning("%s", news)
 
     def _pass_second(self) -> None:
+        """Do what time asks for; a step that fails takes nothing from those after it."""
         self._next_second = self.loop.call_later(1, self._pass_second)
         self._seconds += 1
-        self._attempt(self._every_second)
+        if self.watchdog.is_alive():
+            self.notifier.alive()
+        for step in self._steps():
+            self._attempt(step)
 
-    def _every_second(self) -> None:
-        self.status.every_second()
-        self.log_levels.every_second(now_ns())
-        self.gateway.every_second()
-        self._follow_inside()  # a change of policy may have read of other addresses, and of neighbours
-        self.hops.follow()
+    def _steps(self) -> Iterator[Callable[[], object]]:
+        yield self.status.every_second
+        yield lambda: self.log_levels.every_second(now_ns())
+        yield from self.gateway.every_second()
+        yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
+        yield self.hops.follow
+        yield self.server.every_second
+        if self.status_server is not None:
+            yield self.status_server.every_second
         if self.inside_server is not None:
-            self.inside_server.every_second(now_ns())
+            yield lambda: self.inside_server.every_second(now_ns())
         if self._seconds % LOOK_EVERY == 0:
-            self._attempt(self.gateway.look)
-            self._attempt(self._hold_forwarding)
+            yield from (self.gateway.check_host, self.gateway.look)
+            if self.forwarding is not None:
+                yield self._hold_forwarding
         if self._seconds % PROBE_EVERY == 0:
-            self.hops.probe()
+            yield self.hops.probe
 
 
 def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTable, Forwarder]:
@@ -337,7 +429,3 @@ def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTab
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_programs(local_link.FIRST, local_link.COUNT)
     return table, forwarder
-
-
-def _report_mistake(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    log.error("%s", context["message"], exc_info=context.get("exception"))

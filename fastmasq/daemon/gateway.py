@@ -11,6 +11,7 @@ guard, table and path follow once. When a step is refused, those before it are u
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -298,19 +299,22 @@ class Gateway:
 
     # -- once in a while -------------------------------------------------------------------------------------------
 
-    def every_second(self) -> None:
-        """Do what time asks for."""
-        self.table.make_ready()
-        self.rules.print_log()
-        self.forwards.retry()
+    def every_second(self) -> Iterator[Callable[[], object]]:
+        """Yield what time asks for, a step after the other: each may fail by itself."""
+        yield self.table.make_ready
+        yield self.rules.print_log
+        yield self.forwards.retry
         if self.vpn is not None:
-            self.vpn.every_second(now_ns())
+            yield lambda: self.vpn.every_second(now_ns())
+
+    def check_host(self) -> None:
+        """Say what on the host is not as it was."""
+        self.host.check(self.rules.rule_set)
 
     def look(self) -> None:
-        """Give up ports that the host uses meanwhile, take back those it has left, and say what is not as it was."""
+        """Give up ports that the host uses meanwhile, and take back those it has left."""
         if not self._is_settled:
             self._settle_again()
-        self.host.check(self.rules.rule_set)
         if self._look_at_ports():
             address = self.ports.external
             with self.forwarder.locked():

@@ -15,6 +15,11 @@ from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_paramete
 
 Handler = Callable[[dict[str, Any]], object]
 
+READING = frozenset(
+    ("ping", "status", "sessions", "rules", "rules.check", "forwards", "redirects", "triggers", "marks", "vpn", "esp")
+)
+"""What the status socket answers; `rules` only when it sets no counters to zero."""
+
 
 class Methods:
     """Lists and changes the policy of a gateway. Parameters and results are described in the modules of its parts."""
@@ -66,6 +71,11 @@ class Methods:
         new, left_out, made = with_lines(old, lines)
         self._gateway.apply(old, new)
         return {"warnings": left_out, "changes": made}
+
+
+def is_reading(method: str, params: dict[str, Any]) -> bool:
+    """Whether a request only asks."""
+    return method in READING and not params.get("zero")
 
 
 class _Lines(Struct, forbid_unknown_fields=True):

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from fastmasq.config.schema import Settings
 from fastmasq.daemon import timeouts
@@ -126,7 +126,7 @@ def with_lines(policy: _AnyPolicy, lines: Iterable[Line]) -> tuple[_AnyPolicy, l
                 raise ConfigurationError(f"{line.place}: {error}") from None
             left_out.append(f"{line.place}: left out: {error}")
         else:
-            made += len(line.params.get("changes", "1"))
+            made += len(wanted) if isinstance(wanted := line.params.get("changes"), list) else 1
     return policy, left_out, made
 
 
@@ -164,10 +164,7 @@ def _change_timeouts(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
 
 
 def _change_dynaddr(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
-    value = params.get("value")
-    if value not in range(8):
-        raise ConfigurationError(f"dynaddr: {value!r} is not a number from 0 to 7")
-    return replace(policy, dynaddr=value)
+    return replace(policy, dynaddr=read_parameters("dynaddr", params, _Dynaddr).value)
 
 
 CHANGES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
@@ -179,6 +176,10 @@ CHANGES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "timeouts": _change_timeouts,
     "dynaddr": _change_dynaddr,
 }
+
+
+class _Dynaddr(Struct, forbid_unknown_fields=True):
+    value: Annotated[int, Meta(ge=0, le=7)]
 
 
 class _RuleChanges(Struct, forbid_unknown_fields=True):

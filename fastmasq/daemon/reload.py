@@ -26,7 +26,7 @@ from msgspec import Struct
 from fastmasq.config.load import Loaded
 from fastmasq.daemon import enforce
 from fastmasq.daemon.gateway import Gateway
-from fastmasq.daemon.policy import Declared, Policy, declare
+from fastmasq.daemon.policy import Declared, Policy, declare, read_parameters
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
 from fastmasq.policy import forwards, redirects, triggers
 from fastmasq.policy.forwards import Forward
@@ -41,6 +41,10 @@ _FIXED = ("compat", "interfaces", "vpn", "limits.sessions", "rings", "takeover",
 _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 
+class _Wanted(Struct, forbid_unknown_fields=True):
+    enforce: bool = False
+
+
 class Reload:
     """Has a gateway follow its files: `declared` is what they said last, `read_again` reads them (None without any)."""
 
@@ -51,7 +55,7 @@ class Reload:
 
     def handle(self, params: dict[str, Any]) -> dict[str, Any]:
         """Answer the control method. Raises FastmasqError, and everything is as it was then."""
-        return self.reload(to_enforce=params.get("enforce") is True)
+        return self.reload(to_enforce=read_parameters("reload", params, _Wanted).enforce)
 
     def reload(self, *, to_enforce: bool = False) -> dict[str, Any]:
         """Read the files again and make the difference; say in the log what came of it. Raises FastmasqError."""

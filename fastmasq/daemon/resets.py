@@ -8,13 +8,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fastmasq.clock import now_ns
+from fastmasq.daemon import listing
+from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.keys import ends_of
+from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import INBOUND, OUTBOUND
 from fastmasq.wire.numbers import CLASSES
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
 
 _RST = 0x04
 _TTL = 64
+_BUNCH = 256  # sessions between two looks at the clock
 
 
 def reset_segments(row: np.void) -> list[bytes]:
@@ -37,6 +42,23 @@ def _segment(row: np.void, sequence: int) -> bytes:
     # the kernel fills in id and header checksum of a raw packet
     header = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(tcp), 0, 0, _TTL, socket.IPPROTO_TCP, 0, remote, inside)
     return header + tcp
+
+
+def end_all(table: MasqTable, forwarder: Forwarder, until_ns: int) -> tuple[int, int]:
+    """Reset the inside ends of all TCP sessions; return how many were told, and how many were not before `until_ns`.
+
+    The path must stand still, or what it sends meanwhile makes the numbers old.
+    """
+    told = left = 0
+    for rows in listing.copies(table, forwarder):
+        chosen = listing.masqueraded(listing.select(rows, None, "tcp", None))
+        for first in range(0, len(chosen), _BUNCH):
+            bunch = chosen[first : first + _BUNCH]
+            if now_ns() < until_ns:
+                told += send_resets(bunch)
+            else:
+                left += len(bunch)
+    return told, left
 
 
 def send_resets(rows: Iterable[np.void]) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 import fastmasq
 from fastmasq.clock import now_ns
@@ -12,12 +14,22 @@ from fastmasq.daemon import listing, vpn_sessions
 from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.observed import observed
+from fastmasq.daemon.policy import read_parameters
 from fastmasq.daemon.rates import Rates
 from fastmasq.kernel.ports import format_ports
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.units import NS_PER_SECOND
 
 _SHOWN = ("active", "capacity", "tcp", "udp", "icmp", "mappings", "hosts")
+
+
+class _Wanted(Struct, forbid_unknown_fields=True):
+    host: str | None = None
+    protocol: str | None = None
+    state: str | None = None
+    limit: Annotated[int, Meta(ge=0)] | None = None
+    masqueraded: bool = False
+    tunnels: bool = False
 
 
 class Status:
@@ -77,17 +89,18 @@ class Status:
         With `masqueraded`, as the kernels of 1999 listed them, sessions of the host's own programs are left out. With
         `tunnels` calls, SAs and ISAKMP exchanges follow.
         """
+        wanted = read_parameters("sessions", params, _Wanted)
         table, vpn = self._gateway.table, self._gateway.vpn
-        limit = params.get("limit") or 1000
+        limit = wanted.limit or 1000
         now = now_ns()
         total, found = 0, []
         for rows in listing.copies(table, self._gateway.forwarder):
-            chosen = listing.select(rows, params.get("host"), params.get("protocol"), params.get("state"))
-            if params.get("masqueraded"):
+            chosen = listing.select(rows, wanted.host, wanted.protocol, wanted.state)
+            if wanted.masqueraded:
                 chosen = listing.masqueraded(chosen)
             total += len(chosen)
             found += [listing.describe(row, table, now) for row in chosen[: limit - len(found)]]
-        if params.get("tunnels") and vpn is not None:
+        if wanted.tunnels and vpn is not None:
             tunnels = list(vpn_sessions.sessions(vpn, now))
             total += len(tunnels)
             found += tunnels[: limit - len(found)]

@@ -65,10 +65,12 @@ cdef extern from * nogil:
     #endif
     #define LOAD_INT(word) __atomic_load_n(word, __ATOMIC_ACQUIRE)
     #define STORE_INT(word, value) __atomic_store_n(word, value, __ATOMIC_RELEASE)
+    #define STORE_COUNT(word, value) __atomic_store_n(word, value, __ATOMIC_RELAXED)
     """
     void RELAX()
     int LOAD_INT(const int *word)
     void STORE_INT(int *word, int value)
+    void STORE_COUNT(uint64_t *word, uint64_t value)
 
 cdef enum:
     SLEEP_IDLE_MS = 1000
@@ -112,6 +114,7 @@ cdef class Worker:
     cdef int stopping
     cdef int wake_fd
     cdef readonly int notify
+    cdef readonly uint64_t turns        # that have ended: a worker that gets on has one a second at least
 
     def __init__(self, Forwarder forwarder, busy_poll_ns=50_000):
         self.forwarder = forwarder
@@ -155,6 +158,7 @@ cdef class Worker:
         while not LOAD_INT(&self.stopping):
             now = clock_ns()
             frames = self.forwarder.turn(now)
+            STORE_COUNT(&self.turns, self.turns + 1)
             self.tell()
             window_frames += frames
             window_octets += self.forwarder.path.turn_octets

@@ -1,172 +1,228 @@
-"""A list of changes that is on disk before each of them is made, with who made them and where.
+"""A list of changes that is on disk before each of them is made: what a successor, or `fastmasq release`, undoes.
 
-A journal belongs to one process (id and start time), one boot and one network namespace. It is a JSON file of mode
-0600, replaced as a whole; every write is followed by fsync of the file and of its folder.
+A journal belongs to a network namespace. It is a JSON file of mode 0600 in /run/fastmasq, named by the namespace's
+inode and replaced as a whole, durably. One of a namespace that no longer exists is set aside and never obeyed.
+
+    {"version": 2, "namespace": 4026531840, "cookie": 1, "boot": "5b3e...", "entries": [ENTRY, ...]}
+
+Entries are those of `KINDS`. They name only what fastmasq ever changes, and each is judged by itself: one that is not
+understood, of another version or damaged, is kept and left to people, and those around it are undone all the same.
+Version 1 lay beside the control socket, where other users might write; it is believed only where they cannot.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import threading
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta, Struct
+
+from fastmasq import files
 from fastmasq.errors import KernelError
+from fastmasq.kernel import local_link
+from fastmasq.kernel.identity import Namespace, network_namespace, start_time
+from fastmasq.kernel.run_folder import LARGEST_FILE, RunFolder
 
 Entry = dict[str, Any]
 
-_VERSION = 1
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NAMED_NAMESPACES = Path("/run/netns")
+VERSION = 2
+
+_INTERFACE = r"(?!/{1,2}(\.|$))[^.\s\x00]{1,15}"  # a slash stands for a dot, see kernel/sysctl.py
+_SETTING = rf"^net\.ipv4\.(ip_forward|ip_local_reserved_ports|conf\.{_INTERFACE}\.(forwarding|accept_redirects))$"
+
+Setting = Annotated[str, Meta(pattern=_SETTING)]
+Value = Annotated[str, Meta(pattern=r"^[0-9,-]*$")]
+LinkName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^\s/]{1,15}$")]
+Feature = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,40}$")]
+Word = Annotated[str, Meta(pattern=r"^[a-z]{1,20}$")]
+
+
+class SettingEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A setting of the kernel that we changed; writing it changes its `dependents`, too."""
+
+    sysctl: Setting
+    old: Value
+    new: Value
+    dependents: dict[Setting, Value] = {}
+
+
+class GuardEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A guard of ours, with what its removal needs to know: names of links."""
+
+    guard: Word
+    memory: dict[Word, list[LinkName]] = {}
+
+
+class HostRulesEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules for the host itself."""
+
+    host_rules: Word
+
+
+class LinkEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """The link to programs of this host, which we made."""
+
+    link: Annotated[str, Meta(pattern=f"^{local_link.HOST_END}$")]
+
+
+class OffloadsEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Features of a link that were on before us."""
+
+    offloads: LinkName
+    features: list[Feature]
+
+
+KINDS: dict[str, type[Struct]] = {
+    "sysctl": SettingEntry,
+    "guard": GuardEntry,
+    "host_rules": HostRulesEntry,
+    "link": LinkEntry,
+    "offloads": OffloadsEntry,
+}
+"""What an entry is, by the key that only its kind has."""
+
+
+class Content(Struct, frozen=True):
+    """What a file says; `namespace` of version 1 has the device before the inode, and its writer is named."""
+
+    version: int
+    namespace: int | list[int]
+    boot: str
+    entries: list[Any]
+    cookie: int = 0
+    pid: int = 0
+    started: int | None = None
+
+    def place(self) -> Namespace:
+        return Namespace(
+            self.namespace if isinstance(self.namespace, int) else self.namespace[-1], self.cookie, self.boot
+        )
 
 
 class Journal:
-    """The entries, oldest first, and the file they are kept in."""
+    """The entries, oldest first, and the file they are kept in.
 
-    def __init__(self, path: Path, entries: list[Entry]) -> None:
-        self._path = path
-        self.entries = entries
+    `strange` are entries that are not understood, `remarks` lines about what was found.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Begin an empty journal for this network namespace."""
+        self._folder = folder
+        self._namespace = network_namespace()
+        self._name = f"net-{self._namespace.inode}.journal"
+        self.entries: list[Entry] = []
+        self.strange: list[Any] = []
+        self.remarks: list[str] = []
+        self.is_damaged = False
+
+    @property
+    def path(self) -> Path:
+        return self._folder.path / self._name
 
     @classmethod
-    def load(cls, path: Path) -> Journal:
-        """Return the journal that a dead process left for this boot and network namespace, or an empty one.
+    def load(cls, folder: RunFolder, former: Path | None = None) -> Journal:
+        """Return the journal that a dead process left for this network namespace, or an empty one.
 
-        Raises KernelError if the process lives, if the journal is about another network namespace that still exists, or
-        if it cannot be read.
+        `former` is where version 1 would have kept it. Raises KernelError if it cannot be read, or its writer lives.
         """
-        content = _read(path)
-        if content is None or content["boot"] != _boot_id():
-            return cls(path, [])
-        pid = content["pid"]
-        if start_time(pid) == content["started"]:
-            raise KernelError(f"the journal {path} is in use by fastmasq (pid {pid}); stop that first: kill {pid}")
-        namespace = content["namespace"]
-        if namespace != network_namespace():
-            if _namespace_exists(namespace):
-                raise KernelError(
-                    f"the journal {path} is about another network namespace ({_describe(namespace)}); "
-                    "run `fastmasq release` there, or use another path here"
-                )
-            return cls(path, [])
-        return cls(path, content["entries"])
+        journal = cls(folder)
+        journal._take_former(former)
+        text = folder.read(journal._name)
+        if text is not None:
+            journal._take(text)
+        return journal
 
     def append(self, entry: Entry) -> None:
-        self.entries.append(entry)
+        """Raises msgspec.ValidationError for what would not be believed when it is read."""
+        self.entries.append(checked(entry))
         self.save()
 
     def replace(self, old: Entry, new: Entry) -> None:
-        self.entries[self.entries.index(old)] = new
+        self.entries[self.entries.index(checked(old))] = checked(new)
         self.save()
 
     def remove(self, entry: Entry) -> None:
-        self.entries.remove(entry)
+        self.entries.remove(checked(entry))
         self.save()
 
     def save(self) -> None:
-        """Write the file in the name of this process. Raises KernelError."""
-        pid = os.getpid()
-        content = {
-            "version": _VERSION,
-            "pid": pid,
-            "started": start_time(pid),
-            "boot": _boot_id(),
-            "namespace": network_namespace(),
-            "entries": self.entries,
-        }
-        try:
-            _write_durably(self._path, json.dumps(content, indent=1))
-        except OSError as error:
-            raise KernelError(f"cannot write the journal {self._path}: {error.strerror}") from None
+        """Write the file. Raises KernelError."""
+        content = Content(
+            VERSION,
+            self._namespace.inode,
+            self._namespace.boot,
+            [*self.strange, *self.entries],
+            cookie=self._namespace.cookie,
+            pid=os.getpid(),
+        )
+        self._folder.write(self._name, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
     def delete(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._folder.remove(self._name)
 
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-        if content["version"] != _VERSION:
-            raise KernelError(f"the journal {path} was written by another version of fastmasq; release with that one")
-        return {key: content[key] for key in ("pid", "started", "boot", "namespace", "entries")}
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise KernelError(f"cannot read the journal {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise KernelError(
-            f"the journal {path} is damaged; look into it, put back what it names by hand, and delete it"
-        ) from None
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if there is no such process, or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, started = fields[0], fields[19]
-    return None if state in "ZX" else int(started)
-
-
-def network_namespace() -> list[int]:
-    """Return device and inode of the current network namespace, which identify it while it exists.
-
-    Before Linux 3.8 nothing does, and all are [0, 0].
-    """
-    file = thread_folder() / "ns/net"
-    try:
-        os.readlink(file)
-    except OSError:
-        return [0, 0]
-    status = file.stat()
-    return [status.st_dev, status.st_ino]
-
-
-def thread_folder() -> Path:
-    """Return the folder of /proc about this thread; before Linux 3.17 it has no name of its own."""
-    try:
-        return Path("/proc", os.readlink("/proc/thread-self"))
-    except FileNotFoundError:
-        return Path(f"/proc/self/task/{threading.get_native_id()}")
-
-
-def _namespace_exists(namespace: list[int]) -> bool:
-    """Tell whether a process lives in a network namespace or it has a name."""
-    places = [*Path("/proc").glob("[0-9]*/ns/net"), *_NAMED_NAMESPACES.glob("*")]
-    for place in places:
+    def _take(self, text: bytes) -> None:
+        """Take over what a file says, if it is about this namespace."""
         try:
-            status = place.stat()
-        except OSError:
-            continue
-        if [status.st_dev, status.st_ino] == namespace:
-            return True
-    return False
+            content = msgspec.json.decode(text, type=Content)
+        except (msgspec.DecodeError, RecursionError):
+            self.is_damaged = True
+            self.remarks.append(
+                f"the journal {self.path} was damaged; it is now {self._folder.set_aside(self._name)}: "
+                "look into it, and put back what it names by hand"
+            )
+            return
+        if content.place().is_same(self._namespace):
+            self._add(content.entries)
+        else:
+            self.remarks.append(
+                f"the journal {self.path} was about a network namespace that is gone; "
+                f"it is now {self._folder.set_aside(self._name)}"
+            )
+
+    def _take_former(self, path: Path | None) -> None:
+        """Take over what version 1 left at its place, if others cannot have written that; then it lies here."""
+        if path is None:
+            return
+        try:
+            content = msgspec.json.decode(files.read(path, LARGEST_FILE), type=Content)
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+                self.remarks.append(f"{path}, a journal of an earlier version, is not gone by: {reason}")
+            return
+        if not content.place().is_same(self._namespace):
+            return
+        if content.started is not None and start_time(content.pid) == content.started:
+            raise KernelError(f"the journal {path} is in use by fastmasq (pid {content.pid}); stop that first")
+        self._add(content.entries)
+        self.remarks.append(f"the journal {path} of an earlier version is taken over")
+        self.save()
+        path.unlink(missing_ok=True)
+
+    def _add(self, entries: Iterable[Any]) -> None:
+        for entry in entries:
+            try:
+                known = checked(entry)
+            except msgspec.ValidationError:
+                self.strange.append(entry)
+            else:
+                if known not in self.entries:
+                    self.entries.append(known)
 
 
-def _describe(namespace: list[int]) -> str:
-    for place in _NAMED_NAMESPACES.glob("*"):
-        status = place.stat()
-        if [status.st_dev, status.st_ino] == namespace:
-            return place.name
-    return f"net:[{namespace[1]}]"
+def checked(entry: Any) -> Entry:
+    """Return an entry as its kind has it. Raises msgspec.ValidationError for one that is of none."""
+    kinds = [kind for key, kind in KINDS.items() if isinstance(entry, dict) and key in entry]
+    if len(kinds) != 1:
+        raise msgspec.ValidationError(f"an entry of no known kind: {shown(entry)}")
+    return msgspec.to_builtins(msgspec.convert(entry, kinds[0]))
 
 
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
+def shown(entry: Any) -> str:
+    """Return what an entry says, in a few words."""
+    text = re.sub(r"\s+", " ", repr(entry))
+    return text if len(text) <= 80 else f"{text[:77]}..."

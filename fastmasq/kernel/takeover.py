@@ -8,11 +8,9 @@ go on to count as the old ones, and there is no moment in which the kernel forwa
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import local_link, offloads, sysctl
@@ -21,7 +19,9 @@ from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.chains import asks_nothing
 from fastmasq.kernel.host_rules.match import Addresses
 from fastmasq.kernel.host_rules.ruleset import HostRules
-from fastmasq.kernel.journal import Entry, Journal
+from fastmasq.kernel.identity import network_namespace
+from fastmasq.kernel.journal import Entry, Journal, shown
+from fastmasq.kernel.run_folder import FOLDER, Lock, RunFolder
 from fastmasq.policy.chains import RuleSet
 
 IP_FORWARD = "net.ipv4.ip_forward"
@@ -31,8 +31,12 @@ _ACCEPT_REDIRECTS = "net.ipv4.conf.all.accept_redirects"
 _HOST_RULES: Entry = {"host_rules": "nftables"}
 _LOCAL_LINK: Entry = {"link": local_link.HOST_END}
 
-_LOCK_NAME = "\0fastmasq"  # abstract names belong to a network namespace, and vanish with the process
-_UCRED = struct.Struct("=iII")  # pid, uid, gid
+
+class Restored(NamedTuple):
+    """A line for each thing that was put back, and one for each that was not."""
+
+    done: list[str]
+    left: list[str]
 
 
 class Takeover:
@@ -43,20 +47,25 @@ class Takeover:
     {"offloads": interface, "features": [name that was on]}.
     """
 
-    def __init__(self, journal_path: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: Path = FOLDER, former_journal: Path | None = None) -> None:
         """Claim this network namespace; adopt the journal of a predecessor that died, if there is one.
 
-        Raises KernelError if another fastmasq runs here, or if the journal is somebody else's or cannot be written.
+        Lock and journal lie in `folder`; the journal of a version before lay at `former_journal`. Raises KernelError if
+        another fastmasq runs here, or if the journal cannot be read or written.
         """
-        self._lock = _claim_namespace()
         self.host_rules_refused = ""  # why the host's own packets are judged by no chain, though they should be
-        try:
-            self._journal = Journal.load(Path(journal_path))
+        self._folder = RunFolder(folder)
+        self._open = contextlib.ExitStack()
+        self._open.callback(self._folder.close)
+        with contextlib.ExitStack() as undo:
+            undo.push(self._open)
+            self._lock = _claim_namespace(self._folder)
+            self._open.callback(self._lock.close)
+            self._journal = Journal.load(self._folder, former_journal)
             self._journal.save()
-        except BaseException:
-            self._lock.close()
-            raise
+            undo.pop_all()
         self.adopted = bool(self._journal.entries)
+        self.remarks = self._journal.remarks
         self.host_rules = HostRules()
         self._local_mtu = 0  # of the link to programs of this host; 0 without one
 
@@ -119,7 +128,7 @@ class Takeover:
             break
         for entry in left_behind:
             if entry["guard"] != guard.backend:
-                make_guard(entry["guard"], entry["memory"]).remove()
+                _remove_guard(entry)
                 self._journal.remove(entry)
         return guard
 
@@ -206,18 +215,19 @@ class Takeover:
             if "sysctl" in entry and not _is_forwarding(entry) and (now := sysctl.read(entry["sysctl"])) != entry["new"]
         ]
 
-    def restore(self) -> list[str]:
-        """Undo everything, the last change first, and give up the namespace; a second call does nothing.
+    def restore(self) -> Restored:
+        """Undo everything, the last change first and the guard at the end, and give up the namespace.
 
-        Returns a line for each thing put back. Raises KernelError after having tried everything; the journal then keeps
-        what could not be undone, for `fastmasq release`.
+        A second call does nothing. What could not be undone stays in the journal, for `fastmasq release`.
         """
-        if self._lock.fileno() < 0:
-            return []
-        try:
+        if not self._lock.is_held:
+            return Restored([], [])
+        with self._open:
             return _undo_all(self._journal)
-        finally:
-            self._lock.close()
+
+    def leave(self) -> None:
+        """Give up the namespace and leave everything as it is, for a successor or for `fastmasq release`."""
+        self._open.close()
 
     def _record(self, name: str, new: str, dependents: dict[str, str]) -> None:
         """Journal a setting's present value; if a predecessor did, that value stays the old one."""
@@ -228,18 +238,17 @@ class Takeover:
             self._journal.replace(known, {**known, "new": new})
 
 
-def release(journal_path: str | os.PathLike[str]) -> list[str]:
-    """Undo what a fastmasq that died in this network namespace left behind; return a line for each thing put back.
+def release(folder: Path = FOLDER, former_journal: Path | None = None) -> Restored:
+    """Undo what a fastmasq left behind that has ended in this network namespace; see `Takeover` for the parameters.
 
     Without a journal, rules and a guard that are still in force are removed all the same. Raises KernelError if
-    fastmasq still runs here, or if something could not be undone.
+    fastmasq still runs here, or if the journal cannot be read.
     """
-    lock = _claim_namespace()
-    try:
-        done = _undo_all(Journal.load(Path(journal_path)))
-        return done or _remove_unknown()
-    finally:
-        lock.close()
+    with RunFolder(folder) as opened, contextlib.closing(_claim_namespace(opened)):
+        journal = Journal.load(opened, former_journal)
+        restored = _undo_all(journal)
+        done = restored.done or _remove_unknown()
+        return Restored(done, [*(journal.remarks if journal.is_damaged else ()), *restored.left])
 
 
 def _remove_unknown() -> list[str]:
@@ -251,21 +260,35 @@ def _remove_unknown() -> list[str]:
     return done
 
 
-def _undo_all(journal: Journal) -> list[str]:
-    done: list[str] = []
-    failed: list[str] = []
-    for entry in reversed(list(journal.entries)):
+def _undo_all(journal: Journal) -> Restored:
+    """Undo each entry by itself; the journal then has what is left, and is deleted when nothing is."""
+    restored = Restored([], [])
+    for entry in list(_in_order(journal.entries)):
         try:
-            done += _undo(entry)
+            restored.done.extend(_undo(entry))
         except (KernelError, OSError) as error:
-            failed.append(str(error))
+            restored.left.append(str(error))
         else:
             journal.entries.remove(entry)
-    if failed:
+    restored.left.extend(
+        f"{journal.path} has an entry that this version does not know: {shown(entry)}; put that back by hand, "
+        "and delete the file"
+        for entry in journal.strange
+    )
+    if restored.left:
         journal.save()
-        raise KernelError(f"could not put back everything: {'; '.join(failed)}; try again with `fastmasq release`")
-    journal.delete()
-    return done
+    else:
+        journal.delete()
+    return restored
+
+
+def _in_order(entries: list[Entry]) -> Iterator[Entry]:
+    """Yield the entries in the order in which they are undone.
+
+    Guards come last: nothing that is to be translated reaches the host while it begins to forward by itself again.
+    """
+    yield from (entry for entry in reversed(entries) if "guard" not in entry)
+    yield from (entry for entry in reversed(entries) if "guard" in entry)
 
 
 def _undo(entry: Entry) -> list[str]:
@@ -277,8 +300,7 @@ def _undo(entry: Entry) -> list[str]:
         back = offloads.switch(entry["offloads"], entry["features"], on=True)
         return [f"{entry['offloads']}: {', '.join(back)} on"] if back else []
     if "guard" in entry:
-        removed = make_guard(entry["guard"], entry["memory"]).remove()
-        return [f"guard ({entry['guard']}) removed"] if removed else []
+        return [f"guard ({entry['guard']}) removed"] if _remove_guard(entry) else []
     name, old, new = entry["sysctl"], entry["old"], entry["new"]
     try:
         now = sysctl.read(name)
@@ -301,25 +323,13 @@ def _is_forwarding(entry: Entry) -> bool:
     return entry.get("sysctl", "").rpartition(".")[2] in (_FORWARDING, IP_FORWARD.rpartition(".")[2])
 
 
-def _claim_namespace() -> socket.socket:
-    """Return a socket that holds fastmasq's name in this network namespace. Raises KernelError if another has it."""
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        lock.bind(_LOCK_NAME)
-        lock.listen(1)
-    except OSError:
-        lock.close()
-        raise KernelError(
-            f"another fastmasq (pid {_holder()}) runs in this network namespace; stop that one first"
-        ) from None
-    return lock
+def _remove_guard(entry: Entry) -> bool:
+    """Remove the guard of a journal's entry; return whether there was one. Raises KernelError."""
+    if entry["guard"] not in BACKENDS:
+        raise KernelError(f"this version has no guard {entry['guard']}; remove that with the version that has")
+    return make_guard(entry["guard"], entry["memory"]).remove()
 
 
-def _holder() -> int | str:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(_LOCK_NAME)
-            return _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
-        except OSError:
-            return "unknown"
+def _claim_namespace(folder: RunFolder) -> Lock:
+    """Hold the lock of this network namespace. Raises KernelError if another fastmasq does."""
+    return folder.lock(f"net-{network_namespace().inode}.lock", "runs in this network namespace")

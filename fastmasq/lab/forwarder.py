@@ -24,7 +24,7 @@ class Fastmasq:
     """`fastmasq run` in the gateway of a lab; a context manager that returns once it forwards.
 
     extra is the head of its configuration: keys without a section first, then whole sections. The interfaces and the
-    control socket follow it. command is how the program is started, if it is not this one; options are of `run`.
+    control socket follow it. command is how the program is started, if it is not this one; options are those of `run`.
     """
 
     name = "fastmasq"
@@ -39,8 +39,8 @@ class Fastmasq:
         options: Sequence[str] = (),
     ) -> None:
         self.lab = lab
-        self._options = options
         self._command = command or program.command()
+        self._options = options
         self._process: subprocess.Popen | None = None
         self.directory = lab.directory / "gateway/fastmasq"
         self.socket = self.directory / "control.sock"

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from fastmasq.config.values import DEFAULT_SOCKET
-from fastmasq.control.client import call
+from fastmasq.config.values import USUAL_SOCKETS
+from fastmasq.control.client import call, find_running
 from fastmasq.errors import FastmasqError
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Changes, Check, List, ListSessions, Request, SetTimeouts, Text
@@ -66,7 +66,7 @@ def ipchains_restore() -> None:
 
 def ask(method: str, **params: Any) -> Any:
     """Return what the running forwarder answers. Raises what `control.client.call` does."""
-    return call(os.environ.get("FASTMASQ_SOCKET") or DEFAULT_SOCKET, method, **params)
+    return call(os.environ.get("FASTMASQ_SOCKET") or find_running(USUAL_SOCKETS), method, **params)
 
 
 def fetch_chains(chain: str | None = None, *, zero: bool = False) -> list[tuple[Chain, int]]:

@@ -114,7 +114,6 @@ def test_the_socket_is_roots_alone(talking: Network) -> None:
     path = talking.fastmasq.socket
     mode = os.stat(path).st_mode
     assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600 and os.stat(path).st_uid == 0
-    assert stat.S_IMODE(os.stat(path.with_suffix(".journal")).st_mode) == 0o600
 
 
 def test_a_client_from_another_namespace_is_served(talking: Network) -> None:

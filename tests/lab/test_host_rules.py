@@ -311,11 +311,12 @@ def test_what_somebody_flushed_is_put_back(gateway: Gateway, judged: Judged) -> 
 
 RUNNING = """if True:
     import time
+    from pathlib import Path
     from fastmasq.kernel.links import interface_addresses
     from fastmasq.kernel.takeover import Takeover
     from fastmasq.policy.chains import RuleSet
     from tests.support.guarded_host import SPEC
-    takeover = Takeover({journal!r})
+    takeover = Takeover(Path({folder!r}))
     takeover.guard({guard!r}, SPEC)
     rules = RuleSet()
     rules.set_policy("input", "DENY")
@@ -325,49 +326,49 @@ RUNNING = """if True:
 """
 
 
-def killed(gateway: Gateway, journal: Path, guard: str = "tc") -> None:
+def killed(gateway: Gateway, folder: Path, guard: str = "tc") -> None:
     """Have a process put rules in force and be killed."""
-    process = gateway.host.python(RUNNING.format(journal=str(journal), guard=guard))
+    process = gateway.host.python(RUNNING.format(folder=str(folder), guard=guard))
     assert process.stdout.readline() == "ready\n"
-    os.kill(json.loads(journal.read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads(next(folder.glob("*.journal")).read_text())["pid"], signal.SIGKILL)
     process.communicate()
 
 
 def test_after_kill_9_they_stay_until_release(gateway: Gateway, tmp_path: Path) -> None:
     before = traces(gateway.host)
-    journal = tmp_path / "journal"
-    killed(gateway, journal)
+    folder = tmp_path / "run"
+    killed(gateway, folder)
     assert not ping(gateway.outside, EXTERNAL)
     with gateway.host.entered():
-        assert release(journal) == ["rules for the host itself removed", "guard (tc) removed"]
+        assert release(folder).done == ["rules for the host itself removed", "guard (tc) removed"]
     assert ping(gateway.outside, EXTERNAL)
     assert traces(gateway.host) == before
 
 
 def test_release_without_the_journal_removes_them_too(gateway: Gateway, tmp_path: Path) -> None:
     before = traces(gateway.host)
-    killed(gateway, tmp_path / "journal", guard="nftables")
-    (tmp_path / "journal").unlink()
+    killed(gateway, tmp_path / "run", guard="nftables")
+    next((tmp_path / "run").glob("*.journal")).unlink()
     with gateway.host.entered():
-        assert release(tmp_path / "journal") == ["rules for the host itself removed", "guard (nftables) removed"]
+        assert release(tmp_path / "run").done == ["rules for the host itself removed", "guard (nftables) removed"]
     assert traces(gateway.host) == before
 
 
 def test_a_successor_replaces_them_and_restores(gateway: Gateway, tmp_path: Path) -> None:
     before = traces(gateway.host)
-    killed(gateway, tmp_path / "journal")
+    killed(gateway, tmp_path / "run")
     rules = RuleSet()
     rules.set_policy(INPUT, DENY)
     rules.append(INPUT, Rule(match=FROM_INSIDE, target=ACCEPT))
     with gateway.host.entered():
-        takeover = Takeover(tmp_path / "journal")
+        takeover = Takeover(tmp_path / "run")
         takeover.guard("tc", SPEC)
         assert takeover.set_host_rules(rules, interface_addresses()) == []
         assert ping(gateway.inside, INSIDE)
         assert not ping(gateway.outside, EXTERNAL)
         takeover.host_rules.collect(rules)
         assert (rules.chain(INPUT).packets, rules.chain(INPUT).rules[0].packets) == (1, 1)
-        assert takeover.restore() == ["rules for the host itself removed", "guard (tc) removed"]
+        assert takeover.restore().done == ["rules for the host itself removed", "guard (tc) removed"]
     assert traces(gateway.host) == before
 
 
@@ -375,7 +376,7 @@ def test_rules_that_ask_nothing_need_no_nftables(gateway: Gateway, tmp_path: Pat
     before = traces(gateway.host)
     rules = RuleSet()
     with gateway.host.entered():
-        takeover = Takeover(tmp_path / "journal")
+        takeover = Takeover(tmp_path / "run")
         assert takeover.set_host_rules(rules, interface_addresses()) == []
         assert traces(gateway.host) == before
         rules.set_policy(OUTPUT, DENY)
@@ -384,7 +385,7 @@ def test_rules_that_ask_nothing_need_no_nftables(gateway: Gateway, tmp_path: Pat
         rules.set_policy(OUTPUT, ACCEPT)
         assert takeover.set_host_rules(rules, interface_addresses()) == []
         assert traces(gateway.host) == before
-        assert takeover.restore() == []
+        assert takeover.restore().done == []
 
 
 def test_without_nftables_one_line_says_what_is_not_enforced(
@@ -394,9 +395,9 @@ def test_without_nftables_one_line_says_what_is_not_enforced(
     rules = RuleSet()
     rules.set_policy(INPUT, DENY)
     with gateway.host.entered():
-        takeover = Takeover(tmp_path / "journal")
+        takeover = Takeover(tmp_path / "run")
         assert takeover.set_host_rules(rules, interface_addresses()) == [
             "the chains input and output do not protect the host itself, only what fastmasq handles: "
             "rules for the host itself: the program nft is not installed; install the package nftables"
         ]
-        assert takeover.restore() == []
+        assert takeover.restore().done == []

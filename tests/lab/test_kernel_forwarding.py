@@ -19,9 +19,10 @@ PUT_BACK = f"somebody set {IP_FORWARD} to 1; it is 0 again, since fastmasq forwa
 
 YIELDED = """if True:
     import os, signal
+    from pathlib import Path
     from fastmasq.kernel import sysctl
     from fastmasq.kernel.takeover import IP_FORWARD, Takeover
-    takeover = Takeover({journal!r})
+    takeover = Takeover(Path({folder!r}))
     takeover.stop_forwarding()
     sysctl.write(IP_FORWARD, "1")
     takeover.hold_links(["eth0", "eth1"])
@@ -32,9 +33,9 @@ YIELDED = """if True:
 class Held:
     """The forwarding of a gateway's host, held off for eth0 and eth1 in the namespace that its user has entered."""
 
-    def __init__(self, gateway: Gateway, journal: Path) -> None:
+    def __init__(self, gateway: Gateway, folder: Path) -> None:
         self.host = gateway.host
-        self.takeover = Takeover(journal)
+        self.takeover = Takeover(folder)
         self.forwarding = Forwarding(self.takeover, ("eth0", "eth1"))
         self.forwarding.stop()
 
@@ -54,7 +55,7 @@ class Held:
 def held(gateway: Gateway, tmp_path: Path) -> Iterator[Held]:
     gateway.host.sh("ip link add vm0 type veth peer name vm1; ip link set vm0 up")
     with gateway.host.entered():
-        made = Held(gateway, tmp_path / "journal")
+        made = Held(gateway, tmp_path / "run")
         yield made
         made.forwarding.close()
         made.takeover.restore()
@@ -119,12 +120,12 @@ def test_what_was_held_is_as_others_want_it_afterwards(held: Held, before: str, 
 
 
 def test_a_successor_holds_single_links_at_once(gateway: Gateway, tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
+    folder = tmp_path / "run"
     gateway.host.sh(f"sysctl -qw {IP_FORWARD}=1")
-    assert gateway.host.python(YIELDED.format(journal=str(journal))).wait(30) == -signal.SIGKILL
+    assert gateway.host.python(YIELDED.format(folder=str(folder))).wait(30) == -signal.SIGKILL
     gateway.host.sh("sysctl -qw net.ipv4.conf.eth0.forwarding=1")
     with gateway.host.entered():
-        held = Held(gateway, journal)
+        held = Held(gateway, folder)
         assert gateway.host.sysctl(IP_FORWARD) == "1"
         assert gateway.host.sysctl("net.ipv4.conf.eth0.forwarding") == "0"
         held.forwarding.close()

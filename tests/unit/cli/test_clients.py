@@ -11,6 +11,7 @@ from rich.console import Console
 from fastmasq.cli.render import align, endpoint, span
 from fastmasq.cli.status import show
 from fastmasq.errors import KernelError
+from fastmasq.kernel.takeover import Restored
 
 # how the forwarder is found
 
@@ -42,8 +43,14 @@ def test_by_relative_path(run, forwarder, monkeypatch, tmp_path):
 
 
 def test_at_the_usual_place(run, monkeypatch, forwarder):
-    monkeypatch.setattr("fastmasq.cli.options.DEFAULT_SOCKET", forwarder.path)
-    assert run("status").exit_code == 0
+    for usual in (["/nowhere/1", forwarder.path], [forwarder.path, "/nowhere/2"]):
+        monkeypatch.setattr("fastmasq.cli.options.USUAL_SOCKETS", usual)
+        assert run("status").exit_code == 0
+
+
+def test_at_no_usual_place(run, monkeypatch):
+    monkeypatch.setattr("fastmasq.cli.options.USUAL_SOCKETS", ("/nowhere/1", "/nowhere/2"))
+    assert "no fastmasq is running at /nowhere/1" in run("status").stderr
 
 
 def test_a_wrong_configuration(run, tmp_path):
@@ -207,9 +214,9 @@ def test_a_hundred_thousand_rows_take_seconds():
 def test_release_tells_what_it_restored(run, stand_in, tmp_path):
     given = []
 
-    def release(journal):
-        given.append(str(journal))
-        return ["net.ipv4.ip_forward = 1", "guard removed"]
+    def release(former_journal):
+        given.append(str(former_journal))
+        return Restored(["net.ipv4.ip_forward = 1", "guard removed"], [])
 
     stand_in("fastmasq.kernel.takeover", release=release)
     result = run("release", "--socket", tmp_path / "fm.sock")
@@ -218,26 +225,35 @@ def test_release_tells_what_it_restored(run, stand_in, tmp_path):
 
 
 def test_release_with_nothing_to_restore(run, stand_in, tmp_path):
-    stand_in("fastmasq.kernel.takeover", release=lambda journal: [])
+    stand_in("fastmasq.kernel.takeover", release=lambda former_journal: Restored([], []))
     result = run("release", "--socket", tmp_path / "fm.sock")
-    assert (result.exit_code, result.stdout) == (0, f"nothing to restore: {tmp_path}/fm.journal holds nothing\n")
+    assert result.exit_code == 0
+    assert result.stdout == "nothing to restore: no fastmasq has left anything changed in this network namespace\n"
+
+
+def test_release_says_at_the_end_what_is_left(run, stand_in, tmp_path):
+    restored = Restored(["guard removed"], ["an odd entry; put that back by hand", "another"])
+    stand_in("fastmasq.kernel.takeover", release=lambda former_journal: restored)
+    result = run("release", "--socket", tmp_path / "fm.sock")
+    assert (result.exit_code, result.stdout) == (1, "guard removed\n")
+    assert result.stderr == "fastmasq: an odd entry; put that back by hand\nfastmasq: another\n"
 
 
 def test_release_does_not_pull_the_rug_from_a_living_forwarder(run, stand_in, forwarder):
-    stand_in("fastmasq.kernel.takeover", release=lambda journal: pytest.fail("released"))
+    stand_in("fastmasq.kernel.takeover", release=lambda former_journal: pytest.fail("released"))
     result = run("release", "--socket", forwarder.path)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"fastmasq: fastmasq is running at {forwarder.path}; stop it instead")
+    assert result.stderr.startswith(f"fastmasq: fastmasq is running at {forwarder.path}; stop it first")
 
 
 def test_release_that_fails(run, stand_in, tmp_path):
-    def release(journal):
-        raise KernelError(f"{journal}: only root may restore; use sudo")
+    def release(former_journal):
+        raise KernelError("only root may restore; use sudo")
 
     stand_in("fastmasq.kernel.takeover", release=release)
     result = run("release", "--socket", tmp_path / "fm.sock")
     assert result.exit_code == 1
-    assert result.stderr == f"fastmasq: {tmp_path}/fm.journal: only root may restore; use sudo\n"
+    assert result.stderr == "fastmasq: only root may restore; use sudo\n"
 
 
 # figures

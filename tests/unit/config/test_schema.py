@@ -72,9 +72,17 @@ def test_settings_do_not_change():
         defaults().compat = "2.0"
 
 
-def test_the_journal_lies_beside_the_socket():
-    assert str(Control().journal) == "/run/fastmasq.journal"
-    assert str(Control(socket="/tmp/a.b/c").journal) == "/tmp/a.b/c.journal"
+def test_the_status_socket_goes_with_the_usual_control_sockets():
+    assert Control().status_socket == "/run/fastmasq/status.sock"
+    assert Control(socket="/run/fastmasq/control.sock").status_socket == "/run/fastmasq/status.sock"
+    assert Control(socket="/tmp/a").status_socket is None, "a second forwarder would be in the way of the first"
+    assert Control(status="off").status_socket is None
+    assert Control(socket="/tmp/a", status="/tmp/b").status_socket == "/tmp/b"
+
+
+def test_where_version_0_1_kept_its_journal():
+    assert str(Control().former_journal) == "/run/fastmasq.journal"
+    assert str(Control(socket="/tmp/a.b/c").former_journal) == "/tmp/a.b/c.journal"
 
 
 def all_keys(section: type[Struct] = Settings, place: tuple[str, ...] = ()):

@@ -71,7 +71,7 @@ def test_no_second_passes_once_it_has_ended(
 ) -> None:
     """What has been put back stays so: the loop runs once more when it has been."""
     passed: list[int] = []
-    monkeypatch.setattr(Engine, "_every_second", lambda _: passed.append(1))
+    monkeypatch.setattr(Engine, "_steps", lambda _: [lambda: passed.append(1)])
     engine = Engine(make_settings())
     engine.start()
     engine.loop.call_soon(engine.loop.stop)

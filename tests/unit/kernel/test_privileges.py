@@ -22,6 +22,12 @@ def test_some_missing() -> None:
     assert privileges.missing(status(0)) == ["CAP_NET_ADMIN", "CAP_NET_RAW"]
 
 
+def test_what_it_can_go_without() -> None:
+    assert privileges.wanting(status(1 << 12 | 1 << 13)) == ["CAP_BPF", "CAP_PERFMON"]
+    assert privileges.wanting(status(1 << 39)) == ["CAP_PERFMON"]
+    assert privileges.wanting(status(1 << 21)) == [], "before Linux 5.8 one capability stands for both"
+
+
 def test_an_ordinary_user_is_told_what_to_do() -> None:
     reader, writer = os.pipe()
     child = os.fork()
@@ -35,5 +41,6 @@ def test_an_ordinary_user_is_told_what_to_do() -> None:
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as said:
-        assert said.read().startswith("fastmasq lacks CAP_NET_ADMIN and CAP_NET_RAW: run it as root")
+        lacking = "CAP_NET_ADMIN (settings, guard, next hops) and CAP_NET_RAW (packets)"
+        assert said.read().startswith(f"fastmasq lacks {lacking}: run it as root")
     os.waitpid(child, 0)

@@ -1,0 +1,71 @@
+"""What tells a process and a network namespace from others that had the same number before; and who ends with whom."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from fastmasq.errors import KernelError
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, since Linux 5.14
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Namespace(NamedTuple):
+    """A network namespace: its inode is unique while it exists, its cookie (0: unknown) until the next boot.
+
+    Before Linux 3.8 nothing tells one from another, and the inode of all is 0.
+    """
+
+    inode: int
+    cookie: int
+    boot: str
+
+    def is_same(self, other: Namespace) -> bool:
+        """Whether both are one; where a kernel tells no cookie, inode and boot must do."""
+        known = self.cookie and other.cookie
+        return (self.inode, self.boot) == (other.inode, other.boot) and (not known or self.cookie == other.cookie)
+
+
+def network_namespace() -> Namespace:
+    """Return the network namespace that this thread lives in."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            cookie = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
+        except OSError:
+            cookie = 0
+    file = _thread_folder() / "ns/net"
+    inode = file.stat().st_ino if file.is_symlink() else 0
+    return Namespace(inode, cookie, _BOOT_ID.read_text().strip())
+
+
+def _thread_folder() -> Path:
+    """Return the folder of /proc about this thread; before Linux 3.17 it has no name of its own."""
+    try:
+        return Path("/proc", os.readlink("/proc/thread-self"))
+    except FileNotFoundError:
+        return Path(f"/proc/self/task/{threading.get_native_id()}")
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if there is no such process, or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else int(started)
+
+
+def end_with(parent: str) -> None:
+    """Have the kernel send us SIGTERM when our parent, the process of this number, ends; or end now if it has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if str(os.getppid()) != parent:
+        raise KernelError("the supervisor has ended meanwhile; start it again")

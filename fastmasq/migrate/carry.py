@@ -17,6 +17,7 @@ Nothing is carried over in part: what a rule asks beyond that leaves the rule ou
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
@@ -46,6 +47,7 @@ from fastmasq.policy.chains import (
 from fastmasq.policy.coverage import covers, meet
 from fastmasq.wire.numbers import ESP, GRE, ICMP, TCP, UDP
 
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
 HOST_CHAINS = {foreign.INPUT: "host", foreign.OUTPUT: "hostout"}
 
 _NAMES = {TCP: "tcp", UDP: "udp"}
@@ -152,7 +154,7 @@ class _Carrying:
             if rule.protocol not in _NAMES:
                 raise _DoesNotFit("only TCP and UDP can be redirected to a local port")
             port = rule.to.lstrip(":") or "0"
-            if not port.isdecimal():
+            if not _PORT.fullmatch(port):
                 raise _DoesNotFit("packets are redirected to one local port")
             self._note(rule, "changed", "INPUT is not asked as well about what it redirects")
             for match in self._matches(rule, rule.in_link):
@@ -178,7 +180,7 @@ class _Carrying:
         listens = str(IPv4Address(rule.destination[0])) if rule.destination[1] else self.result.outside
         for first, last in rule.destination_ports:
             ports = f"{first}" if first == last else f"{first}-{last}"
-            if to_port not in ("", ports) and (first != last or not to_port.isdecimal()):
+            if to_port not in ("", ports) and (first != last or not _PORT.fullmatch(to_port)):
                 raise _DoesNotFit("a range of ports is forwarded to the same ports")
             forward = Forward(
                 _NAMES[rule.protocol],

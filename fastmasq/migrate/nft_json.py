@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastmasq.errors import ConfigurationError
@@ -20,9 +20,13 @@ def read(text: str) -> Iterator[ForeignChain]:
     Raises ConfigurationError for what is not nft's.
     """
     try:
-        objects = json.loads(text)["nftables"]
-    except (ValueError, KeyError, TypeError):
+        yield from _chains(json.loads(text)["nftables"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever it is, nft has not made it
         raise ConfigurationError("not the output of `nft -j list ruleset`") from None
+
+
+def _chains(objects: Sequence[Mapping[str, Any]]) -> list[ForeignChain]:
+    """Return the chains of all tables; raises whatever comes of what is not nft's."""
     chains: dict[tuple[str, str, str], ForeignChain] = {}
     for place, entry in enumerate(objects, 1):
         kind, content = next(iter(entry.items()), ("", {}))
@@ -36,7 +40,7 @@ def read(text: str) -> Iterator[ForeignChain]:
             )
         elif kind == "rule" and content["family"] in _FAMILIES:
             chains[_key(content, "chain")].rules += _rules(content["expr"], place)
-    yield from chains.values()
+    return list(chains.values())
 
 
 def _key(content: Mapping[str, Any], name: str) -> tuple[str, str, str]:

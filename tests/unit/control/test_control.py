@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import selectors
 import socket
 import stat
@@ -19,9 +20,9 @@ import pytest
 
 from fastmasq.control import client as control_client
 from fastmasq.control import server as control_server
-from fastmasq.control.client import call, is_served
+from fastmasq.control.client import call, find_running, is_served
 from fastmasq.control.protocol import LARGEST_REQUEST
-from fastmasq.control.server import MOST_CLIENTS, Server
+from fastmasq.control.server import MOST_CLIENTS, Server, StatusServer
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
 from fastmasq.policy.chains import RuleError
 
@@ -502,3 +503,88 @@ def wait_for(condition):
             return
         time.sleep(0.01)
     raise AssertionError("it did not come true within 2 s")
+
+
+# what a client may cost
+
+
+@pytest.mark.parametrize("bomb", [b"[" * 100_000, b'{"method": "ping", "params": {"a": ' + b"[" * 100_000])
+def test_a_request_nested_too_deep_is_told_so_and_logged_by_nobody(path, daemon, caplog, bomb):
+    with connection(path) as connected:
+        for _ in range(20):
+            connected.sendall(bomb + b"\n")
+            (reply,) = lines(connected, 1)
+            assert "not a request" in reply["error"]["message"]
+    assert caplog.records == []
+    assert call(path, "ping") == "pong"
+
+
+def test_a_mistake_that_comes_again_and_again_is_logged_once(path, daemon, caplog):
+    for _ in range(50):
+        for method in ("bug", "unspeakable"):
+            with pytest.raises(KernelError, match="internal error; see fastmasq's log"):
+                call(path, method)
+    assert caplog.text.count("Traceback") == 2
+
+
+def test_idle_clients_are_closed(path, daemon, monkeypatch):
+    monkeypatch.setattr(control_server, "IDLE_S", 0.2)
+    with connection(path) as idle, connection(path) as busy:
+        deadline = time.monotonic() + 5
+        while idle.fileno() >= 0 and time.monotonic() < deadline:
+            busy.sendall(b'{"method": "ping"}\n')
+            assert lines(busy, 1) == [{"result": "pong"}]
+            daemon.loop.call_soon_threadsafe(daemon.server.every_second)
+            idle.settimeout(0.01)
+            with contextlib.suppress(TimeoutError):
+                assert idle.recv(1) == b""
+                return
+        pytest.fail("the idle one is not closed")
+
+
+def test_without_descriptors_the_quietest_goes_and_the_loop_sleeps(path, daemon):
+    """Whoever cannot be served is refused at once, and the next ones find room again."""
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+    idle[0].connect(path)
+    assert call(path, "ping") == "pong"
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    fillers = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        before = daemon.turns
+        for one in idle[1:]:
+            one.connect(path)
+        time.sleep(0.3)
+        assert daemon.turns - before < 50
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in fillers:
+            os.close(descriptor)
+    assert idle[0].recv(1) == b"", "the one that was quiet longest"
+    assert call(path, "ping") == "pong"
+    for one in idle:
+        one.close()
+
+
+def test_the_status_socket_only_tells(path, loop):
+    handlers = {"ping": HANDLERS["ping"]}
+    server = StatusServer(path, handlers, loop, lambda method, params: method == "ping" and not params)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    for request in (b'{"method": "reload"}', b'{"method": "ping", "params": {"zero": true}}'):
+        reply = msgspec.json.decode(server.answer(None, request))
+        assert reply["error"]["exit_status"] == 2
+        assert "changes something" in reply["error"]["message"] and "use sudo" in reply["error"]["message"]
+    assert msgspec.json.decode(server.answer(None, b'{"method": "ping"}')) == {"result": "pong"}
+    server.close()
+
+
+def test_the_running_one_is_found(tmp_path, path, daemon):
+    nowhere, refused = str(tmp_path / "nowhere"), str(tmp_path / "refused")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(refused)
+    assert find_running([nowhere, refused, path]) == path
+    assert find_running([nowhere, refused]) == nowhere

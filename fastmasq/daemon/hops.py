@@ -1,9 +1,15 @@
-"""Next hops: their link addresses, which the path asks for and the kernel finds out."""
+"""Next hops: their link addresses, which the path asks for and the kernel finds out.
+
+The kernel's table of neighbours is small, and all who use this host share it: so it is asked only so often for each
+sender (`Forwarder.may_ask`), and does not keep what has not answered. What it forgets for want of room is known here
+all the same, until it has been asked again.
+"""
 
 from __future__ import annotations
 
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.worker import Worker
+from fastmasq.kernel.neighbours import FAILED, GONE, INCOMPLETE
 from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 
@@ -22,10 +28,15 @@ class Hops:
         number_of = self._links.number_of()
         changed = False
         for ifindex, address, mac, state in self._watch.changed_neighbours():
-            if ifindex not in number_of or (mac is None and state == "incomplete"):
+            if ifindex not in number_of or (mac is None and state == INCOMPLETE):
+                continue
+            if state == GONE:
+                self._ask(number_of[ifindex], ifindex, address)
                 continue
             with self._forwarder.locked():
                 changed |= self._forwarder.set_neighbour(number_of[ifindex], address, mac)
+            if state == FAILED:
+                self._watch.forget_neighbour(ifindex, address)
         if changed:
             self._worker.wake()
 
@@ -43,7 +54,14 @@ class Hops:
                     self._forwarder.set_neighbour(number, address, neighbour.mac)
                 self._worker.wake()
             else:
-                self._watch.resolve(ifindex, address)
+                self._ask(number, ifindex, address)
+
+    def _ask(self, number: int, ifindex: int, address: int) -> None:
+        """Have the kernel find out a link address, unless it is asked too often for whoever wants it."""
+        with self._forwarder.locked():
+            may_ask = self._forwarder.may_ask(number, address)
+        if may_ask:
+            self._watch.resolve(ifindex, address)
 
     def probe(self) -> None:
         """Have the kernel confirm the next hops in use: it sees no packets of ours, and would not notice a dead one."""
@@ -67,4 +85,5 @@ class QuietHops(Hops):
         pass
 
     def probe(self) -> None:
-        pass
+        with self._forwarder.locked():
+            self._forwarder.used_hops()  # which frees those that are used no more

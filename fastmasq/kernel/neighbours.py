@@ -104,6 +104,12 @@ def dump_request() -> bytes:
     return rtnetlink.NDMSG.pack(family=socket.AF_INET)
 
 
+def forget_request(ifindex: int, address: int) -> bytes:
+    """Return the body of an RTM_DELNEIGH of one neighbour."""
+    body = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ifindex)
+    return body + netlink.attribute(rtnetlink.NDA_DST, address.to_bytes(4, "big"))
+
+
 def resolve_request(ifindex: int, address: int) -> bytes:
     """Return the body of an RTM_NEWNEIGH that acts as if the host had just sent to `address`."""
     body = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ifindex, flags=_NTF_USE)

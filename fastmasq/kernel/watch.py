@@ -129,6 +129,10 @@ class Watch:
         """Have the kernel resolve or re-probe a neighbour; the outcome comes as a changed neighbour."""
         self._requests.tell(netlink.RTM_NEWNEIGH, netlink.NLM_F_CREATE, neighbours.resolve_request(ifindex, address))
 
+    def forget_neighbour(self, ifindex: int, address: int) -> None:
+        """Have the kernel forget a neighbour: those that do not answer would fill its table."""
+        self._requests.tell(netlink.RTM_DELNEIGH, 0, neighbours.forget_request(ifindex, address))
+
     def _named(self, name: str) -> Interface | None:
         return next((each for each in self._interfaces.values() if each.name == name), None)
 

@@ -16,12 +16,12 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, links, observation, punts, tunnels, verdict
+from fastmasq.path cimport datagrams, finish, hops, links, observation, punts, tunnels, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Punt
-from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route
+from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
 from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
@@ -97,6 +97,8 @@ cdef class Forwarder:
         p.hops = <Hop *><size_t>self._hops.ctypes.data
         p.hop_index.entries = <IndexEntry *><size_t>self._hop_index.ctypes.data
         p.hop_index.mask = 2 * HOPS - 1
+        self._wants = np.zeros((HOPS, sizeof(Want)), "u1")
+        p.wants = <Want *><size_t>self._wants.ctypes.data
         p.held_memory = <uint8_t *><size_t>self._held.ctypes.data
         self._make_datagrams()
         p.hairpin = hairpin
@@ -104,7 +106,7 @@ cdef class Forwarder:
         p.error_rate = error_rate
         p.error_burst = error_burst
         p.error_rate_source = error_rate_source
-        p.generation = 1
+        self.forget_hops()
         p.destination_map = -1
         self.observes = observes
         if observes:
@@ -390,39 +392,49 @@ cdef class Forwarder:
 
     def forget_hops(self):
         """Have every next hop looked up again from the routes, also those that packets wait for."""
-        cdef int slot
-        for slot in range(HELD):
-            self.path.held[slot].hop = links.NO_HOP_ROW
-        self.path.hop_count = 0
-        self.path.hops_full = False
-        self.path.hops_wanted = False
         self._hop_index[:] = 0
-        begin_generation(&self.path)
+        hops.forget_all(&self.path)
 
     def wanted_hops(self):
         """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""
         if not self.path.hops_wanted:
             return []
-        if self.path.hops_full:
-            self.forget_hops()
-            return []
         self.path.hops_wanted = False
-        hops = self._hops[:self.path.hop_count]
-        wanted = np.flatnonzero(hops["wanted"])
-        result = [(int(hops["link"][row]), int(hops["address"][row])) for row in wanted]
-        hops["wanted"][wanted] = 0
+        present = self._hops[:self.path.hop_count]
+        wanted = np.flatnonzero(present["wanted"])
+        result = [(int(present["link"][row]), int(present["address"][row])) for row in wanted]
+        present["wanted"][wanted] = 0
         return result
+
+    def may_ask(self, int link, uint32_t address):
+        """Whether the kernel may be asked for a next hop now; each time that it may is counted for who wants it.
+
+        A hop that is known, and that the kernel has forgotten, may be asked for while packets use it.
+        """
+        return bool(hops.may_ask(&self.path, link, address))
 
     @property
     def hops_wanted(self):
         return bool(self.path.hops_wanted)
 
     def used_hops(self):
-        """Return {(link, address): packets} of the valid next hops used since the last call."""
-        hops = self._hops[:self.path.hop_count]
-        used = {(int(row["link"]), int(row["address"])): int(row["used"])
-                for row in hops[(hops["used"] > 0) & (hops["state"] == links.HOP_VALID)]}
-        hops["used"] = 0
+        """Return {(link, address): packets} of the valid next hops used since the last call.
+
+        Where more than half of all rows are in use, those go that were not used for IDLE_LOOKS calls.
+        """
+        cdef Path *p = &self.path
+        cdef uint32_t row
+        used = {}
+        for row in range(p.hop_count):
+            if p.hops[row].state != links.HOP_VALID:
+                continue
+            if p.hops[row].used:
+                used[p.hops[row].link, p.hops[row].address] = p.hops[row].used
+                p.hops[row].used = p.wants[row].idle = 0
+            elif p.wants[row].idle < hops.IDLE_LOOKS:
+                p.wants[row].idle += 1
+            elif p.hops_in_use > HOPS // 2:
+                hops.give_back(p, <uint16_t>row)
         return used
 
     def set_neighbour(self, int link, uint32_t address, mac):
@@ -430,15 +442,10 @@ cdef class Forwarder:
 
         One that has not the octets of an Ethernet address is as good as none.
         """
-        hops = self._hops[:self.path.hop_count]
-        matching = np.flatnonzero((hops["link"] == link) & (hops["address"] == address) & (hops["header_length"] > 0))
-        for row in matching:
-            if mac is None or len(mac) != ethernet.MAC:
-                hops["state"][row] = links.HOP_FAILED
-            else:
-                hops["header"][row, :6] = np.frombuffer(mac, "u1")
-                hops["state"][row] = links.HOP_VALID
-        return len(matching) > 0
+        cdef const uint8_t *octets = NULL
+        if mac is not None and len(mac) == ethernet.MAC:
+            octets = <bytes>mac
+        return bool(hops.settle(&self.path, link, address, octets))
 
     # -- what the path tells the daemon ----------------------------------------------------------------------------
 

@@ -1,9 +1,11 @@
 # Packets that wait for the link address of their next hop: kept as received, and handled again once it is known.
+#
+# Nobody has all the room: a hop may keep so many waiting, so may a source, and all that come by one link.
 
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
-from fastmasq.path cimport links, verdict
+from fastmasq.path cimport hops, links, verdict
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport HELD, Held, Path
@@ -12,20 +14,31 @@ from fastmasq.ring.ring cimport BIG_FRAME, HEADROOM
 
 cdef enum:
     HELD_PER_HOP = 64
+    HELD_PER_SOURCE = 64
+    HELD_PER_LINK = 160
     HOLD_MS = 3000
 
 
+cdef inline bint has_room(const Path *p, const Packet *packet, uint16_t source) noexcept nogil:
+    return (p.held_count < HELD and packet.hop.held < HELD_PER_HOP and p.held_of_source[source] < HELD_PER_SOURCE
+            and p.held_of_link[packet.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
+
+
 cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
-    """Keep a packet until its hop's address is known, if there is room for it."""
+    """Keep a packet until its hop's address is known, if there is room for it; the daemon is told, once a second."""
     cdef Hop *hop = packet.hop
+    cdef uint16_t row = <uint16_t>(hop - p.hops)
+    cdef uint16_t source = hops.source_of(p, packet)
     cdef Held *held
     cdef uint8_t *memory
     cdef int slot
     if hop.state == links.HOP_FAILED:
-        hop.state = links.HOP_INCOMPLETE
-    hop.wanted = 1
-    p.hops_wanted = True
-    if p.held_count == HELD or hop.held == HELD_PER_HOP or packet.frame.length > BIG_FRAME:
+        if not hops.may_wait(p, packet, source):
+            return verdict.NEIGHBOUR_LIMIT
+        hops.begin_waiting(p, packet, row)
+    elif p.now_ms - p.wants[row].asked_ms >= hops.ASK_AGAIN_MS:
+        hops.want(p, row)
+    if not has_room(p, packet, source):
         return verdict.NEIGHBOUR_UNRESOLVED
     for slot in range(HELD):
         if not p.held[slot].in_use:
@@ -39,18 +52,21 @@ cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
     if held.is_answered:
         held.answer = packet.answer[0]
     held.since_ms = p.now_ms
-    held.hop = <uint16_t>(hop - p.hops)
+    held.hop = row
+    held.source = source
     held.link = packet.link
     held.in_use = 1
     hop.held += 1
     p.held_count += 1
+    p.held_of_source[source] += 1
+    p.held_of_link[packet.link] += 1
     p.notes[verdict.NOTE_HELD] += 1
     return verdict.WAITING
 
 
 cdef inline Hop *hop_of_held(const Path *p, const Held *held) noexcept nogil:
-    """Return the next hop that a packet waits for, NULL when it is to be looked up anew."""
-    return NULL if held.hop == links.NO_HOP_ROW else &p.hops[held.hop]
+    """Return the next hop that a packet waits for, NULL when that is not there any more."""
+    return &p.hops[held.hop] if held.hop < links.HOPS else NULL
 
 
 cdef inline bint is_due(const Path *p, const Held *held) noexcept nogil:
@@ -64,8 +80,10 @@ cdef inline Outcome take_back(Path *p, Held *held) noexcept nogil:
     cdef Hop *hop = hop_of_held(p, held)
     held.in_use = 0
     p.held_count -= 1
+    p.held_of_source[held.source] -= 1
+    p.held_of_link[held.link] -= 1
     if hop == NULL:
-        return verdict.GOES_ON
+        return verdict.GOES_ON if held.hop == links.NO_HOP_ROW else verdict.NEIGHBOUR_UNRESOLVED
     hop.held -= 1
     if hop.state == links.HOP_VALID:
         return verdict.GOES_ON

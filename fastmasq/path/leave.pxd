@@ -4,9 +4,9 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.path cimport links, verdict
 from fastmasq.path.hold cimport hold
+from fastmasq.path.hops cimport choose_hop
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet, refused
 from fastmasq.path.links cimport Hop
-from fastmasq.path.route cimport choose_hop
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE

@@ -8,7 +8,9 @@ cdef enum:
     LINKS = 16
     NO_LINK = 0xFF
     HOPS = 16384
-    NO_HOP_ROW = 0xFFFF         # of a waiting packet whose next hop is looked up anew
+    NO_HOP_ROW = 0xFFFF         # none; of a waiting packet whose next hop is looked up anew
+    LOST_HOP_ROW = 0xFFFE       # of a waiting packet whose next hop had to go
+    SOURCES = 1024              # buckets of those who want next hops
 
 cdef enum:                 # kinds of routes
     ROUTE_UNREACHABLE = 0
@@ -22,6 +24,8 @@ cdef enum:                 # states of next hops
     HOP_INCOMPLETE = 0
     HOP_VALID = 1
     HOP_FAILED = 2
+    HOP_FREE = 3                # the row of none
+    HOP_QUEUES = 3              # one for each state; valid ones are in none
 
 
 cdef struct Link:
@@ -50,3 +54,19 @@ cdef struct Hop:
     uint16_t held
     uint8_t wanted              # the daemon is to resolve it
     uint8_t header_length
+
+cdef struct Want:
+    # who waits for a next hop, beside its row, which packets on their way read
+    uint32_t since_ms           # incomplete
+    uint32_t asked_ms           # when the daemon was told last
+    uint16_t older              # neighbours in the queue of its state, by age; older also links free rows
+    uint16_t newer
+    uint16_t source             # bucket of who asked for it
+    uint8_t link                # that they came by
+    uint8_t was_valid           # flows may refer to the row
+    uint8_t idle                # looks of the daemon since the last packet
+    uint8_t reserved[3]
+
+cdef struct HopQueue:
+    uint16_t oldest             # NO_HOP_ROW where there is none
+    uint16_t newest

@@ -1,17 +1,12 @@
-# Where a packet goes: the route of an address, the row of its next hop, and which addresses have no business on a link.
+# Where a packet goes: the route of an address, and which addresses have no business on a link.
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint32_t
 
-from fastmasq.path cimport links, verdict
+from fastmasq.path cimport links
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.links cimport Hop, Link, Route
+from fastmasq.path.links cimport Route
 from fastmasq.path.state cimport Path
-from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport index, keys
-from fastmasq.table.siphash cimport siphash
-from fastmasq.wire cimport ethernet
-from fastmasq.wire.octets cimport store16
+from fastmasq.table cimport keys
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------
@@ -76,69 +71,3 @@ cdef inline bint is_martian_source(const Path *p, const Packet *packet) noexcept
         return True
     back = find_route(p, packet.ends.saddr)
     return back.kind != links.ROUTE_UNICAST or back.link != packet.link
-
-
-# -- next hops -------------------------------------------------------------------------------------------------------
-
-cdef inline uint32_t hop_hash(const Path *p, int link, uint32_t address, uint32_t mtu) noexcept nogil:
-    return <uint32_t>siphash(&p.table.secret, address, (<uint64_t>link << 48) | mtu)
-
-
-cdef inline Hop *take_hop(Path *p, int link, uint32_t address, uint32_t mtu, uint32_t hash) noexcept nogil:
-    """Start a new row for a next hop, which the daemon is asked to resolve; NULL when there is none.
-
-    A path that only observes asks nobody, and takes the hop for there.
-    """
-    cdef Hop *hop
-    if p.hop_count == links.HOPS:
-        p.hops_full = True
-        return NULL
-    hop = &p.hops[p.hop_count]
-    memset(hop, 0, sizeof(Hop))
-    hop.link = link
-    hop.address = address
-    hop.mtu = mtu
-    hop.header_length = p.links[link].header_length
-    if hop.header_length:
-        memcpy(hop.header + ethernet.SOURCE, p.links[link].mac, ethernet.MAC)
-        store16(hop.header + ethernet.TYPE, ethernet.ETHERTYPE_IPV4)
-    if hop.header_length and p.observation == NULL:
-        hop.state = links.HOP_INCOMPLETE
-        hop.wanted = 1
-        p.hops_wanted = True
-    else:
-        hop.state = links.HOP_VALID
-    index.insert(&p.hop_index, hash, p.hop_count)
-    p.hop_count += 1
-    return hop
-
-
-cdef inline Hop *find_hop(Path *p, const Route *route, uint32_t address) noexcept nogil:
-    """Return the next hop towards an address over a route that leads on; NULL when a new one has no row."""
-    cdef const Link *link = &p.links[route.link]
-    cdef uint32_t next_hop = 0
-    cdef uint32_t mtu, hash, at, row
-    if link.header_length:
-        next_hop = route.gateway if route.gateway else address
-    mtu = route.mtu if route.mtu and route.mtu < link.mtu else link.mtu
-    hash = hop_hash(p, route.link, next_hop, mtu)
-    at = hash & p.hop_index.mask
-    while True:
-        row = p.hop_index.entries[at].ref
-        if row == 0:
-            return take_hop(p, route.link, next_hop, mtu, hash)
-        row -= 1
-        if (p.hop_index.entries[at].hash == hash and p.hops[row].address == next_hop
-                and p.hops[row].link == route.link and p.hops[row].mtu == mtu):
-            return &p.hops[row]
-        at = (at + 1) & p.hop_index.mask
-
-
-cdef inline Outcome choose_hop(Path *p, Packet *packet, uint32_t address) noexcept nogil:
-    """Choose the next hop by which a packet is to leave, towards its destination or another address."""
-    cdef const Route *route = route_towards(p, packet, address)
-    if not leads_on(route):
-        return verdict.NO_ROUTE
-    packet.hop = find_hop(p, route, address)
-    packet.towards = address
-    return verdict.GOES_ON if packet.hop != NULL else verdict.NEIGHBOUR_TABLE_FULL

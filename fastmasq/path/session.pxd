@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from fastmasq.path cimport filter, leave, punts, route, trackers, triggers, verdict
+from fastmasq.path cimport filter, hops, leave, punts, route, trackers, triggers, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet
 from fastmasq.path.plain cimport send_plain
@@ -134,9 +134,9 @@ cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, int dir
     if flow.hop != rows.NO_HOP:
         packet.hop, packet.towards = &p.hops[flow.hop], flow.daddr
         return verdict.GOES_ON
-    outcome = route.choose_hop(p, packet, flow.daddr)
+    outcome = hops.choose_hop(p, packet, flow.daddr)
     if outcome == verdict.GOES_ON:
-        flow.hop = <uint16_t>(packet.hop - p.hops)
+        flow.hop = hops.number_of(p, packet.hop)
         s.known = known_by(p, direction, packet.link, packet.hop.link)
     return outcome
 
@@ -215,5 +215,5 @@ cdef inline Outcome forward_opened(Path *p, Packet *packet, int64_t row, int dir
     """The packet that has opened a session goes on by it; its next hop has let it pass already."""
     cdef Session *s = &p.table.sessions[row]
     s.known = known_by(p, direction, packet.link, packet.hop.link)
-    s.flow[direction].hop = <uint16_t>(packet.hop - p.hops)
+    s.flow[direction].hop = hops.number_of(p, packet.hop)
     return go_on(p, packet, <uint32_t>row << 1 | direction)

@@ -6,7 +6,7 @@ from fastmasq.path.bucket cimport Bucket
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.punts cimport Answer, PuntQueue
-from fastmasq.path.links cimport Hop, LINKS, Link, Route
+from fastmasq.path.links cimport Hop, HOP_QUEUES, HopQueue, LINKS, Link, Route, SOURCES, Want
 from fastmasq.path.observation cimport Observation
 from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
@@ -57,6 +57,7 @@ cdef struct Held:
     Frame frame
     uint32_t since_ms
     uint16_t hop
+    uint16_t source             # bucket
     uint8_t link
     uint8_t in_use
     Answer answer               # of a tracker
@@ -74,10 +75,18 @@ cdef struct Path:
     const Route *routes
     uint32_t route_count
     Hop *hops                   # [HOPS]
-    uint32_t hop_count
+    Want *wants                 # [HOPS]
+    uint32_t hop_count          # rows [hop_count, HOPS) were never used
+    uint32_t hops_in_use
+    uint16_t hop_free           # first of the rows given back
+    HopQueue hop_queues[HOP_QUEUES]     # by state
     Index hop_index
-    bint hops_full
     bint hops_wanted
+    uint16_t of_source[SOURCES]     # hops
+    uint16_t waiting_of_source[SOURCES]     # incomplete ones
+    uint16_t waiting_of_link[LINKS]
+    Bucket asked_of_source[SOURCES]
+    Bucket asked_of_link[LINKS]
     uint32_t generation         # of that, 1 to GENERATIONS
     # policy
     Chains *chains              # NULL without rules
@@ -96,6 +105,8 @@ cdef struct Path:
     Held held[HELD]             # for a next hop
     uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
     int held_count
+    uint16_t held_of_source[SOURCES]
+    uint16_t held_of_link[LINKS]
     Datagrams datagrams         # in pieces, for the first one
     PuntQueue punts             # for a tracker's word
     # what trackers follow

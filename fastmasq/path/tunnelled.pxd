@@ -1,8 +1,8 @@
 # A packet of a tunnel that its tracker has settled: found by Call ID or SPI, and moved as its way says.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastmasq.path cimport filter, leave, links, route, tunnels, verdict
+from fastmasq.path cimport filter, hops, leave, links, route, tunnels, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.plain cimport send_plain
@@ -47,9 +47,9 @@ cdef inline Outcome choose_way_hop(Path *p, Packet *packet, Way *way) noexcept n
     if way.hop != rows.NO_HOP:
         packet.hop, packet.towards = &p.hops[way.hop], way.daddr
         return verdict.GOES_ON
-    outcome = route.choose_hop(p, packet, way.daddr)
+    outcome = hops.choose_hop(p, packet, way.daddr)
     if outcome == verdict.GOES_ON:
-        way.hop = <uint16_t>(packet.hop - p.hops)
+        way.hop = hops.number_of(p, packet.hop)
     return outcome
 
 

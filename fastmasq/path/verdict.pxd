@@ -88,6 +88,7 @@ cdef enum:
     PORTS_EXHAUSTED
     HALF_OPEN_LIMIT
     NEIGHBOUR_TABLE_FULL
+    NEIGHBOUR_LIMIT
     # sending
     LINK_DOWN
     TX_REFUSED

@@ -78,6 +78,7 @@ _SENTENCES = {
     TABLE_FULL: ("table_full", "the session table is full"),
     PORTS_EXHAUSTED: ("ports_exhausted", "no external port of that class is free"),
     HALF_OPEN_LIMIT: ("half_open_limit", "as many sessions as there may be wait for an answer behind a triggered or marked port"),
+    NEIGHBOUR_LIMIT: ("neighbour_limit", "the sender, or all on its link, wait for as many unanswered next hops as they may"),
     NEIGHBOUR_TABLE_FULL: ("neighbour_table_full", "more next hops are in use than there are rows for them"),
     LINK_DOWN: ("link_down", "the link to send on is down or missing"),
     TX_REFUSED: ("tx_refused", "the kernel refused to send the packet"),

@@ -1,0 +1,304 @@
+# Next hops: their rows, who waits for them, and which row goes when there is none left.
+#
+# A row begins incomplete, and the daemon is told that it is wanted. It becomes valid, or failed when nobody answers. Rows that
+# are not valid are in queues by age; where there is no room the oldest failed one goes, then the oldest incomplete one, and a
+# valid one never for a packet. What one sender wants does not cost others what they have: a source may wait for so many
+# hops, so may all who come by one link, since sources are easily forged, and the kernel is asked so often for each.
+# Sources are told apart by buckets of a keyed hash.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastmasq.path cimport links, route, verdict
+from fastmasq.path.bucket cimport take_token
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.links cimport Hop, HopQueue, Link, Route, Want
+from fastmasq.path.state cimport HELD, Path, begin_generation
+from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport index
+from fastmasq.table.siphash cimport siphash
+from fastmasq.wire cimport ethernet
+from fastmasq.wire.octets cimport store16
+
+cdef enum:
+    WAITING_OF_SOURCE = 32      # incomplete hops that one source waits for
+    WAITING_OF_LINK = 512       # and all that come by one link
+    HOPS_OF_SOURCE = links.HOPS // 4
+    ASKED_OF_SOURCE = 20        # of the kernel a second
+    ASKED_OF_LINK = 150         # in its table they lie for 3 seconds, and it has room for 1024 (arp(7), gc_thresh3)
+    GIVE_UP_MS = 4000           # the kernel has found out by then: it asks three times, a second apart (arp(7))
+    ASK_AGAIN_MS = 1000
+    GIVE_UP_BUDGET = 8          # rows looked at for each packet
+    IDLE_LOOKS = 8              # of the daemon, without a packet between, after which a valid hop may go
+
+
+cdef inline uint16_t source_of(const Path *p, const Packet *packet) noexcept nogil:
+    """Return the bucket of a packet's source."""
+    return <uint16_t>(siphash(&p.table.secret, packet.ends.saddr, 0x686f70) & (links.SOURCES - 1))
+
+
+# -- the state of a row ----------------------------------------------------------------------------------------------
+
+cdef inline void enqueue(Path *p, HopQueue *queue, uint16_t row) noexcept nogil:
+    p.wants[row].older = queue.newest
+    p.wants[row].newer = links.NO_HOP_ROW
+    if queue.newest != links.NO_HOP_ROW:
+        p.wants[queue.newest].newer = row
+    else:
+        queue.oldest = row
+    queue.newest = row
+
+
+cdef inline void dequeue(Path *p, HopQueue *queue, uint16_t row) noexcept nogil:
+    cdef const Want *want = &p.wants[row]
+    if want.older != links.NO_HOP_ROW:
+        p.wants[want.older].newer = want.newer
+    else:
+        queue.oldest = want.newer
+    if want.newer != links.NO_HOP_ROW:
+        p.wants[want.newer].older = want.older
+    else:
+        queue.newest = want.older
+
+
+cdef inline void leave_state(Path *p, uint16_t row) noexcept nogil:
+    cdef const Want *want = &p.wants[row]
+    cdef uint8_t state = p.hops[row].state
+    if state != links.HOP_VALID:
+        dequeue(p, &p.hop_queues[state], row)
+    if state == links.HOP_INCOMPLETE:
+        p.waiting_of_source[want.source] -= 1
+        p.waiting_of_link[want.link] -= 1
+
+
+cdef inline void enter_state(Path *p, uint16_t row, uint8_t state) noexcept nogil:
+    cdef const Want *want = &p.wants[row]
+    p.hops[row].state = state
+    if state != links.HOP_VALID:
+        enqueue(p, &p.hop_queues[state], row)
+    if state == links.HOP_INCOMPLETE:
+        p.waiting_of_source[want.source] += 1
+        p.waiting_of_link[want.link] += 1
+
+
+cdef inline void change_state(Path *p, uint16_t row, uint8_t state) noexcept nogil:
+    if p.hops[row].state != state:
+        leave_state(p, row)
+        enter_state(p, row, state)
+
+
+cdef inline void want(Path *p, uint16_t row) noexcept nogil:
+    """Have the daemon find out the link address of a hop."""
+    p.wants[row].asked_ms = p.now_ms
+    p.hops[row].wanted = 1
+    p.hops_wanted = True
+
+
+# -- who may wait ----------------------------------------------------------------------------------------------------
+
+cdef inline bint has_room(const Path *p, const Packet *packet, uint16_t source) noexcept nogil:
+    return p.waiting_of_source[source] < WAITING_OF_SOURCE and p.waiting_of_link[packet.link] < WAITING_OF_LINK
+
+
+cdef inline bint may_wait(Path *p, const Packet *packet, uint16_t source) noexcept nogil:
+    """Whether the sender of a packet may wait for one more hop; those that have not answered in time have failed."""
+    cdef uint16_t oldest
+    cdef int _i
+    if has_room(p, packet, source):
+        return True
+    for _i in range(GIVE_UP_BUDGET):
+        oldest = p.hop_queues[links.HOP_INCOMPLETE].oldest
+        if oldest == links.NO_HOP_ROW or p.now_ms - p.wants[oldest].since_ms < GIVE_UP_MS:
+            break
+        change_state(p, oldest, links.HOP_FAILED)
+    return has_room(p, packet, source)
+
+
+cdef inline void begin_waiting(Path *p, const Packet *packet, uint16_t row) noexcept nogil:
+    """Ask for a hop again that has failed: `may_wait` has been asked. This sender waits now."""
+    leave_state(p, row)
+    p.of_source[p.wants[row].source] -= 1
+    p.wants[row].source = source_of(p, packet)
+    p.of_source[p.wants[row].source] += 1
+    p.wants[row].link = packet.link
+    p.wants[row].since_ms = p.now_ms
+    enter_state(p, row, links.HOP_INCOMPLETE)
+    want(p, row)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t hop_hash(const Path *p, int link, uint32_t address) noexcept nogil:
+    return <uint32_t>siphash(&p.table.secret, address, (<uint64_t>0x686f70 << 32) | <uint32_t>link)
+
+
+cdef inline void give_back(Path *p, uint16_t row) noexcept nogil:
+    """Free a row. Flows that refer to it, which only those of a hop that was valid may, look their hop up anew."""
+    cdef Hop *hop = &p.hops[row]
+    cdef int slot
+    leave_state(p, row)
+    index.remove(&p.hop_index, hop_hash(p, hop.link, hop.address), row)
+    p.of_source[p.wants[row].source] -= 1
+    if p.wants[row].was_valid:
+        begin_generation(p)
+    if hop.held:
+        for slot in range(HELD):
+            if p.held[slot].hop == row:
+                p.held[slot].hop = links.LOST_HOP_ROW
+    hop.state = links.HOP_FREE
+    hop.wanted = 0
+    p.wants[row].older = p.hop_free
+    p.hop_free = row
+    p.hops_in_use -= 1
+
+
+cdef inline uint16_t free_row(Path *p) noexcept nogil:
+    """Return a free row, the oldest that has failed or is incomplete if need be; NO_HOP_ROW when all are valid."""
+    cdef uint16_t row
+    if p.hop_free == links.NO_HOP_ROW and p.hop_count == links.HOPS:
+        row = p.hop_queues[links.HOP_FAILED].oldest
+        if row == links.NO_HOP_ROW:
+            row = p.hop_queues[links.HOP_INCOMPLETE].oldest
+        if row == links.NO_HOP_ROW:
+            return row
+        give_back(p, row)
+    row = p.hop_free
+    if row != links.NO_HOP_ROW:
+        p.hop_free = p.wants[row].older
+        return row
+    p.hop_count += 1
+    return <uint16_t>(p.hop_count - 1)
+
+
+cdef inline Outcome take_hop(Path *p, Packet *packet, int link, uint32_t address, uint32_t mtu) noexcept nogil:
+    """Start a new row for a packet's next hop, which the daemon is asked to resolve.
+
+    A path that only observes asks nobody, and takes the hop for there.
+    """
+    cdef bint has_neighbours = p.links[link].header_length != 0 and p.observation == NULL
+    cdef uint16_t source = source_of(p, packet)
+    cdef uint16_t row
+    cdef Hop *hop
+    if has_neighbours and (p.of_source[source] >= HOPS_OF_SOURCE or not may_wait(p, packet, source)):
+        return verdict.NEIGHBOUR_LIMIT
+    row = free_row(p)
+    if row == links.NO_HOP_ROW:
+        return verdict.NEIGHBOUR_TABLE_FULL
+    hop = &p.hops[row]
+    memset(hop, 0, sizeof(Hop))
+    memset(&p.wants[row], 0, sizeof(Want))
+    hop.link = link
+    hop.address = address
+    hop.mtu = mtu
+    hop.header_length = p.links[link].header_length
+    p.wants[row].source = source
+    p.wants[row].link = packet.link
+    p.wants[row].since_ms = p.now_ms
+    p.of_source[source] += 1
+    p.hops_in_use += 1
+    index.insert(&p.hop_index, hop_hash(p, link, address), row)
+    if has_neighbours:
+        memcpy(hop.header + ethernet.SOURCE, p.links[link].mac, ethernet.MAC)
+        store16(hop.header + ethernet.TYPE, ethernet.ETHERTYPE_IPV4)
+        enter_state(p, row, links.HOP_INCOMPLETE)
+        want(p, row)
+    else:
+        p.wants[row].was_valid = True
+        enter_state(p, row, links.HOP_VALID)
+    packet.hop = hop
+    return verdict.GOES_ON
+
+
+cdef inline Outcome find_hop(Path *p, Packet *packet, const Route *way, uint32_t address) noexcept nogil:
+    """Find the next hop towards an address over a route that leads on, or start a row for it."""
+    cdef const Link *link = &p.links[way.link]
+    cdef uint32_t next_hop = 0
+    cdef uint32_t mtu, hash, at, row
+    if link.header_length:
+        next_hop = way.gateway if way.gateway else address
+    mtu = way.mtu if way.mtu and way.mtu < link.mtu else link.mtu
+    hash = hop_hash(p, way.link, next_hop)
+    at = hash & p.hop_index.mask
+    while p.hop_index.entries[at].ref:
+        row = p.hop_index.entries[at].ref - 1
+        if (p.hop_index.entries[at].hash == hash and p.hops[row].address == next_hop
+                and p.hops[row].link == way.link and p.hops[row].mtu == mtu):
+            packet.hop = &p.hops[row]
+            return verdict.GOES_ON
+        at = (at + 1) & p.hop_index.mask
+    return take_hop(p, packet, way.link, next_hop, mtu)
+
+
+cdef inline Outcome choose_hop(Path *p, Packet *packet, uint32_t address) noexcept nogil:
+    """Choose the next hop by which a packet is to leave, towards its destination or another address."""
+    cdef const Route *way = route.route_towards(p, packet, address)
+    if not route.leads_on(way):
+        return verdict.NO_ROUTE
+    packet.towards = address
+    return find_hop(p, packet, way, address)
+
+
+cdef inline uint16_t number_of(const Path *p, const Hop *hop) noexcept nogil:
+    """Return what a flow keeps of its hop: its row, if that is valid; others may become another hop's."""
+    return <uint16_t>(hop - p.hops) if hop.state == links.HOP_VALID else links.NO_HOP_ROW
+
+
+# -- what the daemon finds out ---------------------------------------------------------------------------------------
+
+cdef inline bint settle(Path *p, int link, uint32_t address, const uint8_t *mac) noexcept nogil:
+    """Note the link address of a next hop, NULL when it does not answer; return whether there is such a hop."""
+    cdef uint32_t hash = hop_hash(p, link, address)
+    cdef uint32_t at = hash & p.hop_index.mask
+    cdef uint16_t row
+    cdef Hop *hop
+    cdef bint found = False
+    while p.hop_index.entries[at].ref:
+        row = <uint16_t>(p.hop_index.entries[at].ref - 1)
+        hop = &p.hops[row]
+        if p.hop_index.entries[at].hash == hash and hop.address == address and hop.link == link and hop.header_length:
+            found = True
+            if mac == NULL:
+                change_state(p, row, links.HOP_FAILED)
+            else:
+                memcpy(hop.header, mac, ethernet.MAC)
+                p.wants[row].was_valid = True
+                change_state(p, row, links.HOP_VALID)
+        at = (at + 1) & p.hop_index.mask
+    return found
+
+
+cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:
+    """Whether the kernel may be asked for a next hop now: so often for each source, and for all that come by one link.
+
+    It has forgotten a valid one if that is asked for: then only packets on their way count.
+    """
+    cdef uint32_t hash = hop_hash(p, link, address)
+    cdef uint32_t at = hash & p.hop_index.mask
+    cdef const Hop *hop
+    cdef const Want *wanted
+    while p.hop_index.entries[at].ref:
+        hop = &p.hops[p.hop_index.entries[at].ref - 1]
+        wanted = &p.wants[p.hop_index.entries[at].ref - 1]
+        if p.hop_index.entries[at].hash == hash and hop.address == address and hop.link == link:
+            if hop.state == links.HOP_VALID:
+                return hop.used != 0
+            return (take_token(&p.asked_of_source[wanted.source], p.now_ms, ASKED_OF_SOURCE, WAITING_OF_SOURCE)
+                    and take_token(&p.asked_of_link[wanted.link], p.now_ms, ASKED_OF_LINK, ASKED_OF_LINK))
+        at = (at + 1) & p.hop_index.mask
+    return False
+
+
+cdef inline void forget_all(Path *p) noexcept nogil:
+    """Have every hop looked up anew; `hop_index` has been emptied."""
+    cdef int slot
+    for slot in range(HELD):
+        p.held[slot].hop = links.NO_HOP_ROW
+    memset(p.hop_queues, 0xFF, sizeof(p.hop_queues))        # NO_HOP_ROW each
+    memset(p.waiting_of_source, 0, sizeof(p.waiting_of_source))
+    memset(p.waiting_of_link, 0, sizeof(p.waiting_of_link))
+    memset(p.of_source, 0, sizeof(p.of_source))
+    p.hop_free = links.NO_HOP_ROW
+    p.hop_count = 0
+    p.hops_in_use = 0
+    p.hops_wanted = False
+    begin_generation(p)

@@ -108,6 +108,7 @@ class Limits(Section, frozen=True, kw_only=True):
     sessions: Annotated[int, Bounds(16, 50_000_000)] = 1_000_000
     sessions_per_host: Annotated[int, Bounds(1, 50_000_000)] = 250_000
     ports_per_host: Annotated[int, Bounds(1, 65_535)] = 16_384
+    prefix: Annotated[int, Bounds(0, 32)] = 24
     new_sessions_per_host: Annotated[Rate, Bounds("0/s", "10000000/s")] = Rate.read("2000/s")
 
 
@@ -199,12 +200,17 @@ _MASQUERADE: dict[str, Masquerade] = {
 }
 
 
+_LIMITS: dict[str, Limits] = {"modern": Limits(), "2.0": Limits(prefix=0), "2.2": Limits(prefix=0)}
+
+
 _VPN: dict[str, Vpn] = {"modern": Vpn(), "2.0": Vpn(), "2.2": Vpn(ipsec_parallel=False)}
 
 
 def defaults(compat: Compat = "modern") -> Settings:
     """Return the settings of a file that says nothing but `compat`: without interfaces."""
-    return derive(Settings(compat=compat, masquerade=_MASQUERADE[compat], vpn=_VPN[compat]), written=())
+    return derive(
+        Settings(compat=compat, masquerade=_MASQUERADE[compat], limits=_LIMITS[compat], vpn=_VPN[compat]), written=()
+    )
 
 
 def derive(settings: Settings, written: Collection[tuple[str, ...]]) -> Settings:

@@ -422,6 +422,7 @@ def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTab
         sessions_per_host=limits.sessions_per_host,
         ports_per_host=limits.ports_per_host,
         rate_per_host=limits.new_sessions_per_host,
+        prefix=limits.prefix,
         sequential=settings.sequential_ports,
         now_ns=now,
     )

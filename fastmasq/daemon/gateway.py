@@ -193,7 +193,9 @@ class Gateway:
             if before is None or policy.timeouts != before.timeouts:
                 self.table.set_timeouts(policy.timeouts)
             self.table.set_filtering(masquerade.filtering)
-            self.table.set_limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host)
+            self.table.set_limits(
+                limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host, limits.prefix
+            )
             self.forwarder.set_hairpin(masquerade.hairpin)
 
     # -- in step ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ cdef inline Outcome reason_of(int64_t refusal) noexcept nogil:
         return verdict.HOST_TABLE_FULL
     if refusal == table.REFUSED_CLASH:
         return verdict.ENDPOINT_CLASH
+    if refusal == table.REFUSED_NETWORK:
+        return verdict.NETWORK_LIMIT
     if refusal == table.REFUSED_HALF_OPEN:
         return verdict.HALF_OPEN_LIMIT
     return verdict.NO_EXTERNAL_ADDRESS

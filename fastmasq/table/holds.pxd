@@ -32,6 +32,7 @@ cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
     else:
         queue.first = port
     queue.last = port
+    queue.count += port >= ports.LOW_PORTS
 
 
 cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
@@ -49,6 +50,7 @@ cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
     else:
         queue.last = before
     of_pool[port].in_use = rows.MAPPING_FREE
+    queue.count -= port >= ports.LOW_PORTS
 
 
 cdef inline int end_holds(Table *t, uint32_t tick, int budget) noexcept nogil:

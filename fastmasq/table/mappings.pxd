@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.table cimport forwards, holds, index, ports, rows, siphash, table
+from fastmasq.table cimport forwards, holds, hosts, index, ports, rows, siphash, table
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport numbers
@@ -120,6 +120,12 @@ cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address
     return port
 
 
+cdef inline uint32_t ports_left(const Table *t, int pool, bint low) noexcept nogil:
+    """Return how many ports of a pool can still be given, those held down included; low ones only if `low`."""
+    cdef uint32_t left = t.pools[pool].free_count + t.held[pool].count
+    return left if low else left - t.pools[pool].free_low
+
+
 cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t host, uint16_t id, uint32_t hash,
                                  bint keep) noexcept nogil:
     """Give the endpoint of a host with this id its external one, with `keep` of the same port if at all possible.
@@ -129,11 +135,16 @@ cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t host, uint16
     cdef uint32_t address = t.hosts[host].address
     cdef Mapping *mapping
     cdef int port = ports.NO_PORT
-    cdef uint32_t row
+    cdef uint32_t row, left
     if t.current < 0:
         return table.REFUSED_NO_EXTERNAL
     if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
         return table.REFUSED_HOST_PORTS
+    left = ports_left(t, pool_of(t.current, port_class), port_class == numbers.CLASS_ICMP or id < ports.LOW_PORTS)
+    if not hosts.has_share(t, t.hosts[host].ports[port_class], 0, left) and left:
+        return table.REFUSED_HOST_PORTS
+    if not hosts.has_share(t, 0, hosts.network_of(t, host).ports[port_class], left) and left:
+        return table.REFUSED_NETWORK
     if keep:
         port = keep_port(t, pool_of(t.current, port_class), address, id)
     if port == ports.NO_PORT:
@@ -147,7 +158,7 @@ cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t host, uint16
     mapping.host = host
     mapping.sessions = 0
     mapping.in_use = rows.MAPPING_OPEN
-    t.hosts[host].ports[port_class] += 1
+    hosts.count_port(t, host, port_class, 1)
     t.mappings_in_use += 1
     index.insert(&t.mapping_index, hash, row)
     return row
@@ -158,7 +169,7 @@ cdef inline void forget_owner(Table *t, uint32_t row) noexcept nogil:
     cdef Mapping *mapping = &t.mappings[row]
     cdef int port_class = row_class(row)
     index.remove(&t.mapping_index, endpoint_hash(t, port_class, mapping.address, mapping.id), row)
-    t.hosts[mapping.host].ports[port_class] -= 1
+    hosts.count_port(t, mapping.host, port_class, -1)
     t.mappings_in_use -= 1
 
 

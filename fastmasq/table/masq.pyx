@@ -19,7 +19,7 @@ from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.permits cimport Permit
-from fastmasq.table.rows cimport Host, Mapping, OUTBOUND, Session
+from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
@@ -36,7 +36,7 @@ REFUSALS = {
     table.REFUSED_HOST_SESSIONS: "host_session_limit", table.REFUSED_HOST_PORTS: "host_port_limit",
     table.REFUSED_HOST_RATE: "host_rate_limit", table.REFUSED_HOST_TABLE_FULL: "host_table_full",
     table.REFUSED_NO_EXTERNAL: "no_external_address", table.REFUSED_HALF_OPEN: "half_open",
-    table.REFUSED_CLASH: "endpoint_clash",
+    table.REFUSED_CLASH: "endpoint_clash", table.REFUSED_NETWORK: "network_limit",
 }
 FILTERINGS = {
     "endpoint-independent": table.ENDPOINT_INDEPENDENT, "address-dependent": table.ADDRESS_DEPENDENT,
@@ -44,9 +44,10 @@ FILTERINGS = {
 }
 
 if (sizeof(Session) != 128 or mirrors.SESSION.itemsize != sizeof(Session) or mirrors.MAPPING.itemsize != sizeof(Mapping)
-        or mirrors.HOST.itemsize != sizeof(Host) or mirrors.FORWARD.itemsize != sizeof(Forward)
-        or mirrors.TARGET.itemsize != sizeof(Target) or mirrors.INDEX_ENTRY.itemsize != sizeof(IndexEntry)
-        or mirrors.PERMIT.itemsize != sizeof(Permit) or len(mirrors.STATES) != rows.STATE_COUNT):
+        or mirrors.HOST.itemsize != sizeof(Host) or mirrors.NETWORK.itemsize != sizeof(Network)
+        or mirrors.FORWARD.itemsize != sizeof(Forward) or mirrors.TARGET.itemsize != sizeof(Target)
+        or mirrors.INDEX_ENTRY.itemsize != sizeof(IndexEntry) or mirrors.PERMIT.itemsize != sizeof(Permit)
+        or len(mirrors.STATES) != rows.STATE_COUNT):
     raise ImportError("table/rows.py and the structs of table/*.pxd disagree about the layout of a row")
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
      mirrors.TARGET_ROWS) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS,
@@ -98,7 +99,7 @@ cdef class MasqTable:
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, timeouts=None, filtering="address-dependent",
-                 sessions_per_host=None, ports_per_host=16384, rate_per_host=0, bint sequential=False,
+                 sessions_per_host=None, ports_per_host=16384, rate_per_host=0, prefix=0, bint sequential=False,
                  secret=None, now_ns=0, buffer=None):
         if not 1 <= capacity <= MAXIMUM_SESSIONS:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
@@ -109,16 +110,16 @@ cdef class MasqTable:
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
         t.host_capacity = hosts.HOSTS
-        t.free_row = t.host_free = rows.NONE
+        t.free_row = t.host_free = t.network_free = rows.NONE
         t.current = -1
         t.next_sequential = 61000
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
-        self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host)
         t.sequential = sequential
         key = secret or secrets.token_bytes(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
         t.secret.k1 = int.from_bytes(key[8:], "little")
+        self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host, prefix)
         self.set_timeouts(timeouts or Timeouts())
 
     def _point_into_memory(self):
@@ -134,6 +135,9 @@ cdef class MasqTable:
         t.mapping_index.mask = len(memory.mapping_index) - 1
         t.host_index.entries = <IndexEntry *>address_of(memory.host_index)
         t.host_index.mask = len(memory.host_index) - 1
+        t.networks = <Network *>address_of(memory.networks)
+        t.network_index.entries = <IndexEntry *>address_of(memory.network_index)
+        t.network_index.mask = len(memory.network_index) - 1
         t.permits.entries = <Permit *>address_of(memory.permits)
         t.permits.mask = len(memory.permits) - 1
         t.forwards.rows = <Forward *>address_of(memory.forwards)
@@ -169,13 +173,35 @@ cdef class MasqTable:
         with nogil:
             look_sooner(&self.table)
 
-    def set_limits(self, sessions_per_host, ports_per_host, rate_per_host):
-        """Let one inside host have so much from now on; what it has above that it keeps. A rate of 0 is none."""
+    def set_limits(self, sessions_per_host, ports_per_host, rate_per_host, prefix=0):
+        """Let one inside host have so much from now on; what it has above that it keeps. A rate of 0 is none.
+
+        prefix: the length of the networks whose hosts are one holder: none may have more than is left (hosts.pxd). 0: any may.
+        """
         cdef Table *t = &self.table
+        t.limits.shares = prefix > 0
+        self._group_hosts(<uint32_t>(0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF))
         t.limits.sessions_per_host = sessions_per_host
         t.limits.ports_per_host = ports_per_host
         t.limits.rate_per_host = rate_per_host
         t.limits.burst_per_host = min(2 * rate_per_host, 0xFFFFFFFF // 1000)
+
+    def _group_hosts(self, uint32_t mask):
+        """Count what hosts hold by networks with this mask."""
+        cdef Table *t = &self.table
+        cdef uint32_t row
+        cdef int port_class
+        if t.limits.network_mask == mask:
+            return
+        t.limits.network_mask = mask
+        self.memory.network_index[:] = 0
+        t.network_fresh, t.network_free = 0, rows.NONE
+        for row in range(t.host_fresh):
+            if t.hosts[row].address:
+                t.hosts[row].network = hosts.join_network(t, t.hosts[row].address)
+                hosts.network_of(t, row).sessions += t.hosts[row].sessions
+                for port_class in range(numbers.CLASS_COUNT):
+                    hosts.network_of(t, row).ports[port_class] += t.hosts[row].ports[port_class]
 
     def set_filtering(self, filtering):
         """Filter so from the next packet on, as if all open sessions had been opened under it; one of FILTERINGS."""
@@ -243,6 +269,7 @@ cdef class MasqTable:
         self.mappings["in_use"][row * span:(row + 1) * span] = 0
         for pool in range(row * numbers.CLASS_COUNT, (row + 1) * numbers.CLASS_COUNT):
             self.table.held[pool].first = self.table.held[pool].last = 0
+            self.table.held[pool].count = 0
 
     def _allow(self, int external, allowed):
         span = numbers.CLASS_COUNT * PORTS
@@ -255,6 +282,7 @@ cdef class MasqTable:
             free = bits[port_class] & ~used[port_class]
             self.memory.free_ports[pool] = np.packbits(free, bitorder="little").view("u8")
             self.table.pools[pool].free_count = int(free.sum())
+            self.table.pools[pool].free_low = int(free[:ports.LOW_PORTS].sum())
 
     def close_external(self, address, first=0, count=<uint32_t>rows.NONE, only_without_reply=False):
         """Close the sessions on `address` among rows [first, first + count); return (closed, next row to look at).

@@ -23,6 +23,8 @@ class Memory:
     mapping_index: np.ndarray
     hosts: np.ndarray
     host_index: np.ndarray
+    networks: np.ndarray
+    network_index: np.ndarray
     free_ports: np.ndarray
     allowed_ports: np.ndarray
     wheel_slots: np.ndarray
@@ -45,6 +47,8 @@ def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         "mapping_index": (rows.INDEX_ENTRY, (mapping_index,)),
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
+        "networks": (rows.NETWORK, (rows.HOST_ROWS,)),
+        "network_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
         "free_ports": (np.dtype("u8"), (rows.POOLS, rows.POOL_WORDS)),
         "allowed_ports": (np.dtype("u8"), (rows.POOLS, rows.POOL_WORDS)),
         "wheel_slots": (np.dtype("u4"), (rows.WHEEL_SLOTS,)),

@@ -18,6 +18,7 @@ cdef struct PortPool:
     uint64_t *free              # [POOL_WORDS], bit set: may be taken
     uint64_t *allowed           # [POOL_WORDS], bit set: may be given at all; some belong to the host itself
     uint32_t free_count
+    uint32_t free_low           # of these, under LOW_PORTS
 
 
 cdef inline bint is_free(const PortPool *pool, uint16_t port) noexcept nogil:
@@ -31,6 +32,7 @@ cdef inline bint is_allowed(const PortPool *pool, uint16_t port) noexcept nogil:
 cdef inline void take_port(PortPool *pool, uint16_t port) noexcept nogil:
     pool.free[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     pool.free_count -= 1
+    pool.free_low -= port < LOW_PORTS
 
 
 cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
@@ -38,6 +40,7 @@ cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
     if is_allowed(pool, port):
         pool.free[port >> 6] |= <uint64_t>1 << (port & 63)
         pool.free_count += 1
+        pool.free_low += port < LOW_PORTS
 
 
 cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned int stop, uint64_t wanted,

@@ -111,6 +111,17 @@ cdef struct Host:
     uint32_t tokens             # sessions the host may still open now, in thousandths
     uint32_t stamp_ms           # when tokens was brought up to date
     uint32_t next_free
+    uint32_t network            # row of the network that it is in
+
+
+cdef struct Network:
+    # inside hosts with one prefix, who are one holder as well
+    uint32_t address
+    uint32_t hosts
+    uint32_t sessions
+    uint32_t ports[numbers.CLASS_COUNT]
+    uint32_t next_free
+    uint32_t reserved
 
 
 cdef inline int class_of(uint8_t protocol) noexcept nogil:

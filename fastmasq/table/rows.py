@@ -44,6 +44,17 @@ HOST = np.dtype(
         ("tokens", "u4"),
         ("stamp_ms", "u4"),
         ("next_free", "u4"),
+        ("network", "u4"),
+    ]
+)
+NETWORK = np.dtype(
+    [
+        ("address", "u4"),
+        ("hosts", "u4"),
+        ("sessions", "u4"),
+        ("ports", "u4", 3),
+        ("next_free", "u4"),
+        ("reserved", "u4"),
     ]
 )
 
@@ -57,7 +68,7 @@ FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4"), ("op
 POOLS = 12  # external addresses times classes
 PORTS = 65536  # rows of mappings in each pool
 POOL_WORDS = 1024
-HOST_ROWS = 65536
+HOST_ROWS = 65536  # and as many of networks, since each has a host
 WHEEL_SLOTS = 32768
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 TARGET_ROWS = 65536

@@ -147,7 +147,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     if place.mapping != rows.NONE:
         filtering.permit_remote(t, place.mapping, ends.daddr)
         t.mappings[place.mapping].sessions += 1
-    t.hosts[place.host].sessions += 1
+    hosts.count_session(t, place.host, 1)
     t.active += 1
     t.active_by_class[port_class] += 1
     t.opened_by_class[port_class] += 1
@@ -200,7 +200,7 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
         t.mappings[mapping].sessions -= 1
         if t.mappings[mapping].sessions == 0:
             mappings.give_back_mapping(t, mapping)
-    t.hosts[host].sessions -= 1
+    hosts.count_session(t, host, -1)
     if t.hosts[host].sessions == 0:
         hosts.give_back_host(t, host)
     s.state = rows.STATE_FREE

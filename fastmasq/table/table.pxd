@@ -4,8 +4,9 @@
 # lookup serves both directions (sessions.pxd). A *mapping* is the external endpoint that an internal endpoint has been given,
 # the same for every remote (RFC 4787 REQ-1); its row number *is* the external endpoint, so that inbound packets without a
 # session find it by arithmetic (mappings.pxd). Sessions hold their mapping open; the last one to close gives the port back,
-# which is then held down for a while (holds.pxd). A *host* row counts what one inside address holds, so that one host can
-# take neither the table nor the ports (hosts.pxd). Sessions are opened in as many ways as there are in opening.pxd.
+# which is then held down for a while (holds.pxd). A *host* row counts what one inside address holds, a *network* row what all
+# with one prefix hold, so that neither can take the table or the ports (hosts.pxd). Sessions are opened in as many ways as
+# there are in opening.pxd.
 #
 # Nothing here allocates, and no call does an unbounded amount of work except the choice of a port from a nearly empty pool
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
@@ -20,7 +21,7 @@ from fastmasq.table.forwards cimport ForwardSet
 from fastmasq.table.index cimport Index
 from fastmasq.table.permits cimport PermitSet
 from fastmasq.table.ports cimport PortPool
-from fastmasq.table.rows cimport Host, Mapping, Session
+from fastmasq.table.rows cimport Host, Mapping, Network, Session
 from fastmasq.table.siphash cimport Secret
 from fastmasq.table.wheel cimport Wheel
 from fastmasq.wire cimport numbers
@@ -45,6 +46,7 @@ cdef enum Refusal:              # why no session was opened; negative, since row
     REFUSED_NO_EXTERNAL = -7
     REFUSED_HALF_OPEN = -8      # a forward has its share: the packet may pass without a session
     REFUSED_CLASH = -9          # the two endpoints already have a session by another way
+    REFUSED_NETWORK = -10       # the host's network has as much as is left
 
 
 cdef struct Limits:
@@ -52,11 +54,14 @@ cdef struct Limits:
     uint32_t ports_per_host     # of each class
     uint32_t rate_per_host      # new sessions a second; 0: any
     uint32_t burst_per_host
+    uint32_t network_mask       # hosts with the same address under it are one holder
+    bint shares                 # nobody may have more than is left, no host and no network
 
 
 cdef struct HoldQueue:          # ports held down, in the order of their times; 0, which is never given, ends it
     uint16_t first
     uint16_t last
+    uint32_t count              # of ports that are not low (ports.pxd)
 
 
 cdef struct Table:
@@ -78,6 +83,10 @@ cdef struct Table:
     uint32_t host_free
     uint32_t hosts_in_use
     Index host_index
+    Network *networks
+    uint32_t network_fresh
+    uint32_t network_free
+    Index network_index
     PortPool pools[POOLS]       # [EXTERNALS][CLASS_COUNT]
     HoldQueue held[POOLS]
     uint32_t external[EXTERNALS]    # addresses; 0 is an unused row

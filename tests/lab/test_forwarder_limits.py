@@ -76,7 +76,7 @@ def test_a_host_that_opens_too_fast(net: Network) -> None:
 
 
 def test_ports_that_are_exhausted(net: Network) -> None:
-    net.start('[masquerade]\nports = "61000-61019"\n[limits]\nports_per_host = 1000')
+    net.start('[masquerade]\nports = "61000-61019"\n[limits]\nports_per_host = 1000\nprefix = 0')
     net.echo_udp()
     clients = use_up(net, "inside", 20)
     assert refusal(net, "inside2") == SHARED
@@ -88,7 +88,7 @@ def test_ports_that_are_exhausted(net: Network) -> None:
 
 
 def test_a_table_that_is_full(net: Network) -> None:
-    net.start("[limits]\nsessions = 32\nsessions_per_host = 32")
+    net.start("[limits]\nsessions = 32\nsessions_per_host = 32\nprefix = 0")
     net.echo_udp()
     clients = use_up(net, "inside", 32)
     assert refusal(net, "inside2") == SHARED

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from fastmasq.path cimport filter, leave, punts, trackers, verdict
+from fastmasq.path cimport filter, leave, liveness, punts, trackers, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.refusal cimport refuse_inside
@@ -44,6 +44,7 @@ cdef inline Outcome masquerade(Path *p, Packet *packet) noexcept nogil:
         outcome = ask(p, packet)
     if outcome != verdict.GOES_ON:
         return outcome
+    liveness.note_live(p, packet)
     ends.saddr = packet.answer.address
     return send_answered(p, packet, &ends)
 

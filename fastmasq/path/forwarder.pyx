@@ -16,11 +16,11 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, hops, links, observation, punts, tunnels, verdict
+from fastmasq.path cimport datagrams, finish, hops, links, liveness, observation, punts, tunnels, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
-from fastmasq.path.punts cimport Answer, Punt
+from fastmasq.path.punts cimport Answer, Live, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
 from fastmasq.path.rules cimport RuleTable
@@ -289,6 +289,8 @@ cdef class Forwarder:
         p.tunnels.index.entries = <IndexEntry *><size_t>self._tunnel_index.ctypes.data
         p.tunnels.index.mask = tunnels.TUNNEL_INDEX - 1
         p.punts.memory = <uint8_t *><size_t>self._punts.ctypes.data
+        self._live = np.zeros((liveness.LIVE, sizeof(Live)), "u1")
+        p.live = <Live *><size_t>self._live.ctypes.data
         p.unfollowed = <uint64_t *><size_t>self._unfollowed.ctypes.data
         p.follows_pptp = pptp
         p.follows_ipsec = ipsec

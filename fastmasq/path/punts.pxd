@@ -3,17 +3,22 @@
 # A packet is handled twice. The first time it gets as far as the place where the tracker's word is wanted, and is kept; with
 # the answer it is handled once more from the start, by all the same rules and checks, and gets past that place.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
 
 cdef enum:
     PUNTS = 64                  # packets waiting at once
-    PUNTS_OF_ONE = 16           # of one source address
-    PUNTS_FROM_OUTSIDE = 24     # of all, but for control connections: strangers may not fill the queue
-    OUTSIDE_RATE = 2000         # of those a second: a tracker takes its time, and has other work
-    OUTSIDE_BURST = 200
+    PUNTS_OF_ONE = 16           # of one source address and kind
+    PUNTS_OF_STRANGERS = 16     # from outside, and of nothing that an inside host takes part in
+    STRANGER_RATE = 500         # of those a second: a tracker takes its time, and has other work
+    STRANGER_BURST = 50
+    PREFIX_RATE = 50            # of those from one /24
+    PREFIX_BURST = 16
+    ANSWER_RATE = 200           # a second of one exchange or one remote's calls and SAs, whose sender may be forged
+    ANSWER_BURST = 64
+    ASKERS = 1024               # buckets
     SEGMENTS_OF_ONE = 48        # of control connections: more of its segments may come in a bunch
 
 cdef enum PuntKind:
@@ -28,7 +33,7 @@ cdef struct Punt:
     uint32_t saddr
     uint8_t kind
     uint8_t link
-    bint is_strange             # from outside, and of no session
+    bint is_strange
 
 cdef struct Answer:
     # what a tracker has decided about a packet
@@ -36,6 +41,12 @@ cdef struct Answer:
     uint32_t address            # outbound its new source, inbound the inside host
     uint16_t call_id            # to write, if renumbered
     bint renumbered
+
+cdef struct Live:
+    # an exchange, or the calls and SAs with a remote, that an inside host takes part in, see liveness.pxd
+    uint64_t key                # 0: unused
+    uint32_t seen_ms
+    uint32_t reserved
 
 cdef struct PuntQueue:
     Punt waiting[PUNTS]         # a ring: `count` of them from `first` on
@@ -59,9 +70,10 @@ cdef inline bint has_room(const PuntQueue *queue, uint32_t saddr, uint32_t lengt
     if queue.count == PUNTS or length > BIG_FRAME:
         return False
     for i in range(queue.count):
-        same += queue.waiting[(queue.first + i) & (PUNTS - 1)].saddr == saddr
+        same += (queue.waiting[(queue.first + i) & (PUNTS - 1)].saddr == saddr
+                 and queue.waiting[(queue.first + i) & (PUNTS - 1)].kind == kind)
         strange += queue.waiting[(queue.first + i) & (PUNTS - 1)].is_strange
-    return same < most and not (is_strange and strange >= PUNTS_FROM_OUTSIDE)
+    return same < most and not (is_strange and strange >= PUNTS_OF_STRANGERS)
 
 
 cdef inline void take_first(PuntQueue *queue) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastmasq.path.bucket cimport Bucket
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.punts cimport Answer, PuntQueue
+from fastmasq.path.punts cimport ASKERS, Answer, Live, PuntQueue
 from fastmasq.path.links cimport Hop, HOP_QUEUES, HopQueue, LINKS, Link, Route, SOURCES, Want
 from fastmasq.path.observation cimport Observation
 from fastmasq.path.rules cimport Chains, Passage
@@ -113,7 +113,10 @@ cdef struct Path:
     bint follows_pptp
     bint follows_ipsec
     Tunnels tunnels
-    Bucket stranger_bucket      # of packets from outside that trackers are asked about
+    Live *live                  # [LIVE], see liveness.pxd
+    Bucket strangers            # from outside that trackers are asked about
+    Bucket strangers_of[ASKERS]     # by /24
+    Bucket answers_of[ASKERS]   # to what inside hosts take part in
     uint64_t *unfollowed        # bit set by session row: control connections that are passed on unread
     # errors we send
     bint limit_errors

@@ -1,9 +1,9 @@
 # Trackers: which packets they want to see, and how they are asked: the packet waits for the answer, or has it with it.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastmasq.path cimport punts, verdict
+from fastmasq.path cimport liveness, punts, verdict
 from fastmasq.path.bucket cimport take_token
 from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.punts cimport Punt, PuntQueue
@@ -12,6 +12,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
+from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport esp, gre, numbers, tcp
 
 
@@ -73,16 +74,34 @@ cdef inline void keep_punt(Path *p, const Packet *packet, uint8_t kind, int64_t 
     queue.is_news = True
 
 
+cdef inline bint may_strangers_ask(Path *p, uint32_t saddr) noexcept nogil:
+    """Whether a tracker may be bothered with a stranger's packet: so often for each /24, and for all of them together."""
+    cdef uint64_t hash = siphash(&p.table.secret, saddr >> 8, 0x7374726e67)
+    return (take_token(&p.strangers_of[hash & (punts.ASKERS - 1)], p.now_ms, punts.PREFIX_RATE, punts.PREFIX_BURST)
+            and take_token(&p.strangers, p.now_ms, punts.STRANGER_RATE, punts.STRANGER_BURST))
+
+
+cdef inline bint may_answer_ask(Path *p, uint64_t key) noexcept nogil:
+    """The same for what may be an answer to an inside host."""
+    return take_token(&p.answers_of[key >> 32 & (punts.ASKERS - 1)], p.now_ms, punts.ANSWER_RATE, punts.ANSWER_BURST)
+
+
 cdef inline Outcome ask_tracker(Path *p, const Packet *packet, uint8_t kind, int64_t ref) noexcept nogil:
     """What a tracker says of the packet in hand. If none has been asked, one is now, and the packet waits.
 
     kind: a PuntKind; ref: the flow of a control segment, else -1.
     """
-    cdef bint is_strange = packet.side == keys.OUTSIDE and kind != punts.PUNT_CONTROL
+    cdef bint is_from_outside = packet.side == keys.OUTSIDE and kind != punts.PUNT_CONTROL
+    cdef bint is_strange = False
+    cdef uint64_t key = 0
     if packet.answer != NULL:
         return packet.answer.outcome
-    if (not punts.has_room(&p.punts, packet.ends.saddr, packet.frame.length, kind, is_strange)
-            or (is_strange and not take_token(&p.stranger_bucket, p.now_ms, punts.OUTSIDE_RATE, punts.OUTSIDE_BURST))):
+    if is_from_outside:
+        key = liveness.live_key(p, packet, packet.ends.saddr)
+        is_strange = kind == punts.PUNT_QUOTE or not liveness.is_live(p, key)
+    if not punts.has_room(&p.punts, packet.ends.saddr, packet.frame.length, kind, is_strange):
+        return verdict.PUNTS_FULL
+    if is_from_outside and not (may_strangers_ask(p, packet.ends.saddr) if is_strange else may_answer_ask(p, key)):
         return verdict.PUNTS_FULL
     keep_punt(p, packet, kind, ref, is_strange)
     return verdict.WAITING

@@ -3,7 +3,9 @@
 An outbound packet with a new SPI *starts* a row. Until the remote's SPI is known the row is outstanding, and others
 that want the same remote wait: their packets are dropped, and the row they wait for is *blocking* from then on. A
 blocking row may send `init_retries` more packets; the next one is dropped, and the row is *squelched*: it has lost its
-turn.
+turn. What its host sends with other SPIs meanwhile counts as well, and a host that has lost its turn does not start
+again for as long as it is squelched while others wait: so one that takes a new SPI for each packet keeps nobody from
+a remote for long.
 
                     unknown SPI from the remote
     outstanding ------------------------------------> established --lifetime--> gone
@@ -47,6 +49,7 @@ from fastmasq.trackers.vpn.isakmp import ExchangeTable, IpsecSettings
 from fastmasq.trackers.vpn.unanswered import Unanswered
 
 MOST_WAITERS = 1024  # remembered; others wait all the same
+WAITERS_OF_HOST = 16
 
 
 class EspTable:
@@ -58,6 +61,8 @@ class EspTable:
         self.rows: dict[int, Association] = {}
         self.disputes: dict[tuple[int, int, int], Dispute] = {}  # by (remote, masq, spi)
         self.waiting: dict[tuple[int, int, int], tuple[int, int]] = {}  # (inside, remote, spi): since, last try
+        self._waiters_of: Counter[int] = Counter()  # by inside host
+        self._lost_turn: set[tuple[int, int]] = set()  # (inside, remote): squelched
         self._out: dict[tuple[int, int, int], Association] = {}  # (inside, remote, outbound spi)
         self._in: dict[tuple[int, int, int], Association] = {}  # (remote, masq, inbound spi)
         self._remote: dict[int, dict[int, Association]] = {}  # by number, oldest first
@@ -106,6 +111,8 @@ class EspTable:
         in_the_way = [row for row in self._pending.get(remote, {}).values() if not row.negotiated]
         if in_the_way and not negotiated:
             return self._wait(in_the_way, inside, remote, spi, now)
+        if not negotiated and (inside, remote) in self._lost_turn and self._others_wait(inside, remote):
+            return dropped("esp_squelched")
         refusal = self.refusal(inside)
         if refusal:
             event = Event(kind="esp_table_full", inside=inside, remote=remote, id=spi, why=refusal)
@@ -116,7 +123,7 @@ class EspTable:
         self._out[inside, remote, spi] = row
         self._pending.setdefault(remote, {})[row.number] = row
         self._renew(row, now)
-        self.waiting.pop((inside, remote, spi), None)
+        self._stop_waiting((inside, remote, spi))
         return Decision(to=(masq,), events=(Event(kind="esp_started", inside=inside, remote=remote, id=spi),))
 
     def _repeat(self, row: Association, now: int) -> Decision | None:
@@ -139,22 +146,42 @@ class EspTable:
         for row in pending:
             row.blocking = True
             self._changes[row.number] = row
-        since, _ = self.waiting.get((inside, remote, spi), (now, now))
-        if len(self.waiting) < MOST_WAITERS or (inside, remote, spi) in self.waiting:
-            self.waiting[inside, remote, spi] = (since, now)
-            self._deadlines.set(("wait", inside, remote, spi), now + self.settings.init_lifetime)
+        self._note_waiter((inside, remote, spi), now)
         own = next((row for row in pending if row.inside == inside), None)
         if own is not None:
+            refused = self._repeat(own, now)
+            if refused is not None:
+                return refused
             event = Event(kind="esp_blocked_self", inside=inside, remote=remote, id=spi, new_id=own.ospi)
         else:
             event = Event(kind="esp_blocked", inside=inside, remote=remote, other=pending[0].inside, id=spi)
         return dropped("esp_blocked", event)
+
+    def _note_waiter(self, waiter: tuple[int, int, int], now: int) -> None:
+        since, _ = self.waiting.get(waiter, (now, now))
+        if waiter not in self.waiting:
+            if len(self.waiting) >= MOST_WAITERS or self._waiters_of[waiter[0]] >= WAITERS_OF_HOST:
+                return
+            self._waiters_of[waiter[0]] += 1
+        self.waiting[waiter] = (since, now)
+        self._deadlines.set(("wait", *waiter), now + self.settings.init_lifetime)
+
+    def _stop_waiting(self, waiter: tuple[int, int, int]) -> None:
+        if self.waiting.pop(waiter, None) is not None:
+            self._waiters_of[waiter[0]] -= 1
+            if not self._waiters_of[waiter[0]]:
+                del self._waiters_of[waiter[0]]
+
+    def _others_wait(self, inside: int, remote: int) -> bool:
+        return any(waiter != inside and wanted == remote for waiter, wanted, _ in self.waiting)
 
     def _squelch(self, row: Association, now: int) -> Decision:
         """E-5: the turn is over; the row is only there to be recognised."""
         row.state = "squelched"
         self._no_longer_pending(row)
         self._deadlines.set(row.number, now + self.settings.squelch)
+        self._lost_turn.add((row.inside, row.remote))
+        self._deadlines.set(("turn", row.inside, row.remote), now + self.settings.squelch)
         event = Event(
             kind="esp_squelched",
             inside=row.inside,
@@ -318,8 +345,10 @@ class EspTable:
                 self.remove(self.rows[key])
             elif key[0] == "dispute":
                 del self.disputes[key[1:]]
+            elif key[0] == "turn":
+                self._lost_turn.discard(key[1:])
             else:
-                self.waiting.pop(key[1:], None)
+                self._stop_waiting(key[1:])
 
     def move(self, old: int, new: int) -> tuple[Event, ...]:
         """Let all rows of a masquerade address follow it (E-10); disputes end, and begin again if they must."""

@@ -31,9 +31,13 @@ class EspRules:
         self.margin, self.most = margin, most
         self.rows: list[Row] = []
         self.isakmp: dict[tuple[int, int], int] = {}  # (inside, remote): last packet
+        self.lost: dict[tuple[int, int], int] = {}  # (inside, remote) that has lost its turn: until when
+        self.waiting: dict[tuple[int, int, int], int] = {}  # (inside, remote, spi): until when
 
     def expire(self, now: int) -> None:
         self.rows = [row for row in self.rows if row.expires > now]
+        self.lost = {key: until for key, until in self.lost.items() if until > now}
+        self.waiting = {key: until for key, until in self.waiting.items() if until > now}
 
     def outbound(self, inside: int, masq: int, remote: int, spi: int, now: int) -> str:
         """Return "sent" or the reason to drop."""
@@ -46,7 +50,13 @@ class EspRules:
         pending = [row for row in self.rows if row.remote == remote and row.state == "outstanding"]
         if pending:
             pending[0].blocking = True
-            return "esp_blocked"
+            self.waiting[inside, remote, spi] = now + self.init
+            own = pending[0].inside == inside
+            return "esp_squelched" if own and self._has_lost_its_turn(pending[0], now) else "esp_blocked"
+        others = any(one != inside for one, wanted, _ in self.waiting if wanted == remote)
+        if (inside, remote) in self.lost and others:
+            return "esp_squelched"
+        self.waiting.pop((inside, remote, spi), None)
         self.rows.append(Row(inside, remote, masq, spi, expires=now + self.init))
         return "sent"
 
@@ -56,13 +66,19 @@ class EspRules:
         if row.state == "established":
             row.expires = now + self.lifetime
             return "sent"
-        if row.blocking:
-            row.retries += 1
-            if row.retries > self.retries:
-                row.state, row.expires = "squelched", now + self.squelch
-                return "esp_squelched"
+        if row.blocking and self._has_lost_its_turn(row, now):
+            return "esp_squelched"
         row.expires = now + self.init
         return "sent"
+
+    def _has_lost_its_turn(self, row: Row, now: int) -> bool:
+        """Count a packet of a host whose start others wait for, with whatever SPI."""
+        row.retries += 1
+        if row.retries <= self.retries:
+            return False
+        row.state, row.expires = "squelched", now + self.squelch
+        self.lost[row.inside, row.remote] = row.expires
+        return True
 
     def inbound(self, remote: int, masq: int, spi: int, now: int) -> tuple[int, ...] | str:
         """Return the hosts that get it, none for the gateway itself, or the reason to drop."""

@@ -94,8 +94,11 @@ class Host:
     # -- ports and protocols ---------------------------------------------------------------------------------------
 
     def reserve(self, ranges: PortRanges) -> None:
-        """Keep the host's programs off these ports of ours, and only off those. Raises KernelError."""
-        given = self._takeover.original(RESERVED_PORTS)
+        """Keep the host's programs off these ports of ours, where the kernel can. Raises KernelError."""
+        try:
+            given = self._takeover.original(RESERVED_PORTS)
+        except FileNotFoundError:
+            return
         value = ports.reservation(ranges, given)
         if value is not None or sysctl.read(RESERVED_PORTS) != given:
             self._takeover.set_sysctl(RESERVED_PORTS, given if value is None else value)

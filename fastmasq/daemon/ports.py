@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from fastmasq.config.values import PortRanges
-from fastmasq.kernel.ports import EPHEMERAL_RANGE, PortSet, format_ports, host_ports, parse_ports
+from fastmasq.kernel.ports import PortSet, ephemeral_range, format_ports, host_ports, parse_ports
 from fastmasq.wire.numbers import CLASSES
 
 UDP_CLASS = CLASSES.index("udp")
@@ -132,7 +132,7 @@ def reservation(ranges: PortRanges, present: str) -> str | None:
     """
     if not ranges:
         return None
-    first, last = map(int, EPHEMERAL_RANGE.read_text().split())
+    first, last = ephemeral_range()
     ephemeral = np.zeros(65536, bool)
     ephemeral[first : last + 1] = True
     wanted = wanted_ports(ranges)

@@ -31,6 +31,7 @@ HOST_RULES = "rules for the host itself"
 ORIGINAL_DESTINATIONS = "original destinations for proxies"
 AHEAD = "memory ahead of use"
 IDLE_PORTS = "ports bound and idle"
+PORT_SETTINGS = "port settings of a network namespace"
 FORWARDING_NEWS = "news of the kernel's forwarding"
 NAMESPACE_NUMBERS = "numbers of network namespaces"
 THREAD_SELF = "the thread's own folder"
@@ -78,6 +79,10 @@ USES: dict[str, Use] = {
     ORIGINAL_DESTINATIONS: Use("nothing", "proxies on this host do not learn whom their clients asked for"),
     AHEAD: Use("memory comes when it is first touched", "a page fault in the path for every 20 new sessions"),
     IDLE_PORTS: Use("nothing", "a TCP port that a program has bound, without listening or connecting, may be taken"),
+    PORT_SETTINGS: Use(
+        "32768-61000 counts as the host's own, and nothing is reserved",
+        "a program of the host that binds a port of ours gets it",
+    ),
     FORWARDING_NEWS: Use("a look every two seconds", "the kernel forwards for so long when somebody switches it on"),
     NAMESPACE_NUMBERS: Use(
         "every journal counts as one of this network namespace",
@@ -101,7 +106,9 @@ FEATURES: tuple[Feature, ...] = (
         "98f842e675f9, bf056bfa8059, namespaces(7)",
     ),
     Feature("nf_tables", "3.13", (GUARD_NFTABLES, HOST_RULES), "nfnetlink: EINVAL, EOPNOTSUPP", "96518518cc41"),
+    Feature("ip_local_port_range in namespaces", "3.13", (PORT_SETTINGS,), "open: ENOENT", "0bbf87d852d2"),
     Feature("PACKET_QDISC_BYPASS", "3.14", (BYPASS,), "setsockopt: ENOPROTOOPT", "d346a3fae3ff, packet(7)"),
+    Feature("ip_local_reserved_ports in namespaces", "3.16", (PORT_SETTINGS,), "open: ENOENT", "122ff243f5f1"),
     Feature("/proc/thread-self", "3.17", (THREAD_SELF,), "readlink: ENOENT", "0097875bd415, proc(5)"),
     Feature("bpf(2)", "3.18", (GUARD_TC,), "ENOSYS", "99c55f7d47c0, bpf(2)"),
     Feature("nf_tables family netdev", "4.2", (GUARD_NFTABLES,), "nfnetlink: EAFNOSUPPORT", "ed6c4136f157"),

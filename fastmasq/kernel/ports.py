@@ -20,6 +20,7 @@ PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 
 EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_USUAL_EPHEMERAL = (32768, 61000)  # of kernels with one range for all network namespaces, told in the first alone
 _PING_SOCKETS = Path("/proc/net/icmp")
 _RAW_SOCKETS = Path("/proc/net/raw")
 _SOCKETS_OF = {UDP_LITE: Path("/proc/net/udplite"), SCTP: Path("/proc/net/sctp/eps")}
@@ -42,13 +43,39 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     if protocol == ICMP:
         used[_ping_identifiers()] = True
         return used
-    first, last = map(int, EPHEMERAL_RANGE.read_text().split())
+    first, last = ephemeral_range()
     used[first : last + 1] = True
-    used |= parse_ports(RESERVED_PORTS.read_text())
+    used |= _reserved()
     if ours is not None:
         used &= ~ours
     used[_bound_ports(protocol)] = True
     return used
+
+
+def ephemeral_range() -> tuple[int, int]:
+    """Return the first and the last port that the kernel gives to programs here which name none."""
+    try:
+        first, last = map(int, EPHEMERAL_RANGE.read_text().split())
+    except FileNotFoundError:
+        return _USUAL_EPHEMERAL
+    return first, last
+
+
+def _reserved() -> PortSet:
+    try:
+        return parse_ports(RESERVED_PORTS.read_text())
+    except FileNotFoundError:
+        return np.zeros(65536, dtype=np.bool_)
+
+
+def why_no_settings() -> str:
+    """Return why the ports of this network namespace cannot be set here, "" if they can."""
+    for setting in (EPHEMERAL_RANGE, RESERVED_PORTS):
+        try:
+            setting.read_text()
+        except OSError as error:
+            return f"{setting}: {error.strerror}"
+    return ""
 
 
 def host_protocols(interfaces: Iterable[Interface]) -> frozenset[int]:

@@ -13,7 +13,7 @@ from fastmasq.kernel import features, journal, netlink
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.host_rules.ruleset import HostRules
-from fastmasq.kernel.ports import why_idle_ports_are_unknown
+from fastmasq.kernel.ports import why_idle_ports_are_unknown, why_no_settings
 from fastmasq.ring import packet_socket
 
 _MADV_POPULATE_WRITE = 23
@@ -25,6 +25,7 @@ def unnoticed() -> dict[str, str]:
     found = {
         features.AHEAD: _why_not_ahead(),
         features.IDLE_PORTS: why_idle_ports_are_unknown(),
+        features.PORT_SETTINGS: why_no_settings(),
         features.FORWARDING_NEWS: _why_no_news_of_forwarding(),
         features.NAMESPACE_NUMBERS: "/proc/self/ns/net is no link" if journal.network_namespace() == [0, 0] else "",
         features.THREAD_SELF: _why_no_thread_self(),

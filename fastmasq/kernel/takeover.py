@@ -125,6 +125,7 @@ class Takeover:
                 refused[name] = str(error)
                 continue
             guard.refused = refused
+            self.host_rules.behind_raw = guard.backend == "iptables"
             break
         for entry in left_behind:
             if entry["guard"] != guard.backend:

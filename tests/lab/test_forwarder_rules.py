@@ -87,3 +87,18 @@ def test_the_trace_tells_what_the_packet_then_meets(net: Network) -> None:
     assert listed[0].startswith("chain forward: policy DENY")
     assert listed[2].split()[:6] == ["1", "MASQ", "udp", INSIDE_ADDRESS, SERVER_ADDRESS, "any"]
     assert listed[2].split()[6] == "1"
+
+
+@pytest.mark.parametrize("guard", ["tc", "nftables", "iptables"])
+def test_t1_a_packet_meets_the_input_chain_once_whatever_the_guard(net: Network, guard: str) -> None:
+    """What is the path's is judged there, what is the host's by its kernel, and nothing by both."""
+    net.start(f'[takeover]\nguard = "{guard}"')
+    sender = net.udp("server", SERVER_ADDRESS)
+    ours, hosts_own = 20_000, 40_000
+    for port in (ours, hosts_own):
+        match = Match(protocol=UDP, destination=host(EXTERNAL_ADDRESS), destination_ports=((port, port),))
+        change(net, Change(do="append", chain="input", rule=Rule(match=match, target="DENY")))
+        for _ in range(3):
+            sender.sendto(b"?", (EXTERNAL_ADDRESS, port))
+    eventually(lambda: net.drops() == {"input_denied": 3}, what="the drops")
+    assert counted(net, "input") == [3, 3]

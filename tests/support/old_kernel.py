@@ -38,7 +38,7 @@ LINES = ("3.2", "3.10", "3.16", "4.9", "4.19")
 HIGHEST_CALL = {"3.2": 311, "3.10": 313, "3.16": 316, "4.9": 331, "4.19": 334}  # arch/x86/entry/syscalls/syscall_64.tbl
 
 MADVISE, SENDTO, SENDMSG, BIND, SETSOCKOPT, GETSOCKOPT, UNAME, READLINK = 28, 44, 46, 49, 54, 55, 63, 89
-READLINKAT, BPF, FSOPEN = 267, 321, 430
+OPENAT, READLINKAT, BPF, FSOPEN = 257, 267, 321, 430
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 _LAUNCHER = Path(__file__).with_name("filtered.py")
@@ -170,6 +170,15 @@ def _link_to(path: bytes, number: int) -> Behaviour:
     return Behaviour((READLINK, READLINKAT), answer)
 
 
+def _setting(name: bytes) -> Behaviour:
+    """A network namespace that is not the first has no such setting."""
+
+    def answer(call: Call) -> Answer | None:
+        return errno.ENOENT if call.text(call.arguments[1]).endswith(b"/" + name) else None
+
+    return Behaviour((OPENAT,), answer)
+
+
 def _messages(octets: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield type and body of each netlink message."""
     while len(octets) >= 16:
@@ -270,6 +279,8 @@ def behaviours(line: str) -> dict[str, Behaviour]:
         "RTM_NEWNETCONF": Behaviour((SENDTO, SENDMSG, BIND), _forwarding_news),
         "links in /proc/PID/ns": _link_to(b"/ns/net", errno.EINVAL),
         "nf_tables": Behaviour((SENDTO, SENDMSG), _nf_tables),
+        "ip_local_port_range in namespaces": _setting(b"ip_local_port_range"),
+        "ip_local_reserved_ports in namespaces": _setting(b"ip_local_reserved_ports"),
         "PACKET_QDISC_BYPASS": _packet_option(PACKET_QDISC_BYPASS, errno.ENOPROTOOPT),
         "/proc/thread-self": _link_to(b"/thread-self", errno.ENOENT),
         "bpf(2)": _unknown(BPF),

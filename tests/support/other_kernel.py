@@ -33,7 +33,7 @@ mkdir -p /tmp/modules/lib && ln -s {_MODULES} /tmp/modules/lib/modules
 printf '#!/bin/sh\\nexec /usr/sbin/modprobe -d /tmp/modules "$@"\\n' >/tmp/modprobe && chmod +x /tmp/modprobe
 echo /tmp/modprobe >/proc/sys/kernel/modprobe
 stty -echo
-export PYTHONDONTWRITEBYTECODE=1 PS1= PS2=
+export PATH PYTHONDONTWRITEBYTECODE=1 PS1= PS2=
 cd {_ROOT}
 exec sh
 """
@@ -91,9 +91,12 @@ class OtherKernel:
             raise KernelError(f"{command} ended with {status.strip()}: {said.strip()}")
         return said
 
+    def write(self, path: str, text: str) -> None:
+        self.run(f"printf %s {shlex.quote(text)} >{path}")
+
     def start(self, command: Sequence[str], configuration: str) -> str:
         """Start fastmasq with a configuration; return the line that says it forwards."""
-        self.run(f"printf %s {shlex.quote(configuration)} >/run/fastmasq.toml")
+        self.write("/run/fastmasq.toml", configuration)
         argv = shlex.join([*command, "run", "-c", "/run/fastmasq.toml"])
         self.run(f"{argv} >/run/said 2>/run/warned & echo $! >/run/pid")
         self.run(f"for _ in $(seq {PATIENCE_S * 5:.0f}); do grep -q forwarding /run/said && break; sleep 0.2; done")

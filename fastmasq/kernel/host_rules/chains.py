@@ -45,6 +45,10 @@ _HOOKS = {
     OUTPUT: "{ type filter hook output priority 300; policy accept; }",
 }
 
+# Behind a guard of iptables, whose table `raw` is asked at -300: else the rules would judge what is the path's as well.
+_BEHIND_RAW = "{ type filter hook prerouting priority -290; policy accept; }"
+_BEHIND_RAW_NAME = f"{INPUT}.behind_raw"  # a chain keeps its priority for life, so this is another one
+
 # The rest of a TCP header whose flags a first fragment has left out: put together, it would pass rules unseen.
 _NO_HIDDEN_FLAGS = "ip protocol 6 ip frag-off & 0x1fff == 1 drop"
 
@@ -90,12 +94,17 @@ def asks_nothing(rule_set: RuleSet) -> bool:
     return not any(_counts(rule_set.chain(name)) for name in (INPUT, OUTPUT))
 
 
-def translate(rule_set: RuleSet, addresses: Addresses, counter_name: Callable[[CounterKey], str]) -> Translation:
-    """Return what nftables must do with the host's own packets. Raises ConfigurationError."""
+def translate(
+    rule_set: RuleSet, addresses: Addresses, counter_name: Callable[[CounterKey], str], *, behind_raw: bool = False
+) -> Translation:
+    """Return what nftables must do with the host's own packets, behind a guard that is or is not one of iptables.
+
+    Raises ConfigurationError.
+    """
     result = Translation()
     for name in (OUTPUT, INPUT):  # output first: whether it rejects matters to input
         if _counts(rule_set.chain(name)):
-            _Hook(rule_set, name, addresses, counter_name, result).translate()
+            _Hook(rule_set, name, addresses, counter_name, result).translate(behind_raw)
     if sum(map(len, result.chains.values())) > _MOST_RULES:
         raise ConfigurationError(f"the rules for the host itself come to more than {_MOST_RULES} rules of nftables")
     return result
@@ -133,11 +142,14 @@ class _Hook:
         self._reachable = {name: self._reached_from(name) for name in rule_set.chains}
         self._made: dict[tuple[str, frozenset[str]], str] = {}
 
-    def translate(self) -> None:
+    def translate(self, behind_raw: bool) -> None:
         chain = self._rule_set.chain(self._hook)
         body = self._chain(self._hook, ())
-        lines = self._result.chains[self._hook] = [_REDIRECTED[self._hook]]
-        self._result.hooks[self._hook] = _HOOKS[self._hook]
+        name, hook = self._hook, _HOOKS[self._hook]
+        if behind_raw and self._hook == INPUT:
+            name, hook = _BEHIND_RAW_NAME, _BEHIND_RAW
+        lines = self._result.chains[name] = [_REDIRECTED[self._hook]]
+        self._result.hooks[name] = hook
         if self._hook == INPUT:
             lines.append(_NO_HIDDEN_FLAGS)
         verdict = self._verdict(chain.policy, ())

@@ -31,6 +31,7 @@ class HostRules:
     """Everything is done by the program nft in the current network namespace."""
 
     def __init__(self) -> None:
+        self.behind_raw = False  # whether the guard is one of iptables, from the next update on
         self._translation = Translation()
         self._names: dict[CounterKey, str] = {}
         self._start, self._serial = secrets.token_hex(3), 0  # a predecessor's counters have other names
@@ -53,7 +54,7 @@ class HostRules:
         Counters go on; those of rules that have gone are given up. Raises KernelError or ConfigurationError; then what
         was in force stays.
         """
-        wanted = translate(rule_set, addresses, self._counter_name)
+        wanted = translate(rule_set, addresses, self._counter_name, behind_raw=self.behind_raw)
         if wanted != self._translation:
             self._put_in_force(wanted)
         return wanted.not_enforced

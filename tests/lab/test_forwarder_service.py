@@ -17,6 +17,7 @@ import pytest
 
 from fastmasq.control.client import call
 from fastmasq.daemon.watchdog import LOOKS
+from fastmasq.kernel.run_folder import FOLDER
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.lab.test_forwarder_life import host_state
 from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, eventually, round_trip
@@ -42,7 +43,7 @@ class Service:
     @property
     def folder(self) -> Path:
         """/run/fastmasq as it sees it."""
-        return Path(f"/proc/{self.process.pid}/root/run/fastmasq")
+        return Path("/proc", str(self.process.pid), "root", *FOLDER.parts[1:])
 
     def forwards(self) -> bool:
         line = self.process.stdout.readline()

@@ -107,7 +107,7 @@ def test_guards_step_by_step(
     assert fallbacks(net).keys() == missed
     assert all(kernel.answers[name] for name in refused)
     assert_traffic_passes(net)
-    journal = json.loads(net.fastmasq.socket.with_suffix(".journal").read_text())
+    journal = json.loads(net.journal.read_text())
     assert [entry["guard"] for entry in journal["entries"] if "guard" in entry] == [guard]
 
 

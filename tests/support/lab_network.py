@@ -16,8 +16,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastmasq.kernel.run_folder import FOLDER
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
@@ -107,6 +109,11 @@ class Network:
     def fastmasq(self) -> Fastmasq:
         assert self._fastmasq is not None, "the test has not started fastmasq"
         return self._fastmasq
+
+    @property
+    def journal(self) -> Path:
+        """Where fastmasq in the gateway has its journal."""
+        return FOLDER / f"net-{(hosts.NAMESPACE_DIRECTORY / self.lab.namespace('gateway')).stat().st_ino}.journal"
 
     def start(self, extra: str = "", **interfaces: Any) -> str:
         """Start fastmasq in the gateway with this head of a configuration; return the line that says it forwards."""

@@ -13,6 +13,7 @@ import pytest
 from fastmasq.daemon import watchdog
 from fastmasq.daemon.notify import Notifier
 from fastmasq.daemon.watchdog import ALIVE_LOOKS, LOOKS, Progress, Watchdog
+from tests.support.lab_network import eventually
 
 
 def test_a_worker_that_has_a_turn_now_and_then_is_not_stuck() -> None:
@@ -81,7 +82,7 @@ def test_where_a_thread_is() -> None:
     assert "it is " in watchdog.place(ids[0]) and " s of processor time used" in watchdog.place(ids[0])
     event.set()
     thread.join()
-    assert "does not say where it is" in watchdog.place(ids[0])
+    eventually(lambda: "does not say where it is" in watchdog.place(ids[0]), what="the end of the thread")
 
 
 # -- what the service manager is told

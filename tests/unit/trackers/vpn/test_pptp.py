@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastmasq.trackers.vpn.calls import CallTable
 from fastmasq.trackers.vpn.pptp import MOST_DROPS, MOST_EDITS, ControlFollower
-from fastmasq.wire.pptp import LAYOUTS, Header, Type, message
+from fastmasq.wire.pptp import FIELDS_END, LAYOUTS, Header, Type, message
 
 SECOND = 1_000_000_000
 A, B, SERVER_HOST = 0x0A000002, 0x0A000003, 0x0A000004
@@ -443,3 +443,16 @@ def test_garbage_breaks_nothing(segments: list[tuple[str, int, bytes]]) -> None:
         elif not followed.drop and ahead <= 0:
             connection.next[direction] = (sequence + max(len(payload), -ahead)) % (1 << 32)
     assert len(calls.calls) <= 64
+
+
+def test_segments_of_any_size_leave_little_behind(calls: CallTable) -> None:
+    """What is kept of a stream is the head of one message and its last edits, however long the segments are."""
+    connection = Connection(calls, 1, A, R)
+    source = random.Random(1)
+    for size in (1, 1460, 65_535, 65_535):
+        pieces = [ids(Type.OUTGOING_CALL_REQUEST, source.randrange(1, 65_536)), source.randbytes(size)]
+        source.shuffle(pieces)
+        for direction in (OUT, IN):
+            connection.send(direction, b"".join(pieces)[:65_535])
+    for stream in connection.follower._streams.values():
+        assert len(stream.head) <= FIELDS_END and len(stream.edits) <= MOST_EDITS

@@ -56,10 +56,10 @@ def run(
 
     if supervise:
         supervisor.become(program.command(*(word for word in sys.argv[1:] if word != "--supervise")))
-    if parent := os.environ.pop(supervisor.VARIABLE, ""):
+    if (parent := os.environ.pop(supervisor.VARIABLE, "")).isdecimal():
         from fastmasq.kernel.identity import end_with
 
-        end_with(parent)
+        end_with(int(parent))
     from fastmasq.observe import log
 
     log.set_up(as_json=log_json, verbose=verbose)

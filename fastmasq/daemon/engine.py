@@ -186,7 +186,7 @@ class Engine:
         if takeover.adopted:
             log.log(logging.INFO if self.keep else logging.WARNING, "the journal of the run before is adopted")
         for name in privileges.wanting():
-            log.warning("fastmasq goes without %s: %s", name, privileges.WANTED[name])
+            log.warning("without %s: %s", name, privileges.WANTED[name])
         links = self.settings.interfaces
         self.forwarding = Forwarding(takeover, (*map(str, links.inside), str(links.outside)))
         self._undo.callback(self.forwarding.close)
@@ -312,7 +312,9 @@ class Engine:
         for number, action in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, hang_up)):
             before = signal.getsignal(number)
             if number == signal.SIGHUP and before == signal.SIG_IGN:
-                continue  # nohup: the terminal may go, we stay
+                if self.read_again:
+                    log.info("SIGHUP is ignored, as nohup wants it; `fastmasq reload` reads the configuration again")
+                continue  # the terminal may go, we stay
             self.loop.add_signal_handler(number, action)
             self._undo.callback(signal.signal, number, before)
             self._undo.callback(self.loop.remove_signal_handler, number)

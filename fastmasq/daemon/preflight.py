@@ -52,6 +52,7 @@ def findings(settings: Settings) -> list[Finding]:
             found += _rings(settings, links)
     finally:
         watch.close()
+    found += [Finding("note", f"without {name}: {privileges.WANTED[name]}") for name in privileges.wanting()]
     found += _guard(settings)
     found += _ports(settings)
     found += _memory(settings)

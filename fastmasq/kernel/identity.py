@@ -41,9 +41,15 @@ def network_namespace() -> Namespace:
             cookie = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
         except OSError:
             cookie = 0
-    file = _thread_folder() / "ns/net"
-    inode = file.stat().st_ino if file.is_symlink() else 0
-    return Namespace(inode, cookie, _BOOT_ID.read_text().strip())
+    return Namespace(_inode(_thread_folder() / "ns/net"), cookie, _BOOT_ID.read_text().strip())
+
+
+def _inode(file: Path) -> int:
+    try:
+        os.readlink(file)  # before Linux 3.8 it is no link, and has a number of its own
+    except OSError:
+        return 0
+    return file.stat().st_ino
 
 
 def _thread_folder() -> Path:
@@ -64,8 +70,11 @@ def start_time(pid: int) -> int | None:
     return None if state in "ZX" else int(started)
 
 
-def end_with(parent: str) -> None:
-    """Have the kernel send us SIGTERM when our parent, the process of this number, ends; or end now if it has."""
+def end_with(parent: int) -> None:
+    """Have the kernel send us SIGTERM when the process that has started us ends. Raises KernelError if it has already.
+
+    Between a bundle of one file and its parent there is a process that unpacks it; then we end with that.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if str(os.getppid()) != parent:
+    if start_time(parent) is None:
         raise KernelError("the supervisor has ended meanwhile; start it again")

@@ -25,7 +25,7 @@ from fastmasq import files
 from fastmasq.errors import KernelError
 from fastmasq.kernel import local_link
 from fastmasq.kernel.identity import Namespace, network_namespace, start_time
-from fastmasq.kernel.run_folder import LARGEST_FILE, RunFolder
+from fastmasq.kernel.run_folder import LARGEST_FILE, RunFolder, file_of
 
 Entry = dict[str, Any]
 
@@ -113,7 +113,7 @@ class Journal:
         """Begin an empty journal for this network namespace."""
         self._folder = folder
         self._namespace = network_namespace()
-        self._name = f"net-{self._namespace.inode}.journal"
+        self._name = file_of(self._namespace.inode, "journal")
         self.entries: list[Entry] = []
         self.strange: list[Any] = []
         self.remarks: list[str] = []

@@ -17,10 +17,10 @@ _STATUS = Path("/proc/self/status")
 
 NEEDED = {"CAP_NET_ADMIN": "settings, guard, next hops", "CAP_NET_RAW": "packets"}
 WANTED = {
-    "CAP_BPF": "the guard tc, and the original destination for proxies",
-    "CAP_PERFMON": "the guard tc, and the original destination for proxies",
+    "CAP_BPF": "no guard tc, and no original destination for proxies",
+    "CAP_PERFMON": "perhaps no guard tc, and no original destination for proxies",
 }
-"""What for, by name. Before Linux 5.8 CAP_SYS_ADMIN stands in the place of those that are wanted."""
+"""What for, and what is missing without it. Before Linux 5.8 CAP_SYS_ADMIN stands for those that are wanted."""
 
 _BIT = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 

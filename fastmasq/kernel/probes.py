@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 from fastmasq.errors import KernelError
-from fastmasq.kernel import features, journal, netlink
+from fastmasq.kernel import features, identity, netlink
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.host_rules.ruleset import HostRules
@@ -27,7 +27,7 @@ def unnoticed() -> dict[str, str]:
         features.IDLE_PORTS: why_idle_ports_are_unknown(),
         features.PORT_SETTINGS: why_no_settings(),
         features.FORWARDING_NEWS: _why_no_news_of_forwarding(),
-        features.NAMESPACE_NUMBERS: "/proc/self/ns/net is no link" if journal.network_namespace() == [0, 0] else "",
+        features.NAMESPACE_NUMBERS: "" if identity.network_namespace().inode else "/proc/self/ns/net is no link",
         features.THREAD_SELF: _why_no_thread_self(),
     }
     return {use: reason for use, reason in found.items() if reason} | features.told_by_version()

@@ -101,6 +101,11 @@ class RunFolder:
             os.replace(name, aside, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return self.path / aside
 
+    def forget(self, inode: int) -> None:
+        """Remove what lies here about a network namespace that is going to go."""
+        for kind in ("journal", "journal.old", "lock"):
+            self.remove(file_of(inode, kind))
+
     def lock(self, name: str, what: str) -> Lock:
         """Hold a lock until it is closed or we end. Raises KernelError that begins with `what` if another has it."""
         while True:
@@ -160,6 +165,11 @@ class Lock:
             self._folder.remove(self._name)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def file_of(inode: int, kind: str) -> str:
+    """Return the name of a file about the network namespace with this inode."""
+    return f"net-{inode}.{kind}"
 
 
 def _service_user() -> set[int]:

@@ -21,7 +21,7 @@ from fastmasq.kernel.host_rules.match import Addresses
 from fastmasq.kernel.host_rules.ruleset import HostRules
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.journal import Entry, Journal, shown
-from fastmasq.kernel.run_folder import FOLDER, Lock, RunFolder
+from fastmasq.kernel.run_folder import FOLDER, Lock, RunFolder, file_of
 from fastmasq.policy.chains import RuleSet
 
 IP_FORWARD = "net.ipv4.ip_forward"
@@ -333,4 +333,4 @@ def _remove_guard(entry: Entry) -> bool:
 
 def _claim_namespace(folder: RunFolder) -> Lock:
     """Hold the lock of this network namespace. Raises KernelError if another fastmasq does."""
-    return folder.lock(f"net-{network_namespace().inode}.lock", "runs in this network namespace")
+    return folder.lock(file_of(network_namespace().inode, "lock"), "runs in this network namespace")

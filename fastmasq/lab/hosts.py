@@ -30,6 +30,11 @@ _FAILED_LINE = re.compile(r"^Command failed -:(\d+)$", re.MULTILINE)  # of `ip -
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def inode(namespace: str) -> int:
+    """Return the number that the kernel has for the namespace."""
+    return (NAMESPACE_DIRECTORY / namespace).stat().st_ino
+
+
 def command_in(namespace: str, argv: Sequence[str]) -> list[str]:
     """Return the command line that runs argv in the namespace, in the same process, without a shell."""
     return ["ip", "netns", "exec", namespace, *argv]

@@ -17,12 +17,13 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastmasq.errors import ConfigurationError, KernelError
+from fastmasq.kernel.run_folder import FOLDER, RunFolder
 from fastmasq.lab import hosts
 
 RUN_DIRECTORY = Path("/run/fastmasq-lab")
@@ -171,11 +172,20 @@ class Lab:
         was_there = bool(present) or self.directory.exists()
         if present:
             hosts.end_processes(present)
+            self._forget(present)
             hosts.configure([f"netns delete {namespace}" for namespace in present])
         shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):  # other labs are up, or there never was one
             RUN_DIRECTORY.rmdir()
         return was_there
+
+    @staticmethod
+    def _forget(namespaces: Iterable[str]) -> None:
+        """Remove the journals of forwarders that were killed in these namespaces: there will be nothing to restore."""
+        if FOLDER.exists():
+            with contextlib.suppress(KernelError, OSError), RunFolder() as folder:
+                for namespace in namespaces:
+                    folder.forget(hosts.inode(namespace))
 
     def is_up(self) -> bool:
         """Return whether every host of the network is there."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastmasq import program
 from fastmasq.lab import hosts
-from fastmasq.lab.forwarder import COMMAND
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import (
@@ -37,7 +37,7 @@ table ip kernel_forward {{
     }}
 }}
 """
-UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", *COMMAND)
+UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", *program.command())
 RST = 4
 
 

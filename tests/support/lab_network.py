@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastmasq.kernel.run_folder import FOLDER
+from fastmasq.kernel.run_folder import FOLDER, file_of
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
@@ -113,7 +113,7 @@ class Network:
     @property
     def journal(self) -> Path:
         """Where fastmasq in the gateway has its journal."""
-        return FOLDER / f"net-{(hosts.NAMESPACE_DIRECTORY / self.lab.namespace('gateway')).stat().st_ino}.journal"
+        return FOLDER / file_of(hosts.inode(self.lab.namespace("gateway")), "journal")
 
     def start(self, extra: str = "", **interfaces: Any) -> str:
         """Start fastmasq in the gateway with this head of a configuration; return the line that says it forwards."""

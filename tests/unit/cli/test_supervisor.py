@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,19 @@ def supervised(body: str, **options: object) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
+        left = children(process.pid)
         process.kill()
+        for child in left:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
 
 
 def is_gone(pid: int) -> bool:
@@ -126,7 +137,7 @@ def test_a_forwarder_ends_with_its_supervisor(tmp_path: Path) -> None:
     body = (
         "sys.path.insert(0, {root!r}); from fastmasq.kernel.identity import end_with; "
         "signal.signal(15, lambda *_: (open({ended!r}, 'w').close(), os._exit(0))); "
-        "end_with(os.environ['FASTMASQ_SUPERVISOR']); os.write(1, b'ready\\n'); time.sleep(60)"
+        "end_with(int(os.environ['FASTMASQ_SUPERVISOR'])); os.write(1, b'ready\\n'); time.sleep(60)"
     ).format(root=str(Path(__file__).parents[3]), ended=str(tmp_path / "ended"))
     with supervised(body) as process:
         process.stdout.readline()
@@ -140,5 +151,4 @@ def test_it_is_small() -> None:
         process.stdout.readline()
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         own = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
-        process.terminate()
     assert own <= MOST_OWN_KB, "of its own; what it shares is the interpreter's text"

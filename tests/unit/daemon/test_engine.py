@@ -17,6 +17,8 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
+from fastmasq.daemon.policy import declare
+from fastmasq.daemon.reload import Reload
 from fastmasq.errors import KernelError
 from fastmasq.kernel import sysctl
 from tests.support.lab_network import eventually
@@ -150,3 +152,32 @@ def test_it_lets_go_of_a_link_that_is_gone_and_takes_the_next_of_its_name(gatewa
     gateway.host.ip("link set far up")
     eventually(lambda: engine.read_kernel() or engine.status.status({})["links"][1]["state"] == "up", 2, "up")
     assert engine.links.attached[1].ifindex == engine.links.links[1].ifindex
+
+
+def test_a_step_that_fails_takes_nothing_from_those_after_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(engine.status, "every_second", lambda: 1 / 0)
+    monkeypatch.setattr(engine.gateway.forwards, "retry", lambda: int("9" * 5000))
+    monkeypatch.setattr(engine.hops, "follow", lambda: done.append("hops"))
+    monkeypatch.setattr(engine.hops, "probe", lambda: done.append("probe"))
+    for _ in range(30):
+        engine._pass_second()
+        engine._next_second.cancel()
+    engine.read_kernel()
+    assert (done.count("hops"), done.count("probe")) == (31, 2)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.split(" at ")[0].rpartition(": ")[2] for line in said] == ["ZeroDivisionError", "ValueError"]
+    assert all(" at daemon/test_engine.py:" in line for line in said), "each has its place"
+
+
+def test_a_hang_up_with_a_mistake_that_nobody_foresaw_changes_nothing(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.reload = Reload(engine.gateway, declare(engine.settings), lambda: int("9" * 5000))
+    for _ in range(5):
+        engine._hang_up()
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said.startswith("not reloaded: ValueError at daemon/test_engine.py:")
+    assert engine.status.sessions({}) == {"total": 0, "sessions": []}

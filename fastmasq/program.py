@@ -30,7 +30,7 @@ def is_bundle() -> bool:
 
 def is_one_file() -> bool:
     """Return whether this is a bundle that unpacks itself somewhere else each time it is started."""
-    return is_bundle() and not PurePath(getattr(sys, "_MEIPASS", "")).is_relative_to(PurePath(sys.executable).parent)
+    return is_bundle() and PurePath(sys._MEIPASS).parent != PurePath(sys.executable).parent
 
 
 def command(*arguments: str) -> list[str]:

@@ -35,7 +35,6 @@ class Program(NamedTuple):
     argv: tuple[str, ...]  # what starts it
     file: str  # what is called `fastmasq`
     legacy: dict[str, str]  # the names of 1999, and the file of each
-    is_one_file: bool
     notes: tuple[str, ...] = ()
 
 
@@ -63,13 +62,13 @@ def this_program(root: Root) -> Program:
                 "script: they want the folder build"
             )
         legacy = {} if is_one_file else dict.fromkeys(program.LEGACY, argv[0])
-        return Program(tuple(argv), argv[0], legacy, is_one_file, tuple(notes))
+        return Program(tuple(argv), argv[0], legacy, tuple(notes))
     scripts = Path(sys.executable).parent
     if missing := [name for name in (program.NAME, *program.LEGACY) if not os.access(scripts / name, os.X_OK)]:
         raise KernelError(f"{scripts} has no {', '.join(missing)}; install fastmasq with pip, so that they are there")
     within = {name: root.within(str(scripts / name)) or str(scripts / name) for name in program.LEGACY}
     file = root.within(str(scripts / program.NAME)) or str(scripts / program.NAME)
-    return Program(tuple(argv), file, within, False, tuple(notes))
+    return Program(tuple(argv), file, within, tuple(notes))
 
 
 def _in_a_home(path: str) -> bool:
@@ -98,10 +97,7 @@ def make(root: Root, this: Program, commands: click.Group, known: Manifest) -> P
 
 def _template(name: str, this: Program | None = None) -> str:
     text = (TEMPLATES / name).read_text()
-    if this is None:
-        return text
-    notify = "all" if this.is_one_file else "main"  # the one file is its own parent
-    return text.replace("@PROGRAM@", shlex.join(this.argv)).replace("@NOTIFY@", notify)
+    return text if this is None else text.replace("@PROGRAM@", shlex.join(this.argv))
 
 
 def _service(root: Root, this: Program) -> Iterator[Entry]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastmasq.cli.options import client_options, find_socket, json_option
+from fastmasq.errors import KernelError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,12 @@ def status(socket: str | None, config: str | None, as_json: bool) -> None:
     from fastmasq.cli.render import make_console, print_json
     from fastmasq.control.client import call
 
-    report = call(find_socket(socket, config), "status")
+    try:
+        report = call(find_socket(socket, config), "status")
+    except KernelError as error:
+        from fastmasq.kernel.takeover import left_behind
+
+        raise KernelError("\n".join(filter(None, (str(error), left_behind())))) from None
     if as_json:
         print_json(report)
     else:

@@ -18,6 +18,7 @@ from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
 from fastmasq.kernel.ports import format_ports
+from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
 from fastmasq.policy.forwards import OUTSIDE, read_address
 from fastmasq.ring.packet_socket import MODES, open_tap
@@ -40,7 +41,8 @@ def findings(settings: Settings) -> list[Finding]:
     lacking = privileges.missing()
     if lacking:
         return [Finding("error", f"{' and '.join(lacking)} missing: run as root; nothing else could be looked at")]
-    found = []
+    left = left_behind()
+    found = [Finding("warning", left)] if left else []
     watch = Watch(settings.interfaces.inside, settings.interfaces.outside)
     try:
         complaints = watch.complaints()

@@ -136,6 +136,18 @@ class Journal:
             journal._take(text)
         return journal
 
+    @classmethod
+    def peek(cls, folder: RunFolder) -> list[Entry]:
+        """Return the entries for this network namespace, as far as they are understood; nothing is changed."""
+        journal = cls(folder)
+        try:
+            content = msgspec.json.decode(folder.read(journal._name) or b"", type=Content)
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        if content.place().is_same(journal._namespace):
+            journal._add(content.entries)
+        return journal.entries
+
     def append(self, entry: Entry) -> None:
         """Raises msgspec.ValidationError for what would not be believed when it is read."""
         self.entries.append(checked(entry))

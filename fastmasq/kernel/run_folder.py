@@ -130,6 +130,10 @@ class RunFolder:
         os.pwrite(descriptor, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
         return Lock(self, name, descriptor)
 
+    def is_locked(self, name: str) -> bool:
+        """Whether a process that lives holds a lock, by what the lock says; it is left alone. Raises KernelError."""
+        return _is_alive((self.read(name) or b"").split())
+
     def _own(self, descriptor: int) -> None:
         """Have a file belong to whom the folder belongs to, so that the service can go on with what root began."""
         os.fchmod(descriptor, 0o600)
@@ -182,6 +186,9 @@ def _service_user() -> set[int]:
 def _holder(descriptor: int) -> int | str:
     """Return the process that a lock names, if there is such a process still."""
     words = os.pread(descriptor, 64, 0).split()
-    if len(words) == 2 and all(word.isdigit() for word in words) and start_time(int(words[0])) == int(words[1]):
-        return int(words[0])
-    return "unknown"
+    return int(words[0]) if _is_alive(words) else "unknown"
+
+
+def _is_alive(words: list[bytes]) -> bool:
+    """Whether the process lives whose number and start a lock says."""
+    return len(words) == 2 and all(word.isdigit() for word in words) and start_time(int(words[0])) == int(words[1])

@@ -252,6 +252,29 @@ def release(folder: Path = FOLDER, former_journal: Path | None = None) -> Restor
         return Restored(done, [*(journal.remarks if journal.is_damaged else ()), *restored.left])
 
 
+def left_behind(folder: Path = FOLDER) -> str:
+    """Return a sentence about what a fastmasq that has ended holds of this network namespace still; empty if nothing.
+
+    Nothing is changed. What cannot be read is not known.
+    """
+    if not folder.is_dir():
+        return ""
+    try:
+        with RunFolder(folder) as opened:
+            entries = [] if opened.is_locked(_lock_name()) else Journal.peek(opened)
+    except KernelError:
+        return ""
+    held = [f"its guard ({entry['guard']})" for entry in entries if "guard" in entry]
+    held += [f"{entry['sysctl']} = {entry['new']}" for entry in entries if _is_forwarding(entry)]
+    held += ["its rules for the host itself"] if _HOST_RULES in entries else []
+    if not held:
+        return ""
+    return (
+        f"a fastmasq that has ended has left {', '.join(held)}: nothing is forwarded. Start it again, "
+        "or give the host back with `fastmasq release`"
+    )
+
+
 def _remove_unknown() -> list[str]:
     """Remove rules and guards that no journal knows of, by every backend that works here."""
     done = []
@@ -333,4 +356,8 @@ def _remove_guard(entry: Entry) -> bool:
 
 def _claim_namespace(folder: RunFolder) -> Lock:
     """Hold the lock of this network namespace. Raises KernelError if another fastmasq does."""
-    return folder.lock(file_of(network_namespace().inode, "lock"), "runs in this network namespace")
+    return folder.lock(_lock_name(), "runs in this network namespace")
+
+
+def _lock_name() -> str:
+    return file_of(network_namespace().inode, "lock")

@@ -254,6 +254,30 @@ def test_a_start_after_a_crash_with_other_settings(used_host: Network) -> None:
     assert host_state(net) == before
 
 
+@pytest.mark.parametrize("guard", ["nftables", "tc"])
+def test_after_a_kill_status_and_check_say_what_is_left(net: Network, guard: str) -> None:
+    def said(*arguments: str) -> str:
+        argv = [sys.executable, "-m", "fastmasq", *arguments]
+        done = net.lab.exec("gateway", argv, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    net.start(f'[takeover]\nguard = "{guard}"')
+    asked = {
+        "status": ("status", "--socket", str(net.fastmasq.socket)),
+        "check": ("check", "-c", str(net.fastmasq.configuration)),
+    }
+    left = f"has left its guard ({guard}), net.ipv4.ip_forward = 0: nothing is forwarded. Start it again, or give the"
+    assert [name for name, arguments in asked.items() if "has left" in said(*arguments)] == []
+    kill(net)
+    for name, arguments in asked.items():
+        lines = [line for line in said(*arguments).splitlines() if left in line]
+        assert len(lines) == 1, f"{name}: {said(*arguments)}"
+        assert "fastmasq release" in lines[0]
+    assert "no fastmasq is running at" in said(*asked["status"])
+    release(net)
+    assert [name for name, arguments in asked.items() if "has left" in said(*arguments)] == []
+
+
 def test_release_refuses_while_fastmasq_runs(net: Network) -> None:
     net.start()
     before = host_state(net)

@@ -103,7 +103,7 @@ def test_a_host_has_its_service_and_is_as_before_without(net: Network, host: Hos
     host.sh("/etc/init.d/fastmasq status")
     net.echo_tcp()
     outside = net.sniff("router", "eth0")
-    connection = net.connect("inside", (SERVER_ADDRESS, ECHO_PORT))
+    connection = net.connect("inside", (SERVER_ADDRESS, ECHO_PORT), port=6000)
     assert round_trip(connection, None, b"first")
     assert INSIDE_ADDRESS in host.sh("fastmasq sessions")
     host.sh("/sbin/ipchains -A forward -s 10.0.0.0/8 -j MASQ")

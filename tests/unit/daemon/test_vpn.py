@@ -894,3 +894,52 @@ def test_a_call_id_that_is_anothers_now_is_judged_anew() -> None:
     assert gateway.vpn.calls.open(99, 0x400, gateway.harness.now_ns).external_id == 0x400
     gateway.vpn.follow_rows()
     assert gateway.dropped(OUTSIDE, gre(REMOTE, GATEWAY_OUT, 0x400, 9)) == "output_denied"
+
+
+def strangers(gateway: Gateway, number: int, count: int = 80, sender: str | None = None) -> None:
+    """Queue ESP that nothing explains, each packet from a network of its own, or all from one sender."""
+    for one in range(count):
+        source = sender or f"{20 + one}.{number >> 8 & 255}.{number & 255}.9"
+        gateway.harness.inject(OUTSIDE, esp(source, GATEWAY_OUT, 0x5000 + number))
+        if one % 60 == 59:
+            gateway.harness.forwarder.step(gateway.harness.now_ns)  # as many as the ring keeps
+
+
+def test_answers_are_not_kept_waiting_by_strangers() -> None:
+    """A hundred exchanges and SAs, 80 packets from forged sources before each answer: all go on as when idle."""
+    gateway = Gateway()
+    for number in range(100):
+        cookie, host = number.to_bytes(8, "big"), f"10.0.{number}.2"
+        remote = f"199.0.{number}.1"
+        gateway.passes(INSIDE, isakmp(host, remote, cookie))
+        strangers(gateway, number)
+        answered = gateway.send(OUTSIDE, isakmp(remote, GATEWAY_OUT, cookie, RESPONDER))
+        assert [ends(out.packet)[1] for out in answered] == [host]
+        gateway.passes(INSIDE, esp(host, remote, 0x1000))
+        strangers(gateway, number)
+        answered = gateway.send(OUTSIDE, esp(remote, GATEWAY_OUT, 0x2000 + number))
+        assert [ends(out.packet)[1] for out in answered] == [host]
+        gateway.second(0.02)
+    assert gateway.harness.forwarder.drops()["punts_full"] > 10_000
+
+
+def test_answers_are_not_kept_waiting_by_one_who_forges_the_remote() -> None:
+    """Its ESP shares what that remote's ESP has, but not what IKE has with it, nor with others."""
+    gateway = Gateway()
+    for number in range(1, 21):
+        cookie = number.to_bytes(8, "big")
+        gateway.passes(INSIDE, isakmp(HOST, REMOTE, cookie))
+        strangers(gateway, number, sender=REMOTE)
+        answered = gateway.send(OUTSIDE, isakmp(REMOTE, GATEWAY_OUT, cookie, RESPONDER))
+        assert HOST in [ends(out.packet)[1] for out in answered if decode(out.packet).protocol == 17]
+
+
+def test_strangers_of_one_network_have_less_than_all_of_them() -> None:
+    gateway = Gateway()
+    strangers(gateway, 1, sender="199.9.9.9")
+    gateway.settle()
+    assert gateway.harness.drops() == {"punts_full": 64, "esp_no_row": 16}
+    gateway.harness.inject(OUTSIDE, esp("199.9.9.10", GATEWAY_OUT, 5))
+    gateway.harness.inject(OUTSIDE, esp("199.9.10.9", GATEWAY_OUT, 5))
+    gateway.settle()
+    assert gateway.harness.drops() == {"punts_full": 1, "esp_no_row": 1}

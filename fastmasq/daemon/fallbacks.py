@@ -19,8 +19,8 @@ class Fallbacks:
 
     def in_force(self) -> list[dict[str, Any]]:
         """Return each use that is done without: name, links (none: all of them), reason, what instead, and its cost."""
-        refused = self._of_links()
-        refused |= {use: ([], reason) for use, reason in (self._host.refused() | self._asked).items()}
+        of_host = self._host.refused() | self._asked
+        refused = {use: ([], reason) for use, reason in of_host.items()} | self._of_links()
         return [
             {"use": use, "links": links, "reason": reason, "instead": how.instead, "cost": how.cost}
             for use, how in features.USES.items()

@@ -304,6 +304,7 @@ class Gateway:
     def every_second(self) -> Iterator[Callable[[], object]]:
         """Yield what time asks for, a step after the other: each may fail by itself."""
         yield self.table.make_ready
+        yield self.links.every_second
         yield self.rules.print_log
         yield self.forwards.retry
         if self.vpn is not None:

@@ -26,9 +26,16 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 class AttachedLink:
     """One link's ring and sender, and what they were opened on."""
 
-    def __init__(self, link: Link, settings: Settings, *, sends: bool) -> None:
+    def __init__(self, link: Link, settings: Settings, *, sends: bool, v2_may_stop: bool) -> None:
         wanted = settings.rings.vnet_header == "auto"
-        tap = open_tap(link.name, settings.rings.mode, vnet_header=wanted, frames=settings.rings.frames, mtu=link.mtu)
+        tap = open_tap(
+            link.name,
+            settings.rings.mode,
+            vnet_header=wanted,
+            v2_may_stop=v2_may_stop,
+            frames=settings.rings.frames,
+            mtu=link.mtu,
+        )
         try:
             self.sender = _open_sender(link, wanted) if sends else TxBatch(vnet=tap.vnet_header, silent=True)
         except FastmasqError:
@@ -38,6 +45,7 @@ class AttachedLink:
         self.plain_qdisc = link.qdisc in PLAIN_QDISCS
         self.ring = RxRing(tap)
         self.ring_drops = 0
+        self._lately = (0, 0)  # packets, and those of them dropped, since the last `has_stopped`
 
     @property
     def vnet_header(self) -> bool:
@@ -50,9 +58,17 @@ class AttachedLink:
         return self.ring.tap.refused | (sender.refused if sender is not None else {})
 
     def count_drops(self) -> int:
-        """Return how many packets the kernel found no room for, in all."""
-        self.ring_drops += self.ring.tap.statistics()[1]
-        return self.ring_drops
+        """Return how many packets the kernel found no room for, or could not put into the virtio header, in all."""
+        packets, drops = self.ring.tap.statistics()
+        self._lately = (self._lately[0] + packets, self._lately[1] + drops)
+        self.ring_drops += drops
+        return self.ring_drops + self.ring.unreadable
+
+    def has_stopped(self) -> bool:
+        """Whether a ring v2 has dropped all that came since the last call, though it is empty, see `open_tap`."""
+        self.count_drops()
+        (packets, drops), self._lately = self._lately, (0, 0)
+        return self.ring.tap.mode == "v2" and 0 < packets == drops and not self.ring.pending()
 
     def close(self) -> None:
         self.ring.close()
@@ -74,6 +90,7 @@ class Links:
         self.links: dict[int, Link] = {}
         self.attached: dict[int, AttachedLink] = {}
         self.has_begun = False  # until the worker runs, a link that cannot be opened is an error, and nothing is news
+        self._stopped: set[str] = set()  # names of links whose ring v2 has stopped once
         self._settings = settings
         self._forwarder = forwarder
         self._worker = worker
@@ -102,6 +119,20 @@ class Links:
             self._forwarder.set_routes(first, routes)
         for number, attached in fresh.items():
             self._replace(number, attached)
+
+    def every_second(self) -> None:
+        """Open anew, and as one that cannot stop, a ring that a packet has stopped."""
+        for number, attached in list(self.attached.items()):
+            if attached.has_stopped():
+                name = self.links[number].name
+                log.warning(
+                    "%s: a packet that the kernel cannot describe has stopped the ring; it is opened anew", name
+                )
+                self._stopped.add(name)
+                fresh = self._open(self.links[number])
+                with self._forwarder.locked():
+                    self._forwarder.attach(number, fresh.ring if fresh else None, fresh.sender if fresh else None)
+                self._replace(number, fresh)
 
     def views(self) -> list[LinkView]:
         """Return what rules may ask for, by number."""
@@ -161,7 +192,8 @@ class Links:
             log.error("%s: fastmasq works on Ethernet-like, ppp and tun interfaces; this one is left alone", link.name)
             return None
         try:
-            return AttachedLink(link, self._settings, sends=not self._forwarder.observes)
+            may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
+            return AttachedLink(link, self._settings, sends=not self._forwarder.observes, v2_may_stop=may_stop)
         except FastmasqError as error:
             if not self.has_begun:
                 raise

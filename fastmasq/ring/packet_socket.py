@@ -89,15 +89,28 @@ def _asking_for(feature: str) -> Iterator[None]:
         raise _Lacking(feature, error) if error.errno in _UNKNOWN else error from None
 
 
-def open_tap(interface: str, mode: str, *, vnet_header: bool = True, frames: int = 4096, mtu: int = 1500) -> Tap:
+def open_tap(
+    interface: str,
+    mode: str,
+    *,
+    vnet_header: bool = True,
+    v2_may_stop: bool = False,
+    frames: int = 4096,
+    mtu: int = 1500,
+) -> Tap:
     """Open a tap on all IPv4 packets that `interface` receives.
 
     mode: "v2", "v3", "socket", or "auto": the first of those that the kernel grants together with the virtio header,
-    else the first without it. Raises KernelError when no mode can be had.
+    else the first without it. v2_may_stop says that packets may come which the kernel cannot describe in the header: it
+    then keeps the slot of a ring v2 for itself, and the ring receives nothing more. So v2 gets no header, and plain
+    sockets, which need no millisecond to hand a packet over, come before v3. Raises KernelError when none can be had.
     """
     reasons = []
     lacking: dict[str, str] = {}
-    for wanted, header in _attempts(mode, vnet_header):
+    if vnet_header and v2_may_stop and mode != "v3":
+        reasons.append("a packet that the header cannot tell of stops a ring v2")
+        lacking[RING_HEADER] = reasons[0]
+    for wanted, header in _attempts(mode, vnet_header, v2_may_stop):
         try:
             tap = _open(interface, wanted, header, frames, mtu)
         except OSError as error:
@@ -113,10 +126,10 @@ def open_tap(interface: str, mode: str, *, vnet_header: bool = True, frames: int
     raise KernelError(f"{interface}: no packet socket to be had ({'; '.join(reasons)})")
 
 
-def _attempts(mode: str, vnet_header: bool) -> list[tuple[str, bool]]:
+def _attempts(mode: str, vnet_header: bool, v2_may_stop: bool) -> list[tuple[str, bool]]:
     modes = MODES if mode == "auto" else (mode,)
-    headers = (True, False) if vnet_header else (False,)
-    return [(wanted, header) for header in headers for wanted in modes]
+    with_header = [each for each in ("socket", "v3") if each in modes] if v2_may_stop else modes
+    return [(wanted, True) for wanted in with_header if vnet_header] + [(wanted, False) for wanted in modes]
 
 
 def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int) -> Tap:

@@ -58,6 +58,7 @@ cdef struct Ring:
     iovec *vectors
     sockaddr_ll *addresses
     uint8_t *controls           # [BATCH][CONTROL_LENGTH]
+    uint64_t unreadable         # packets whose virtio header the kernel could not make, socket mode
     # memory mode
     Frame *queue                # frames pushed and not yet received
     uint32_t queued

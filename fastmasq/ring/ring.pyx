@@ -18,7 +18,7 @@ a frame with its virtio header is one contiguous piece for sendmmsg.
 
 import numpy as np
 
-from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EINVAL, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -175,6 +175,8 @@ cdef int receive_socket(Ring *ring, Frame *frames, int most) noexcept nogil:
         ring.messages[i].msg_hdr.msg_flags = 0
     count = recvmmsg(ring.fd, ring.messages, most, MSG_DONTWAIT, NULL)
     if count <= 0:
+        if count < 0 and errno == EINVAL:
+            ring.unreadable += 1
         return 0
     for i in range(count):
         status = 0
@@ -335,6 +337,11 @@ cdef class RxRing:
                            frames[i].packet_type, bool(frames[i].truncated)))
         ring_release(&self.ring)
         return result
+
+    @property
+    def unreadable(self):
+        """How many packets were lost since the kernel could not make their virtio header."""
+        return self.ring.unreadable
 
     def pending(self):
         return bool(ring_pending(&self.ring))

@@ -25,7 +25,7 @@ from tests.support.lab_network import (
     send_and_compare,
 )
 
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0001, 0x1000, 0x4000
 TRANSFER_BYTES = 2 << 20
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 INSIDE_NETWORK, FAR_INSIDE = "192.168.9", "192.168.9.2"
@@ -159,3 +159,33 @@ def test_a_tun_as_inside(net: Network) -> None:
 
     eventually(refused, 3, "the gateway's word that there is no way")
     assert tunnel.faults == []
+
+
+def test_a_ring_that_a_packet_has_stopped_is_opened_anew(net: Network) -> None:
+    """By UDP fragments sent as one (UFO), which the kernel cannot describe in the virtio header."""
+    with net.on("gateway"):
+        wire = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(wire, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
+    try:
+        net.ip("gateway", "address add 10.200.0.1/24 dev tun0")
+        net.ip("gateway", "link set tun0 up")
+        net.start(inside=["eth0", "tun0"])
+        net.echo_udp()
+        assert net.link("tun0")["ring"] == "v2"
+
+        def is_answered() -> bool:
+            os.write(wire, bytes(10) + packets.udp("10.200.0.2:4000", f"{SERVER_ADDRESS}:7", b"?"))
+            return bool(select.select([wire], [], [], 0.2)[0]) and os.read(wire, 100)[10 + 28 :] == b"?"
+
+        eventually(is_answered, what="an answer before it")
+        large = struct.pack("=BBHHHH", 1, 3, 28, 1480, 20, 6)  # VIRTIO_NET_HDR_GSO_UDP
+        large += packets.udp("10.200.0.2:4000", f"{SERVER_ADDRESS}:7", bytes(4000))
+        os.write(wire, large)
+        assert not is_answered()
+        eventually(is_answered, 5, what="an answer after it")
+        link = net.link("tun0")
+        assert (link["ring"], link["vnet_header"]) == ("socket", True)
+        os.write(wire, large)
+        eventually(is_answered, 1, what="an answer after another")
+    finally:
+        os.close(wire)

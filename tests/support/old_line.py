@@ -51,7 +51,7 @@ def assert_told(kernel: OldKernel, fastmasq: Fastmasq, line: str) -> None:
 
 def expected_ring(line: str) -> tuple[str, bool]:
     """Return ring mode and virtio header of a kernel of a line."""
-    return ("socket" if "PACKET_VNET_HDR on rings" in old_kernel.lacking(line) else "v2"), True
+    return ("socket" if features.RING_HEADER in expected_uses(line) else "v2"), True
 
 
 def expected_guard(line: str) -> str:

@@ -28,20 +28,24 @@ _RINGS = """## Rings and the virtio header
 
 `[rings] mode = "auto"` takes the first of these that the kernel grants: ring v2, ring v3, plain sockets, each with
 the virtio header; then the same without it. Before 4.6 a ring cannot have the header, so plain sockets are taken.
-That is slower for small packets, but large sends and unfinished checksums pass whole.
+They copy each packet once more, but large sends and unfinished checksums pass whole.
+
+A ring v2 with the header has a fault in all kernels from 5.6 on (and older ones that took over 61fad6816fc1): a
+packet that the header cannot describe is lost, and the kernel keeps the slot it had for it, so that the ring receives
+nothing more. Before 6.2 every burst of UDP is such a packet; so plain sockets are taken there, whatever the mode's
+order. Since 6.2 only rare ones are, such as UDP fragments that a virtual machine sends as one (UFO) into a link of
+ours: a ring that is seen to have stopped is opened anew within two seconds, as a plain socket.
 
 Without the header (`vnet_header = "off"`, or where it is refused) fastmasq completes checksums and cuts large sends
 of TCP itself, by a size that fits the way. For UDP the size of the pieces is what the sender meant, and nothing tells
 it: a burst that arrives as one packet is dropped, as `segment_size_unknown`. So on links with such a tap, and on the
 ports of a bridge that is one, what merges UDP is switched off: `rx-gro-list`, `rx-udp-gro-forwarding`, `rx-gro-hw`
 and `rx-lro`, as far as they were on, and `tx-udp-segmentation` of the link to proxies. It is in the journal and put
-back at the end, or by `fastmasq release`. GRO of TCP stays on.
+back at the end, or by `fastmasq release`. GRO of TCP stays on. The same is done before 6.2.
 
 What a neighbour on the same machine sends as one packet no feature of ours changes: the other end of a veth pair (a
-container), or a virtual machine. Switch it off there: `ethtool -K eth0 tx-udp-segmentation off`. The same holds for
-kernels from 4.18 to 6.1 with the header: they have bursts of UDP, and a virtio header that cannot tell of them, so
-the tap loses them (`Lost by ring` in `fastmasq status`). Nothing refuses that, which is why it is told by the
-version.
+container), or a virtual machine. Before 6.2 the tap loses it, and counts it (`Lost by ring` in `fastmasq status`).
+Switch it off there: `ethtool -K eth0 tx-udp-segmentation off`.
 """
 
 _GUARDS = """## Guards

@@ -438,6 +438,15 @@ def test_auto_falls_back_one_step_at_a_time(monkeypatch, refused: set, chosen: t
     assert (packet_socket.HEADER in tap.refused) == (not tap.vnet_header)
 
 
+@pytest.mark.parametrize(
+    ("mode", "chosen"),
+    [("auto", ("socket", True)), ("v2", ("v2", False)), ("v3", ("v3", True)), ("socket", ("socket", True))],
+)
+def test_a_ring_v2_has_no_header_where_that_may_stop_it(pair, open_ring, mode: str, chosen: tuple[str, bool]) -> None:
+    tap = open_ring(mode, v2_may_stop=True).tap
+    assert (tap.mode, tap.vnet_header) == chosen
+
+
 def test_a_forced_mode_that_is_refused_is_an_error(monkeypatch) -> None:
     def refuse(*_):
         raise OSError(92, "Protocol not available")

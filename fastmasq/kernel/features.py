@@ -85,8 +85,8 @@ USES: dict[str, Use] = {
     ),
     FORWARDING_NEWS: Use("a look every two seconds", "the kernel forwards for so long when somebody switches it on"),
     NAMESPACE_NUMBERS: Use(
-        "every journal counts as one of this network namespace",
-        "a journal beside the control socket of another network namespace is not refused",
+        "all of them have one journal and one lock",
+        "one fastmasq runs at a time, and its journal is taken for one of any",
     ),
     THREAD_SELF: Use("the same file below /proc/self/task", "nothing"),
 }

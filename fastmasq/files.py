@@ -8,6 +8,8 @@ import pwd
 import stat
 from collections.abc import Collection
 
+SERVICE_USER = "fastmasq"
+
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_LINKS = 40  # on the way to a file, as path_resolution(7) has it
 
@@ -21,14 +23,22 @@ def trusted_owners() -> set[int]:
     return owners
 
 
-def read(path: str | os.PathLike[str], largest: int) -> bytes:
+def service_user() -> set[int]:
+    """Return the user of a forwarder that is a service, if this host has one."""
+    try:
+        return {pwd.getpwnam(SERVICE_USER).pw_uid}
+    except KeyError:
+        return set()
+
+
+def read(path: str | os.PathLike[str], largest: int, *, and_of: Collection[int] = ()) -> bytes:
     """Return the content of a regular file of at most `largest` octets, if nobody else can have written it.
 
-    Links are followed. What they lead to, and each folder on the way, must belong to one of `trusted_owners` and not be
-    open to everybody; a sticky folder may be. A group that may write was chosen by the owner. Raises OSError, whose
-    strerror says what is wrong.
+    Links are followed. What they lead to, and each folder on the way, must belong to one of `trusted_owners`, or to
+    these further users, and not be open to everybody; a sticky folder may be. A group that may write was chosen by the
+    owner. Raises OSError, whose strerror says what is wrong.
     """
-    owners = trusted_owners()
+    owners = {*trusted_owners(), *and_of}
     descriptor = os.open(judged(os.fspath(path), owners), _FLAGS)
     try:
         return read_open(descriptor, os.fspath(path), largest, owners)

@@ -44,7 +44,7 @@ class KeyFile:
 def read_keys(path: str) -> dict[int, bytes]:
     """Return the keys by address. Raises ConfigurationError with what is wrong, where."""
     try:
-        content = files.read(path, LARGEST_FILE)
+        content = files.read(path, LARGEST_FILE, and_of=files.service_user())
         mode = stat.S_IMODE(os.stat(path).st_mode)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; write a line ADDRESS KEY for each inside host") from None

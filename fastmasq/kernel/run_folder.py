@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import pwd
 import stat
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel.identity import start_time
 
 FOLDER = Path("/run/fastmasq")
-SERVICE_USER = "fastmasq"
 LARGEST_FILE = 4 << 20  # octets
 
 _MODE = 0o750  # the group may reach the sockets, and see the names
@@ -36,7 +34,7 @@ class RunFolder:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, _MODE)
-            self._owners = {0, os.geteuid(), *_service_user()}
+            self._owners = {0, os.geteuid(), *files.service_user()}
             place = files.judged(str(path), files.trusted_owners() | self._owners)
             self._folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | _SAFE)
         except OSError as error:
@@ -45,7 +43,7 @@ class RunFolder:
         if self._status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or self._status.st_uid not in self._owners:
             self.close()
             raise KernelError(
-                f"the folder {path}: others than root and the user {SERVICE_USER} may write there; "
+                f"the folder {path}: others than root and the user {files.SERVICE_USER} may write there; "
                 f"chown root {path}; chmod 750 {path}"
             )
 
@@ -174,13 +172,6 @@ class Lock:
 def file_of(inode: int, kind: str) -> str:
     """Return the name of a file about the network namespace with this inode."""
     return f"net-{inode}.{kind}"
-
-
-def _service_user() -> set[int]:
-    try:
-        return {pwd.getpwnam(SERVICE_USER).pw_uid}
-    except KeyError:
-        return set()
 
 
 def _holder(descriptor: int) -> int | str:

@@ -73,6 +73,7 @@ def test_what_belongs_to_another_user_is_refused(file: Path, tmp_path: Path, mon
     monkeypatch.setenv("SUDO_UID", str(NOBODY))
     assert files.read(file, 7) == b"content", "whoever may call sudo may do this, too"
     monkeypatch.setenv("SUDO_UID", "9" * 5000)
+    assert files.read(file, 7, and_of={NOBODY}) == b"content"
     os.chown(file, 0, -1)
     os.chown(file.parent, NOBODY, -1)
     assert "belongs to the user nobody" in refusal(file)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fastmasq import program
+from fastmasq.control.client import call
 from fastmasq.lab import hosts
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
@@ -265,6 +269,26 @@ def test_in_the_end_it_prints_what_it_has_seen(kernel: Network) -> None:
     assert f"1 no_session - eth1 udp {SERVER_ADDRESS} {EXTERNAL_ADDRESS}:61005" in lines
     assert {"tcp 1", "udp 1", "icmp 0"} <= set(lines)
     assert any(re.fullmatch(r"\d+ forward sent on, .*", line) for line in lines)
+
+
+def test_a_new_configuration_is_tried_beside_a_fastmasq_that_runs(net: Network, tmp_path: Path) -> None:
+    net.echo_udp()
+    net.start(ALL_PORTS)
+    rules, file = tmp_path / "rules", tmp_path / "other.toml"
+    other = str(net.lab.directory / "gateway/other.sock")
+    rules.write_text("ipchains -P forward DENY\n")
+    links = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
+    file.write_text(f'{links}[rules]\nfiles = ["{rules}"]\n[control]\nsocket = "{other}"\n')
+    argv = [*program.command(), "run", "-c", str(file), *OBSERVE]
+    with net.lab.popen("gateway", argv, stdout=subprocess.PIPE, text=True) as observer:
+        assert "only observes" in observer.stdout.readline()
+        exchange(net.udp("inside"), 5, "carried by the other")
+        denied = {"forward_denied": 5}
+        eventually(lambda: summed(call(other, "status"))[1] == denied, what="what the new rules would deny")
+        observer.send_signal(signal.SIGTERM)
+        assert observer.wait(10) == 0
+    exchange(net.udp("inside"), 5, "still")
+    assert summed(net.status()) == (20, {})
 
 
 def test_a_second_forwarder_is_refused_by_its_socket(kernel: Network) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -64,6 +67,30 @@ def test_a_target_that_does_not_exist_changes_nothing(net: Network) -> None:
         )
     assert caught.value.reason == "no target"
     assert call(str(net.fastmasq.socket), "rules")["default_forward"] is True
+
+
+def test_what_scripts_begin_with_keeps_masquerading_and_reset_brings_it_back(net: Network) -> None:
+    def said(*argv: str) -> str:
+        environment = {**os.environ, "FASTMASQ_SOCKET": str(net.fastmasq.socket)}
+        done = net.lab.exec("gateway", argv, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    programs = Path(sys.executable).parent
+    ipchains = str(programs / "ipchains")
+    net.start()
+    net.echo_udp()
+    outside = net.sniff("router", "eth0")
+    asking = net.udp("inside")
+    for line in ("-F", "-F forward", "-X", "-Z", "-P forward ACCEPT"):
+        said(ipchains, *line.split())
+        assert round_trip(asking, SERVER, line.encode()), line
+    said(ipchains, "-P", "forward", "DENY")
+    assert not round_trip(asking, SERVER, b"denied", 0.3)
+    said(ipchains, "-P", "forward", "ACCEPT")
+    said(str(programs / "fastmasq"), "rule", "reset")
+    assert round_trip(asking, SERVER, b"again")
+    assert [each for each in outside.packets() if each.source.startswith("10.")] == []
 
 
 def test_the_trace_tells_what_the_packet_then_meets(net: Network) -> None:

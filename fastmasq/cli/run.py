@@ -54,6 +54,10 @@ def run(
     """
     from fastmasq.cli import supervisor
 
+    if observe and (keep or supervise):
+        raise click.UsageError(
+            "--observe goes without --keep and --supervise: it changes nothing, and carries nothing."
+        )
     if supervise:
         supervisor.become(program.command(*(word for word in sys.argv[1:] if word != "--supervise")))
     if (parent := os.environ.pop(supervisor.VARIABLE, "")).isdecimal():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pytest
 
 from fastmasq.config.load import SAMPLE
 from fastmasq.errors import KernelError
+from tests.support.answers import STATUS
 
 GOOD = '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n'
 
@@ -74,6 +76,45 @@ def test_run_without_a_file(run, started):
     assert started[0].masquerade.hairpin
 
 
+def test_an_observer_prints_in_the_end_what_it_has_seen(run, stand_in):
+    report = copy.deepcopy(STATUS) | {
+        "observed": {
+            "answers_to_host": 7,
+            "opened": {"tcp": 90, "udp": 8, "icmp": 1, "other": 0},
+            "forwards": [{"forward": "tcp eth1:8080", "sessions": 3}],
+            "dropped": [
+                {
+                    **{"packets": 3, "reason": "input_denied", "rule": "input rule 2", "link": "eth0", "protocol": 17},
+                    **{"source": "10.0.0.3", "destination": "199.0.0.1", "port": 53},
+                },
+                {
+                    **{"packets": 1, "reason": "icmp_type_refused", "rule": None, "link": None, "protocol": 1},
+                    **{"source": "10.0.0.4", "destination": "199.0.0.1", "port": 5},
+                },
+            ],
+            "dropped_others": 2,
+        }
+    }
+
+    def run_forever(settings, announce, read_again=None, *, observed=None):
+        announce("observing")
+        observed(report)
+
+    stand_in("fastmasq.daemon.engine", run_forever=run_forever)
+    result = run("run", "--inside", "eth0", "--outside", "eth1", "--observe")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    reasons = "3 ttl_exceeded, 1 no_route"
+    assert lines[:2] == [
+        "observing",
+        f"fastmasq only observes: would forward 22 packets, would drop 4 ({reasons}), would open 99 sessions",
+    ]
+    assert "tcp eth1:8080 3" in lines
+    assert "3 input_denied input rule 2 eth0 udp 10.0.0.3 199.0.0.1:53" in lines
+    assert "1 icmp_type_refused - - icmp 5 10.0.0.4 199.0.0.1" in lines
+    assert "2 of other flows" in lines
+
+
 def test_run_listens_where_the_file_says_whatever_the_environment_of_clients(run, started, file, monkeypatch):
     monkeypatch.setenv("FASTMASQ_SOCKET", "/tmp/y.sock")
     run("run", "-c", file(GOOD))
@@ -96,6 +137,11 @@ def test_options_come_before_the_file(run, started, file):
         (["-c", "x", "--inside", "eth0"], "exclude each other"),
         (["--inside", "a b", "--outside", "c"], '"a b" cannot be the name of a link'),
         (["--inside", "a", "--outside", "b", "--ring", "v4"], "'auto', 'v3', 'v2', 'socket'"),
+        (["--inside", "a", "--outside", "b", "--observe", "--keep"], "--observe goes without --keep"),
+        (
+            ["--inside", "a", "--outside", "b", "--observe", "--supervise"],
+            "--observe goes without --keep and --supervise",
+        ),
     ],
 )
 def test_run_refuses_wrong_usage(run, started, options, said):

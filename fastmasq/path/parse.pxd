@@ -173,13 +173,18 @@ cdef inline bint may_be_summed(const Packet *packet) noexcept nogil:
 
 
 cdef inline bint may_be_cut(const Packet *packet) noexcept nogil:
-    """Whether a large send is of a kind that its protocol has, and not of more segments than a kernel makes one for."""
+    """Whether a large send is of a kind that its protocol has, and not of more segments than a kernel makes one for.
+
+    Datagrams of no size at all are those of `guess_offload` that have waited, and are dropped where they would be cut.
+    """
     cdef const VnetHeader *vnet = &packet.frame.vnet
     cdef uint8_t kind = vnet.gso_type & ~<uint8_t>GSO_ECN
     if vnet.flags & VNET_NEEDS_CSUM and not packet.partial:
         return False
     if packet.protocol == numbers.TCP:
         return kind == GSO_TCPV4 and vnet.gso_size >= LEAST_SEGMENT
+    if packet.protocol == numbers.UDP and kind == GSO_UDP_L4 and vnet.gso_size == 0:
+        return True
     return (packet.protocol == numbers.UDP and (kind == GSO_UDP_L4 or kind == GSO_UDP)
             and <uint32_t>vnet.gso_size * UDP_SEGMENTS >= packet.length - packet.header_length - udp.MINIMUM)
 

@@ -282,7 +282,7 @@ def debian_package() -> str:
         before = _files(root)
         shutil.copy(package, root / "package.deb")
         checked(inside(root, "/usr/bin/dpkg", "--install", "/package.deb"))
-        said = demonstrate(inside(root, "/usr/sbin/fastmasq"))
+        said = demonstrate(inside(root, "/usr/bin/fastmasq"))
         configuration = root / "etc/fastmasq.toml"
         configuration.write_text(configuration.read_text() + "# changed\n")
         checked(inside(root, "/usr/bin/dpkg", "--install", "--force-confdef", "--force-confold", "/package.deb"))

@@ -26,7 +26,7 @@ need_debian() {
     apt-get -q -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}"
 }
 
-checksum() { sha256sum "$@" | sha256sum | cut -d' ' -f1; }
+checksum() { sha256sum -- "$@" | cut -d' ' -f1 | sha256sum | cut -d' ' -f1; } # of contents, wherever they lie
 
 # $1: name of the stamp, $2: what it must contain, $3...: files that must be there
 is_current() {

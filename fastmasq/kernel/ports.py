@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,13 @@ PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
 EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _USUAL_EPHEMERAL = (32768, 61000)  # of kernels with one range for all network namespaces, told in the first alone
+_SOCKETS_OF = {
+    TCP: (Path("/proc/net/tcp"), Path("/proc/net/tcp6")),
+    UDP: (Path("/proc/net/udp"), Path("/proc/net/udp6")),
+}
 _PING_SOCKETS = Path("/proc/net/icmp")
 _RAW_SOCKETS = Path("/proc/net/raw")
-_SOCKETS_OF = {UDP_LITE: Path("/proc/net/udplite"), SCTP: Path("/proc/net/sctp/eps")}
+_PORTLESS_SOCKETS = {UDP_LITE: Path("/proc/net/udplite"), SCTP: Path("/proc/net/sctp/eps")}
 _TUNNELS = {768: IPIP, 776: IPV6, 778: GRE}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
@@ -81,8 +86,8 @@ def why_no_settings() -> str:
 def host_protocols(interfaces: Iterable[Interface]) -> frozenset[int]:
     """Return the protocols without ports that the host itself uses: tunnels that are up, and sockets of any program."""
     used = {_TUNNELS[each.hardware] for each in interfaces if is_tunnel(each)}
-    used.update(int(local.rpartition(":")[2], 16) for local in _local_ends(_RAW_SOCKETS))
-    used.update(protocol for protocol, sockets in _SOCKETS_OF.items() if _local_ends(sockets))
+    used.update(_port(local) for local, _ in _ends(_RAW_SOCKETS))
+    used.update(protocol for protocol, sockets in _PORTLESS_SOCKETS.items() if _ends(sockets))
     return frozenset(used)
 
 
@@ -90,30 +95,34 @@ def is_tunnel(interface: Interface) -> bool:
     return interface.hardware in _TUNNELS and bool(interface.flags & IFF_UP)
 
 
-def _local_ends(table: Path) -> list[str]:
-    """Return the second column of a table in /proc/net, which begins with a line of names; nothing if there is none."""
-    if not table.exists():
-        return []
-    return [row.split()[1] for row in table.read_text().splitlines()[1:]]
+def _ends(*tables: Path) -> list[tuple[str, str]]:
+    """Return (local, remote) as in tables of /proc/net, "address:port" in hexadecimal; nothing of a table not there."""
+    rows = (row for table in tables if table.exists() for row in table.read_text().splitlines()[1:])
+    return [(local, remote) for _, local, remote, *_ in map(str.split, rows)]
+
+
+def _port(end: str) -> int:
+    return int(end.rpartition(":")[2], 16)
+
+
+def _address(end: str) -> str:
+    """Return the address of an end; each of its words of 32 bits is written as a number in host byte order."""
+    digits = end.partition(":")[0]
+    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+    return str(ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
 
 
 def listeners(protocol: int) -> dict[int, set[str]]:
     """Return, by port, the addresses where programs wait to be asked over TCP or UDP."""
     found: dict[int, set[str]] = {}
-    for each in _connections(protocol):
-        if each.laddr and not each.raddr:
-            found.setdefault(each.laddr.port, set()).add(each.laddr.ip)
+    for local, remote in _ends(*_SOCKETS_OF[protocol]):
+        if _port(local) and not _port(remote):
+            found.setdefault(_port(local), set()).add(_address(local))
     return found
 
 
-def _connections(protocol: int) -> list[Any]:
-    import psutil
-
-    return psutil.net_connections({TCP: "tcp", UDP: "udp"}[protocol])
-
-
 def _bound_ports(protocol: int) -> list[int]:
-    ports = [connection.laddr.port for connection in _connections(protocol) if connection.laddr]
+    ports = [_port(local) for local, _ in _ends(*_SOCKETS_OF[protocol])]
     return ports + _idle_tcp_ports() if protocol == TCP else ports
 
 
@@ -144,7 +153,7 @@ def why_idle_ports_are_unknown() -> str:
 
 
 def _ping_identifiers() -> list[int]:
-    return [int(local.rpartition(":")[2], 16) for local in _local_ends(_PING_SOCKETS)]
+    return [_port(local) for local, _ in _ends(_PING_SOCKETS)]
 
 
 def parse_ports(text: str) -> PortSet:

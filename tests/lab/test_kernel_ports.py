@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastmasq.kernel.ports import host_ports, parse_ports, port_ranges
+from fastmasq.kernel.ports import host_ports, listeners, parse_ports, port_ranges
 from tests.support.namespaces import Namespace
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
@@ -83,6 +83,25 @@ def test_connected_sockets(host: Namespace) -> None:
         listener.close()
         assert host_ports(TCP)[3000]
         client.close()
+
+
+def test_listeners_are_those_that_wait_with_their_addresses(host: Namespace) -> None:
+    with host.entered():
+        ends = [
+            bound("0.0.0.0", 22, listen=True),
+            bound("127.0.0.1", 25, listen=True),
+            bound("::1", 25, listen=True),
+            bound("::", 80, listen=True),
+            bound("0.0.0.0", 2000),
+        ]
+        client = socket.create_connection(("127.0.0.1", 25))
+        assert listeners(TCP) == {22: {"0.0.0.0"}, 25: {"127.0.0.1", "::1"}, 80: {"::"}}
+        assert listeners(UDP) == {}
+        with bound("127.0.0.1", 53, socket.SOCK_DGRAM), bound("127.0.0.1", 54, socket.SOCK_DGRAM) as connected:
+            connected.connect(("127.0.0.1", 53))
+            assert listeners(UDP) == {53: {"127.0.0.1"}}
+    for end in (*ends, client):
+        end.close()
 
 
 def test_ping_sockets_have_identifiers(host: Namespace) -> None:

@@ -51,6 +51,7 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LINKS
+from fastmasq.table import memory
 from fastmasq.table.masq import MasqTable
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.numbers import ISAKMP_PORT
@@ -372,10 +373,11 @@ class Engine:
         )
 
     def _answer_path(self) -> None:
-        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for."""
+        """Do what the path waits for: a tracker's word on a packet, next hops, and memory for its sessions."""
         os.eventfd_read(self.worker.notify)
         self._attempt(self._answer_trackers)
         self._attempt(self.hops.resolve)
+        self._attempt(self.gateway.table.make_ready)
 
     def _answer_trackers(self) -> None:
         vpn = self.gateway.vpn
@@ -427,8 +429,8 @@ def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTab
         prefix=limits.prefix,
         sequential=settings.sequential_ports,
         now_ns=now,
+        buffer=memory.private(limits.sessions),
     )
-    table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_programs(local_link.FIRST, local_link.COUNT)
     return table, forwarder

@@ -64,11 +64,13 @@ def run(
         from fastmasq.kernel.identity import end_with
 
         end_with(int(parent))
+    from fastmasq.daemon import lean
     from fastmasq.observe import log
 
     log.set_up(as_json=log_json, verbose=verbose)
-    loaded = _read(config, inside, outside, ring, socket)
-    from fastmasq.daemon.engine import run_forever
+    with lean.imports():
+        loaded = _read(config, inside, outside, ring, socket)
+        from fastmasq.daemon.engine import run_forever
 
     for warning in loaded.warnings:
         logging.getLogger("fastmasq.config").warning("%s", warning)

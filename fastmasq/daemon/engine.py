@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
 from fastmasq.config.schema import Settings
-from fastmasq.control.inside import Endpoint, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server, StatusServer
 from fastmasq.daemon import resets
@@ -55,6 +54,9 @@ from fastmasq.table import memory
 from fastmasq.table.masq import MasqTable
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.numbers import ISAKMP_PORT
+
+if TYPE_CHECKING:
+    from fastmasq.control.inside import InsideServer
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -167,6 +169,8 @@ class Engine:
         preload = Preload(self.gateway.vpn)
         methods |= self._handlers(preload)
         if keys is not None:
+            from fastmasq.control.inside import InsideServer  # and cryptography with it
+
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
         if not self.observes:
@@ -365,6 +369,8 @@ class Engine:
         if self.inside_server is None or snapshot.generation == self._listens_since:
             return
         self._listens_since = snapshot.generation
+        from fastmasq.control.inside import Endpoint
+
         self.inside_server.follow(
             Endpoint(link.name, link.ifindex, each.address)
             for link in snapshot.links

@@ -120,6 +120,8 @@ def test_an_idle_gateway_is_small(net: Network) -> None:
     process = Path(f"/proc/{net.fastmasq.process.pid}")
     resident_kb = int(process.joinpath("smaps_rollup").read_text().partition("Rss:")[2].split()[0])
     assert resident_kb < 68_000
+    mapped = process.joinpath("maps").read_text()
+    assert [name for name in ("libcrypto", "libssl", "libsqlite3") if name in mapped] == []
 
 
 LINKS = "[interfaces]\ninside = ['eth0']\noutside = 'eth1'\n"

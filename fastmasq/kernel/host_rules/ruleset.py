@@ -12,7 +12,7 @@ updates as long as an equal rule is in the same chain.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -34,7 +34,7 @@ class HostRules:
         self.behind_raw = False  # whether the guard is one of iptables, from the next update on
         self._translation = Translation()
         self._names: dict[CounterKey, str] = {}
-        self._start, self._serial = secrets.token_hex(3), 0  # a predecessor's counters have other names
+        self._start, self._serial = os.urandom(3).hex(), 0  # a predecessor's counters have other names
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> packets and bytes as of the last `collect`
 
     def check(self) -> None:

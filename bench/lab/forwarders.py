@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import psutil
 
 from fastmasq.control import client
 from fastmasq.kernel import netlink
@@ -137,13 +138,13 @@ class FastmasqForwarder(Forwarder):
         self._program.remove()
 
     def memory(self) -> int:
-        return _resident(self._program.process.pid)
+        return psutil.Process(self._program.process.pid).memory_info().rss
 
     def memory_without_sessions(self) -> int:
         # Its table has a fixed size, and may or may not be in memory from the start: compare with hardly any table.
         self.stop()
         with self._make(_SMALL_TABLE) as small:
-            without = _resident(small.process.pid)
+            without = psutil.Process(small.process.pid).memory_info().rss
         self.start()
         return without
 
@@ -160,11 +161,6 @@ class FastmasqForwarder(Forwarder):
 
 
 FORWARDERS = {kind.name: kind for kind in (Kernel, FastmasqForwarder)}
-
-
-def _resident(pid: int) -> int:
-    """Return the octets of a process that are in memory (statm of proc(5))."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def _absent_hosts(count: int) -> list[str]:

@@ -59,10 +59,9 @@ def _read_rules(settings: Settings) -> list[str]:
     """Return what is to be said about the rule files, the rules and the forwards. Raises ConfigurationError."""
     from fastmasq.advice.lint import Surroundings, lint
     from fastmasq.daemon.policy import declare
-    from fastmasq.kernel.links import interface_addresses
 
     declared = declare(settings)
-    links, addresses = settings.interfaces, interface_addresses()
+    links, addresses = settings.interfaces, _addresses()
     around = Surroundings(
         inside=tuple(links.inside),
         outside=links.outside,
@@ -102,3 +101,16 @@ def _from_outside(
                 port=target.port,
                 listen=own,
             )
+
+
+def _addresses() -> dict[str, tuple[int, ...]]:
+    """Return the IPv4 addresses of this host's links."""
+    import socket
+    from ipaddress import IPv4Address
+
+    import psutil
+
+    return {
+        name: tuple(int(IPv4Address(one.address)) for one in addresses if one.family == socket.AF_INET)
+        for name, addresses in psutil.net_if_addrs().items()
+    }

@@ -14,7 +14,7 @@ from fastmasq import __version__
 from fastmasq.cli.main import COMMANDS, fastmasq
 from fastmasq.errors import CapacityError, ConfigurationError, FastmasqError, KernelError
 
-HEAVY = ("numpy", "rich", "msgspec", "tomllib", "json.decoder")
+HEAVY = ("numpy", "rich", "msgspec", "psutil", "tomllib", "json.decoder")
 
 
 def test_help_names_every_command_in_one_line(run):

@@ -108,7 +108,10 @@ cdef inline void pause(long nanoseconds) noexcept nogil:
 
 
 cdef class Worker:
-    """Runs a Forwarder until told to stop. `notify` is an eventfd that becomes readable when packets wait for the daemon, or the table fills."""
+    """Runs a Forwarder until told to stop.
+
+    `notify` is an eventfd that becomes readable when packets wait for the daemon, or the table fills.
+    """
 
     cdef Forwarder forwarder
     cdef uint64_t busy_poll_ns

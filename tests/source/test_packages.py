@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,11 +18,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> tuple[set[str], set[str]]:
-    """Return the names in the source distribution and, but for the extensions, in a wheel, both from the root."""
+    """Return the names in the source distribution and, but for the extensions, in a wheel, both from the root.
+
+    They are made of a copy: a source distribution is gathered in the tree that it is of, which other tests read.
+    """
     folder = tmp_path_factory.mktemp("packed")
+    tree = folder / "tree"
+    for name in ("fastmasq", "bench"):
+        shutil.copytree(ROOT / name, tree / name)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tree)
     source = ["egg_info", "--egg-base", str(folder), "sdist", "--dist-dir", str(folder)]
     wheel = ["build_py", "--build-lib", str(folder / "wheel")]
-    subprocess.run([sys.executable, "setup.py", "--quiet", *source, *wheel], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "setup.py", "--quiet", *source, *wheel], cwd=tree, check=True, timeout=60)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {member.name.partition("/")[2] for member in packed if member.isfile()}

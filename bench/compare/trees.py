@@ -90,6 +90,7 @@ def built(project: Path, reference: str) -> Iterator[Tree]:
 def _build(project: Path, root: Path, reference: str, commit: str) -> Tree:
     if (root / ".git").exists():
         _git(root, "checkout", "--quiet", "--force", "--detach", commit)
+        _git(root, "clean", "--quiet", "--force", "-d")  # a copy of this project may have changed what git knows of it
     else:
         _git(project, "worktree", "add", "--quiet", "--force", "--detach", str(root), commit)
     _remove_orphans(root)

@@ -50,7 +50,6 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LINKS
-from fastmasq.table import memory
 from fastmasq.table.masq import MasqTable
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.numbers import ISAKMP_PORT
@@ -379,11 +378,10 @@ class Engine:
         )
 
     def _answer_path(self) -> None:
-        """Do what the path waits for: a tracker's word on a packet, next hops, and memory for its sessions."""
+        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for."""
         os.eventfd_read(self.worker.notify)
         self._attempt(self._answer_trackers)
         self._attempt(self.hops.resolve)
-        self._attempt(self.gateway.table.make_ready)
 
     def _answer_trackers(self) -> None:
         vpn = self.gateway.vpn
@@ -435,8 +433,8 @@ def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTab
         prefix=limits.prefix,
         sequential=settings.sequential_ports,
         now_ns=now,
-        buffer=memory.private(limits.sessions),
     )
+    table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_programs(local_link.FIRST, local_link.COUNT)
     return table, forwarder

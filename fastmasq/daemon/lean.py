@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Import the daemon inside of this, before anything has imported numpy or asyncio.
+    """Import the daemon inside of this, before anything has imported asyncio.
 
-    asyncio takes ssl if there is one, and with it libcrypto: 6 MB and 20 ms for what no Unix socket needs. numpy asks
-    for huge pages where an array is large: the first packet to touch one would wait for 2 MiB to be cleared.
+    asyncio takes ssl if there is one, and with it libcrypto: 6 MB and 20 ms for what no Unix socket needs.
     """
-    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     has_ssl = "ssl" in sys.modules
     if not has_ssl:
         sys.modules["ssl"] = None  # type: ignore[assignment]  # an import of it fails, and asyncio goes on

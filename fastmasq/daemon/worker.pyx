@@ -20,7 +20,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmasq.path.forwarder cimport Forwarder
 from fastmasq.path.state cimport LINKS
 from fastmasq.ring.abi cimport SOL_SOCKET, SO_ERROR, getsockopt
-from fastmasq.table cimport table
 
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
@@ -108,15 +107,11 @@ cdef inline void pause(long nanoseconds) noexcept nogil:
 
 
 cdef class Worker:
-    """Runs a Forwarder until told to stop.
-
-    `notify` is an eventfd that becomes readable when packets wait for the daemon, or the table fills.
-    """
+    """Runs a Forwarder until told to stop. `notify` is an eventfd that becomes readable when packets wait for the daemon."""
 
     cdef Forwarder forwarder
     cdef uint64_t busy_poll_ns
     cdef int stopping
-    cdef bint was_busy
     cdef int wake_fd
     cdef readonly int notify
     cdef readonly uint64_t turns        # that have ended: a worker that gets on has one a second at least
@@ -209,11 +204,9 @@ cdef class Worker:
         return SHORTEST_LOOK_NS if self.busy_poll_ns > SHORTEST_LOOK_NS else self.busy_poll_ns
 
     cdef void tell(self) noexcept nogil:
-        """Ask the daemon for what packets wait for, next hops and the word of a tracker, and for memory when they are many."""
+        """Ask the daemon for what packets wait for: next hops, and the word of a tracker."""
         cdef uint64_t one = 1
-        cdef bint is_busy = table.is_busy(self.forwarder.path.table)
-        if self.forwarder.path.hops_wanted or self.forwarder.path.punts.is_news or is_busy != self.was_busy:
-            self.was_busy = is_busy
+        if self.forwarder.path.hops_wanted or self.forwarder.path.punts.is_news:
             self.forwarder.path.punts.is_news = False
             write(self.notify, &one, sizeof(one))
 

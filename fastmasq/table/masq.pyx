@@ -5,7 +5,7 @@ calls them under the path's lock, and for tests. Addresses and ports are host-or
 one monotonic clock, kept as ticks of 250 ms.
 """
 
-import os
+import secrets
 
 import numpy as np
 
@@ -61,44 +61,20 @@ cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t length, int advice)
 
 cdef enum:
-    MADV_HUGEPAGE = 14
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
-    MADV_COLLAPSE = 25          # Linux 6.1; older kernels refuse it, and leave it to khugepaged
     PAGE = 4096
-    HUGE_PAGE = 2097152
-    ROWS_AHEAD = 262144         # rows whose memory is made ready before it is needed, at the most
+    ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
 
 
 cdef void *address_of(array):
     return <void *><size_t>array.ctypes.data
 
 
-cdef span_of(array):
-    """Return (address, one past the last) of an array."""
-    return array.ctypes.data, array.ctypes.data + array.nbytes
-
-
-cdef void advise_huge(size_t first, size_t stop) noexcept nogil:
-    """Have whole pages of an area be parts of huge ones from now on."""
-    first = (first + PAGE - 1) & ~<size_t>(PAGE - 1)
-    stop &= ~<size_t>(PAGE - 1)
-    madvise(<void *>first, stop - first, MADV_HUGEPAGE)
-
-
 cdef void populate(size_t first, size_t stop) noexcept nogil:
-    """Have memory there before it is touched: what the kernel does at the first touch of a page then delays no packet.
-
-    Plain pages that are there become huge ones, one after the other; what is looked up in one waits meanwhile.
-    """
-    cdef size_t upto
+    """Have memory there before it is touched: making a huge page on the way of a packet stalls all packets behind it."""
     first &= ~<size_t>(PAGE - 1)
-    while first < stop:
-        upto = (first & ~<size_t>(HUGE_PAGE - 1)) + HUGE_PAGE
-        if upto > stop:
-            upto = (stop + PAGE - 1) & ~<size_t>(PAGE - 1)
-        madvise(<void *>first, upto - first, MADV_COLLAPSE)
-        madvise(<void *>first, upto - first, MADV_POPULATE_WRITE)
-        first = upto
+    stop = (stop + PAGE - 1) & ~<size_t>(PAGE - 1)
+    madvise(<void *>first, stop - first, MADV_POPULATE_WRITE)
 
 
 cdef void look_sooner(Table *t) noexcept nogil:
@@ -140,7 +116,7 @@ cdef class MasqTable:
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         t.sequential = sequential
-        key = secret or os.urandom(16)
+        key = secret or secrets.token_bytes(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
         t.secret.k1 = int.from_bytes(key[8:], "little")
         self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host, prefix)
@@ -172,30 +148,23 @@ cdef class MasqTable:
             t.pools[pool].allowed = <uint64_t *>address_of(memory.allowed_ports[pool])
 
     def make_ready(self):
-        """Have the kernel back the indexes, and as many rows again as were ever used, with memory, once the table is busy.
+        """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
 
-        Returns whether anything was done. Call it as the table fills; the path may run meanwhile, and needs no lock. Where
-        the kernel cannot, nothing happens.
+        May be called while the path runs. Where the kernel cannot, nothing happens.
         """
-        cdef uint32_t fresh = self.table.fresh
-        cdef uint32_t wanted = min(self.table.capacity, fresh + min(fresh, <uint32_t>ROWS_AHEAD))
-        cdef size_t first, stop
-        if not table.is_busy(&self.table) or (self._ready and wanted - self._ready < self._ready >> 3):
-            return False
-        areas = [self.sessions[self._ready:wanted]]
-        if not self._ready:
-            indexes = [self.memory.index, self.memory.permits, self.memory.mapping_index, self.memory.host_index,
-                       self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]]
-            for area in (self.sessions, *indexes):
-                first, stop = span_of(area)
-                advise_huge(first, stop)
-            areas = indexes + areas
-        self._ready = wanted
-        for area in areas:
-            first, stop = span_of(area)
+        cdef size_t row = <size_t>self.table.sessions
+        cdef size_t first = row + <size_t>self.table.fresh * sizeof(Session)
+        cdef size_t stop = row + min(self.table.capacity, <size_t>self.table.fresh + ROWS_AHEAD) * sizeof(Session)
+        areas = [(first, stop)]
+        if not self._is_ready:
+            self._is_ready = True
+            for array in (self.memory.index, self.memory.mapping_index, self.memory.host_index, self.memory.permits,
+                          self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]):
+                areas.append((array.ctypes.data, array.ctypes.data + array.nbytes))
+        for begin, end in areas:
+            first, stop = begin, end
             with nogil:
                 populate(first, stop)
-        return True
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
@@ -297,8 +266,7 @@ cdef class MasqTable:
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
         span = numbers.CLASS_COUNT * PORTS
-        in_use = self.mappings["in_use"][row * span:(row + 1) * span]
-        in_use[in_use != rows.MAPPING_FREE] = rows.MAPPING_FREE     # only these: a page that nobody has written costs nothing
+        self.mappings["in_use"][row * span:(row + 1) * span] = 0
         for pool in range(row * numbers.CLASS_COUNT, (row + 1) * numbers.CLASS_COUNT):
             self.table.held[pool].first = self.table.held[pool].last = 0
             self.table.held[pool].count = 0

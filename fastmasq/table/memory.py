@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,21 +62,6 @@ def size_of(capacity: int) -> int:
     return sum(_padded(_octets(*array)) for array in arrays_of(capacity).values())
 
 
-def private(capacity: int) -> mmap.mmap:
-    """Return a buffer of this process's own for a table of so many sessions: its pages come as they are touched.
-
-    They are plain ones. A huge page is cleared at its first touch, 2 MiB and up to 5 ms on the way of a packet, and an
-    idle table, whose few entries are anywhere in its indexes, would soon have all of them. Raises CapacityError.
-    """
-    try:
-        buffer = mmap.mmap(-1, size_of(capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError:
-        raise _no_memory(capacity) from None
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        buffer.madvise(mmap.MADV_NOHUGEPAGE)
-    return buffer
-
-
 def lay_out(capacity: int, buffer=None) -> Memory:
     """Return the arrays of a table for so many sessions.
 
@@ -93,14 +76,10 @@ def lay_out(capacity: int, buffer=None) -> Memory:
             for name, array in arrays_of(capacity).items()
         }
     except MemoryError:
-        raise _no_memory(capacity) from None
+        raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
     return Memory(
         **{name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays_of(capacity).items()}
     )
-
-
-def _no_memory(capacity: int) -> CapacityError:
-    return CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer")
 
 
 class _Room:

@@ -31,8 +31,6 @@ cdef enum:
     POOLS = EXTERNALS * numbers.CLASS_COUNT
     PORTS = 65536
 
-    BUSY = 1024                 # sessions at once, from which on memory is to be there before it is needed
-
 cdef enum Filtering:            # RFC 4787 section 5
     ENDPOINT_INDEPENDENT = 0
     ADDRESS_DEPENDENT = 1
@@ -105,10 +103,6 @@ cdef struct Table:
     uint64_t opened_by_class[rows.SESSION_CLASSES]
     uint64_t closed
     uint64_t expired
-
-
-cdef inline bint is_busy(const Table *t) noexcept nogil:
-    return t.fresh >= BUSY
 
 
 cdef inline uint64_t next_random(Table *t) noexcept nogil:

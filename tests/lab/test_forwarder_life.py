@@ -110,16 +110,13 @@ def test_an_end_while_it_starts_puts_everything_back(net: Network, tmp_path: Pat
 
 
 def test_an_idle_gateway_is_small(net: Network) -> None:
-    """With all defaults, some packets, and a status: 60 MB, of which rings 14, numpy 7, and the table hardly any.
-
-    What other libraries than these of Debian 12 and PyPI need is the difference.
-    """
+    """With all defaults, some packets, and a status: 190 MB, of which 120 are the table, made ready, and 14 the rings."""
     net.start()
     assert net.answers("inside", SERVER_ADDRESS)
     net.status()
     process = Path(f"/proc/{net.fastmasq.process.pid}")
     resident_kb = int(process.joinpath("smaps_rollup").read_text().partition("Rss:")[2].split()[0])
-    assert resident_kb < 68_000
+    assert resident_kb < 200_000
     mapped = process.joinpath("maps").read_text()
     assert [name for name in ("libcrypto", "libssl", "libsqlite3") if name in mapped] == []
 

@@ -118,30 +118,6 @@ def test_it_asks_for_a_next_hop_and_sends_when_it_is_known(running: Running) -> 
     assert select.select([running.worker.notify], [], [], 0)[0] == [], "it goes on asking"
 
 
-def test_it_asks_for_memory_once_when_the_table_fills(running: Running) -> None:
-    running.inject(udp(HERE, THERE))
-    assert select.select([running.worker.notify], [], [], PATIENCE_S)[0]
-    running.resolve()
-    running.next_sent()
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(running.worker.notify)
-    with running.harness.forwarder.locked():
-        for port in range(1, 1023):
-            assert isinstance(
-                running.harness.table.open(17, 0x0A000003, port, 0xC7000001, 53, time.monotonic_ns()), int
-            )
-    running.inject(udp(HERE, THERE, b"second"))
-    running.next_sent()
-    assert select.select([running.worker.notify], [], [], 0)[0] == [], "1023 sessions are few"
-    running.inject(udp(("10.0.0.2", 4001), THERE))
-    running.next_sent()
-    assert select.select([running.worker.notify], [], [], PATIENCE_S)[0], "the daemon is not told"
-    os.eventfd_read(running.worker.notify)
-    running.inject(udp(("10.0.0.2", 4002), THERE))
-    running.next_sent()
-    assert select.select([running.worker.notify], [], [], 0)[0] == [], "it goes on asking"
-
-
 def test_time_passes_while_no_packet_does(running: Running) -> None:
     """It wakes by itself to end sessions: this one was opened when its last tick was over a minute ago."""
     long_ago = time.monotonic_ns() - 59_500_000_000

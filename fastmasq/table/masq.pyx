@@ -5,7 +5,7 @@ calls them under the path's lock, and for tests. Addresses and ports are host-or
 one monotonic clock, kept as ticks of 250 ms.
 """
 
-import secrets
+import os
 
 import numpy as np
 
@@ -116,7 +116,7 @@ cdef class MasqTable:
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         t.sequential = sequential
-        key = secret or secrets.token_bytes(16)
+        key = secret or os.urandom(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
         t.secret.k1 = int.from_bytes(key[8:], "little")
         self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host, prefix)

@@ -110,7 +110,7 @@ def test_an_end_while_it_starts_puts_everything_back(net: Network, tmp_path: Pat
 
 
 def test_an_idle_gateway_is_small(net: Network) -> None:
-    """With all defaults, some packets, and a status: 190 MB, of which 120 are the table, made ready, and 14 the rings."""
+    """All defaults, some packets, and a status: 190 MB. The table has 120 of them, made ready, and the rings 14."""
     net.start()
     assert net.answers("inside", SERVER_ADDRESS)
     net.status()

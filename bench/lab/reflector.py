@@ -10,16 +10,15 @@ import os
 import socket
 import struct
 
-from fastmasq.kernel import netlink, rtnetlink
-from fastmasq.kernel.bpf import calls
+from fastmasq.kernel import netlink
+from fastmasq.kernel.bpf import calls, clsact
 
 _CONTEXT, _DATA, _END, _A, _B = 6, 7, 3, 4, 5  # registers; 1 and 2 are arguments, 0 the result
 _SKB_IFINDEX, _SKB_DATA, _SKB_DATA_END = 40, 76, 80  # offsets in struct __sk_buff
 _PULL_DATA, _REDIRECT = 39, 23  # helper functions
 _HEADERS = 14 + 20 + 8
 _TC_ACT_UNSPEC = -1
-_CLSACT, _CLSACT_HANDLE, _CLSACT_INGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2
-_PRIORITY, _ETH_P_ALL = 1, 0x0003
+_PRIORITY = 1
 
 _BYTE, _HALF, _WORD = 0x10, 0x08, 0x00
 
@@ -34,21 +33,12 @@ _SWAPS = (
 def attach(interface: str, port: int) -> None:
     """Reflect what comes to the UDP port on an interface of this thread's network namespace. Raises OSError."""
     index = socket.if_nametoindex(interface)
-    new = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
     descriptor = calls.load_classifier(_program(port), "bench_reflect")
     kernel = netlink.RequestSocket()
     try:
-        qdisc = rtnetlink.TCMSG.pack(ifindex=index, handle=_CLSACT_HANDLE, parent=_CLSACT)
-        kernel.ask(netlink.RTM_NEWQDISC, new, qdisc + netlink.text(rtnetlink.TCA_KIND, "clsact"))
-        options = (
-            netlink.number(rtnetlink.TCA_BPF_FD, descriptor)
-            + netlink.text(rtnetlink.TCA_BPF_NAME, "reflect")
-            + netlink.number(rtnetlink.TCA_BPF_FLAGS, rtnetlink.TCA_BPF_FLAG_ACT_DIRECT)
-        )
-        info = _PRIORITY << 16 | socket.htons(_ETH_P_ALL)
-        classifier = rtnetlink.TCMSG.pack(ifindex=index, parent=_CLSACT_INGRESS, info=info)
-        classifier += netlink.text(rtnetlink.TCA_KIND, "bpf") + netlink.attribute(rtnetlink.TCA_OPTIONS, options)
-        kernel.ask(netlink.RTM_NEWTFILTER, new, classifier)
+        clsact.add(kernel, index)
+        classifier = clsact.classifier(index, _PRIORITY)
+        clsact.attach(kernel, classifier, descriptor, "reflect", netlink.NLM_F_EXCL)
     finally:
         kernel.close()
         os.close(descriptor)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import netlink, rtnetlink
-from fastmasq.kernel.bpf import calls
+from fastmasq.kernel.bpf import calls, clsact
 from fastmasq.kernel.bpf.assembler import R0, R1, R6, R7, R8, Assembler
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
 from fastmasq.kernel.links import Interface, header_length, list_interfaces
@@ -29,9 +29,7 @@ _TC_ACT_UNSPEC = -1  # go on with the next filter, unlike TC_ACT_OK
 
 _PRIORITY = 1
 _HANDLE = 0xFA57
-_ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
-_CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
-_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_ETH_P_IP = 0x0800
 _QDISC_KINDS = ("clsact", "ingress")
 
 _SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
@@ -85,27 +83,18 @@ class TcGuard(Guard):
 
     def _attach(self, interface: Interface, program: int) -> None:
         with contextlib.suppress(FileExistsError):
-            self._requests.ask(
-                netlink.RTM_NEWQDISC,
-                netlink.NLM_F_CREATE | netlink.NLM_F_EXCL,
-                _qdisc_message(interface) + _kind("clsact"),
-            )
-        options = (
-            netlink.number(rtnetlink.TCA_BPF_FD, program)
-            + netlink.text(rtnetlink.TCA_BPF_NAME, NAME)
-            + netlink.number(rtnetlink.TCA_BPF_FLAGS, rtnetlink.TCA_BPF_FLAG_ACT_DIRECT)
-        )
-        body = _filter_message(interface) + _kind("bpf") + netlink.attribute(rtnetlink.TCA_OPTIONS, options)
-        self._requests.ask(netlink.RTM_NEWTFILTER, netlink.NLM_F_CREATE, body)
+            clsact.add(self._requests, interface.ifindex)
+        clsact.attach(self._requests, _classifier(interface), program, NAME)
 
     def _detach(self, interface: Interface) -> bool:
-        if NAME not in self._filter_names(interface, _INGRESS):
+        if NAME not in self._filter_names(interface, clsact.INGRESS):
             return False
         try:
-            self._requests.ask(netlink.RTM_DELTFILTER, 0, _filter_message(interface) + _kind("bpf"))
-            empty = not self._filter_names(interface, _INGRESS) and not self._filter_names(interface, _EGRESS)
+            self._requests.ask(netlink.RTM_DELTFILTER, 0, _classifier(interface))
+            hooks = (clsact.INGRESS, clsact.EGRESS)
+            empty = not any(self._filter_names(interface, hook) for hook in hooks)
             if empty and interface.name not in self._not_ours:
-                self._requests.ask(netlink.RTM_DELQDISC, 0, _qdisc_message(interface))
+                self._requests.ask(netlink.RTM_DELQDISC, 0, clsact.qdisc(interface.ifindex))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -133,17 +122,8 @@ class TcGuard(Guard):
         return found
 
 
-def _qdisc_message(interface: Interface) -> bytes:
-    return rtnetlink.TCMSG.pack(ifindex=interface.ifindex, handle=_CLSACT_HANDLE, parent=_CLSACT)
-
-
-def _filter_message(interface: Interface) -> bytes:
-    info = _PRIORITY << 16 | socket.htons(_ETH_P_ALL)
-    return rtnetlink.TCMSG.pack(ifindex=interface.ifindex, handle=_HANDLE, parent=_INGRESS, info=info)
-
-
-def _kind(name: str) -> bytes:
-    return netlink.text(rtnetlink.TCA_KIND, name)
+def _classifier(interface: Interface) -> bytes:
+    return clsact.classifier(interface.ifindex, _PRIORITY, _HANDLE)
 
 
 def _filter_name(message: bytes) -> str:

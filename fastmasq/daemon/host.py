@@ -18,6 +18,7 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import features, offloads, sysctl
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
+from fastmasq.kernel.guard.backends import NoGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
@@ -188,10 +189,8 @@ class Host:
         self._drifted = drifted
 
 
-class NoGuard:
+class UntouchedGuard(NoGuard):
     """The guard of a host that is not taken over."""
-
-    backend = "none"
 
     def describe(self) -> str:
         return "nothing on this host is changed"
@@ -202,7 +201,7 @@ class UntouchedHost(Host):
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self.guard = NoGuard()
+        self.guard = UntouchedGuard()
 
     def refused(self) -> dict[str, str]:
         return {}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import local_link, offloads, sysctl
-from fastmasq.kernel.guard.backends import BACKENDS, candidates, make_guard
+from fastmasq.kernel.guard.backends import BACKENDS, make_guard, open_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.chains import asks_nothing
 from fastmasq.kernel.host_rules.match import Addresses
@@ -92,18 +92,16 @@ class Takeover:
         for name in switches:
             sysctl.write_if_present(name, "0")
 
-    def hold_links(self, links: Iterable[str]) -> bool:
-        """Set `forwarding` of these links alone to 0, so that others may go on; return whether that changed anything.
+    def hold_links(self, links: Iterable[str]) -> None:
+        """Set `forwarding` of these links alone to 0, so that others may go on.
 
         The value recorded, which `restore` puts back, is what whoever set ip_forward meanwhile has given them. Raises
         KernelError.
         """
-        names = [sysctl.of_interface(link, _FORWARDING) for link in links]
-        switched_on = [name for name in names if sysctl.path(name).exists() and sysctl.read(name) != "0"]
-        for name in switched_on:
-            self._record(name, "0", {})
-            sysctl.write_if_present(name, "0")
-        return bool(switched_on)
+        for name in (sysctl.of_interface(link, _FORWARDING) for link in links):
+            if sysctl.path(name).exists() and sysctl.read(name) != "0":
+                self._record(name, "0", {})
+                sysctl.write_if_present(name, "0")
 
     def holds_links(self) -> bool:
         """Return whether this run or a predecessor has come to hold single links instead of ip_forward."""
@@ -115,18 +113,8 @@ class Takeover:
         "auto" takes the first that can be put in force, not only checked; why those before it cannot is in `refused`.
         """
         left_behind = [entry for entry in self._journal.entries if "guard" in entry]
-        refused: dict[str, str] = {}
-        for name in candidates(backend):
-            try:
-                guard = self._install_guard(name, left_behind, spec)
-            except KernelError as error:
-                if name == backend:
-                    raise
-                refused[name] = str(error)
-                continue
-            guard.refused = refused
-            self.host_rules.behind_raw = guard.backend == "iptables"
-            break
+        guard = open_guard(backend, lambda name: self._install_guard(name, left_behind, spec))
+        self.host_rules.behind_raw = guard.backend == "iptables"
         for entry in left_behind:
             if entry["guard"] != guard.backend:
                 _remove_guard(entry)

@@ -53,16 +53,22 @@ def candidates(backend: str) -> Sequence[str]:
     return BACKENDS if backend == "auto" else (backend,)
 
 
-def open_guard(backend: str = "auto") -> Guard:
-    """Return a guard that works here as far as can be told before it is in force; "auto" takes the first such.
+def _make_checked(backend: str) -> Guard:
+    guard = make_guard(backend)
+    guard.check()
+    return guard
 
-    What was refused before is in its `refused`. Raises KernelError if the named backend does not work.
+
+def open_guard(backend: str = "auto", begin: Callable[[str], Guard] = _make_checked) -> Guard:
+    """Return the guard of a named backend; of "auto" that of the first by which `begin` makes one.
+
+    By default it is one that works here as far as can be told before it is in force. What was refused before is in its
+    `refused`. Raises KernelError if the named backend does not work.
     """
     refused: dict[str, str] = {}
     for name in candidates(backend):
-        guard = make_guard(name)
         try:
-            guard.check()
+            guard = begin(name)
         except KernelError as error:
             if name == backend:
                 raise

@@ -36,12 +36,17 @@ class Namespace(NamedTuple):
 
 def network_namespace() -> Namespace:
     """Return the network namespace that this thread lives in."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            cookie = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
-        except OSError:
-            cookie = 0
+    try:
+        cookie = namespace_cookie()
+    except OSError:
+        cookie = 0
     return Namespace(_inode(_thread_folder() / "ns/net"), cookie, _BOOT_ID.read_text().strip())
+
+
+def namespace_cookie() -> int:
+    """Return the cookie of this thread's network namespace. Raises OSError on a kernel before 5.14."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
 
 
 def _inode(file: Path) -> int:

@@ -13,17 +13,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import sys
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.assembler import MAP_LOOKUP, NETNS_COOKIE, R0, R1, R2, R3, R6, R7, R8, STACK, Assembler
+from fastmasq.kernel.identity import namespace_cookie
 from fastmasq.kernel.local_link import NETWORK
 
 ENTRIES = 65536  # connections whose programs have yet to ask
 
-_SO_NETNS_COOKIE, _SO_ORIGINAL_DST = 71, 80
+_SO_ORIGINAL_DST = 80
 _SOCK_ADDR, _SOCKOPT = 18, 25  # BPF_PROG_TYPE_CGROUP_*
 _GETSOCKOPT, _GETSOCKNAME4, _GETSOCKNAME6 = 21, 31, 32  # BPF_CGROUP_*
 
@@ -66,9 +66,7 @@ class OriginalDestinations:
 
     def _prepare(self) -> int:
         """Make the map and load the programs; return a descriptor of the root control group."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        self.cookie: int = struct.unpack("=Q", cookie)[0]
+        self.cookie = namespace_cookie()
         self.map = self._keep(calls.make_cache(_KEY_BYTES, _VALUE_BYTES, ENTRIES))
         group = self._keep(calls.open_root_group())
         self._programs = [

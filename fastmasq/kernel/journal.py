@@ -140,11 +140,8 @@ class Journal:
     def peek(cls, folder: RunFolder) -> list[Entry]:
         """Return the entries for this network namespace, as far as they are understood; nothing is changed."""
         journal = cls(folder)
-        try:
-            content = msgspec.json.decode(folder.read(journal._name) or b"", type=Content)
-        except (msgspec.DecodeError, RecursionError):
-            return []
-        if content.place().is_same(journal._namespace):
+        content = _decoded(folder.read(journal._name) or b"")
+        if content is not None and content.place().is_same(journal._namespace):
             journal._add(content.entries)
         return journal.entries
 
@@ -178,9 +175,8 @@ class Journal:
 
     def _take(self, text: bytes) -> None:
         """Take over what a file says, if it is about this namespace."""
-        try:
-            content = msgspec.json.decode(text, type=Content)
-        except (msgspec.DecodeError, RecursionError):
+        content = _decoded(text)
+        if content is None:
             self.is_damaged = True
             self.remarks.append(
                 f"the journal {self.path} was damaged; it is now {self._folder.set_aside(self._name)}: "
@@ -200,11 +196,13 @@ class Journal:
         if path is None:
             return
         try:
-            content = msgspec.json.decode(files.read(path, LARGEST_FILE), type=Content)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                reason = error.strerror if isinstance(error, OSError) else "it is damaged"
-                self.remarks.append(f"{path}, a journal of an earlier version, is not gone by: {reason}")
+            content, reason = _decoded(files.read(path, LARGEST_FILE)), "it is damaged"
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            content, reason = None, error.strerror
+        if content is None:
+            self.remarks.append(f"{path}, a journal of an earlier version, is not gone by: {reason}")
             return
         if not content.place().is_same(self._namespace):
             return
@@ -224,6 +222,14 @@ class Journal:
             else:
                 if known not in self.entries:
                     self.entries.append(known)
+
+
+def _decoded(text: bytes) -> Content | None:
+    """Return what a file says; None for one that is damaged."""
+    try:
+        return msgspec.json.decode(text, type=Content)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def checked(entry: Any) -> Entry:

@@ -11,19 +11,15 @@ than that, such as TPACKET_V2, sendmmsg, eventfd, timerfd and the iptables table
 
 from __future__ import annotations
 
-import platform
+import os
 import re
 from typing import NamedTuple
 
+from fastmasq.ring.packet_socket import BYPASS, HEADER, IGNORE_OUTGOING, RING_HEADER, RING_V3, VLAN_FILTER
+
 Release = tuple[int, int]
 
-RING_V3 = "ring v3"
-HEADER = "virtio header"
-RING_HEADER = "virtio header on rings"
 UDP_BURSTS = "UDP bursts in the virtio header"
-VLAN_FILTER = "filter on VLAN tags"
-IGNORE_OUTGOING = "taps without what we send"
-BYPASS = "sending past the queue"
 GUARD_TC = "guard tc"
 GUARD_NFTABLES = "guard nftables"
 GUARD_IPTABLES = "guard iptables"
@@ -144,10 +140,10 @@ def read_release(text: str) -> Release:
 
 def release() -> Release:
     """Return the version that the running kernel says of itself; distributions carry features back to older ones."""
-    return read_release(platform.release())
+    return read_release(os.uname().release)
 
 
 def told_by_version() -> dict[str, str]:
     """Return the uses that this kernel lacks as far as only its version tells it, with the reason."""
     (burst,) = (each for each in FEATURES if UDP_BURSTS in each.uses)
-    return {use: f"Linux {platform.release()}" for use in burst.uses} if release() < burst.release else {}
+    return {use: f"Linux {os.uname().release}" for use in burst.uses} if release() < burst.release else {}

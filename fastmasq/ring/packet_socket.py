@@ -42,7 +42,7 @@ SEND_BUFFER = 16 << 20
 
 MODES = ("v2", "v3", "socket")
 
-# What may be refused, by the names that the table in kernel/features.py has for it.
+# What may be refused, by the names that `status` and `fastmasq doctor kernel` have for it (kernel/features.py).
 HEADER, RING_HEADER, RING_V3 = "virtio header", "virtio header on rings", "ring v3"
 VLAN_FILTER, IGNORE_OUTGOING, BYPASS = "filter on VLAN tags", "taps without what we send", "sending past the queue"
 RESERVED, LARGE_BUFFER = "room before each frame", "a large socket buffer"

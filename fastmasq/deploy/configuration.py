@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 from fastmasq.config.load import SAMPLE
+from fastmasq.config.values import SERVICE_SOCKET
 
 PATH = "/etc/fastmasq.toml"
-SOCKET = "/run/fastmasq/control.sock"  # where the service's user may make one
 
 
 def compose(inside: Sequence[str] = (), outside: str = "") -> str:
     """Return the sample with these links, and those of the sample where there are none."""
-    text = _set(SAMPLE.read_text(), "socket", f'"{SOCKET}"')
+    text = _set(SAMPLE.read_text(), "socket", f'"{SERVICE_SOCKET}"')
     if inside:
         text = _set(text, "inside", "[" + ", ".join(f'"{name}"' for name in inside) + "]")
     return _set(text, "outside", f'"{outside}"') if outside else text

@@ -11,6 +11,7 @@ import click
 
 from fastmasq import __version__
 from fastmasq.config.load import SAMPLE
+from fastmasq.config.values import DEFAULT_SOCKET, SERVICE_SOCKET
 from fastmasq.deploy import configuration, roff
 from fastmasq.errors import FastmasqError
 from fastmasq.legacy import ipchains, ipfwadm, ipfwd, ipmasqadm, ipportfw
@@ -26,8 +27,8 @@ _EXIT_STATUSES = (
 )
 _FILES = (
     (configuration.PATH, "the configuration, see fastmasq.toml(5)"),
-    ("/run/fastmasq.sock", "where the other commands reach a forwarder that was started by hand"),
-    (configuration.SOCKET, "where they reach the service"),
+    (DEFAULT_SOCKET, "where the other commands reach a forwarder that was started by hand"),
+    (SERVICE_SOCKET, "where they reach the service"),
 )
 _LEGACY = {
     "ipfwadm": ("change and list the rules of a forwarder as in Linux 2.0", ipfwadm.HELP),

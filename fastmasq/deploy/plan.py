@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from fastmasq.deploy.entries import Entry, File, Link
 from fastmasq.deploy.manifest import Manifest
 from fastmasq.deploy.root import Root, state_of
 from fastmasq.errors import KernelError
+from fastmasq.kernel import features
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "system"
 SYSUSERS = "/usr/lib/sysusers.d/fastmasq.conf"
@@ -107,16 +107,11 @@ def _service(root: Root, this: Program) -> Iterator[Entry]:
     if units or not has_init:
         folder = f"{units or '/usr/lib/systemd'}/system"
         yield File(f"{folder}/fastmasq.service", _template("fastmasq.service", this))
-        if root.is_this_host and _kernel(os.uname().release) < _FIRST_WITH_CAP_BPF:
+        if root.is_this_host and features.release() < _FIRST_WITH_CAP_BPF:
             yield File(f"{folder}/fastmasq.service.d/old-kernel.conf", _template("old-kernel.conf"))
     if has_init or not units:
         yield File(INIT_SCRIPT, _template("fastmasq.init", this), mode=0o755)
     yield File(SYSUSERS, _template("sysusers.conf"))
-
-
-def _kernel(release: str) -> tuple[int, ...]:
-    """Return the first two numbers of a kernel's release."""
-    return tuple(map(int, re.findall(r"\d+", release)[:2]))
 
 
 def _configuration(root: Root) -> tuple[File, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import subprocess
 from collections.abc import Sequence
 
+from fastmasq import files
 from fastmasq.errors import KernelError
 
-USER = "fastmasq"
+USER = files.SERVICE_USER
 
 _FOLDERS = "/usr/sbin:/usr/bin:/sbin:/bin"
 _TIMEOUT_S = 90
@@ -19,11 +19,7 @@ _MAKERS = ("systemd-sysusers", "useradd", "adduser")
 
 
 def has_user() -> bool:
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        return False
-    return True
+    return bool(files.service_user())
 
 
 def why_no_user() -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from fastmasq import program
 from fastmasq.config.load import load, parse
+from fastmasq.config.values import SERVICE_SOCKET
 from fastmasq.deploy import plan, service
 
 UNIT = "usr/lib/systemd/system/fastmasq.service"
@@ -238,4 +239,4 @@ def test_the_sample_names_the_links_that_are_there():
     text = plan.configuration.compose(["eth2", "br0.7"], "ppp0")
     settings = parse(text, "sample").settings
     assert (list(settings.interfaces.inside), settings.interfaces.outside) == (["eth2", "br0.7"], "ppp0")
-    assert settings.control.socket == plan.configuration.SOCKET
+    assert settings.control.socket == SERVICE_SOCKET

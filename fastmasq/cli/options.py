@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -65,6 +65,12 @@ def client_options(function: _Function) -> _Function:
 def json_option(function: _Function) -> _Function:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(function)
+
+
+def require_one_side(inside: Collection[str], outside: str) -> None:
+    """Raise UsageError for a link that is named on both sides."""
+    if outside in inside:
+        raise click.UsageError(f"{outside} is named inside and outside: a link has one side.")
 
 
 def find_socket(socket: str | None, config: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastmasq import program
-from fastmasq.cli.options import CONFIG_FILE, LINK, SOCKET
+from fastmasq.cli.options import CONFIG_FILE, LINK, SOCKET, require_one_side
 
 if TYPE_CHECKING:
     from fastmasq.config.load import Loaded
@@ -117,7 +117,6 @@ def _quick_start(inside: tuple[str, ...], outside: str | None) -> Settings:
 
     if not inside or not outside:
         raise click.UsageError("--inside and --outside are both needed: name the links to both sides.")
-    if outside in inside:
-        raise click.UsageError(f"{outside} is named inside and outside: a link has one side.")
+    require_one_side(inside, outside)
     names = InterfaceNames(dict.fromkeys(inside))
     return replace(defaults(), interfaces=Interfaces(inside=names, outside=outside))

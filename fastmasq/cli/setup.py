@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastmasq.cli.options import CONFIG_FILE, LINK
+from fastmasq.cli.options import CONFIG_FILE, LINK, require_one_side
 
 if TYPE_CHECKING:
     from fastmasq.deploy.links import Candidate
@@ -66,7 +66,6 @@ def _judge(found: list[Candidate], inside: tuple[str, ...], outside: str) -> Non
     names = [each.name for each in found]
     if not inside:
         raise click.UsageError("no inside link: name the link to private hosts.")
-    if outside in inside:
-        raise click.UsageError(f"{outside} is named inside and outside: a link has one side.")
+    require_one_side(inside, outside)
     if missing := [name for name in inside if name not in names]:
         raise click.UsageError(f"no link {', '.join(missing)} here; there are: {', '.join(names) or 'none'}.")

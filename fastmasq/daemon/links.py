@@ -111,9 +111,7 @@ class Links:
         first, routes = rows.route_rows(snapshot.routes, link_of_ifindex, local)
         with self._forwarder.locked():  # in one go: no route may lead to a link without a sender
             for number, attached in fresh.items():
-                self._forwarder.attach(
-                    number, attached.ring if attached else None, attached.sender if attached else None
-                )
+                self._hand_over(number, attached)
             for number, link in self.links.items():
                 self._forwarder.set_link(number, rows.link_row(link))
             self._forwarder.set_routes(first, routes)
@@ -131,7 +129,7 @@ class Links:
                 self._stopped.add(name)
                 fresh = self._open(self.links[number])
                 with self._forwarder.locked():
-                    self._forwarder.attach(number, fresh.ring if fresh else None, fresh.sender if fresh else None)
+                    self._hand_over(number, fresh)
                 self._replace(number, fresh)
 
     def views(self) -> list[LinkView]:
@@ -199,6 +197,10 @@ class Links:
                 raise
             log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
             return None
+
+    def _hand_over(self, number: int, attached: AttachedLink | None) -> None:
+        """Have the path use this ring and sender for a link from now on, or none; its lock is held."""
+        self._forwarder.attach(number, attached.ring if attached else None, attached.sender if attached else None)
 
     def _replace(self, number: int, attached: AttachedLink | None) -> None:
         """Close what the path used for a link before; `attached` is what it uses now."""

@@ -62,17 +62,6 @@ def add_network_behind(net: Network) -> None:
     net.ip("gateway", "route add 192.168.5.0/24 via 10.0.0.3")
 
 
-def add_second_inside(net: Network) -> None:
-    """Move inside2 to a network of its own, 192.168.7.0/24, on the gateway's eth2."""
-    net.ip("inside2", "link delete eth0")
-    net.ip("gateway", f"link add eth2 type veth peer name eth0 netns {net.lab.namespace('inside2')}")
-    net.ip("gateway", "address add 192.168.7.1/24 dev eth2")
-    net.ip("gateway", "link set eth2 up")
-    net.ip("inside2", f"address add {SECOND}/24 dev eth0")
-    net.ip("inside2", "link set eth0 up")
-    net.ip("inside2", "route add default via 192.168.7.1")
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_network_behind_an_inside_router(net: Network, when: str) -> None:
     net.echo_udp()
@@ -95,7 +84,7 @@ def test_a_network_behind_an_inside_router(net: Network, when: str) -> None:
 
 
 def test_two_inside_links(net: Network) -> None:
-    add_second_inside(net)
+    net.add_second_inside(SECOND, 24)
     net.start(inside=["eth0", "eth2"])
     net.echo_udp()
     for host in ("inside", "inside2"):
@@ -114,7 +103,7 @@ def test_two_inside_links(net: Network) -> None:
 
 
 def test_a_forged_source_from_the_wrong_inside_link_goes_nowhere(net: Network) -> None:
-    add_second_inside(net)
+    net.add_second_inside(SECOND, 24)
     net.start(inside=["eth0", "eth2"])
     heard = net.sniff("router", "eth0")
     net.ip("inside2", "address add 10.0.0.9/32 dev eth0")

@@ -15,17 +15,6 @@ SECOND, ELSEWHERE = "172.20.0.2", "199.0.0.3"
 MOST_NEIGHBOURS = 1024  # of the kernel, gc_thresh3
 
 
-def add_second_inside(net: Network) -> None:
-    """Move inside2 to a network of its own, 172.20.0.0/16, on the gateway's eth2."""
-    net.ip("inside2", "link delete eth0")
-    net.ip("gateway", f"link add eth2 type veth peer name eth0 netns {net.lab.namespace('inside2')}")
-    net.ip("gateway", "address add 172.20.0.1/16 dev eth2")
-    net.ip("gateway", "link set eth2 up")
-    net.ip("inside2", f"address add {SECOND}/16 dev eth0")
-    net.ip("inside2", "link set eth0 up")
-    net.ip("inside2", "route add default via 172.20.0.1")
-
-
 def test_a_route_with_an_impossible_mtu(net: Network) -> None:
     """One packet without DF to it had the worker spin for ever; it leaves in pieces that every link takes."""
     net.start()
@@ -44,7 +33,7 @@ def test_a_route_with_an_impossible_mtu(net: Network) -> None:
 
 
 def test_a_guest_does_not_send_by_a_session_of_the_lan(net: Network) -> None:
-    add_second_inside(net)
+    net.add_second_inside(SECOND, 16)
     net.start(inside=["eth0", "eth2"])
     net.echo_udp()
     near = net.udp("inside", port=4000)
@@ -59,7 +48,7 @@ def test_a_guest_does_not_send_by_a_session_of_the_lan(net: Network) -> None:
 
 def test_a_scan_of_the_other_link_costs_nobody_a_next_hop(net: Network) -> None:
     """5000 small datagrams a second to a /16: known hosts of both links go on, and the kernel's table keeps room."""
-    add_second_inside(net)
+    net.add_second_inside(SECOND, 16)
     net.start(inside=["eth0", "eth2"])
     net.echo_udp()
     near, other = net.udp("inside"), net.udp("inside2")
@@ -80,7 +69,7 @@ def test_a_scan_of_the_other_link_costs_nobody_a_next_hop(net: Network) -> None:
 
 def test_who_takes_all_ports_leaves_as_many(net: Network) -> None:
     """Three addresses of one host; a host of another network still gets each port that it asks for."""
-    add_second_inside(net)
+    net.add_second_inside(SECOND, 16)
     net.start(
         '[masquerade]\nports = "61000-62999"\n[limits]\nports_per_host = 1999\nnew_sessions_per_host = "0/s"',
         inside=["eth0", "eth2"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import selectors
 import socket
@@ -158,6 +159,17 @@ class Network:
 
     def ip(self, host: str, command: str) -> str:
         return hosts.checked(["ip", "-n", self.lab.namespace(host), *command.split()])
+
+    def add_second_inside(self, address: str, prefix: int) -> None:
+        """Move inside2, with this address, to a network of its own, whose first address is the gateway's eth2."""
+        gateway = str(ipaddress.ip_network(f"{address}/{prefix}", strict=False).network_address + 1)
+        self.ip("inside2", "link delete eth0")
+        self.ip("gateway", f"link add eth2 type veth peer name eth0 netns {self.lab.namespace('inside2')}")
+        self.ip("gateway", f"address add {gateway}/{prefix} dev eth2")
+        self.ip("gateway", "link set eth2 up")
+        self.ip("inside2", f"address add {address}/{prefix} dev eth0")
+        self.ip("inside2", "link set eth0 up")
+        self.ip("inside2", f"route add default via {gateway}")
 
     def sysctl(self, host: str, name: str) -> str:
         return self.run(host, "sysctl", "-n", name).strip()

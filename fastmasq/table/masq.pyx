@@ -12,7 +12,7 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport (
-    forwards, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
+    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
@@ -50,8 +50,8 @@ if (sizeof(Session) != 128 or mirrors.SESSION.itemsize != sizeof(Session) or mir
         or len(mirrors.STATES) != rows.STATE_COUNT):
     raise ImportError("table/rows.py and the structs of table/*.pxd disagree about the layout of a row")
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
-     mirrors.TARGET_ROWS) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS,
-                              forwards.TARGETS)):
+     mirrors.TARGET_ROWS, mirrors.YOUNG) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS,
+                                             forwards.FORWARDS, forwards.TARGETS, growth.YOUNG)):
     raise ImportError("table/rows.py and table/*.pxd disagree about how many rows there are")
 if len(Timeouts().by_state()) != rows.STATE_COUNT:
     raise ImportError("table/timeouts.py does not give every state a timeout")
@@ -64,6 +64,8 @@ cdef enum:
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
     PAGE = 4096
     ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
+    FIRST_ROWS = 32768          # the same while there are few
+    FEW = 8192                  # sessions: with more, the indexes of a table that is not young are made ready
 
 
 cdef void *address_of(array):
@@ -109,6 +111,7 @@ cdef class MasqTable:
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
+        t.indexed = min(capacity, growth.YOUNG)
         t.host_capacity = hosts.HOSTS
         t.free_row = t.host_free = t.network_free = rows.NONE
         t.current = -1
@@ -140,6 +143,12 @@ cdef class MasqTable:
         t.network_index.mask = len(memory.network_index) - 1
         t.permits.entries = <Permit *>address_of(memory.permits)
         t.permits.mask = len(memory.permits) - 1
+        t.whole_index.entries = <IndexEntry *>address_of(memory.whole_index)
+        t.whole_index.mask = <uint32_t>(len(memory.whole_index) - 1)
+        t.whole_mapping_index.entries = <IndexEntry *>address_of(memory.whole_mapping_index)
+        t.whole_mapping_index.mask = <uint32_t>(len(memory.whole_mapping_index) - 1)
+        t.whole_permits.entries = <Permit *>address_of(memory.whole_permits)
+        t.whole_permits.mask = <uint32_t>(len(memory.whole_permits) - 1)
         t.forwards.rows = <Forward *>address_of(memory.forwards)
         t.forwards.targets = <Target *>address_of(memory.targets)
         t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)
@@ -152,17 +161,21 @@ cdef class MasqTable:
 
         May be called while the path runs. Where the kernel cannot, nothing happens.
         """
-        cdef size_t row = <size_t>self.table.sessions
-        cdef size_t first = row + <size_t>self.table.fresh * sizeof(Session)
-        cdef size_t stop = row + min(self.table.capacity, <size_t>self.table.fresh + ROWS_AHEAD) * sizeof(Session)
-        areas = [(first, stop)]
-        if not self._is_ready:
-            self._is_ready = True
-            for array in (self.memory.index, self.memory.mapping_index, self.memory.host_index, self.memory.permits,
-                          self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]):
-                areas.append((array.ctypes.data, array.ctypes.data + array.nbytes))
-        for begin, end in areas:
-            first, stop = begin, end
+        cdef Table *t = &self.table
+        memory = self.memory
+        cdef bint has_few = t.active <= FEW and t.indexed < t.capacity
+        cdef size_t first = t.fresh
+        cdef size_t stop = min(t.capacity, first + (FIRST_ROWS if has_few else ROWS_AHEAD))
+        arrays = [self.sessions[first:stop]]
+        if self._ready < 1:
+            arrays += (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
+                       self.mappings[:numbers.CLASS_COUNT * PORTS])
+        if self._ready < 2 and not has_few:
+            arrays += (memory.whole_index, memory.whole_mapping_index, memory.whole_permits)
+        self._ready = 1 if has_few else 2
+        for array in arrays:
+            first = array.ctypes.data
+            stop = first + <size_t>array.nbytes
             with nogil:
                 populate(first, stop)
 
@@ -211,7 +224,7 @@ cdef class MasqTable:
         if FILTERINGS[filtering] == t.filtering:
             return
         if t.filtering == table.ADDRESS_DEPENDENT:
-            self.memory.permits[:] = 0
+            (self.memory.whole_permits if t.permits.entries == t.whole_permits.entries else self.memory.permits)[:] = 0
         t.filtering = FILTERINGS[filtering]
         if t.filtering != table.ADDRESS_DEPENDENT:
             return

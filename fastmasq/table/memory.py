@@ -21,6 +21,9 @@ class Memory:
     permits: np.ndarray
     mappings: np.ndarray
     mapping_index: np.ndarray
+    whole_index: np.ndarray
+    whole_permits: np.ndarray
+    whole_mapping_index: np.ndarray
     hosts: np.ndarray
     host_index: np.ndarray
     networks: np.ndarray
@@ -35,16 +38,20 @@ class Memory:
 def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Return (type, shape) of every array of a table for so many sessions, in the order in which they lie.
 
-    Indexes and permits are powers of two, and at most half full.
+    Indexes and permits are powers of two, and at most half full. Those of a young table have room for rows.YOUNG
+    sessions; the whole ones, which replace them once (growth.pxd), are empty where there can be no more.
     """
-    mappings = rows.POOLS * rows.PORTS
-    mapping_index = max(_power_of_two(2 * min(capacity, mappings)), 4 * rows.TARGET_ROWS)
+    young = min(capacity, rows.YOUNG)
+    whole = capacity if capacity > rows.YOUNG else 0
     return {
         "sessions": (rows.SESSION, (capacity,)),
-        "index": (rows.INDEX_ENTRY, (_power_of_two(4 * capacity),)),
-        "permits": (rows.PERMIT, (_power_of_two(2 * capacity),)),
-        "mappings": (rows.MAPPING, (mappings,)),
-        "mapping_index": (rows.INDEX_ENTRY, (mapping_index,)),
+        "index": (rows.INDEX_ENTRY, (_power_of_two(4 * young),)),
+        "permits": (rows.PERMIT, (_power_of_two(2 * young),)),
+        "mappings": (rows.MAPPING, (rows.POOLS * rows.PORTS,)),
+        "mapping_index": (rows.INDEX_ENTRY, (_mapping_index(young),)),
+        "whole_index": (rows.INDEX_ENTRY, (_power_of_two(4 * whole),)),
+        "whole_permits": (rows.PERMIT, (_power_of_two(2 * whole),)),
+        "whole_mapping_index": (rows.INDEX_ENTRY, (_mapping_index(whole),)),
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
         "networks": (rows.NETWORK, (rows.HOST_ROWS,)),
@@ -108,6 +115,11 @@ def _zeros(octets: int) -> np.ndarray:
     return memory[first : first + octets]
 
 
+def _mapping_index(sessions: int) -> int:
+    """Return the entries of an index for the mappings of so many sessions and all targets of forwards; 0 for none."""
+    return _power_of_two(2 * (min(sessions, rows.POOLS * rows.PORTS) + rows.TARGET_ROWS)) if sessions else 0
+
+
 def _octets(dtype: np.dtype, shape: tuple[int, ...]) -> int:
     return dtype.itemsize * int(np.prod(shape))
 
@@ -117,4 +129,4 @@ def _padded(octets: int) -> int:
 
 
 def _power_of_two(at_least: int) -> int:
-    return 1 << (at_least - 1).bit_length()
+    return 1 << (at_least - 1).bit_length() if at_least else 0

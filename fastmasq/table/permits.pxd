@@ -36,6 +36,14 @@ cdef inline void grant(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
     permits.entries[at].count = 1
 
 
+cdef inline void place(PermitSet *permits, Permit permit) noexcept nogil:
+    """Add a permit whose fingerprint the set does not have."""
+    cdef uint32_t at = <uint32_t>permit.fingerprint & permits.mask
+    while permits.entries[at].count:
+        at = (at + 1) & permits.mask
+    permits.entries[at] = permit
+
+
 cdef inline void revoke(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
     cdef uint32_t gap = <uint32_t>fingerprint & permits.mask
     cdef uint32_t at

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastmasq.table cimport filtering, forwards, holds, hosts, index, keys, mappings, rows, table, wheel
+from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, table, wheel
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, Session
 from fastmasq.table.table cimport Table
@@ -132,6 +132,8 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     cdef Ends translated = keys.make_ends(place.external, place.port, ends.daddr, ends.did)
     if port_class < 0:
         port_class = rows.CLASS_NONE
+    if t.active == t.indexed:
+        growth.use_whole_indexes(t)
     memset(s, 0, sizeof(Session))
     s.mapping = place.mapping
     s.state = birth.state

@@ -12,7 +12,8 @@
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
 # REQ-11).
 #
-# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228.
+# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228. A young table has
+# smaller indexes (growth.pxd).
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -67,6 +68,7 @@ cdef struct HoldQueue:          # ports held down, in the order of their times; 
 cdef struct Table:
     Session *sessions
     uint32_t capacity
+    uint32_t indexed            # sessions that the indexes in use have room for
     uint32_t fresh              # rows [fresh, capacity) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     uint32_t active
@@ -77,6 +79,9 @@ cdef struct Table:
     uint32_t mappings_in_use    # dynamic ones
     ForwardSet forwards
     PermitSet permits
+    Index whole_index           # what a table that is no longer young uses in place of these three
+    Index whole_mapping_index
+    PermitSet whole_permits
     Host *hosts
     uint32_t host_capacity
     uint32_t host_fresh

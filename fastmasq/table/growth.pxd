@@ -1,0 +1,44 @@
+# The indexes of a table: small ones while it is young, and whole ones from its YOUNG + 1st session at once on.
+#
+# An index is probed at random, so all of it is touched and wants memory, however few sessions there are: for a million that is 80
+# MB. A young table has 4 MB of them. The move is made once, by the packet that opens that session, and takes some milliseconds;
+# there is no way back.
+
+from libc.stdint cimport uint32_t
+
+from fastmasq.table cimport index, permits
+from fastmasq.table.index cimport Index
+from fastmasq.table.permits cimport PermitSet
+from fastmasq.table.table cimport Table
+
+
+cdef enum:
+    YOUNG = 32768               # sessions, as memory.py lays out
+
+
+cdef inline void move_index(Index *index_in_use, const Index *whole) noexcept nogil:
+    """Have every entry of an index in a larger, empty one, and use that in its place."""
+    cdef Index young = index_in_use[0]
+    cdef uint32_t at
+    index_in_use[0] = whole[0]
+    for at in range(young.mask + 1):
+        if young.entries[at].ref:
+            index.insert(index_in_use, young.entries[at].hash, young.entries[at].ref - 1)
+
+
+cdef inline void move_permits(PermitSet *permits_in_use, const PermitSet *whole) noexcept nogil:
+    """Have every permit of a set in a larger, empty one, and use that in its place."""
+    cdef PermitSet young = permits_in_use[0]
+    cdef uint32_t at
+    permits_in_use[0] = whole[0]
+    for at in range(young.mask + 1):
+        if young.entries[at].count:
+            permits.place(permits_in_use, young.entries[at])
+
+
+cdef inline void use_whole_indexes(Table *t) noexcept nogil:
+    """Leave the small indexes, which are as full as they may be."""
+    move_index(&t.index, &t.whole_index)
+    move_index(&t.mapping_index, &t.whole_mapping_index)
+    move_permits(&t.permits, &t.whole_permits)
+    t.indexed = t.capacity

@@ -378,10 +378,12 @@ class Engine:
         )
 
     def _answer_path(self) -> None:
-        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for."""
+        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for, then more memory."""
         os.eventfd_read(self.worker.notify)
         self._attempt(self._answer_trackers)
         self._attempt(self.hops.resolve)
+        if self.gateway.table.wants_memory:
+            self._attempt(self.gateway.table.make_ready)
 
     def _answer_trackers(self) -> None:
         vpn = self.gateway.vpn

@@ -204,10 +204,12 @@ cdef class Worker:
         return SHORTEST_LOOK_NS if self.busy_poll_ns > SHORTEST_LOOK_NS else self.busy_poll_ns
 
     cdef void tell(self) noexcept nogil:
-        """Ask the daemon for what packets wait for: next hops, and the word of a tracker."""
+        """Ask the daemon for what packets wait for, next hops and the word of a tracker, and for memory."""
         cdef uint64_t one = 1
-        if self.forwarder.path.hops_wanted or self.forwarder.path.punts.is_news:
+        if (self.forwarder.path.hops_wanted or self.forwarder.path.punts.is_news
+                or self.forwarder.path.table.asks_for_memory):
             self.forwarder.path.punts.is_news = False
+            self.forwarder.path.table.asks_for_memory = False
             write(self.notify, &one, sizeof(one))
 
     cdef bint look(self, uint64_t until) noexcept nogil:

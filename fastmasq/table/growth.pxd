@@ -1,8 +1,9 @@
-# The indexes of a table: small ones while it is young, and whole ones from its YOUNG + 1st session at once on.
+# The indexes of a table: small ones while it is young, and whole ones when it has more than YOUNG sessions at once.
 #
 # An index is probed at random, so all of it is touched and wants memory, however few sessions there are: for a million that is 80
-# MB. A young table has 4 MB of them. The move is made once, by the packet that opens that session, and takes some milliseconds;
-# there is no way back.
+# MB. A young table has 4 MB of them. The move is made once, by a packet that opens a session, and takes some milliseconds; there
+# is no way back. Memory that is touched for the first time is dear, most of all in a virtual machine (3 ms a megabyte were seen).
+# So the daemon is asked in time to make it ready (MasqTable.make_ready), and until it has, the small indexes fill up further.
 
 from libc.stdint cimport uint32_t
 
@@ -13,7 +14,9 @@ from fastmasq.table.table cimport Table
 
 
 cdef enum:
-    YOUNG = 32768               # sessions, as memory.py lays out
+    YOUNG = 32768               # sessions at which the small indexes are half full, as memory.py lays out
+    CRAMMED = YOUNG + YOUNG // 4 * 3    # at which they have to be left, whatever that takes
+    FEW = 2048                  # sessions from which on the memory of the whole ones is wanted
 
 
 cdef inline void move_index(Index *index_in_use, const Index *whole) noexcept nogil:
@@ -37,8 +40,16 @@ cdef inline void move_permits(PermitSet *permits_in_use, const PermitSet *whole)
 
 
 cdef inline void use_whole_indexes(Table *t) noexcept nogil:
-    """Leave the small indexes, which are as full as they may be."""
+    """Leave the small indexes."""
     move_index(&t.index, &t.whole_index)
     move_index(&t.mapping_index, &t.whole_mapping_index)
     move_permits(&t.permits, &t.whole_permits)
     t.indexed = t.capacity
+
+
+cdef inline void make_room(Table *t) noexcept nogil:
+    """Have room in the indexes for one session more."""
+    if t.active == FEW and not t.has_memory:
+        t.asks_for_memory = True
+    if t.active >= t.indexed and (t.has_memory or t.active == CRAMMED):
+        use_whole_indexes(t)

@@ -7,4 +7,4 @@ cdef class MasqTable:
     cdef Table table
     cdef readonly object sessions, mappings, hosts
     cdef object memory
-    cdef int _ready              # what make_ready has done: 0, 1 for a young table, 2 for one that grows
+    cdef bint _is_ready

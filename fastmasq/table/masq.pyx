@@ -65,7 +65,6 @@ cdef enum:
     PAGE = 4096
     ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
     FIRST_ROWS = 32768          # the same while there are few
-    FEW = 8192                  # sessions: with more, the indexes of a table that is not young are made ready
 
 
 cdef void *address_of(array):
@@ -156,6 +155,11 @@ cdef class MasqTable:
             t.pools[pool].free = <uint64_t *>address_of(memory.free_ports[pool])
             t.pools[pool].allowed = <uint64_t *>address_of(memory.allowed_ports[pool])
 
+    @property
+    def wants_memory(self):
+        """Whether `make_ready` is to be called soon."""
+        return self.table.active >= growth.FEW and not self.table.has_memory
+
     def make_ready(self):
         """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
 
@@ -163,21 +167,22 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         memory = self.memory
-        cdef bint has_few = t.active <= FEW and t.indexed < t.capacity
+        cdef bint is_young = t.active < growth.FEW and not t.has_memory and len(memory.whole_index)
         cdef size_t first = t.fresh
-        cdef size_t stop = min(t.capacity, first + (FIRST_ROWS if has_few else ROWS_AHEAD))
+        cdef size_t stop = min(t.capacity, first + (FIRST_ROWS if is_young else ROWS_AHEAD))
         arrays = [self.sessions[first:stop]]
-        if self._ready < 1:
+        if not self._is_ready:
             arrays += (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
                        self.mappings[:numbers.CLASS_COUNT * PORTS])
-        if self._ready < 2 and not has_few:
-            arrays += (memory.whole_index, memory.whole_mapping_index, memory.whole_permits)
-        self._ready = 1 if has_few else 2
+        if not (is_young or t.has_memory):
+            arrays += (memory.whole_index, memory.whole_permits, memory.whole_mapping_index)
+        self._is_ready = True
         for array in arrays:
             first = array.ctypes.data
             stop = first + <size_t>array.nbytes
             with nogil:
                 populate(first, stop)
+        t.has_memory = not is_young
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""

@@ -132,8 +132,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     cdef Ends translated = keys.make_ends(place.external, place.port, ends.daddr, ends.did)
     if port_class < 0:
         port_class = rows.CLASS_NONE
-    if t.active == t.indexed:
-        growth.use_whole_indexes(t)
+    growth.make_room(t)
     memset(s, 0, sizeof(Session))
     s.mapping = place.mapping
     s.state = birth.state

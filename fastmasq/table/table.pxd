@@ -68,7 +68,9 @@ cdef struct HoldQueue:          # ports held down, in the order of their times; 
 cdef struct Table:
     Session *sessions
     uint32_t capacity
-    uint32_t indexed            # sessions that the indexes in use have room for
+    uint32_t indexed            # sessions that the indexes in use are for
+    bint has_memory             # for the whole ones: it is there, or they will never be used
+    bint asks_for_memory        # the daemon has not been told yet
     uint32_t fresh              # rows [fresh, capacity) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     uint32_t active

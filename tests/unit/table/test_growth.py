@@ -58,7 +58,7 @@ def assert_known(table, numbers: range, rows: list[int]) -> None:
 
 
 def test_a_growing_table_knows_all_that_the_young_one_knew(table) -> None:
-    numbers = range(YOUNG + 1)
+    numbers = range(SESSIONS)
     rows = fill(table, numbers)
     assert_known(table, numbers, rows)
     # an endpoint of the time before has its mapping still, and one permit is not two
@@ -78,20 +78,41 @@ def test_a_table_that_has_grown_empties_to_the_last_entry(table) -> None:
     assert_known(table, range(1000), again)
 
 
-def test_memory_may_be_made_ready_at_any_time(table) -> None:
+@pytest.mark.parametrize("asked", [0, 2000, 10_000, YOUNG + 10, SESSIONS - 10])
+def test_memory_may_be_made_ready_at_any_time(table, asked: int) -> None:
+    """Before it is wanted, while the small indexes do, when they are more than half full, and when it is too late."""
     table.make_ready()
-    rows = fill(table, range(10_000))
+    rows = fill(table, range(asked))
     table.make_ready()
-    rows += fill(table, range(10_000, YOUNG + 10))
+    assert not table.wants_memory
+    rows += fill(table, range(asked, SESSIONS))
+    assert_known(table, range(SESSIONS), rows)
     table.make_ready()
-    assert_known(table, range(YOUNG + 10), rows)
+    assert not table.wants_memory
+
+
+def test_memory_is_wanted_long_before_the_small_indexes_are_full(table) -> None:
+    table.make_ready()
+    fill(table, range(2000))
+    assert not table.wants_memory
+    fill(table, range(2000, 3000))
+    assert table.wants_memory
+
+
+def test_a_small_table_wants_none() -> None:
+    table = make_table(capacity=YOUNG)
+    table.make_ready()
+    rows = fill(table, range(YOUNG))
+    assert not table.wants_memory
+    assert_known(table, range(YOUNG), rows)
+    assert table.open(UDP, HOST, 1, REMOTE, 80, 0) == "table_full"
 
 
 def test_the_filter_of_a_grown_table_is_changed_as_that_of_a_young_one(table) -> None:
-    rows = fill(table, range(YOUNG + 1))
+    rows = fill(table, range(SESSIONS))
     table.set_filtering("endpoint-independent")
     table.close(rows[0])
     table.set_filtering("address-dependent")
-    assert_known(table, range(1, YOUNG + 1), rows[1:])
+    assert_known(table, range(1, SESSIONS), rows[1:])
     table.set_external(NEW_EXTERNAL, allowed(range(1, 65536)))
     assert not table.admits(EXTERNAL, CLASS[UDP], external_port(table, rows[1]), REMOTE + REMOTES)

@@ -378,7 +378,7 @@ class Engine:
         )
 
     def _answer_path(self) -> None:
-        """Do what the path waits for: a tracker's word on a packet, then the next hops it asks for, then more memory."""
+        """Do what the path waits for: a tracker's word on a packet, then next hops, then more memory."""
         os.eventfd_read(self.worker.notify)
         self._attempt(self._answer_trackers)
         self._attempt(self.hops.resolve)

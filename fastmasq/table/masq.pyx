@@ -64,18 +64,20 @@ cdef enum:
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
     PAGE = 4096
     ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
-    FIRST_ROWS = 32768          # the same while there are few
+    FIRST_ROWS = 16384          # the same while there are few
 
 
 cdef void *address_of(array):
     return <void *><size_t>array.ctypes.data
 
 
-cdef void populate(size_t first, size_t stop) noexcept nogil:
+cdef populate_array(array):
     """Have memory there before it is touched: making a huge page on the way of a packet stalls all packets behind it."""
+    cdef size_t first = array.ctypes.data
+    cdef size_t stop = (first + <size_t>array.nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
     first &= ~<size_t>(PAGE - 1)
-    stop = (stop + PAGE - 1) & ~<size_t>(PAGE - 1)
-    madvise(<void *>first, stop - first, MADV_POPULATE_WRITE)
+    with nogil:
+        madvise(<void *>first, stop - first, MADV_POPULATE_WRITE)
 
 
 cdef void look_sooner(Table *t) noexcept nogil:
@@ -168,21 +170,16 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         memory = self.memory
         cdef bint is_young = t.active < growth.FEW and not t.has_memory and len(memory.whole_index)
-        cdef size_t first = t.fresh
-        cdef size_t stop = min(t.capacity, first + (FIRST_ROWS if is_young else ROWS_AHEAD))
-        arrays = [self.sessions[first:stop]]
         if not self._is_ready:
-            arrays += (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
-                       self.mappings[:numbers.CLASS_COUNT * PORTS])
+            self._is_ready = True
+            for array in (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
+                          self.mappings[:numbers.CLASS_COUNT * PORTS]):
+                populate_array(array)
         if not (is_young or t.has_memory):
-            arrays += (memory.whole_index, memory.whole_permits, memory.whole_mapping_index)
-        self._is_ready = True
-        for array in arrays:
-            first = array.ctypes.data
-            stop = first + <size_t>array.nbytes
-            with nogil:
-                populate(first, stop)
-        t.has_memory = not is_young
+            for array in (memory.whole_index, memory.whole_permits, memory.whole_mapping_index):
+                populate_array(array)
+            t.has_memory = True
+        populate_array(self.sessions[t.fresh:t.fresh + (FIRST_ROWS if is_young else ROWS_AHEAD)])
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""

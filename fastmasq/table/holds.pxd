@@ -50,6 +50,7 @@ cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
     else:
         queue.last = before
     of_pool[port].in_use = rows.MAPPING_FREE
+    of_pool[port].host = of_pool[port].sessions = 0
     queue.count -= port >= ports.LOW_PORTS
 
 

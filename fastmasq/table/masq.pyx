@@ -281,7 +281,7 @@ cdef class MasqTable:
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
         span = numbers.CLASS_COUNT * PORTS
-        self.mappings["in_use"][row * span:(row + 1) * span] = 0
+        self.mappings[row * span:(row + 1) * span] = 0
         for pool in range(row * numbers.CLASS_COUNT, (row + 1) * numbers.CLASS_COUNT):
             self.table.held[pool].first = self.table.held[pool].last = 0
             self.table.held[pool].count = 0

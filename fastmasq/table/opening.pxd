@@ -125,7 +125,6 @@ cdef inline void let_sessions_have(Table *t, uint32_t row) noexcept nogil:
     cdef uint16_t port = mappings.row_port(row)
     if mapping.in_use == rows.MAPPING_HELD_DOWN:
         holds.end_hold(t, pool, port)
-        mapping.sessions = 0
     elif mapping.in_use == rows.MAPPING_FREE and ports.is_free(&t.pools[pool], port):
         ports.take_port(&t.pools[pool], port)
     mapping.address = mapping.id = mapping.host = 0

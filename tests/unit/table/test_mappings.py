@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.errors import CapacityError
+from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.rows import STATES
 from tests.support.tables import (
     CLASS,
@@ -276,6 +277,22 @@ def test_an_address_used_again_for_another_row_starts_empty() -> None:
     table.set_external(EXTERNAL + 9, allowed([61000, 61001]))
     assert sorted(external_port(table, opened(table, UDP, 5000 + n)) for n in range(2)) == [61000, 61001]
     assert table.open(UDP, HOST, 5002, REMOTE, 53, 0) == "ports_exhausted"
+
+
+@pytest.mark.parametrize("changes_address", [False, True])
+def test_pf9_a_port_that_was_held_down_is_free_when_its_forward_has_gone(changes_address: bool) -> None:
+    """Nothing is left of the hold, of the same address or of one before, that would keep the port for ever."""
+    table = make_table()
+    forwards = ForwardTable(table)
+    table.close(opened(table, TCP, 8080))
+    if changes_address:
+        for number in range(1, 5):  # the row of the first serves the last
+            table.set_external(EXTERNAL + number, allowed(ALL_PORTS))
+    address = EXTERNAL + 4 if changes_address else EXTERNAL
+    assert forwards.place(address, CLASS[TCP], 8080, [(OTHER_HOST, 80, 1)])
+    forwards.remove(address, CLASS[TCP], 8080)
+    assert not table.is_mapped(address, CLASS[TCP], 8080)
+    assert external_port(table, opened(table, TCP, 8080, host=OTHER_HOST)) == 8080
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -158,11 +158,17 @@ class Gateway:
         if new.rules is old.rules:
             return
         if self.host.reach_proxies(new.rules, self.forwarder):
+            undo.callback(self._leave_proxies)
             self.read_kernel()
         self.host.judge(new.rules)
         undo.callback(self.host.judge, old.rules)
         self.rules.put(new.rules)
         undo.callback(lambda: self.rules.put(old.rules.succeeding(self.rules.rule_set)))
+
+    def _leave_proxies(self) -> None:
+        self.host.leave_proxies(self.forwarder)
+        with suppress(FastmasqError):  # `_settle_again` comes after it, and says so
+            self.read_kernel()
 
     def _change_forwards(self, old: Policy, new: Policy, undo: ExitStack) -> None:
         """Change forwards, and triggers, as some of them are forwards."""

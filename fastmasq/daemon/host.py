@@ -180,6 +180,14 @@ class Host:
             forwarder.tell_programs(self._destinations.map, self._destinations.cookie, calls.system_call())
         return True
 
+    def leave_proxies(self, forwarder: Forwarder) -> None:
+        """Take back what `reach_proxies` has made. Raises KernelError."""
+        with forwarder.locked():
+            forwarder.tell_programs(-1, 0, 0)
+        self.close()
+        self._destinations_refused = ""
+        self._takeover.remove_local_link()
+
     def check(self, rule_set: RuleSet) -> None:
         """Say it, once, when what we depend on is not as it should be: settings of the kernel, proxies of the host."""
         drifted = self._takeover.drifted() + proxies.out_of_reach(rule_set)
@@ -229,6 +237,9 @@ class UntouchedHost(Host):
 
     def reach_proxies(self, rule_set: RuleSet, forwarder: Forwarder) -> bool:
         return False
+
+    def leave_proxies(self, forwarder: Forwarder) -> None:
+        pass
 
     def check(self, rule_set: RuleSet) -> None:
         pass

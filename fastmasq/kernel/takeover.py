@@ -190,6 +190,12 @@ class Takeover:
         self._local_mtu = mtu
         return True
 
+    def remove_local_link(self) -> None:
+        """Take away the link that `make_local_link` has made. Raises KernelError."""
+        local_link.remove()
+        self._journal.remove(_LOCAL_LINK)
+        self._local_mtu = 0
+
     def drifted(self) -> list[str]:
         """Return one sentence for each setting that somebody else has changed while we run; see `Forwarding` for those.
 

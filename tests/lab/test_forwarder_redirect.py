@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmasq.errors import FastmasqError
 from fastmasq.kernel.local_link import HOST_END, NETWORK, OUR_END
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
@@ -166,6 +167,23 @@ def test_t10_a_rule_added_and_deleted_while_running(net: Network) -> None:
     ipchains(net, "-D input -p tcp -d 0/0 80 -j REDIRECT")
     assert greeting(net, "inside", (SERVER_ADDRESS, 80)) == b"the server"
     assert net.drops() == {}
+
+
+def test_a_rule_whose_change_is_refused_later_leaves_no_link(net: Network) -> None:
+    net.start()
+    before = state(net)
+    match = {"protocol": 6, "destination_ports": [[80, 80]]}
+    rule = {"match": match, "target": "REDIRECT", "redirect_port": PROXY}
+    targets = [{"action": "add", "target": {"mark": n, "address": INSIDE_ADDRESS, "port": 0}} for n in range(1, 300)]
+    changes = {"rules.change": [{"do": "append", "chain": "input", "rule": rule}], "marks.change": targets}
+    lines = [{"place": "file:1", "method": one, "params": {"changes": changes[one]}} for one in changes]
+    with pytest.raises(FastmasqError, match="marks are forwarded: at most"):
+        net.fastmasq.ask("policy.change", lines=lines)
+    assert state(net) == before
+    assert [link["name"] for link in net.status()["links"]] == ["eth0", "eth1"]
+    net.greet_tcp(b"the gateway", "gateway", PROXY)
+    ipchains(net, f"-A input -p tcp -d 0/0 80 -j REDIRECT {PROXY}")
+    assert greeting(net, "inside", (ELSEWHERE, 80)) == b"the gateway"
 
 
 def test_t10_open_sessions_live_on_when_rules_change(net: Network) -> None:

@@ -16,6 +16,7 @@ from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.methods import Methods
 from fastmasq.daemon.policy import Declared, declare
 from fastmasq.daemon.ports import no_ports
+from fastmasq.daemon.proxies import redirects
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import KernelError
 from fastmasq.kernel.addresses import InterfaceAddress
@@ -82,6 +83,7 @@ class Host:
         self.protocols_kept: list[int] = []
         self.judged = RuleSet()
         self.reserved: PortRanges | None = None
+        self.reaches_proxies = False
 
     def _agree(self, name: str) -> None:
         if name in self.refuses:
@@ -117,7 +119,12 @@ class Host:
         pass
 
     def reach_proxies(self, rule_set: RuleSet, forwarder: Any) -> bool:
-        return False
+        before = self.reaches_proxies
+        self.reaches_proxies |= bool(redirects(rule_set))
+        return self.reaches_proxies != before
+
+    def leave_proxies(self, forwarder: Any) -> None:
+        self.reaches_proxies = False
 
     def check(self, rule_set: RuleSet) -> None:
         pass

@@ -27,6 +27,7 @@ from tests.support.policy_gateway import PolicyGateway
 PEER = "199.0.0.1"
 TCP, UDP = 0, 1  # rows of ports
 DENY_77 = Rule(match=Match(protocol=6, destination_ports=((77, 77),)), target="DENY")
+PROXY_3128 = Rule(match=Match(protocol=6, destination_ports=((3128, 3128),)), target="REDIRECT", redirect_port=8080)
 MARK_80 = Rule(match=Match(protocol=6, destination_ports=((80, 80),)), mark=("set", 1), target="ACCEPT")
 
 
@@ -37,7 +38,10 @@ def line(method: str, number: int = 0, *, optional: bool = False, **params: Any)
 def everything() -> list[dict[str, Any]]:
     """Return a line for each kind of policy."""
     return [
-        line("rules.change", changes=[Change(do="append", chain="input", rule=rule) for rule in (DENY_77, MARK_80)]),
+        line(
+            "rules.change",
+            changes=[Change(do="append", chain="input", rule=rule) for rule in (DENY_77, MARK_80, PROXY_3128)],
+        ),
         line("forwards.change", 3, changes=[{"action": "add", "forward": forward("eth1:8080")}]),
         line(
             "redirects.change", 4, changes=[redirects.Change(action="set", redirect=Redirect(protocol=47, host=HOST))]
@@ -79,6 +83,7 @@ def state(gateway: PolicyGateway) -> tuple:
         gateway.host.protocols_kept,
         gateway.host.judged._skeleton(),
         gateway.host.reserved,
+        gateway.host.reaches_proxies,
         running.forwards.placed,
         running.ports.for_mappings(address(GATEWAY_OUT)).tobytes(),
         running.ports.on_demand().tobytes(),
@@ -97,7 +102,7 @@ def refused(gateway: PolicyGateway, action: Callable[[], Any], error: type[Fastm
 
 
 def test_lines_of_every_kind_are_one_change(gateway: PolicyGateway):
-    assert gateway.call("policy.change", lines=everything()) == {"warnings": [], "changes": 9}
+    assert gateway.call("policy.change", lines=everything()) == {"warnings": [], "changes": 10}
     policy = gateway.gateway.policy()
     assert [str(one) for one in policy.forwards] == ["tcp eth1:22", "tcp eth1:8080"]
     assert (policy.redirects, policy.triggers) == ((Redirect(protocol=47, host=HOST),), TRIGGERS[::-1])
@@ -106,6 +111,7 @@ def test_lines_of_every_kind_are_one_change(gateway: PolicyGateway):
     assert gateway.on_demand(TCP) == [22, 80, *range(2000, 2011), 8080]
     assert gateway.on_demand(UDP) == list(range(6970, 7171))
     assert gateway.host.protocols_kept == [47]
+    assert gateway.host.reaches_proxies
     arrived = decode(passes(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 80), "S", seq=1)))
     assert (arrived.destination, arrived.destination_port) == (address(HOST), 80)
     assert dropped(gateway.harness, INSIDE, tcp((HOST, 1), (PEER, 77), "S", seq=1)) == "input_denied"
@@ -170,7 +176,7 @@ def test_an_optional_line_is_left_out(gateway: PolicyGateway):
     gone = [{"action": "delete", "forward": forward("eth1:9")}]
     lines = [*everything(), line("forwards.change", 9, optional=True, changes=gone)]
     answer = gateway.call("policy.change", lines=lines)
-    assert answer["changes"] == 9
+    assert answer["changes"] == 10
     [left_out] = answer["warnings"]
     assert left_out.startswith("file:9: left out: tcp eth1:9: no such forward")
 

@@ -19,7 +19,7 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.daemon.leads import Leads
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
-from fastmasq.daemon.vpn_health import Health
+from fastmasq.daemon.vpn_health import Health, Trackers
 from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forwarder import Forwarder
@@ -91,8 +91,9 @@ class Vpn:
         self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
-        self.health = Health(self.connections, self.calls, self.ipsec, forwards, table, forwarder)
-        self.listing = Listing(settings.vpn, self.connections, self.calls, self.ipsec, self.rows, table, forwarder)
+        trackers = Trackers(self.connections, self.calls, self.ipsec)
+        self.health = Health(trackers, forwards, table, forwarder)
+        self.listing = Listing(settings.vpn, trackers, self.health, self.rows, table, forwarder)
 
     def protocols(self) -> list[int]:
         """Return the IP protocols that are ours, and not the host's."""

@@ -1,9 +1,13 @@
-"""Looks once in a while at all VPNs for what they lack, and leaves out what is no fault of theirs or ours."""
+"""What the VPNs of a gateway lack: looked for once in a while, for the log, and judged for whoever lists them.
+
+The log leaves out what is no fault of theirs or ours.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from fastmasq.daemon import natt
 from fastmasq.daemon.leads import Leads
@@ -29,19 +33,19 @@ from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT
 
 
+class Trackers(NamedTuple):
+    """What the trackers of one gateway follow; connections by the row of their session."""
+
+    connections: dict[int, Connection]
+    calls: CallTable
+    ipsec: Ipsec
+
+
 class Health:
     """What the VPNs of one gateway lack. Times in nanoseconds."""
 
-    def __init__(
-        self,
-        connections: dict[int, Connection],
-        calls: CallTable,
-        ipsec: Ipsec,
-        forwards: Leads,
-        table: MasqTable,
-        forwarder: Forwarder,
-    ) -> None:
-        self._connections, self._calls, self._ipsec = connections, calls, ipsec
+    def __init__(self, trackers: Trackers, forwards: Leads, table: MasqTable, forwarder: Forwarder) -> None:
+        self._connections, self._calls, self._ipsec = trackers
         self._forwards, self._table, self._forwarder = forwards, table, forwarder
         self._carried: set[Ends] = set()  # those with an exchange that have had ESP, or NAT traversal instead
         self.reports = Reports()
@@ -64,7 +68,10 @@ class Health:
                 continue
             if finding := of_call(call):
                 yield About("call", call.inside, call.remote), finding
-        yield from self._exchanges(now)
+        moved = functools.cache(lambda: natt.by_ends(natt.sessions(self._table, self._forwarder)))
+        for row, finding in self.exchanges(now, SAID_AFTER_S, moved):
+            if finding and not self._serves(row):
+                yield About("exchange", row.inside, row.remote), finding
         for row in self._ipsec.esp.rows.values():
             if row.state == "squelched" or self._serves(row):  # a squelched one has its own line
                 continue
@@ -79,23 +86,25 @@ class Health:
         )
         return row.inside in servers
 
-    def _exchanges(self, now: int) -> Iterator[tuple[About, Finding]]:
-        """Yield exchanges. An SA that has been idle for long is gone before its exchange: that lacks nothing.
+    def exchanges(
+        self, now: int, patience_s: float, moved: Callable[[], dict[Ends, str]]
+    ) -> Iterator[tuple[Exchange, Finding | None]]:
+        """Yield every exchange and what can be said of it; of one without data nothing before `patience_s` are over.
 
-        The session table is read only while an exchange that is old enough to be judged has had no data at all.
+        An SA that has been idle for long is gone before its exchange: that lacks nothing. `moved` returns what sessions
+        of NAT traversal lack, and is asked only about exchanges that are old enough and have had no data at all.
         """
         exchanges = self._ipsec.exchanges.exchanges.values()
         self._carried |= {(row.inside, row.remote) for row in self._ipsec.esp.rows.values()}
         self._carried &= {(row.inside, row.remote) for row in exchanges}
-        moved = functools.cache(lambda: natt.by_ends(natt.sessions(self._table, self._forwarder)))
         for row in exchanges:
             ends = (row.inside, row.remote)
             has_data = ends in self._carried
-            if self._serves(row):
+            age = (now - row.last) / NS_PER_SECOND
+            if not (has_data or row.outstanding) and age <= patience_s:
+                yield row, None
                 continue
-            if not (has_data or row.outstanding) and now - row.last <= SAID_AFTER_S * NS_PER_SECOND:
-                continue
-            if finding := of_exchange(row, has_data, lambda ends=ends: moved().get(ends)):
-                yield About("exchange", *ends), finding
-                if not finding.text:
-                    self._carried.add(ends)
+            finding = of_exchange(row, has_data, lambda ends=ends: moved().get(ends))
+            if finding and not finding.text and age > SAID_AFTER_S:  # before, its packets may not be answered yet
+                self._carried.add(ends)
+            yield row, finding

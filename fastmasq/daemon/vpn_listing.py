@@ -11,21 +11,22 @@ What is missing is said by the rules of the HOWTO's sections 5.2 and 5.3 (H-63 t
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Any
 
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon import natt
 from fastmasq.daemon.tunnel_rows import TunnelRows
+from fastmasq.daemon.vpn_health import Health, Trackers
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.masq import MasqTable
-from fastmasq.trackers.vpn.calls import Call, CallTable
+from fastmasq.trackers.vpn.calls import Call
 from fastmasq.trackers.vpn.connection import Connection
 from fastmasq.trackers.vpn.events import dotted
 from fastmasq.trackers.vpn.evidence import Association
-from fastmasq.trackers.vpn.findings import Ends, of_association, of_call, of_connection, of_exchange, shown
-from fastmasq.trackers.vpn.ipsec import Ipsec
+from fastmasq.trackers.vpn.findings import PATIENCE_S, Finding, of_association, of_call, of_connection, shown
 from fastmasq.trackers.vpn.isakmp import Exchange
 from fastmasq.units import NS_PER_SECOND
 
@@ -36,23 +37,21 @@ class Listing:
     def __init__(
         self,
         settings: VpnSettings,
-        connections: dict[int, Connection],
-        calls: CallTable,
-        ipsec: Ipsec,
+        trackers: Trackers,
+        health: Health,
         rows: TunnelRows,
         table: MasqTable,
         forwarder: Forwarder,
     ) -> None:
         self._settings = settings
-        self._connections, self._calls, self._ipsec, self._rows = connections, calls, ipsec, rows
-        self._table, self._forwarder = table, forwarder
+        self._connections, self._calls, self._ipsec = trackers
+        self._health, self._rows, self._table, self._forwarder = health, rows, table, forwarder
 
     def describe(self, now: int, params: dict[str, Any]) -> dict[str, Any]:
         """Return everything, see above. Raises ConfigurationError."""
         host = _host(params.get("host"))
         moved = natt.sessions(self._table, self._forwarder)
-        lacks = natt.by_ends(moved)
-        with_esp = {(row.inside, row.remote) for row in self._ipsec.esp.rows.values()}
+        exchanges = self._health.exchanges(now, PATIENCE_S, functools.cache(lambda: natt.by_ends(moved)))
         concerned = moved if host is None else natt.of_host(moved, host)
         controls = self._calls.controls
         return {
@@ -64,11 +63,7 @@ class Listing:
                 if one.number in controls and _concerns(controls[one.number], host)
             ],
             "calls": [self._call(call, now) for call in self._calls.calls.values() if _concerns(call, host)],
-            "exchanges": [
-                _exchange(row, with_esp, lacks, now)
-                for row in self._ipsec.exchanges.exchanges.values()
-                if _concerns(row, host)
-            ],
+            "exchanges": [_exchange(row, finding, now) for row, finding in exchanges if _concerns(row, host)],
             "sas": [self._association(row, now) for row in self._ipsec.esp.rows.values() if _concerns(row, host)],
             "natt": [natt.describe(row, self._table, now) for row in concerned[: natt.SHOWN]],
             "natt_total": len(concerned),
@@ -141,15 +136,14 @@ def _concerns(row: Any, host: int | None) -> bool:
     return host in (None, row.inside, row.remote)
 
 
-def _exchange(row: Exchange, with_esp: set[Ends], natt_lacks: dict[Ends, str], now: int) -> dict[str, Any]:
-    ends = (row.inside, row.remote)
+def _exchange(row: Exchange, finding: Finding | None, now: int) -> dict[str, Any]:
     return {
         **_ends(row),
         "state": "asked" if row.outstanding else "answered",
         "initiator": row.initiator.hex(),
         "responder": row.responder.hex(),
         "idle_s": _seconds(now - row.last),
-        "missing": shown(of_exchange(row, ends in with_esp, lambda: natt_lacks.get(ends)), now),
+        "missing": shown(finding, now),
     }
 
 

@@ -23,13 +23,23 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from fastmasq.tools.sniff.packets import NAMES, Seen
-from fastmasq.trackers.vpn.health import CONTROL, FAMILIES, Channel, Facts, Family, Kind, Lack, Stage, judge
+from fastmasq.trackers.vpn.health import (
+    CONTROL,
+    FAMILIES,
+    REPEATS_ENDED,
+    Channel,
+    Facts,
+    Family,
+    Kind,
+    Lack,
+    Stage,
+    judge,
+)
 
 Side = Literal["inside", "outside", ""]
 
 MOST_TALKS = 1024  # pairs of hosts on links; packets of others are shown, and not judged
 MOST_PROBLEMS = 4  # remembered of one pair
-_REPEATS = 3  # control connections in a row that look like a client that tries for ever (HOWTO 5.2)
 _DATA_TAGS: dict[Kind, str] = {"natt": "data"}  # of those whose kind alone does not say that they are data
 _ENDINGS = ("stop_request", "call_disconnect_notify", "call_clear_request", "rst", "fin")
 
@@ -257,7 +267,7 @@ def _pptp(view: View) -> Facts:
         stage=_stage_of_call(view),
         refused=bool(view.seen("rst", answers=True) and not view.seen("syn_ack")),
         prohibited=bool(view.problems()),
-        repeated=data.is_whole and starts >= _REPEATS and sum(view.seen(tag) for tag in _ENDINGS) >= starts - 1,
+        repeated=data.is_whole and starts >= REPEATS_ENDED and sum(view.seen(tag) for tag in _ENDINGS) >= starts - 1,
         server_ended=view.server_ended() and not view.seen("gre", answers=True),
     )
 

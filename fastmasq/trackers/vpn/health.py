@@ -26,7 +26,8 @@ FAMILIES: dict[Kind, Family] = {
 }  # fmt: skip
 CONTROL: dict[Family, Kind] = {"pptp": "control", "ipsec": "isakmp"}
 
-REPEATS, REPEATS_WITHIN_S = 5, 300  # of control connections: more are no accident
+REPEATS, REPEATS_WITHIN_S = 5, 300  # control connections that were begun, whatever became of them: no accident
+REPEATS_ENDED = 3  # the same for who sees them end, again and again, though data has gone both ways
 
 
 class Lack(Enum):

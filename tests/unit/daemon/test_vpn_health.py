@@ -241,6 +241,7 @@ def test_h_63_isakmp_with_esp_or_moved_to_port_4500_is_not_said(said: Saying) ->
     gateway.passes(INSIDE, isakmp(OTHER_HOST, REMOTE, b"two", RESPONDER))
     assert said(gateway, 10 * 60) == [], "idle SAs and sessions are gone before their exchanges"
     assert shown(gateway, "sas") == []
+    assert [row["missing"] for row in shown(gateway, "exchanges")] == ["", ""], "nor is it listed as lacking"
 
 
 def test_h_63_nat_traversal_that_is_not_answered(said: Saying) -> None:

@@ -459,7 +459,7 @@ cdef class Forwarder:
         """Return {verdict: packets}; "punt" are those that wait just now."""
         cdef Path *p = &self.path
         return {
-            "forward": p.forwarded - p.unsent,
+            "forward": p.forwarded,
             "deliver": p.delivered,
             "reply": p.replied,
             "punt": p.held_count + p.punts.count + p.datagrams.kept,

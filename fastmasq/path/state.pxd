@@ -130,10 +130,9 @@ cdef struct Path:
     uint32_t tick
     uint32_t now_ms
     # counters
-    uint64_t forwarded          # handed to a link's sender
-    uint64_t unsent             # of those, what the kernel refused: they are counted as drops as well
+    uint64_t forwarded
     uint64_t delivered
-    uint64_t replied
+    uint64_t replied            # drops that their sender was told of
     uint64_t drops[DROP_REASON_COUNT]
     uint64_t notes[NOTE_COUNT]
     # the batch

@@ -64,6 +64,17 @@ cdef struct Ring:
     uint32_t queued
 
 
+cdef struct Sent:
+    # what became of the packets that were queued
+    uint64_t packets            # sent
+    uint64_t notices            # of our own that were sent
+    # not sent
+    uint64_t refused
+    uint64_t no_buffer
+    uint64_t down
+    uint64_t lost_notices
+
+
 cdef struct Sender:
     RingMode mode               # MODE_SOCKET, MODE_MEMORY, MODE_SILENT or MODE_CLOSED
     int fd
@@ -79,11 +90,8 @@ cdef struct Sender:
     uint8_t *scratch            # [BATCH][SCRATCH_FRAME]
     int scratch_used
     uint64_t calls
-    uint64_t sent
-    uint64_t refused            # packets by reason, taken over by the path after each flush
-    uint64_t no_buffer
-    uint64_t down
-    uint64_t notices            # packets of our own that were not sent
+    uint64_t sent               # messages in all
+    Sent came                   # what became of packets since `sender_flush` has said it last
     # memory mode
     uint8_t *out                # [out_slots][BIG_FRAME]
     uint32_t *out_lengths
@@ -100,7 +108,7 @@ cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil
 cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil
 cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil
 cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil
-cdef void sender_flush(Sender *sender) noexcept nogil
+cdef Sent sender_flush(Sender *sender) noexcept nogil
 
 
 cdef class RxRing:

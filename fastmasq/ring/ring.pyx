@@ -363,7 +363,7 @@ cdef class RxRing:
 cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil:
     """Make room for a frame of at most VECTORS pieces, so that queueing and appending them flushes nothing."""
     if sender.count == BATCH or sender.vector_count + pieces > VECTORS:
-        sender_flush(sender)
+        send_queued(sender)
 
 
 cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil:
@@ -393,7 +393,7 @@ cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
     There is room in the batch for it afterwards, so that queueing it flushes nothing.
     """
     if sender.scratch_used == BATCH:
-        sender_flush(sender)
+        send_queued(sender)
     sender_reserve(sender, 1)
     sender.scratch_used += 1
     return sender.scratch + (sender.scratch_used - 1) * SCRATCH_FRAME + HEADROOM
@@ -416,7 +416,7 @@ cdef void count_refused(Sender *sender, int number, uint64_t *counter) noexcept 
     """Count a message that was refused for the reason that `counter` is of."""
     cdef uint16_t weight = sender.weights[number]
     if weight == WEIGHT_NOTICE:
-        sender.notices += 1
+        sender.came.lost_notices += 1
     elif weight == WEIGHT_PIECE:
         if sender.broken == NULL:
             sender.broken = counter
@@ -430,14 +430,17 @@ cdef void count_refused(Sender *sender, int number, uint64_t *counter) noexcept 
 cdef void count_sent(Sender *sender, int first, int stop) noexcept nogil:
     """Count the messages [first, stop) as sent: a packet that has lost a piece before may end with one of them."""
     cdef int i
+    cdef uint16_t weight
     sender.sent += stop - first
-    if sender.broken == NULL:
-        return
     for i in range(first, stop):
-        if sender.weights[i] != WEIGHT_PIECE and sender.weights[i] != WEIGHT_NOTICE:
-            sender.broken[0] += sender.weights[i]
+        weight = sender.weights[i]
+        if weight == WEIGHT_NOTICE:
+            sender.came.notices += 1
+        elif sender.broken == NULL or weight == WEIGHT_PIECE:
+            sender.came.packets += weight
+        else:
+            sender.broken[0] += weight
             sender.broken = NULL
-            return
 
 
 cdef void refuse_from(Sender *sender, int first, uint64_t *counter) noexcept nogil:
@@ -462,12 +465,12 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
             stop_bypass(sender)
             continue
         if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
-            count_refused(sender, done, &sender.no_buffer)
+            count_refused(sender, done, &sender.came.no_buffer)
         elif errno == ENETDOWN or errno == ENXIO or errno == ENODEV:
-            refuse_from(sender, done, &sender.down)
+            refuse_from(sender, done, &sender.came.down)
             break
         else:
-            count_refused(sender, done, &sender.refused)
+            count_refused(sender, done, &sender.came.refused)
         done += 1
 
 
@@ -482,10 +485,10 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
             length += message.msg_iov[piece].iov_len
         sender.refusals = (sender.refusals >> 1) | (sender.refusals << 63)
         if sender.refusals >> 63:
-            count_refused(sender, i, &sender.refused)
+            count_refused(sender, i, &sender.came.refused)
             continue
         if sender.out_count == sender.out_slots or length > BIG_FRAME:
-            count_refused(sender, i, &sender.no_buffer)
+            count_refused(sender, i, &sender.came.no_buffer)
             continue
         length = 0
         for piece in range(<int>message.msg_iovlen):
@@ -497,22 +500,28 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
         count_sent(sender, i, i + 1)
 
 
-cdef void sender_flush(Sender *sender) noexcept nogil:
+cdef void send_queued(Sender *sender) noexcept nogil:
     """Send everything queued, in order. What the kernel refuses is counted by reason and gone."""
-    if sender.count == 0:
-        sender.scratch_used = 0
-        return
     if sender.mode == MODE_SOCKET:
         flush_socket(sender)
     elif sender.mode == MODE_MEMORY:
         flush_memory(sender)
     elif sender.mode == MODE_SILENT:
-        sender.sent += sender.count
+        count_sent(sender, 0, sender.count)
     else:
-        refuse_from(sender, 0, &sender.down)
+        refuse_from(sender, 0, &sender.came.down)
     sender.count = 0
     sender.vector_count = 0
     sender.scratch_used = 0
+
+
+cdef Sent sender_flush(Sender *sender) noexcept nogil:
+    """Send everything queued; return what became of all that was since the last call. A full batch has gone before."""
+    cdef Sent came
+    send_queued(sender)
+    came = sender.came
+    memset(&sender.came, 0, sizeof(Sent))
+    return came
 
 
 cdef class TxBatch:

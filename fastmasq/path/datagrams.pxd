@@ -7,8 +7,8 @@
 #
 # Bounds: rows and kept pieces are fixed in number, each source has its share of them, and room is made by giving up the
 # oldest datagram of the source that has most: a flood of incomplete datagrams harms its own source only (REQ-14a).
-# Sources are told apart by 256 buckets of a keyed hash. Nothing here allocates, sends or counts packets: `given_up` says
-# how many kept pieces were lost, for the path to count.
+# Sources are told apart by 256 buckets of a keyed hash. Nothing here allocates, sends or counts packets: what gives up kept
+# pieces returns how many, for the path to count.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -80,7 +80,6 @@ cdef struct Datagrams:
     uint32_t kept
     uint16_t of_source[SOURCES]    # rows
     uint16_t kept_of_source[SOURCES]
-    uint32_t given_up           # kept pieces lost since the path asked
 
 
 cdef inline uint64_t datagram_key1(uint8_t link, uint8_t protocol, uint16_t identification) noexcept nogil:
@@ -117,15 +116,12 @@ cdef inline int32_t take_kept(Datagrams *d, int32_t row) noexcept nogil:
     return piece
 
 
-cdef inline void give_up_kept(Datagrams *d, int32_t row) noexcept nogil:
-    while take_kept(d, row) != NOBODY:
-        d.given_up += 1
-
-
-cdef inline void end_datagram(Datagrams *d, int32_t row) noexcept nogil:
-    """Give a row back; what is still kept of it is given up."""
+cdef inline uint32_t end_datagram(Datagrams *d, int32_t row) noexcept nogil:
+    """Give a row back; return how many pieces were still kept of it, which are given up."""
     cdef Datagram *datagram = &d.rows[row]
-    give_up_kept(d, row)
+    cdef uint32_t given_up = 0
+    while take_kept(d, row) != NOBODY:
+        given_up += 1
     index.remove(&d.index, datagram.hash, <uint32_t>row)
     if datagram.older != NOBODY:
         d.rows[datagram.older].newer = datagram.newer
@@ -139,29 +135,25 @@ cdef inline void end_datagram(Datagrams *d, int32_t row) noexcept nogil:
     d.count -= 1
     datagram.older = d.free_row
     d.free_row = row
+    return given_up
 
 
-cdef inline void end_expired(Datagrams *d, uint32_t now_ms) noexcept nogil:
-    """Give up all that have been incomplete for too long."""
+cdef inline uint32_t end_expired(Datagrams *d, uint32_t now_ms) noexcept nogil:
+    """Give up all that have been incomplete for too long; return how many kept pieces were lost with them."""
+    cdef uint32_t given_up = 0
     while d.count and now_ms - d.rows[d.oldest].since_ms >= FRAGMENT_MS:
-        end_datagram(d, d.oldest)
+        given_up += end_datagram(d, d.oldest)
+    return given_up
 
 
-cdef inline uint32_t take_given_up(Datagrams *d) noexcept nogil:
-    """Return how many kept pieces were lost since this was asked last."""
-    cdef uint32_t count = d.given_up
-    d.given_up = 0
-    return count
-
-
-cdef inline void end_oldest_of(Datagrams *d, uint8_t source, bint with_pieces) noexcept nogil:
-    """Give up the oldest datagram of a source; with_pieces: the oldest that has pieces kept."""
+cdef inline uint32_t end_oldest_of(Datagrams *d, uint8_t source, bint with_pieces) noexcept nogil:
+    """Give up the oldest datagram of a source, with_pieces: the oldest that has pieces kept; return how many it had."""
     cdef int32_t row = d.oldest
     while row != NOBODY:
         if d.rows[row].source == source and not (with_pieces and d.rows[row].kept_first == NOBODY):
-            end_datagram(d, row)
-            return
+            return end_datagram(d, row)
         row = d.rows[row].newer
+    return 0
 
 
 cdef inline uint8_t heaviest(const uint16_t *counts) noexcept nogil:
@@ -173,17 +165,18 @@ cdef inline uint8_t heaviest(const uint16_t *counts) noexcept nogil:
     return <uint8_t>best
 
 
+cdef inline uint32_t make_room(Datagrams *d, uint8_t source) noexcept nogil:
+    """Have a row free for another datagram of a source; return how many kept pieces were given up for that."""
+    if d.of_source[source] >= DATAGRAMS_PER_SOURCE:
+        return end_oldest_of(d, source, False)
+    return end_oldest_of(d, heaviest(d.of_source), False) if d.count == DATAGRAMS else 0
+
+
 cdef inline int32_t begin_datagram(Datagrams *d, uint64_t key0, uint64_t key1, uint32_t hash, uint8_t source,
                                    uint32_t now_ms) noexcept nogil:
-    """Return a row for a new datagram. There always is one: an older datagram may be given up for it."""
-    cdef Datagram *datagram
-    cdef int32_t row
-    if d.of_source[source] >= DATAGRAMS_PER_SOURCE:
-        end_oldest_of(d, source, False)
-    elif d.count == DATAGRAMS:
-        end_oldest_of(d, heaviest(d.of_source), False)
-    row = d.free_row
-    datagram = &d.rows[row]
+    """Return a row for a new datagram; `make_room` has made it free."""
+    cdef int32_t row = d.free_row
+    cdef Datagram *datagram = &d.rows[row]
     d.free_row = datagram.older
     memset(datagram, 0, sizeof(Datagram))
     datagram.key0 = key0
@@ -205,19 +198,20 @@ cdef inline int32_t begin_datagram(Datagrams *d, uint64_t key0, uint64_t key1, u
     return row
 
 
-cdef inline bint keep_piece(Datagrams *d, int32_t row, const Frame *frame, uint8_t link) noexcept nogil:
-    """Copy a frame, as received, behind the pieces kept of a datagram; False when it is too long to be kept."""
+cdef inline uint32_t make_room_for_piece(Datagrams *d, uint8_t source) noexcept nogil:
+    """Have room for another piece of a source; return how many kept pieces were given up for that.
+
+    The datagram that it is of may be given up itself.
+    """
+    if d.kept_of_source[source] >= PIECES_PER_SOURCE:
+        return end_oldest_of(d, source, True)
+    return end_oldest_of(d, heaviest(d.kept_of_source), True) if d.kept == PIECES else 0
+
+
+cdef inline void keep_piece(Datagrams *d, int32_t row, const Frame *frame, uint8_t link) noexcept nogil:
+    """Copy a frame of PIECE_ROOM - HEADROOM octets at most, as received, behind the pieces kept of a datagram."""
     cdef Datagram *datagram = &d.rows[row]
-    cdef int32_t piece
-    if frame.length > PIECE_ROOM - HEADROOM:
-        return False
-    if d.kept_of_source[datagram.source] >= PIECES_PER_SOURCE:
-        end_oldest_of(d, datagram.source, True)
-    elif d.kept == PIECES:
-        end_oldest_of(d, heaviest(d.kept_of_source), True)
-    if find_datagram(d, datagram.key0, datagram.key1, datagram.hash) != row:
-        return False            # it was the oldest itself
-    piece = d.free_piece
+    cdef int32_t piece = d.free_piece
     d.free_piece = d.pieces[piece].next
     d.pieces[piece].frame = frame[0]
     d.pieces[piece].frame.data = d.memory + <size_t>piece * PIECE_ROOM + HEADROOM
@@ -231,7 +225,6 @@ cdef inline bint keep_piece(Datagrams *d, int32_t row, const Frame *frame, uint8
     datagram.kept_last = piece
     d.kept += 1
     d.kept_of_source[datagram.source] += 1
-    return True
 
 
 cdef inline Coverage coverage(const Datagram *datagram, uint32_t first, uint32_t count, bint last) noexcept nogil:

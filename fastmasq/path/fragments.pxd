@@ -13,6 +13,7 @@ from fastmasq.path.rewrite cimport rewrite_addresses
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
+from fastmasq.ring.ring cimport HEADROOM
 from fastmasq.table cimport hosts, keys, mappings, table
 from fastmasq.wire cimport ipv4, numbers
 from fastmasq.wire.octets cimport load16, load32
@@ -37,10 +38,6 @@ cdef inline bint is_reassembled(const Path *p, Packet *packet) noexcept nogil:
     return packet.side == keys.LOCAL or (packet.side == keys.INSIDE and p.links[way.link].side == keys.OUTSIDE)
 
 
-cdef inline void count_given_up(Path *p) noexcept nogil:
-    lose(p, verdict.FRAGMENT_ORPHAN, datagrams.take_given_up(&p.datagrams))
-
-
 cdef inline int32_t datagram_of(Path *p, const Packet *packet) noexcept nogil:
     """Return the row of a fragment's datagram, a new one if there is none.
 
@@ -52,13 +49,14 @@ cdef inline int32_t datagram_of(Path *p, const Packet *packet) noexcept nogil:
     cdef uint64_t key1 = datagrams.datagram_key1(packet.link, packet.protocol, identification)
     cdef uint32_t hash = table.key_hash(p.table, key0, key1)
     cdef int32_t row = datagrams.find_datagram(&p.datagrams, key0, key1, hash)
+    cdef uint8_t source
     if row == datagrams.NOBODY:
-        row = datagrams.begin_datagram(&p.datagrams, key0, key1, hash, <uint8_t>hosts.host_hash(p.table, packet.ends.saddr),
-                                       p.now_ms)
+        source = <uint8_t>hosts.host_hash(p.table, packet.ends.saddr)
+        lose(p, verdict.FRAGMENT_ORPHAN, datagrams.make_room(&p.datagrams, source))
+        row = datagrams.begin_datagram(&p.datagrams, key0, key1, hash, source, p.now_ms)
         if packet.side == keys.INSIDE:
             identification = <uint16_t>table.next_random(p.table)
         p.datagrams.rows[row].identification = identification
-        count_given_up(p)
     return row
 
 
@@ -125,6 +123,18 @@ cdef inline void release_kept(Path *p, int32_t row) noexcept nogil:
     flush_all(p)                    # from where they are kept; the room is used again
 
 
+cdef inline Outcome keep(Path *p, const Packet *packet, int32_t row) noexcept nogil:
+    """Keep a piece that has come before the first of its datagram."""
+    cdef const Datagram *datagram = &p.datagrams.rows[row]
+    if packet.frame.length > datagrams.PIECE_ROOM - HEADROOM:
+        return verdict.FRAGMENT_TOO_LONG
+    lose(p, verdict.FRAGMENT_ORPHAN, datagrams.make_room_for_piece(&p.datagrams, datagram.source))
+    if datagrams.find_datagram(&p.datagrams, datagram.key0, datagram.key1, datagram.hash) != row:
+        return verdict.FRAGMENT_ORPHAN      # its datagram was the oldest itself
+    datagrams.keep_piece(&p.datagrams, row, packet.frame, packet.link)
+    return verdict.WAITING
+
+
 cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
     """A fragment that `is_reassembled`: those that come before the first wait for it."""
     cdef int32_t row = datagram_of(p, packet)
@@ -133,20 +143,15 @@ cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
     if packet.protocol == numbers.TCP:
         send_all_gathered(p)        # a stream's segments keep their order
     if datagram.state == datagrams.FIRST_MISSING and load16(packet.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
-        outcome = verdict.FRAGMENT_TOO_LONG
-        if datagrams.keep_piece(&p.datagrams, row, packet.frame, packet.link):
-            outcome = verdict.WAITING
-        count_given_up(p)
-        return outcome
+        return keep(p, packet, row)
     outcome = forward_piece(p, packet, datagram)
     if datagram.state != datagrams.FIRST_MISSING:
         release_kept(p, row)
         if datagrams.is_complete(datagram) and datagram.state != datagrams.REFUSED:
-            datagrams.end_datagram(&p.datagrams, row)
+            lose(p, verdict.FRAGMENT_ORPHAN, datagrams.end_datagram(&p.datagrams, row))
     return outcome
 
 
 cdef inline void expire_datagrams(Path *p) noexcept nogil:
     """Give up datagrams that have been incomplete for too long."""
-    datagrams.end_expired(&p.datagrams, p.now_ms)
-    count_given_up(p)
+    lose(p, verdict.FRAGMENT_ORPHAN, datagrams.end_expired(&p.datagrams, p.now_ms))

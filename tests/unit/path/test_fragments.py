@@ -205,6 +205,13 @@ def test_rfc4787_req14a_a_flood_of_incomplete_datagrams_harms_its_source_only() 
     assert harness.drops() == {"fragment_orphan": 3000 - 64}
 
 
+def test_rfc4787_req14a_a_datagram_of_too_many_pieces_makes_room_by_its_own_end() -> None:
+    harness = opened(UDP)
+    for number in range(129):
+        harness.send(INSIDE, ipv4(HOST, SERVER, UDP, bytes(8), identification=1, offset=8 * (number + 1), mf=True))
+    assert harness.drops() == {"fragment_orphan": 129}, "none of them was too long"
+
+
 def test_rfc4787_req14a_many_sources_at_once() -> None:
     """More incomplete datagrams than rows, from everywhere: whole packets and pieces in order go on."""
     harness = opened(UDP)

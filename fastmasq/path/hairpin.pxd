@@ -21,6 +21,8 @@ from fastmasq.table.table cimport Table
 
 
 cdef struct Turn:
+    uint32_t row                # the sender's session, or NONE
+    bint is_new                 # this packet has opened it
     Ends ends                   # of the packet as the receiver gets it
     uint32_t receiver           # mapping
     int64_t returning           # flow of the receiver's session, negative without one
@@ -52,10 +54,10 @@ cdef inline Outcome find_receiver(const Path *p, const Packet *packet, uint32_t 
     return verdict.GOES_ON
 
 
-cdef inline Outcome open_receiver(Path *p, const Packet *packet, uint32_t row, Turn *turn) noexcept nogil:
+cdef inline Outcome open_receiver(Path *p, const Packet *packet, Turn *turn) noexcept nogil:
     """Open the receiver's session if it is a forward's target, and has none yet that it could have.
 
-    A session that the packet has opened on the way here, `row`, goes where that is refused.
+    The sender's session, if the packet has opened it on the way here, goes where that is refused.
     """
     cdef Table *t = p.table
     cdef int state = first_inbound_state(packet)
@@ -67,48 +69,63 @@ cdef inline Outcome open_receiver(Path *p, const Packet *packet, uint32_t row, T
     if opened >= 0:
         turn.returning = opened << 1
     elif opened != table.REFUSED_HALF_OPEN:
-        if row != rows.NONE and t.sessions[row].flow[rows.OUTBOUND].packets == 0:
-            sessions.close_session(t, row)
+        if turn.is_new:
+            sessions.close_session(t, turn.row)
         return reason_of(opened)
     return verdict.GOES_ON
 
 
-cdef inline bint is_turned_control(const Path *p, const Packet *packet, uint32_t row, int64_t returning) noexcept nogil:
+cdef inline bint is_turned_control(const Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
     """Whether a segment that turns round is to be read: by the follower of the sender's session or the receiver's."""
-    cdef const Flow *flow = &p.table.sessions[row].flow[rows.OUTBOUND]
-    return (trackers.is_control(p, row, flow, packet)
-            or trackers.is_control(p, <uint32_t>(returning >> 1), flow, packet))
+    cdef const Flow *flow
+    if turn.row == rows.NONE or turn.returning < 0:
+        return False
+    flow = &p.table.sessions[turn.row].flow[rows.OUTBOUND]
+    return (trackers.is_control(p, turn.row, flow, packet)
+            or trackers.is_control(p, <uint32_t>(turn.returning >> 1), flow, packet))
 
 
-cdef inline Outcome advance_both(Path *p, const Packet *packet, uint32_t row, int64_t returning) noexcept nogil:
+cdef inline Outcome advance_both(Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
     """Move on the sender's session and the receiver's, as far as there are any."""
     cdef Outcome outcome = verdict.GOES_ON
-    if row != rows.NONE:
-        outcome = advance(p, packet, row, rows.OUTBOUND)
-    if outcome == verdict.GOES_ON and returning >= 0:
-        outcome = advance(p, packet, <uint32_t>(returning >> 1), rows.INBOUND)
+    if turn.row != rows.NONE:
+        outcome = advance(p, packet, turn.row, rows.OUTBOUND)
+    if outcome == verdict.GOES_ON and turn.returning >= 0:
+        outcome = advance(p, packet, <uint32_t>(turn.returning >> 1), rows.INBOUND)
     return outcome
 
 
-cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t row, uint32_t mapping) noexcept nogil:
-    """Turn a packet round by its sender's mapping; row is its session, or NONE."""
-    cdef Turn turn
-    cdef Outcome outcome = find_receiver(p, packet, mapping, &turn)
+cdef inline Outcome turn_by(Path *p, Packet *packet, uint32_t mapping, Turn *turn) noexcept nogil:
+    """Turn a packet round by its sender's mapping; the sender's session is in `turn`."""
+    cdef Outcome outcome = find_receiver(p, packet, mapping, turn)
     if outcome == verdict.GOES_ON:
         outcome = leave.towards(p, packet, turn.ends.daddr)
     if outcome == verdict.GOES_ON:
-        outcome = open_receiver(p, packet, row, &turn)
-    if (outcome == verdict.GOES_ON and row != rows.NONE and turn.returning >= 0
-            and is_turned_control(p, packet, row, turn.returning)):
-        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, <int64_t>row << 1 | rows.OUTBOUND)
+        outcome = open_receiver(p, packet, turn)
+    if outcome == verdict.GOES_ON and is_turned_control(p, packet, turn):
+        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, <int64_t>turn.row << 1 | rows.OUTBOUND)
     if outcome == verdict.GOES_ON:
-        outcome = advance_both(p, packet, row, turn.returning)
+        outcome = advance_both(p, packet, turn)
     if outcome == verdict.GOES_ON:
         outcome = filter.sent_round(p, packet, &turn.ends)
     if outcome != verdict.GOES_ON:
         return outcome
     rewrite_ends(packet, &turn.ends)
     return send_packet(p, packet)
+
+
+cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t row, bint is_new) noexcept nogil:
+    """Turn a packet round by its sender's session, which it may have opened just now."""
+    cdef Turn turn
+    turn.row, turn.is_new = row, is_new
+    return turn_by(p, packet, p.table.sessions[row].mapping, &turn)
+
+
+cdef inline Outcome turn_stateless(Path *p, Packet *packet, uint32_t mapping) noexcept nogil:
+    """Turn a packet round by its sender's mapping alone."""
+    cdef Turn turn
+    turn.row, turn.is_new = rows.NONE, False
+    return turn_by(p, packet, mapping, &turn)
 
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
@@ -119,4 +136,4 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     outcome = check_link(p, packet, &p.table.sessions[ref >> 1], rows.OUTBOUND)
     if outcome != verdict.GOES_ON:
         return outcome
-    return turn_round(p, packet, ref >> 1, p.table.sessions[ref >> 1].mapping)
+    return turn_round(p, packet, ref >> 1, False)

@@ -32,7 +32,7 @@ cdef inline Outcome answer_stateless(Path *p, Packet *packet, bint turns_round) 
     cdef uint32_t mapping = sender_mapping(p, packet)
     cdef Ends ends = packet.ends
     if turns_round:
-        return hairpin.turn_round(p, packet, rows.NONE, mapping)
+        return hairpin.turn_stateless(p, packet, mapping)
     ends.saddr = mappings.mapping_address(p.table, mapping)
     ends.sid = mappings.row_port(mapping)
     return plain.pass_stateless(p, packet, &ends)
@@ -57,7 +57,7 @@ cdef inline Outcome open(Path *p, Packet *packet, uint32_t towards, uint8_t flag
     if row < 0:
         return refuse_inside(packet, row)
     if flags & rows.SESSION_HAIRPIN:
-        return hairpin.turn_round(p, packet, <uint32_t>row, p.table.sessions[row].mapping)
+        return hairpin.turn_round(p, packet, <uint32_t>row, True)
     if p.observation != NULL:
         observation.note_asked(p.observation, &p.table.secret, packet)
     return session.forward_opened(p, packet, row, rows.OUTBOUND)

@@ -97,7 +97,7 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t receiver) noexc
         # refuses a connection that only the other host has a session of: passes if that session exists
         sender = masquerade.sender_mapping(p, packet)
         if sender != rows.NONE and expects(t, receiver, sender, packet):
-            return hairpin.turn_round(p, packet, rows.NONE, sender)
+            return hairpin.turn_stateless(p, packet, sender)
     target = find_target(t, receiver, packet)
     if target == 0:
         return verdict.NO_SESSION

@@ -118,7 +118,10 @@ cdef inline uint32_t take_host(Table *t, uint32_t address, uint32_t hash, uint32
     return row
 
 
-cdef inline void give_back_host(Table *t, uint32_t row) noexcept nogil:
+cdef inline void give_back_unused_host(Table *t, uint32_t row) noexcept nogil:
+    """Give back the row of a host that has no sessions, if this one has none."""
+    if t.hosts[row].sessions:
+        return
     index.remove(&t.host_index, host_hash(t, t.hosts[row].address), row)
     leave_network(t, t.hosts[row].network)
     t.hosts[row].address = 0

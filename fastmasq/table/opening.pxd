@@ -53,8 +53,7 @@ cdef inline int64_t open_session(Table *t, Ends ends, Birth birth, bint keep) no
     elif t.mappings[mapping].in_use == rows.MAPPING_FORWARD:
         refusal = may_use_forward(t, <uint32_t>mapping, ends, birth)
     if refusal < 0:
-        if t.hosts[host].sessions == 0:
-            hosts.give_back_host(t, <uint32_t>host)     # the row is new
+        hosts.give_back_unused_host(t, <uint32_t>host)
         return refusal
     return sessions.place_session(t, ends, sessions.on_mapping(t, <uint32_t>host, <uint32_t>mapping), birth)
 

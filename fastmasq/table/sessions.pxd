@@ -202,8 +202,7 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
         if t.mappings[mapping].sessions == 0:
             mappings.give_back_mapping(t, mapping)
     hosts.count_session(t, host, -1)
-    if t.hosts[host].sessions == 0:
-        hosts.give_back_host(t, host)
+    hosts.give_back_unused_host(t, host)
     s.state = rows.STATE_FREE
     s.timer_next = t.free_row
     t.free_row = row

@@ -246,7 +246,7 @@ cdef class Worker:
         cdef int error
         cdef uint32_t length
         cdef uint64_t drained
-        if self.forwarder.path.held_count:
+        if self.forwarder.path.held.count:
             milliseconds = SLEEP_HELD_MS
         elif self.forwarder.path.table.active:
             milliseconds = SLEEP_TIMERS_MS

@@ -4,10 +4,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmasq.path cimport dispatch, fragments, hold, verdict
 from fastmasq.path.finish cimport finish, flush_all
+from fastmasq.path.held cimport HELD, Held
 from fastmasq.path.packet cimport KIND_FRAGMENT, KIND_SESSION, Packet, refused
 from fastmasq.path.parse cimport take_frame
 from fastmasq.path.punts cimport Answer
-from fastmasq.path.state cimport HELD, Held, Path
+from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_next_ns, ring_receive, ring_release
 from fastmasq.table cimport sessions, table
@@ -171,13 +172,13 @@ cdef inline void process_held(Path *p) noexcept nogil:
     One whose hop has been forgotten is handled as if it had just come: its link may be another by now. Of the others the
     sender is told (RFC 1812 section 5.2.7.1).
     """
-    cdef int slot
+    cdef int place
     cdef Held *held
     cdef Packet *packet
     cdef Answer answer
     cdef Outcome reason
-    for slot in range(HELD):
-        held = &p.held[slot]
+    for place in range(HELD):
+        held = &p.held.places[place]
         if not held.in_use or not hold.is_due(p, held):
             continue
         reason = hold.take_back(p, held)
@@ -201,7 +202,7 @@ cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
     p.turn_octets = 0
     p.now_ms = <uint32_t>(now_ns // 1000000)
     p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
-    if p.held_count:
+    if p.held.count:
         process_held(p)
     count = process_batches(p) if p.observation == NULL else process_in_order(p)
     if p.datagrams.count:

@@ -82,6 +82,16 @@ cdef struct Datagrams:
     uint16_t kept_of_source[SOURCES]
 
 
+cdef inline void make_empty(Datagrams *d) noexcept nogil:
+    """Have no datagram, and all rows and pieces free; the memory is zeroed."""
+    cdef int i
+    for i in range(DATAGRAMS):
+        d.rows[i].older = i + 1 if i + 1 < DATAGRAMS else NOBODY
+    for i in range(PIECES):
+        d.pieces[i].next = i + 1 if i + 1 < PIECES else NOBODY
+    d.oldest = d.newest = NOBODY
+
+
 cdef inline uint64_t datagram_key1(uint8_t link, uint8_t protocol, uint16_t identification) noexcept nogil:
     return (<uint64_t>link << 32) | (<uint64_t>protocol << 16) | identification
 

@@ -206,11 +206,10 @@ cdef inline Outcome ask_output(Path *p, Packet *packet, const Ends *ends) noexce
     return verdict.GOES_ON
 
 
-cdef inline Outcome sent_out(Path *p, Packet *packet, const Ends *ends, uint8_t decision) noexcept nogil:
-    """Let a packet leave with these ends, if the output chain lets it; decision is MASQ when it is translated, else ACCEPT.
+cdef inline Outcome leaves(Path *p, Packet *packet, const Ends *ends) noexcept nogil:
+    """Let a packet leave with these ends, if the output chain lets it; it is still as it came, but for its TOS.
 
-    The packet itself is still as it came, but for its TOS. What is for a program of the host does not leave, so only the
-    rules that let it in may have changed its TOS.
+    What is for a program of the host does not leave, so only the rules that let it in may have changed its TOS.
     """
     cdef Passage *passage = packet.passage
     cdef Outcome outcome
@@ -220,11 +219,17 @@ cdef inline Outcome sent_out(Path *p, Packet *packet, const Ends *ends, uint8_t 
         write_tos(packet.ip, passage.settled.tos_and, passage.settled.tos_xor)
         return verdict.GOES_ON
     outcome = ask_output(p, packet, ends)
-    if outcome != verdict.GOES_ON:
-        return outcome
-    remember_verdict(p, packet, decision)
-    write_tos(packet.ip, passage.probe.tos_and, passage.probe.tos_xor)
-    return verdict.GOES_ON
+    if outcome == verdict.GOES_ON:
+        write_tos(packet.ip, passage.probe.tos_and, passage.probe.tos_xor)
+    return outcome
+
+
+cdef inline Outcome sent_out(Path *p, Packet *packet, const Ends *ends, uint8_t decision) noexcept nogil:
+    """The same, and remember it for the packet's flow; decision is MASQ when it is translated, else ACCEPT."""
+    cdef Outcome outcome = leaves(p, packet, ends)
+    if outcome == verdict.GOES_ON and packet.passage.settled == NULL:
+        remember_verdict(p, packet, decision)
+    return outcome
 
 
 cdef inline Outcome sent_translated(Path *p, Packet *packet, const Ends *ends) noexcept nogil:
@@ -234,7 +239,4 @@ cdef inline Outcome sent_translated(Path *p, Packet *packet, const Ends *ends) n
 
 cdef inline Outcome sent_round(Path *p, Packet *packet, const Ends *ends) noexcept nogil:
     """The same for a packet that turns round here, which is not remembered: its receiver may be another the next time."""
-    if p.chains == NULL:
-        return verdict.GOES_ON
-    packet.passage.slot = NULL
-    return sent_out(p, packet, ends, match.MASQ)
+    return leaves(p, packet, ends) if p.chains != NULL else verdict.GOES_ON

@@ -16,22 +16,22 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, hops, links, liveness, observation, punts, tunnels, verdict
+from fastmasq.path cimport datagrams, finish, hops, liveness, observation, punts, tunnels, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
+from fastmasq.path.held cimport HELD
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Live, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport HELD, LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
+from fastmasq.path.state cimport LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
-from fastmasq.path.tunnels cimport TUNNELS, Tunnel, Way
+from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
-from fastmasq.table cimport keys
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
-from fastmasq.table.rows cimport INBOUND, NO_HOP, OUTBOUND
+from fastmasq.table.rows cimport INBOUND, OUTBOUND
 from fastmasq.wire cimport ethernet, ipv4, tcp
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16
@@ -99,7 +99,7 @@ cdef class Forwarder:
         p.hop_index.mask = 2 * HOPS - 1
         self._wants = np.zeros((HOPS, sizeof(Want)), "u1")
         p.wants = <Want *><size_t>self._wants.ctypes.data
-        p.held_memory = <uint8_t *><size_t>self._held.ctypes.data
+        p.held.memory = <uint8_t *><size_t>self._held.ctypes.data
         self._make_datagrams()
         p.hairpin = hairpin
         p.limit_errors = limit_errors
@@ -127,7 +127,6 @@ cdef class Forwarder:
 
     def _make_datagrams(self):
         cdef Datagrams *d = &self.path.datagrams
-        cdef int i
         table = np.zeros((datagrams.DATAGRAMS, sizeof(Datagram)), "u1")
         pieces = np.zeros((datagrams.PIECES, sizeof(Piece)), "u1")
         memory = np.zeros((datagrams.PIECES, datagrams.PIECE_ROOM), "u1")
@@ -138,11 +137,7 @@ cdef class Forwarder:
         d.memory = <uint8_t *><size_t>memory.ctypes.data
         d.index.entries = <IndexEntry *><size_t>index.ctypes.data
         d.index.mask = 2 * datagrams.DATAGRAMS - 1
-        for i in range(datagrams.DATAGRAMS):
-            d.rows[i].older = i + 1 if i + 1 < datagrams.DATAGRAMS else datagrams.NOBODY
-        for i in range(datagrams.PIECES):
-            d.pieces[i].next = i + 1 if i + 1 < datagrams.PIECES else datagrams.NOBODY
-        d.oldest = d.newest = datagrams.NOBODY
+        datagrams.make_empty(d)
 
     # -- the worker's side ---------------------------------------------------------------------------------------
 
@@ -301,27 +296,16 @@ cdef class Forwarder:
         arrives: (source, destination, Call ID or SPI; None takes any Call ID); leaves: (source, destination).
         call_id is written into GRE if given.
         """
-        cdef Way *way
-        cdef uint8_t *came_from = [keys.INSIDE, keys.OUTSIDE]
+        cdef Translation wanted
         if row >= TUNNELS or direction not in (OUTBOUND, INBOUND):
             raise ValueError(f"way {direction} of row {row}: there are {TUNNELS} rows of two")
-        self.remove_way(row, direction)
-        way = &self.path.tunnels.rows[row].way[direction]
-        way.original_id = tunnels.ANY_CALL_ID if arrives[2] is None else arrives[2]
-        way.renumbered = call_id is not None and call_id != arrives[2]
-        way.call_id = call_id if way.renumbered else 0
-        way.key0 = keys.make_key0(arrives[0], arrives[1])
-        way.key1 = tunnels.tunnel_key1(protocol, came_from[direction], way.original_id)
-        way.saddr, way.daddr = leaves
-        way.quoted0 = keys.make_key0(way.saddr, way.daddr)
-        way.quoted1 = tunnels.tunnel_key1(protocol, tunnels.QUOTED | came_from[not direction],
-                                          way.call_id if way.renumbered else way.original_id)
-        way.hop = NO_HOP
-        way.generation = 0      # the link of its first packet is judged
-        way.in_use = 1
-        self.path.tunnels.serial += 1
-        way.serial = self.path.tunnels.serial
-        tunnels.index_way(&self.path.tunnels, &self.path.table.secret, row, direction)
+        wanted.protocol = protocol
+        wanted.arrives_from, wanted.arrives_to, call = arrives
+        wanted.leaves_from, wanted.leaves_to = leaves
+        wanted.id = tunnels.ANY_CALL_ID if call is None else call
+        wanted.renumbered = call_id is not None and call_id != call
+        wanted.call_id = call_id if wanted.renumbered else 0
+        tunnels.set_way(&self.path.tunnels, &self.path.table.secret, row, direction, &wanted)
 
     def remove_way(self, uint32_t row, int direction):
         """Stop moving one way of a tunnel, if the path does."""
@@ -401,11 +385,9 @@ cdef class Forwarder:
         """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""
         if not self.path.hops_wanted:
             return []
-        self.path.hops_wanted = False
-        present = self._hops[:self.path.hop_count]
-        wanted = np.flatnonzero(present["wanted"])
-        result = [(int(present["link"][row]), int(present["address"][row])) for row in wanted]
-        present["wanted"][wanted] = 0
+        wanted = np.flatnonzero(self._hops["wanted"][:self.path.hop_count])
+        result = [(int(self._hops["link"][row]), int(self._hops["address"][row])) for row in wanted]
+        hops.stop_wanting(&self.path)
         return result
 
     def may_ask(self, int link, uint32_t address):
@@ -425,18 +407,12 @@ cdef class Forwarder:
         Where more than half of all rows are in use, those go that were not used for IDLE_LOOKS calls.
         """
         cdef Path *p = &self.path
-        cdef uint32_t row
+        cdef uint32_t row, packets
         used = {}
         for row in range(p.hop_count):
-            if p.hops[row].state != links.HOP_VALID:
-                continue
-            if p.hops[row].used:
-                used[p.hops[row].link, p.hops[row].address] = p.hops[row].used
-                p.hops[row].used = p.wants[row].idle = 0
-            elif p.wants[row].idle < hops.IDLE_LOOKS:
-                p.wants[row].idle += 1
-            elif p.hops_in_use > HOPS // 2:
-                hops.give_back(p, <uint16_t>row)
+            packets = hops.take_use(p, <uint16_t>row)
+            if packets:
+                used[p.hops[row].link, p.hops[row].address] = packets
         return used
 
     def set_neighbour(self, int link, uint32_t address, mac):
@@ -462,7 +438,7 @@ cdef class Forwarder:
             "forward": p.forwarded,
             "deliver": p.delivered,
             "reply": p.replied,
-            "punt": p.held_count + p.punts.count + p.datagrams.kept,
+            "punt": p.held.count + p.punts.count + p.datagrams.kept,
             "drop": sum(self.drops().values()),
         }
 

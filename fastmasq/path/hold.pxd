@@ -2,15 +2,15 @@
 #
 # Nobody has all the room: a hop may keep so many waiting, so may a source, and all that come by one link.
 
-from libc.stdint cimport uint8_t, uint16_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint16_t
 
-from fastmasq.path cimport hops, links, verdict
+from fastmasq.path cimport held, hops, links, verdict
+from fastmasq.path.held cimport Held
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Hop
-from fastmasq.path.state cimport HELD, Held, Path
+from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.ring.ring cimport BIG_FRAME, HEADROOM
+from fastmasq.ring.ring cimport BIG_FRAME
 
 cdef enum:
     HELD_PER_HOP = 64
@@ -20,8 +20,8 @@ cdef enum:
 
 
 cdef inline bint has_room(const Path *p, const Packet *packet, uint16_t source) noexcept nogil:
-    return (p.held_count < HELD and packet.hop.held < HELD_PER_HOP and p.held_of_source[source] < HELD_PER_SOURCE
-            and p.held_of_link[packet.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
+    return (p.held.count < held.HELD and packet.hop.held < HELD_PER_HOP and p.held.of_source[source] < HELD_PER_SOURCE
+            and p.held.of_link[packet.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
 
 
 cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
@@ -29,9 +29,7 @@ cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
     cdef Hop *hop = packet.hop
     cdef uint16_t row = <uint16_t>(hop - p.hops)
     cdef uint16_t source = hops.source_of(p, packet)
-    cdef Held *held
-    cdef uint8_t *memory
-    cdef int slot
+    cdef Held *waits
     if hop.state == links.HOP_FAILED:
         if not hops.may_wait(p, packet, source):
             return verdict.NEIGHBOUR_LIMIT
@@ -40,50 +38,33 @@ cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
         hops.want(p, row)
     if not has_room(p, packet, source):
         return verdict.NEIGHBOUR_UNRESOLVED
-    for slot in range(HELD):
-        if not p.held[slot].in_use:
-            break
-    held = &p.held[slot]
-    memory = p.held_memory + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
-    memcpy(memory, packet.frame.data, packet.frame.length)
-    held.frame = packet.frame[0]
-    held.frame.data = memory
-    held.is_answered = packet.answer != NULL
-    if held.is_answered:
-        held.answer = packet.answer[0]
-    held.since_ms = p.now_ms
-    held.hop = row
-    held.source = source
-    held.link = packet.link
-    held.in_use = 1
+    waits = held.keep(&p.held, packet.frame, packet.link, row, source)
+    waits.since_ms = p.now_ms
+    waits.is_answered = packet.answer != NULL
+    if waits.is_answered:
+        waits.answer = packet.answer[0]
     hop.held += 1
-    p.held_count += 1
-    p.held_of_source[source] += 1
-    p.held_of_link[packet.link] += 1
     p.notes[verdict.NOTE_HELD] += 1
     return verdict.WAITING
 
 
-cdef inline Hop *hop_of_held(const Path *p, const Held *held) noexcept nogil:
+cdef inline Hop *hop_of_held(const Path *p, const Held *waits) noexcept nogil:
     """Return the next hop that a packet waits for, NULL when that is not there any more."""
-    return &p.hops[held.hop] if held.hop < links.HOPS else NULL
+    return &p.hops[waits.hop] if waits.hop < links.HOPS else NULL
 
 
-cdef inline bint is_due(const Path *p, const Held *held) noexcept nogil:
+cdef inline bint is_due(const Path *p, const Held *waits) noexcept nogil:
     """Whether a packet has waited long enough: its next hop has answered or failed, or its time is over."""
-    cdef const Hop *hop = hop_of_held(p, held)
-    return hop == NULL or hop.state != links.HOP_INCOMPLETE or p.now_ms - held.since_ms >= HOLD_MS
+    cdef const Hop *hop = hop_of_held(p, waits)
+    return hop == NULL or hop.state != links.HOP_INCOMPLETE or p.now_ms - waits.since_ms >= HOLD_MS
 
 
-cdef inline Outcome take_back(Path *p, Held *held) noexcept nogil:
+cdef inline Outcome take_back(Path *p, Held *waits) noexcept nogil:
     """Take a packet that is due out of its place; return the reason to drop it, or GOES_ON. Its memory stays for now."""
-    cdef Hop *hop = hop_of_held(p, held)
-    held.in_use = 0
-    p.held_count -= 1
-    p.held_of_source[held.source] -= 1
-    p.held_of_link[held.link] -= 1
+    cdef Hop *hop = hop_of_held(p, waits)
+    held.give_back(&p.held, waits)
     if hop == NULL:
-        return verdict.GOES_ON if held.hop == links.NO_HOP_ROW else verdict.NEIGHBOUR_UNRESOLVED
+        return verdict.GOES_ON if waits.hop == links.NO_HOP_ROW else verdict.NEIGHBOUR_UNRESOLVED
     hop.held -= 1
     if hop.state == links.HOP_VALID:
         return verdict.GOES_ON

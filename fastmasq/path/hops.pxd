@@ -9,11 +9,11 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastmasq.path cimport links, route, verdict
+from fastmasq.path cimport held, links, route, verdict
 from fastmasq.path.bucket cimport take_token
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Hop, HopQueue, Link, Route, Want
-from fastmasq.path.state cimport HELD, Path, begin_generation
+from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport index
 from fastmasq.table.siphash cimport siphash
@@ -135,16 +135,13 @@ cdef inline uint32_t hop_hash(const Path *p, int link, uint32_t address) noexcep
 cdef inline void give_back(Path *p, uint16_t row) noexcept nogil:
     """Free a row. Flows that refer to it, which only those of a hop that was valid may, look their hop up anew."""
     cdef Hop *hop = &p.hops[row]
-    cdef int slot
     leave_state(p, row)
     index.remove(&p.hop_index, hop_hash(p, hop.link, hop.address), row)
     p.of_source[p.wants[row].source] -= 1
     if p.wants[row].was_valid:
         begin_generation(p)
     if hop.held:
-        for slot in range(HELD):
-            if p.held[slot].hop == row:
-                p.held[slot].hop = links.LOST_HOP_ROW
+        held.lose_hop(&p.held, row)
     hop.state = links.HOP_FREE
     hop.wanted = 0
     p.wants[row].older = p.hop_free
@@ -288,11 +285,35 @@ cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:
     return False
 
 
+cdef inline void stop_wanting(Path *p) noexcept nogil:
+    """Note that the daemon knows of all hops that it is to find out about."""
+    cdef uint32_t row
+    for row in range(p.hop_count):
+        p.hops[row].wanted = 0
+    p.hops_wanted = False
+
+
+cdef inline uint32_t take_use(Path *p, uint16_t row) noexcept nogil:
+    """Return how many packets a valid next hop has sent on since the last look; 0 of others.
+
+    Where more than half of all rows are in use, one that was not used for IDLE_LOOKS looks goes.
+    """
+    cdef Hop *hop = &p.hops[row]
+    cdef uint32_t packets = hop.used
+    if hop.state != links.HOP_VALID:
+        return 0
+    if packets:
+        hop.used = p.wants[row].idle = 0
+    elif p.wants[row].idle < IDLE_LOOKS:
+        p.wants[row].idle += 1
+    elif p.hops_in_use > links.HOPS // 2:
+        give_back(p, row)
+    return packets
+
+
 cdef inline void forget_all(Path *p) noexcept nogil:
     """Have every hop looked up anew; `hop_index` has been emptied."""
-    cdef int slot
-    for slot in range(HELD):
-        p.held[slot].hop = links.NO_HOP_ROW
+    held.forget_hops(&p.held)
     memset(p.hop_queues, 0xFF, sizeof(p.hop_queues))        # NO_HOP_ROW each
     memset(p.waiting_of_source, 0, sizeof(p.waiting_of_source))
     memset(p.waiting_of_link, 0, sizeof(p.waiting_of_link))

@@ -4,8 +4,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.bucket cimport Bucket
 from fastmasq.path.datagrams cimport Datagrams
+from fastmasq.path.held cimport HeldPackets
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.punts cimport ASKERS, Answer, Live, PuntQueue
+from fastmasq.path.punts cimport ASKERS, Live, PuntQueue
 from fastmasq.path.links cimport Hop, HOP_QUEUES, HopQueue, LINKS, Link, Route, SOURCES, Want
 from fastmasq.path.observation cimport Observation
 from fastmasq.path.rules cimport Chains, Passage
@@ -19,7 +20,6 @@ from fastmasq.table.table cimport Table
 
 cdef enum:
     GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
-    HELD = 256                  # packets waiting for a next hop's address
     PROTOCOLS = 256
     REDIRECTS = 64
     BUCKETS = 1024              # error buckets by source address
@@ -52,16 +52,6 @@ cdef struct LinkCounters:
     uint64_t rx_bytes
     uint64_t tx_packets
     uint64_t tx_bytes
-
-cdef struct Held:
-    Frame frame
-    uint32_t since_ms
-    uint16_t hop
-    uint16_t source             # bucket
-    uint8_t link
-    uint8_t in_use
-    Answer answer               # of a tracker
-    bint is_answered            # one has been asked about it
 
 cdef struct Path:
     Table *table
@@ -102,11 +92,7 @@ cdef struct Path:
     bint hairpin
     Observation *observation    # NULL unless nothing is sent, and all is only judged
     # what waits
-    Held held[HELD]             # for a next hop
-    uint8_t *held_memory        # [HELD][HEADROOM + BIG_FRAME]
-    int held_count
-    uint16_t held_of_source[SOURCES]
-    uint16_t held_of_link[LINKS]
+    HeldPackets held            # for a next hop
     Datagrams datagrams         # in pieces, for the first one
     PuntQueue punts             # for a tracker's word
     # what trackers follow

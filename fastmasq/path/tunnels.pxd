@@ -8,8 +8,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport index
 from fastmasq.table.index cimport Index
-from fastmasq.table.keys cimport make_key0, make_key1
-from fastmasq.table.rows cimport DIRECTIONS
+from fastmasq.table.keys cimport INSIDE, OUTSIDE, make_key0, make_key1
+from fastmasq.table.rows cimport DIRECTIONS, NO_HOP, OUTBOUND
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire cimport numbers
 
@@ -41,6 +41,17 @@ cdef struct Way:
     uint8_t reserved
     uint32_t serial             # another one each time the way is set
     uint32_t padding
+
+cdef struct Translation:
+    # what a way is to do: packets that arrive between the first two addresses with this id leave between the others
+    uint32_t arrives_from
+    uint32_t arrives_to
+    uint32_t leaves_from
+    uint32_t leaves_to
+    uint32_t id                 # Call ID or SPI, or ANY_CALL_ID
+    uint16_t call_id            # to write, if renumbered
+    bint renumbered
+    uint8_t protocol
 
 cdef struct Tunnel:
     Way way[DIRECTIONS]
@@ -92,12 +103,6 @@ cdef inline int64_t find_quoted_way(const Tunnels *tunnels, const Secret *secret
     return find_any_way(tunnels, secret, <uint32_t>siphash(secret, key0, key1), key0, key1, protocol, side | QUOTED, True)
 
 
-cdef inline void index_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
-    cdef const Way *way = &tunnels.rows[row].way[direction]
-    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
-    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
-
-
 cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:
     """Take a way out of the index; its counters stay."""
     cdef Way *way = &tunnels.rows[row].way[direction]
@@ -106,3 +111,27 @@ cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row
     index.remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
     index.remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
     way.in_use = 0
+
+
+cdef inline void set_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction,
+                         const Translation *wanted) noexcept nogil:
+    """Have a way move other packets from now on; its counters go on. The link of the first is judged."""
+    cdef Way *way = &tunnels.rows[row].way[direction]
+    cdef uint8_t from_side = INSIDE if direction == OUTBOUND else OUTSIDE
+    cdef uint8_t to_side = OUTSIDE if direction == OUTBOUND else INSIDE
+    forget_way(tunnels, secret, row, direction)
+    way.saddr, way.daddr = wanted.leaves_from, wanted.leaves_to
+    way.original_id = wanted.id
+    way.renumbered = wanted.renumbered
+    way.call_id = wanted.call_id
+    way.key0 = make_key0(wanted.arrives_from, wanted.arrives_to)
+    way.key1 = tunnel_key1(wanted.protocol, from_side, wanted.id)
+    way.quoted0 = make_key0(way.saddr, way.daddr)
+    way.quoted1 = tunnel_key1(wanted.protocol, QUOTED | to_side, way.call_id if way.renumbered else way.original_id)
+    way.hop = NO_HOP
+    way.generation = 0
+    way.in_use = 1
+    tunnels.serial += 1
+    way.serial = tunnels.serial
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)

@@ -69,7 +69,8 @@ class Gateway:
         self.marks = Marks(forwarder, on_demand, self.triggers)
         self.ports = Ports(self._mapped)
         self.vpn = self._make_vpn(settings)
-        self.ports.trackers[UDP_CLASS, ISAKMP_PORT] = self.follows_ipsec()
+        if self.follows_ipsec():
+            self.ports.track(UDP_CLASS, ISAKMP_PORT)
         self.by_address: frozenset[int] = frozenset()
         self._on_demand = on_demand
         self._local: list[int] = []  # the host's addresses
@@ -185,8 +186,8 @@ class Gateway:
             return
         undo.callback(self.host.reserve, before)
         self.host.reserve(after)
-        undo.callback(setattr, self.ports, "free", self.ports.free)
-        self.ports.free = self.host.free_ports(after)
+        undo.callback(self.ports.leave, self.ports.free)
+        self.ports.leave(self.host.free_ports(after))
 
     def _go_by(self, policy: Policy, before: Policy | None = None) -> None:
         """Take a policy for the one in force, and have the table go by what of it cannot be refused.
@@ -239,9 +240,8 @@ class Gateway:
         self._is_settled = False
         before = self.ports.on_demand()
         self.ports.move(self.watch.snapshot().external_address)
-        self.ports.reserved = self.triggers.ports() | self.marks.ports(self.rules.rule_set)
-        self.ports.keeping = self.triggers.keeping()
-        self.ports.forwarded = self.forwards.wanted_ports()
+        self.ports.reserve(self.triggers.ports() | self.marks.ports(self.rules.rule_set), self.triggers.keeping())
+        self.ports.forward(self.forwards.wanted_ports())
         self._look_at_spare_ports()
         after = self.ports.on_demand()
         self._open_on_demand(before & after)
@@ -259,8 +259,8 @@ class Gateway:
             log.error("%s", error)
 
     def _keep(self) -> np.ndarray:
-        """Have the guard keep from the host what is ours; return the ports that were lost, see `Ports.lost`."""
-        lost = self.ports.lost()
+        """Have the guard keep from the host what is ours; return the ports that were lost, see `Ports.take_lost`."""
+        lost = self.ports.take_lost()
         protocols = {*self.by_address, *self.redirects.protocols(), *(self.vpn.protocols() if self.vpn else ())}
         self.host.keep(self._local, self.ports.guarded(self.forwards.held_ports(), self._local), protocols)
         return lost
@@ -328,7 +328,7 @@ class Gateway:
             address = self.ports.external
             with self.forwarder.locked():
                 self.table.set_external(address, self.ports.for_mappings(address))
-        keeping = self.ports.keeping.any()
+        keeping = self.ports.keeps_sources()
         before = self.ports.on_demand() if keeping else None
         self._look_at_spare_ports()
         if keeping:
@@ -343,14 +343,12 @@ class Gateway:
 
     def _look_at_ports(self) -> bool:
         """Find out which ports the host leaves to us; return whether they are others than before."""
-        before = self.ports.free
-        self.ports.free = self.host.free_ports(self.settings.masquerade.ports)
-        return not np.array_equal(self.ports.free, before)
+        return self.ports.leave(self.host.free_ports(self.settings.masquerade.ports))
 
     def _look_at_spare_ports(self) -> None:
         """Find out which ports sessions may keep as their source, if any may."""
-        if self.ports.keeping.any():
-            self.ports.spare = self.host.free_ports(PortRanges()) & ~self.ports.trackers
+        if self.ports.keeps_sources():
+            self.ports.leave_spare(self.host.free_ports(PortRanges()))
 
     def count(self) -> None:
         """Bring the counters of rules and policies up to date. Raises KernelError."""

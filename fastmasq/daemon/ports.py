@@ -27,7 +27,7 @@ def no_ports() -> np.ndarray:
 class Ports:
     """The ledger of external ports: which may new mappings use, which does the guard keep, which were lost since?
 
-    What is written into it, by those who know:
+    Those who know tell it, and it says:
 
     * `free`: what the settings name and the host does not use just now; `spare`: what the host does not use at all;
     * `reserved`: ports of triggers and marks, which lead inside on demand and are for no outbound mapping; `keeping`:
@@ -50,7 +50,7 @@ class Ports:
         self.external: int | None = None
         self.former: set[int] = set()
         self._mapped = mapped
-        self._claimed = no_ports()  # as of the last `lost`
+        self._claimed = no_ports()  # as of the last `take_lost`
         self._in_use = no_ports()  # nobody's any more but for their sessions
 
     def move(self, external: int | None) -> None:
@@ -60,9 +60,34 @@ class Ports:
         self.former.discard(external)
         self.external = external
 
+    def leave(self, free: np.ndarray) -> bool:
+        """Take what the host leaves to us from now on; return whether that is anything else than before."""
+        before, self.free = self.free, free
+        return not np.array_equal(free, before)
+
+    def leave_spare(self, spare: np.ndarray) -> None:
+        """Take what the host does not use at all, so that sessions may keep it as their source."""
+        self.spare = spare & ~self.trackers
+
+    def track(self, port_class: int, port: int) -> None:
+        """Have a tracker follow a port by itself."""
+        self.trackers[port_class, port] = True
+
+    def reserve(self, ports: np.ndarray, keeping: np.ndarray) -> None:
+        """Have triggers and marks lead these ports inside, and sessions of the classes `keeping` keep a spare one."""
+        self.reserved, self.keeping = ports, keeping
+
+    def forward(self, ports: Mapping[int, np.ndarray]) -> None:
+        """Have forwards want these ports, by address."""
+        self.forwarded = ports
+
+    def keeps_sources(self) -> bool:
+        """Whether sessions of any class may keep a spare port as their source."""
+        return bool(self.keeping.any())
+
     def on_demand(self) -> np.ndarray:
         """Return the ports that triggers, marks, and sessions that keep their source port may use."""
-        return self.reserved | (self.spare & self.keeping) if self.keeping.any() else self.reserved
+        return self.reserved | (self.spare & self.keeping) if self.keeps_sources() else self.reserved
 
     def for_mappings(self, address: int | None) -> np.ndarray:
         """Return the ports that new outbound mappings may use on an address."""
@@ -83,7 +108,7 @@ class Ports:
             kept[self.external] = kept.get(self.external, False) | masqueraded
         return dict(sorted(kept.items()))
 
-    def lost(self) -> np.ndarray:
+    def take_lost(self) -> np.ndarray:
         """Return the ports that have become nobody's since the last call but have sessions; forget those without."""
         claimed = self._claim()
         gone = (self._claimed | self._in_use) & ~claimed

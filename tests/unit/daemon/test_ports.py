@@ -79,6 +79,7 @@ def test_the_host_is_kept_off_what_is_in_its_ephemeral_range(
 # -- the ledger --------------------------------------------------------------------------------------------------------
 
 OURS, BEFORE, OTHER = 1, 2, 3  # addresses
+NO_CLASS = np.zeros((3, 1), bool)
 
 
 def some(port_class: int, *numbers: int) -> np.ndarray:
@@ -106,23 +107,23 @@ class Ledger(Ports):
 @pytest.fixture
 def ledger() -> Ledger:
     made = Ledger()
-    made.free = some(TCP, 80, 81, 82) | some(UDP, 80, 500)
-    assert not made.lost().any()
+    made.leave(some(TCP, 80, 81, 82) | some(UDP, 80, 500))
+    assert not made.take_lost().any()
     return made
 
 
 def test_mappings_use_what_is_free_and_nobody_elses(ledger: Ledger) -> None:
-    ledger.reserved = some(TCP, 80)
-    ledger.trackers = some(UDP, 500)
-    ledger.forwarded = {OURS: some(TCP, 81), OTHER: some(UDP, 80)}
+    ledger.reserve(some(TCP, 80), NO_CLASS)
+    ledger.track(UDP, 500)
+    ledger.forward({OURS: some(TCP, 81), OTHER: some(UDP, 80)})
     assert listed(ledger.for_mappings(OURS)) == [(TCP, 82), (UDP, 80)]
     assert listed(ledger.for_mappings(OTHER)) == [(TCP, 81), (TCP, 82)]
     assert listed(ledger.for_mappings(BEFORE)) == listed(ledger.for_mappings(None)) == [(TCP, 81), (TCP, 82), (UDP, 80)]
 
 
 def test_the_guard_keeps_what_is_anybodys(ledger: Ledger) -> None:
-    ledger.reserved = some(TCP, 7)
-    ledger.trackers = some(UDP, 500)
+    ledger.reserve(some(TCP, 7), NO_CLASS)
+    ledger.track(UDP, 500)
     held = {OURS: some(TCP, 90), OTHER: some(UDP, 53)}
     ours = [(TCP, 7), (TCP, 80), (TCP, 81), (TCP, 82), (TCP, 90), (UDP, 80), (UDP, 500)]
     assert ledger.kept(held, (OURS, OTHER)) == {OURS: ours, OTHER: [(UDP, 53)]}
@@ -130,46 +131,47 @@ def test_the_guard_keeps_what_is_anybodys(ledger: Ledger) -> None:
 
 
 def test_sessions_keep_their_source_port_only_where_some_trigger_says_so(ledger: Ledger) -> None:
-    ledger.spare = some(TCP, 1000) | some(UDP, 1000)
+    ledger.leave_spare(some(TCP, 1000) | some(UDP, 1000))
     assert not ledger.on_demand().any()
-    ledger.keeping[UDP] = True
+    ledger.reserve(no_ports(), np.array([[False], [True], [False]]))
     assert listed(ledger.on_demand()) == [(UDP, 1000)]
     assert (UDP, 1000) in ledger.kept()[OURS] and (UDP, 1000) not in listed(ledger.for_mappings(OURS))
 
 
 def test_a_port_that_the_host_takes_is_kept_until_its_sessions_end(ledger: Ledger) -> None:
     ledger.sessions[OURS] = some(TCP, 80)
-    ledger.free = some(TCP, 82)
-    assert listed(ledger.lost()) == [(TCP, 80)]
-    assert not ledger.lost().any(), "it was told already"
+    ledger.leave(some(TCP, 82))
+    assert listed(ledger.take_lost()) == [(TCP, 80)]
+    assert not ledger.take_lost().any(), "it was told already"
     assert ledger.kept() == {OURS: [(TCP, 80), (TCP, 82)]}
     assert listed(ledger.for_mappings(OURS)) == [(TCP, 82)]
     ledger.sessions.clear()
-    assert not ledger.lost().any()
+    assert not ledger.take_lost().any()
     assert ledger.kept() == {OURS: [(TCP, 82)]}
 
 
 def test_a_port_that_leads_inside_no_longer_is_kept_until_its_sessions_end(ledger: Ledger) -> None:
-    ledger.reserved = some(UDP, 6970, 6971)
-    assert not ledger.lost().any()
+    ledger.reserve(some(UDP, 6970, 6971), NO_CLASS)
+    assert not ledger.take_lost().any()
     ledger.sessions[OURS] = some(UDP, 6970)
-    ledger.reserved = no_ports()
-    assert listed(ledger.lost()) == [(UDP, 6970)]
+    ledger.reserve(no_ports(), NO_CLASS)
+    assert listed(ledger.take_lost()) == [(UDP, 6970)]
     assert (UDP, 6970) in ledger.kept()[OURS] and (UDP, 6971) not in ledger.kept()[OURS]
 
 
 def test_a_port_that_comes_back_is_not_lost(ledger: Ledger) -> None:
     ledger.sessions[OURS] = some(TCP, 80)
-    before, ledger.free = ledger.free, no_ports()
-    assert listed(ledger.lost()) == [(TCP, 80)]
-    ledger.free = before
-    assert not ledger.lost().any()
-    ledger.free = no_ports()
-    assert listed(ledger.lost()) == [(TCP, 80)]
+    before = ledger.free
+    ledger.leave(no_ports())
+    assert listed(ledger.take_lost()) == [(TCP, 80)]
+    ledger.leave(before)
+    assert not ledger.take_lost().any()
+    ledger.leave(no_ports())
+    assert listed(ledger.take_lost()) == [(TCP, 80)]
 
 
 def test_a_former_address_is_guarded_while_a_forward_listens_there(ledger: Ledger) -> None:
-    ledger.free = some(TCP, 80)
+    ledger.leave(some(TCP, 80))
     ledger.move(BEFORE)
     ledger.move(OURS)
     held = {BEFORE: some(UDP, 53), OTHER: some(UDP, 53)}
@@ -183,7 +185,7 @@ def test_a_former_address_is_guarded_while_a_forward_listens_there(ledger: Ledge
 def test_without_an_address_nothing_is_mapped_and_nothing_lost(ledger: Ledger) -> None:
     ledger.sessions[OURS] = some(TCP, 80)
     ledger.move(None)
-    ledger.free = no_ports()
-    assert not ledger.lost().any()
+    ledger.leave(no_ports())
+    assert not ledger.take_lost().any()
     assert ledger.kept() == {}
     assert ledger.former == {OURS}

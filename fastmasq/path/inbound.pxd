@@ -7,6 +7,7 @@ from fastmasq.path.marks cimport Mark, MarkTarget
 from fastmasq.path.packet cimport KIND_PROTOCOL_OTHER, KIND_SESSION, Packet
 from fastmasq.path.refusal cimport reason_of
 from fastmasq.path.state cimport Path
+from fastmasq.path.triggers cimport Trigger
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport filtering, keys, mappings, opening, rows, table
@@ -44,7 +45,8 @@ cdef struct Led:
     # inside endpoint that a trigger or a mark leads to
     uint32_t address
     uint16_t port
-    Mark *mark                  # NULL: a trigger
+    Trigger *trigger            # that leads there; NULL: a mark does
+    Mark *mark
 
 
 cdef inline Mark *mark_of(TriggersAndMarks *t, const Packet *packet) noexcept nogil:
@@ -58,10 +60,9 @@ cdef inline bint is_led_inside(Path *p, const Packet *packet, Led *led) noexcept
     """Whether a trigger, or the packet's mark, leads to an inside host; which one."""
     cdef TriggersAndMarks *t = p.triggers_and_marks
     cdef const MarkTarget *target
-    led.mark = NULL
-    led.port = packet.ends.did
-    led.address = triggers.triggered_host(&t.triggers, packet.protocol, &packet.ends, p.tick)
-    if led.address:
+    led.trigger = triggers.find_trigger(&t.triggers, packet.protocol, &packet.ends, p.tick)
+    if led.trigger != NULL:
+        led.address, led.port, led.mark = led.trigger.host, packet.ends.did, NULL
         return True
     led.mark = mark_of(t, packet)
     if led.mark == NULL:
@@ -83,7 +84,9 @@ cdef inline Outcome open_led(Path *p, Packet *packet, uint32_t mapping, const Le
                                session.birth_of(p, packet, session.first_inbound_state(packet), 0))
     if row < 0:
         return reason_of(row)
-    if led.mark != NULL:
+    if led.trigger != NULL:
+        triggers.note_session(&p.triggers_and_marks.triggers, led.trigger, p.tick)
+    else:
         marks.count_session(&p.triggers_and_marks.marks, led.mark)
     return session.forward_opened(p, packet, row, rows.INBOUND)
 

@@ -42,10 +42,8 @@ cdef struct Triggers:
     bint renews                 # a trigger's time begins again with a session that it lets in, as in 2.0
 
 
-cdef inline bint is_active(Trigger *trigger, uint32_t tick) noexcept nogil:
-    if trigger.host and trigger.is_timed and tick - trigger.contact > TRIGGER_TICKS:
-        trigger.host = trigger.peer = 0
-    return trigger.host != 0
+cdef inline bint is_active(const Trigger *trigger, uint32_t tick) noexcept nogil:
+    return trigger.host != 0 and not (trigger.is_timed and tick - trigger.contact > TRIGGER_TICKS)
 
 
 cdef inline void note_contact(Triggers *t, uint8_t protocol, const Ends *ends, uint32_t tick) noexcept nogil:
@@ -58,23 +56,27 @@ cdef inline void note_contact(Triggers *t, uint8_t protocol, const Ends *ends, u
             trigger.host, trigger.peer, trigger.contact = ends.saddr, ends.daddr, tick
 
 
-cdef inline uint32_t triggered_host(Triggers *t, uint8_t protocol, const Ends *ends, uint32_t tick) noexcept nogil:
-    """Return the inside host that a remote source may reach at an external port by a trigger (section 5.5); 0 without one."""
+cdef inline Trigger *find_trigger(Triggers *t, uint8_t protocol, const Ends *ends, uint32_t tick) noexcept nogil:
+    """Return the trigger by which a remote source may reach an inside host at an external port (section 5.5), or NULL."""
     cdef Trigger *trigger
     cdef int i
     for i in range(t.count):
         trigger = &t.rows[i]
         if (trigger.protocol == protocol and trigger.first <= ends.did <= trigger.last and is_active(trigger, tick)
                 and (not trigger.peer_only or trigger.peer == ends.saddr)):
-            if t.renews:
-                trigger.contact = tick
-            return trigger.host
-    return 0
+            return trigger
+    return NULL
 
 
-cdef inline bint keeps_port(Triggers *t, uint8_t protocol, const Ends *ends, uint32_t tick) noexcept nogil:
+cdef inline void note_session(const Triggers *t, Trigger *trigger, uint32_t tick) noexcept nogil:
+    """A trigger has let a session in."""
+    if t.renews:
+        trigger.contact = tick
+
+
+cdef inline bint keeps_port(const Triggers *t, uint8_t protocol, const Ends *ends, uint32_t tick) noexcept nogil:
     """Whether a new mapping is to have its source's port outside, if that may be kept; for these its first ends."""
-    cdef Trigger *trigger
+    cdef const Trigger *trigger
     cdef int i
     for i in range(t.direct_count):
         if t.directs[i].protocol == protocol and t.directs[i].first <= ends.did <= t.directs[i].last:

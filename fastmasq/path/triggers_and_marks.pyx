@@ -97,9 +97,10 @@ cdef class TriggerTable:
         found = []
         for i in range(self.rows.triggers.count):
             trigger = &self.rows.triggers.rows[i]
-            left = 0
-            if is_active(trigger, tick) and trigger.is_timed:
-                left = (TRIGGER_TICKS - <uint32_t>(tick - trigger.contact)) * TICK_NS
+            if not is_active(trigger, tick):
+                found.append((0, 0, 0))
+                continue
+            left = (TRIGGER_TICKS - <uint32_t>(tick - trigger.contact)) * TICK_NS if trigger.is_timed else 0
             found.append((trigger.host, trigger.peer, left))
         return found
 

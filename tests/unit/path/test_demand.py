@@ -152,6 +152,16 @@ def test_5_5_autofw_in_the_manner_of_2_0_an_inbound_session_renews_the_limit():
     assert dropped(harness, OUTSIDE, udp((PEER, 5003), (GATEWAY_OUT, 6970), b"x")) == "no_session"
 
 
+def test_5_5_autofw_in_the_manner_of_2_0_what_is_refused_renews_nothing():
+    harness = demanding([(*MEDIA, True, True)], renews=True, half_open=1)
+    contact(harness)
+    passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
+    harness.advance(10)
+    assert dropped(harness, OUTSIDE, udp((PEER, 5001), (GATEWAY_OUT, 6970), b"x")) == "half_open_limit"
+    harness.advance(5.5)
+    assert dropped(harness, OUTSIDE, udp((PEER, 5002), (GATEWAY_OUT, 6970), b"x")) == "no_session"
+
+
 def test_5_5_autofw_the_peer_is_enforced():
     harness = demanding([(*MEDIA, True, True)])
     contact(harness)

@@ -23,8 +23,8 @@ cdef inline Outcome check_ttl(Packet *packet) noexcept nogil:
     return refused(packet, verdict.TTL_EXCEEDED, icmp.TIME_EXCEEDED, 0, 0)
 
 
-cdef inline Outcome check_size(Packet *packet) noexcept nogil:
-    """Whether a packet longer than its hop's MTU can go on: cut into fragments, or as a large send with segments that fit."""
+cdef inline Outcome fit_size(Packet *packet) noexcept nogil:
+    """Have a packet longer than its hop's MTU go on, if it may: in fragments, or as a large send with segments that fit."""
     cdef Frame *frame = packet.frame
     cdef uint32_t mtu = packet.hop.mtu
     cdef uint32_t headers = packet.header_length
@@ -56,7 +56,7 @@ cdef inline Outcome may_leave(Path *p, Packet *packet) noexcept nogil:
     if p.senders[hop.link] == NULL:
         return verdict.LINK_DOWN            # detached, and the routes have not followed yet
     if packet.length > hop.mtu:
-        outcome = check_size(packet)
+        outcome = fit_size(packet)
         if outcome != verdict.GOES_ON:
             return outcome
     if hop.state != links.HOP_VALID:

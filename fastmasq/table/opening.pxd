@@ -16,16 +16,13 @@ from fastmasq.table.table cimport Table
 
 # -- by an inside host -----------------------------------------------------------------------------------------------
 
-cdef inline int64_t may_use_forward(Table *t, uint32_t mapping, Ends ends, Birth birth) noexcept nogil:
+cdef inline int64_t may_use_forward(const Table *t, uint32_t mapping, Ends ends, Birth birth) noexcept nogil:
     """Return 0 or the Refusal for a session that a target of a forward opens itself."""
-    cdef uint32_t forward = t.mappings[mapping].host
     cdef Ends answer = keys.make_ends(ends.daddr, ends.did, mappings.mapping_address(t, mapping), mappings.row_port(mapping))
     if sessions.has_flow(t, birth.protocol, keys.OUTSIDE, answer):
         return table.REFUSED_CLASH          # another target has that remote endpoint
-    if forwards.is_half_open(birth.state):
-        if forwards.is_crowded(&t.forwards, forward):
-            return table.REFUSED_HALF_OPEN
-        t.forwards.rows[forward].half_open += 1
+    if forwards.is_half_open(birth.state) and forwards.is_crowded(&t.forwards, t.mappings[mapping].host):
+        return table.REFUSED_HALF_OPEN
     return 0
 
 
@@ -103,7 +100,6 @@ cdef inline int64_t open_forwarded(Table *t, uint32_t mapping, uint32_t remote, 
         return host
     birth.flags |= rows.SESSION_REPLIED
     row = sessions.place_session(t, ends, sessions.on_mapping(t, <uint32_t>host, mapping), birth)
-    t.forwards.rows[forward].half_open += forwards.is_half_open(birth.state)
     t.forwards.rows[forward].opened += 1
     forwards.pass_turn(&t.forwards, forward)
     return row
@@ -141,10 +137,8 @@ cdef inline int64_t open_inbound(Table *t, uint32_t row, Ends ends, uint32_t hal
     host = inbound_host(t, ends, birth)
     if host < 0:
         return host
-    if mapping.in_use != rows.MAPPING_OPEN:
-        if mapping.in_use != rows.MAPPING_BY_SESSION:
-            let_sessions_have(t, row)
-        mapping.host += forwards.is_half_open(birth.state)
+    if mapping.in_use != rows.MAPPING_OPEN and mapping.in_use != rows.MAPPING_BY_SESSION:
+        let_sessions_have(t, row)
     birth.flags |= rows.SESSION_REPLIED
     return sessions.place_session(t, ends, sessions.on_mapping(t, <uint32_t>host, row), birth)
 

@@ -121,6 +121,23 @@ cdef inline uint32_t flow_hash(const Table *t, const Flow *flow) noexcept nogil:
     return table.key_hash(t, flow.key0, flow.key1)
 
 
+cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:
+    """Keep the count of half-open sessions, if the mapping has one, when a session changes from state `before` to `after`."""
+    cdef uint32_t *half_open
+    if mapping == rows.NONE or forwards.is_half_open(before) == forwards.is_half_open(after):
+        return
+    if t.mappings[mapping].in_use == rows.MAPPING_FORWARD:
+        half_open = &t.forwards.rows[t.mappings[mapping].host].half_open
+    elif t.mappings[mapping].in_use == rows.MAPPING_BY_SESSION:
+        half_open = &t.mappings[mapping].host
+    else:
+        return
+    if forwards.is_half_open(after):
+        half_open[0] += 1
+    elif half_open[0]:                  # sessions of the time before the forward was taken away and put back are not counted
+        half_open[0] -= 1
+
+
 cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth) noexcept nogil:
     """Take a row for the session of (saddr, sid) on the near side with (daddr, did) on the far one, and return it.
 
@@ -147,6 +164,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     index.insert(&t.index, flow_hash(t, &s.flow[INBOUND]), row << 1 | INBOUND)
     if place.mapping != rows.NONE:
         filtering.permit_remote(t, place.mapping, ends.daddr)
+        note_half_open(t, place.mapping, rows.STATE_FREE, birth.state)
         t.mappings[place.mapping].sessions += 1
     hosts.count_session(t, place.host, 1)
     t.active += 1
@@ -155,23 +173,6 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     s.expires = birth.tick + t.timeout[birth.state]
     wheel.link(&t.wheel, t.sessions, row, s.expires)
     return row
-
-
-cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int after) noexcept nogil:
-    """Keep the count of half-open sessions, if the mapping has one, when a session changes from state `before` to `after`."""
-    cdef uint32_t *half_open
-    if mapping == rows.NONE or forwards.is_half_open(before) == forwards.is_half_open(after):
-        return
-    if t.mappings[mapping].in_use == rows.MAPPING_FORWARD:
-        half_open = &t.forwards.rows[t.mappings[mapping].host].half_open
-    elif t.mappings[mapping].in_use == rows.MAPPING_BY_SESSION:
-        half_open = &t.mappings[mapping].host
-    else:
-        return
-    if forwards.is_half_open(after):
-        half_open[0] += 1
-    elif half_open[0]:                  # sessions of the time before the forward was taken away and put back are not counted
-        half_open[0] -= 1
 
 
 cdef inline uint32_t host_of_session(const Table *t, const Session *s) noexcept nogil:

@@ -10,12 +10,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.path cimport held, links, route, verdict
-from fastmasq.path.bucket cimport take_token
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Hop, HopQueue, Link, Route, Want
 from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport index
+from fastmasq.table.bucket cimport take_token
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport ethernet
 from fastmasq.wire.octets cimport store16

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastmasq.path.bucket cimport take_token
 from fastmasq.path.packet cimport KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_ICMP_OTHER, Packet
 from fastmasq.path.queue cimport finish_header, queue_frame
 from fastmasq.path.route cimport is_unicast_source
@@ -12,6 +11,7 @@ from fastmasq.path.state cimport BUCKETS, Path
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.ring.ring cimport Sender, WEIGHT_NOTICE, sender_scratch
 from fastmasq.table cimport keys, table
+from fastmasq.table.bucket cimport take_token
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport ethernet, icmp, ipv4, numbers
 from fastmasq.wire.checksum cimport sum_octets

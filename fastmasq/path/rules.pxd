@@ -9,6 +9,7 @@ from libc.string cimport memcpy
 from fastmasq.path cimport match
 from fastmasq.path.match cimport ChainRule, PortRange, Probe, RuleCount
 from fastmasq.path.remembered cimport CachedVerdict, MATCHED, Matched, Remembered, VerdictPath
+from fastmasq.table.bucket cimport Bucket, take_token
 
 cdef enum:
     LOG_RECORDS = 256
@@ -68,8 +69,7 @@ cdef struct Chains:
     # log records
     LogRecord *log              # [LOG_RECORDS]
     uint32_t log_count
-    uint32_t log_tokens         # in thousandths
-    uint32_t log_stamp_ms
+    Bucket log_bucket
     uint64_t log_suppressed
 
 
@@ -87,14 +87,10 @@ cdef inline void begin_passage(Passage *passage, uint8_t counts_from) noexcept n
 
 cdef inline void request_log(Chains *c, const Probe *probe, int base, uint32_t row, bint loop, uint32_t now_ms) noexcept nogil:
     """Have the daemon print a line about the packet, LOG_RATE a second at the most."""
-    cdef uint64_t tokens = c.log_tokens + <uint64_t>(now_ms - c.log_stamp_ms) * LOG_RATE
     cdef LogRecord *record
-    c.log_tokens = <uint32_t>(tokens if tokens < LOG_BURST * 1000 else LOG_BURST * 1000)
-    c.log_stamp_ms = now_ms
-    if c.log_tokens < 1000 or c.log_count == LOG_RECORDS:
+    if c.log_count == LOG_RECORDS or not take_token(&c.log_bucket, now_ms, LOG_RATE, LOG_BURST):
         c.log_suppressed += 1
         return
-    c.log_tokens -= 1000
     record = &c.log[c.log_count]
     c.log_count += 1
     record.row = row

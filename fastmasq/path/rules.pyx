@@ -7,6 +7,7 @@ from libc.string cimport memset
 
 from fastmasq.path cimport match, remembered
 from fastmasq.path.remembered cimport PATH_INDEX, ROUTED_FLOWS, VERDICT_PATHS
+from fastmasq.table.bucket cimport fill
 
 from fastmasq.path import rows
 
@@ -54,7 +55,7 @@ cdef class RuleTable:
         c.remembered.paths = <VerdictPath *><size_t>self._paths.ctypes.data
         c.remembered.path_index = <uint16_t *><size_t>self._path_index.ctypes.data
         c.log = <LogRecord *><size_t>self._log.ctypes.data
-        c.log_tokens = LOG_BURST * 1000
+        fill(&c.log_bucket, 0, LOG_BURST)
         c.is_cacheable = True
 
     def load(self, compiled):

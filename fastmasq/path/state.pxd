@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.path.bucket cimport Bucket
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.held cimport HeldPackets
 from fastmasq.path.packet cimport Packet
@@ -15,6 +14,7 @@ from fastmasq.path.tunnels cimport Tunnels
 from fastmasq.path.verdict cimport DROP_REASON_COUNT, NOTE_COUNT
 from fastmasq.ring.abi cimport iovec
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, Sender
+from fastmasq.table.bucket cimport Bucket
 from fastmasq.table.index cimport Index
 from fastmasq.table.table cimport Table
 

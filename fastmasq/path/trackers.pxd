@@ -4,12 +4,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastmasq.path cimport liveness, punts, verdict
-from fastmasq.path.bucket cimport take_token
 from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.punts cimport Punt, PuntQueue
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys
+from fastmasq.table.bucket cimport take_token
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
 from fastmasq.table.siphash cimport siphash

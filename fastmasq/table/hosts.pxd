@@ -8,13 +8,12 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastmasq.table cimport index, rows, siphash, table
+from fastmasq.table cimport bucket, index, rows, siphash, table
 from fastmasq.table.rows cimport Host, Network
 from fastmasq.table.table cimport Table
 
 cdef enum:
     HOSTS = 65536               # and networks
-    TOKEN = 1000                # tokens are counted in thousandths: a rate a second is one a millisecond
 
 
 cdef inline uint32_t host_hash(const Table *t, uint32_t address) noexcept nogil:
@@ -110,8 +109,7 @@ cdef inline uint32_t take_host(Table *t, uint32_t address, uint32_t hash, uint32
         return rows.NONE
     memset(&t.hosts[row], 0, sizeof(Host))
     t.hosts[row].address = address
-    t.hosts[row].tokens = t.limits.burst_per_host * TOKEN
-    t.hosts[row].stamp_ms = now_ms
+    bucket.fill(&t.hosts[row].bucket, now_ms, t.limits.burst_per_host)
     t.hosts[row].network = join_network(t, address)
     t.hosts_in_use += 1
     index.insert(&t.host_index, hash, row)
@@ -128,23 +126,6 @@ cdef inline void give_back_unused_host(Table *t, uint32_t row) noexcept nogil:
     t.hosts[row].next_free = t.host_free
     t.host_free = row
     t.hosts_in_use -= 1
-
-
-cdef inline bint host_may_open(Table *t, uint32_t row, uint32_t now_ms) noexcept nogil:
-    """Take one token of the host's bucket of new sessions; False when it is empty."""
-    cdef Host *host = &t.hosts[row]
-    cdef uint64_t tokens
-    if t.limits.rate_per_host == 0:
-        return True
-    tokens = host.tokens + <uint64_t>(now_ms - host.stamp_ms) * t.limits.rate_per_host
-    if tokens > <uint64_t>t.limits.burst_per_host * TOKEN:
-        tokens = <uint64_t>t.limits.burst_per_host * TOKEN
-    host.stamp_ms = now_ms
-    host.tokens = <uint32_t>tokens
-    if tokens < TOKEN:
-        return False
-    host.tokens -= TOKEN
-    return True
 
 
 cdef inline int64_t sharing_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
@@ -172,8 +153,9 @@ cdef inline int64_t sharing_host(Table *t, uint32_t address, uint32_t now_ms) no
 
 
 cdef inline int64_t paying_host(Table *t, uint32_t address, uint32_t now_ms) noexcept nogil:
-    """The same for a session that the host opens itself, which its rate must allow."""
+    """The same for a session that the host opens itself: it takes one of those that its rate allows."""
     cdef int64_t host = sharing_host(t, address, now_ms)
-    if host >= 0 and not host_may_open(t, <uint32_t>host, now_ms):
+    if (host >= 0 and t.limits.rate_per_host
+            and not bucket.take_token(&t.hosts[host].bucket, now_ms, t.limits.rate_per_host, t.limits.burst_per_host)):
         return table.REFUSED_HOST_RATE
     return host

@@ -4,6 +4,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastmasq.table.bucket cimport Bucket
 from fastmasq.wire cimport numbers
 
 
@@ -108,8 +109,7 @@ cdef struct Host:
     uint32_t address
     uint32_t sessions
     uint32_t ports[numbers.CLASS_COUNT]    # mappings by class
-    uint32_t tokens             # sessions the host may still open now, in thousandths
-    uint32_t stamp_ms           # when tokens was brought up to date
+    Bucket bucket               # of sessions that it may open
     uint32_t next_free
     uint32_t network            # row of the network that it is in
 

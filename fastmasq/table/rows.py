@@ -36,13 +36,13 @@ SESSION = np.dtype(
     ]
 )
 MAPPING = np.dtype([("address", "u4"), ("host", "u4"), ("sessions", "u4"), ("id", "u2"), ("in_use", "u2")])
+BUCKET = np.dtype([("tokens", "u4"), ("stamp_ms", "u4")])
 HOST = np.dtype(
     [
         ("address", "u4"),
         ("sessions", "u4"),
         ("ports", "u4", 3),
-        ("tokens", "u4"),
-        ("stamp_ms", "u4"),
+        ("bucket", BUCKET),
         ("next_free", "u4"),
         ("network", "u4"),
     ]

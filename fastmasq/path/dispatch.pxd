@@ -2,13 +2,14 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from fastmasq.path cimport answered, errors, filter, hairpin, inbound, links, outbound, portless, proxy, route, rules, session
-from fastmasq.path cimport trackers, tunnelled, verdict
+from fastmasq.path cimport answered, errors, filter, hairpin, inbound, outbound, ownership, portless, proxy, route, rules
+from fastmasq.path cimport session, trackers, tunnelled, verdict
+from fastmasq.path.ownership cimport Owner
 from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
-from fastmasq.table cimport keys, mappings, rows, sessions
+from fastmasq.table cimport keys, rows, sessions
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
@@ -35,30 +36,14 @@ cdef inline bint is_for_many(const Path *p, Packet *packet) noexcept nogil:
     return route.leads_to_many(route.route_of(p, packet)) or packet.frame.packet_type != PACKET_HOST
 
 
-cdef inline bint is_hosts_own(const Path *p, const Packet *packet) noexcept nogil:
-    """Whether a packet without a flow is the host's: its kernel judges that by the input chain, and counts it (T-5).
-
-    What might be about a session of ours, an ICMP error, is judged here as well.
-    """
-    cdef int port_class = rows.class_of(packet.protocol)
-    if packet.route.kind != links.ROUTE_LOCAL or packet.kind == KIND_ICMP_ERROR:
-        return False
-    if packet.side == keys.OUTSIDE and trackers.is_asked_about(p, packet):
-        return mappings.external_of(p.table, packet.ends.daddr) < 0
-    if packet.side == keys.OUTSIDE and packet.kind == KIND_PROTOCOL_OTHER:
-        return portless.find_inbound_redirect(p, packet) == NULL
-    if not inbound.is_to_endpoint(packet):
-        return True
-    return (mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did) == rows.NONE
-            and not inbound.is_claimed(p, packet, port_class))
-
-
 cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
     """A packet that belongs to no session and no tunnel."""
+    cdef Owner owner
     cdef Outcome outcome
     if is_for_many(p, packet) and packet.side != keys.LOCAL:
         return verdict.DELIVERED
-    if p.chains != NULL and not is_hosts_own(p, packet):
+    owner = ownership.owner_of(p, packet)
+    if p.chains != NULL and owner != ownership.OWNER_HOST:
         outcome = filter.admitted(p, packet, -1)
         if outcome != verdict.GOES_ON:
             return outcome
@@ -72,7 +57,7 @@ cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
         return proxy.open(p, packet)
     if packet.kind == KIND_ICMP_ERROR:
         return errors.take(p, packet)
-    return outbound.take(p, packet) if packet.side == keys.INSIDE else inbound.take(p, packet)
+    return outbound.take(p, packet, owner) if packet.side == keys.INSIDE else inbound.take(p, packet, owner)
 
 
 cdef inline int first_counted(const Packet *packet) noexcept nogil:

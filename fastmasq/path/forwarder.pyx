@@ -24,8 +24,9 @@ from fastmasq.path.packet cimport PACKET_OCTETS, Packet
 from fastmasq.path.punts cimport Answer, Live, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
+from fastmasq.path.redirects cimport PROTOCOLS, REDIRECTS, Redirect
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport LinkCounters, PROTOCOLS, Path, REDIRECTS, Redirect, begin_generation
+from fastmasq.path.state cimport LinkCounters, Path, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
@@ -262,14 +263,14 @@ cdef class Forwarder:
         if len(redirects) > REDIRECTS:
             raise ValueError(f"{len(redirects)} redirects: at most {REDIRECTS}")
         table = np.ascontiguousarray(redirects, rows.REDIRECT)
-        memcpy(self.path.redirects, <const uint8_t *><size_t>table.ctypes.data, len(table) * sizeof(Redirect))
-        self.path.redirect_count = len(table)
+        memcpy(self.path.redirects.rows, <const uint8_t *><size_t>table.ctypes.data, len(table) * sizeof(Redirect))
+        self.path.redirects.count = len(table)
 
     def carry_by_address(self, protocols):
         """Let any inside host begin these protocols without ports, one host for each remote; sessions that are open stay."""
         cdef int protocol
         for protocol in range(PROTOCOLS):
-            self.path.by_address[protocol] = protocol in protocols
+            self.path.redirects.by_address[protocol] = protocol in protocols
 
     # -- what trackers tell the path, and are asked by it ----------------------------------------------------------
 

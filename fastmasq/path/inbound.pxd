@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from fastmasq.path cimport filter, followed, leave, links, marks, outbound, plain, portless, session, trackers, triggers, verdict
+from fastmasq.path cimport filter, followed, leave, marks, outbound, ownership, plain, portless, session, triggers, verdict
 from fastmasq.path.marks cimport Mark, MarkTarget
-from fastmasq.path.packet cimport KIND_PROTOCOL_OTHER, KIND_SESSION, Packet
+from fastmasq.path.ownership cimport Owner
+from fastmasq.path.packet cimport Packet
 from fastmasq.path.refusal cimport reason_of
 from fastmasq.path.state cimport Path
 from fastmasq.path.triggers cimport Trigger
@@ -13,7 +14,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport filtering, keys, mappings, opening, rows, table
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.forwards cimport Target
-from fastmasq.wire cimport icmp, numbers, tcp
+from fastmasq.wire cimport numbers, tcp
 
 
 # -- forwards --------------------------------------------------------------------------------------------------------
@@ -111,19 +112,12 @@ cdef inline Outcome pass_mapping(Path *p, Packet *packet, uint32_t mapping) noex
     return plain.pass_stateless(p, packet, &ends) if outcome == verdict.GOES_ON else outcome
 
 
-cdef inline bint is_claimed(const Path *p, const Packet *packet, int port_class) noexcept nogil:
-    """Whether a port that has no mapping is ours all the same; of ICMP, none is."""
-    return port_class != numbers.CLASS_ICMP and outbound.is_ours(p, packet.ends.daddr, port_class, packet.ends.did)
-
-
 cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
-    """A packet to a port or an ICMP identifier of an address of ours."""
+    """A packet to a port or an ICMP identifier that is ours."""
     cdef int port_class = rows.class_of(packet.protocol)
     cdef uint32_t mapping = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
     cdef uint32_t led_by
     cdef Led led
-    if mapping == rows.NONE and not is_claimed(p, packet, port_class):
-        return verdict.DELIVERED
     if may_be_led(p, packet, port_class) and is_led_inside(p, packet, &led):
         led_by = mappings.mapping_row(p.table.current, port_class, packet.ends.did)
         if opening.may_lead_to(p.table, led_by, led.address, led.port):
@@ -137,12 +131,6 @@ cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
     return verdict.NO_SESSION
 
 
-cdef inline bint is_to_endpoint(const Packet *packet) noexcept nogil:
-    """Whether a packet may be to an external endpoint: an ICMP query is not."""
-    return packet.kind == KIND_SESSION and not (
-        packet.protocol == numbers.ICMP and icmp.is_query(packet.transport[icmp.TYPE]))
-
-
 # -- which of these --------------------------------------------------------------------------------------------------
 
 cdef inline Outcome pass_through(Path *p, Packet *packet) noexcept nogil:
@@ -152,11 +140,11 @@ cdef inline Outcome pass_through(Path *p, Packet *packet) noexcept nogil:
     return verdict.POLICY_REFUSED
 
 
-cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
-    if packet.route.kind != links.ROUTE_LOCAL:
+cdef inline Outcome take(Path *p, Packet *packet, Owner owner) noexcept nogil:
+    if owner == ownership.OWNER_NONE:
         return pass_through(p, packet)
-    if trackers.is_asked_about(p, packet) and mappings.external_of(p.table, packet.ends.daddr) >= 0:
+    if owner == ownership.OWNER_TRACKER:
         return followed.admit(p, packet)
-    if is_to_endpoint(packet):
+    if owner == ownership.OWNER_ENDPOINT:
         return take_to_endpoint(p, packet)
-    return portless.redirect_inbound(p, packet) if packet.kind == KIND_PROTOCOL_OTHER else verdict.DELIVERED
+    return portless.redirect_inbound(p, packet) if owner == ownership.OWNER_REDIRECT else verdict.DELIVERED

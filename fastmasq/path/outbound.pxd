@@ -1,13 +1,14 @@
 # A packet from inside that belongs to no session: for the host, for another inside network, or one that opens a session.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from fastmasq.path cimport filter, followed, hairpin, leave, links, masquerade, plain, portless, route, trackers, tunnelled
-from fastmasq.path cimport triggers_and_marks, verdict
-from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_SESSION, KIND_TUNNEL, Packet, refused
+from fastmasq.path cimport filter, followed, hairpin, leave, links, masquerade, ownership, plain, portless, route, trackers
+from fastmasq.path cimport tunnelled, verdict
+from fastmasq.path.ownership cimport Owner
+from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_SESSION, Packet, refused
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport keys, mappings, opening, ports, rows, sessions
+from fastmasq.table cimport keys, mappings, opening, rows, sessions
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport icmp, numbers, tcp
 
@@ -63,18 +64,7 @@ cdef inline Outcome refuse_route(Packet *packet) noexcept nogil:
     return refused(packet, verdict.NO_ROUTE, icmp.DESTINATION_UNREACHABLE, icmp.NET_UNREACHABLE, 0)
 
 
-# -- to an address of the host ---------------------------------------------------------------------------------------
-
-cdef inline bint is_ours(const Path *p, uint32_t address, int port_class, uint16_t port) noexcept nogil:
-    """Whether a port of an address is one for mappings, or kept for triggers and marks."""
-    cdef int external = mappings.external_of(p.table, address)
-    if external < 0:
-        return False
-    if (p.triggers_and_marks != NULL and external == p.table.current and port_class != numbers.CLASS_ICMP
-            and triggers_and_marks.is_kept_port(p.triggers_and_marks, port_class, port)):
-        return True
-    return ports.is_allowed(&p.table.pools[mappings.pool_of(external, port_class)], port)
-
+# -- to an address of ours -------------------------------------------------------------------------------------------
 
 cdef inline uint32_t find_target(const Table *t, uint32_t receiver, const Packet *packet) noexcept nogil:
     """Return an inside host that a packet to this external endpoint may turn round to, 0 without one."""
@@ -90,7 +80,7 @@ cdef inline bint expects(const Table *t, uint32_t receiver, uint32_t sender, con
 
 
 cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t receiver) noexcept nogil:
-    """A packet to an external endpoint of ours, whose mapping is `receiver`, from somebody who has no session with it."""
+    """A packet to the external endpoint of the mapping `receiver`, from somebody who has no session with it."""
     cdef Table *t = p.table
     cdef uint32_t sender, target
     if packet.protocol == numbers.TCP and packet.transport[tcp.FLAGS] & tcp.RST:
@@ -104,21 +94,15 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, uint32_t receiver) noexc
     return masquerade.open(p, packet, target, rows.SESSION_HAIRPIN)
 
 
-cdef inline Outcome take_to_host(Path *p, Packet *packet) noexcept nogil:
-    """A packet to an address of the host: turned round at an external endpoint, refused, or the host's own."""
-    cdef int port_class = rows.class_of(packet.protocol)
-    cdef uint32_t receiver
-    if packet.kind == KIND_TUNNEL and mappings.external_of(p.table, packet.ends.daddr) >= 0:
+cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
+    """A packet to an external endpoint of ours, which may be nobody's just now."""
+    cdef uint32_t receiver = mappings.find_external(p.table, packet.ends.daddr, rows.class_of(packet.protocol), packet.ends.did)
+    return turn_round(p, packet, receiver) if receiver != rows.NONE else verdict.NO_SESSION
+
+
+cdef inline Outcome take(Path *p, Packet *packet, Owner owner) noexcept nogil:
+    if owner == ownership.OWNER_NONE:
+        return forward_new(p, packet) if route.leads_on(packet.route) else refuse_route(packet)
+    if owner == ownership.OWNER_TRACKER:
         return tunnelled.no_row(packet)         # the guard keeps it from the host
-    if not p.hairpin or packet.kind != KIND_SESSION or port_class == numbers.CLASS_ICMP:
-        return verdict.DELIVERED
-    receiver = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
-    if receiver != rows.NONE:
-        return turn_round(p, packet, receiver)
-    return verdict.NO_SESSION if is_ours(p, packet.ends.daddr, port_class, packet.ends.did) else verdict.DELIVERED
-
-
-cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
-    if packet.route.kind == links.ROUTE_LOCAL:
-        return take_to_host(p, packet)
-    return forward_new(p, packet) if route.leads_on(packet.route) else refuse_route(packet)
+    return take_to_endpoint(p, packet) if owner == ownership.OWNER_ENDPOINT else verdict.DELIVERED

@@ -8,6 +8,7 @@ from fastmasq.path.packet cimport Packet
 from fastmasq.path.punts cimport ASKERS, Live, PuntQueue
 from fastmasq.path.links cimport Hop, HOP_QUEUES, HopQueue, LINKS, Link, Route, SOURCES, Want
 from fastmasq.path.observation cimport Observation
+from fastmasq.path.redirects cimport Redirects
 from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.tunnels cimport Tunnels
@@ -20,19 +21,10 @@ from fastmasq.table.table cimport Table
 
 cdef enum:
     GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
-    PROTOCOLS = 256
-    REDIRECTS = 64
     BUCKETS = 1024              # error buckets by source address
     GATHERS = 8                 # TCP streams gathered at once
     GATHER_SEGMENTS = 64        # of one large send
 
-
-cdef struct Redirect:
-    uint32_t host               # inside host that gets the protocol
-    uint32_t source_first       # of the remote addresses it gets it from
-    uint32_t source_last
-    uint8_t protocol
-    uint8_t reserved[3]
 
 cdef struct Gather:
     # segments of one TCP stream to be sent as one, see gather.pxd; unused when segments is 0
@@ -80,9 +72,7 @@ cdef struct Path:
     uint32_t generation         # of that, 1 to GENERATIONS
     # policy
     Chains *chains              # NULL without rules
-    Redirect redirects[REDIRECTS]
-    int redirect_count
-    uint8_t by_address[PROTOCOLS]  # protocols without ports that any inside host may begin
+    Redirects redirects
     uint32_t programs_first     # of the addresses where packets reach programs of this host
     int programs                # how many there are
     int destination_map         # descriptor of the map that tells them original destinations, -1 without

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t
 from fastmasq.path cimport answered, errors, filter, hairpin, inbound, outbound, ownership, portless, proxy, route, rules
 from fastmasq.path cimport session, trackers, tunnelled, verdict
 from fastmasq.path.ownership cimport Owner
-from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, Packet
+from fastmasq.path.packet cimport KIND_FRAGMENT, KIND_ICMP_ERROR, KIND_PROTOCOL_OTHER, KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
@@ -36,6 +36,11 @@ cdef inline bint is_for_many(const Path *p, Packet *packet) noexcept nogil:
     return route.leads_to_many(route.route_of(p, packet)) or packet.frame.packet_type != PACKET_HOST
 
 
+cdef inline bint stands_for_pieces(const Packet *packet) noexcept nogil:
+    """Whether a packet is the first piece of a datagram that is reassembled: its source has been judged for that."""
+    return packet.is_fragment and packet.kind != KIND_FRAGMENT
+
+
 cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
     """A packet that belongs to no session and no tunnel."""
     cdef Owner owner
@@ -51,7 +56,7 @@ cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
         return errors.translate(p, packet) if packet.kind == KIND_ICMP_ERROR else verdict.NO_SESSION
     if route.is_martian_destination(p, packet):
         return verdict.MARTIAN_DESTINATION
-    if route.is_martian_source(p, packet):
+    if not stands_for_pieces(packet) and route.is_martian_source(p, packet):
         return verdict.MARTIAN_SOURCE
     if proxy.takes(p, packet):
         return proxy.open(p, packet)

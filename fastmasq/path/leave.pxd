@@ -4,9 +4,9 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.path cimport links, verdict
 from fastmasq.path.hold cimport hold
-from fastmasq.path.hops cimport choose_hop
+from fastmasq.path.hops cimport choose_hop, find_hop
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet, refused
-from fastmasq.path.links cimport Hop
+from fastmasq.path.links cimport Hop, Route
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE
@@ -79,6 +79,15 @@ cdef inline Outcome towards(Path *p, Packet *packet, uint32_t address) noexcept 
     outcome = choose_hop(p, packet, address)
     if outcome != verdict.GOES_ON:
         return tell_no_hop(packet, outcome)
+    return may_leave(p, packet)
+
+
+cdef inline Outcome over(Path *p, Packet *packet, const Route *way, uint32_t address) noexcept nogil:
+    """The same towards an address that is known to be reached over a route."""
+    cdef Outcome outcome = find_hop(p, packet, way, address)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    packet.towards = address
     return may_leave(p, packet)
 
 

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from fastmasq.path cimport leave, links, route, session, verdict
 from fastmasq.path.original_destination cimport tell_original_destination
+from fastmasq.path.links cimport Route
 from fastmasq.path.packet cimport KIND_SESSION, Packet
 from fastmasq.path.refusal cimport reason_of, refuse_inside
 from fastmasq.path.state cimport Path
@@ -28,14 +29,15 @@ cdef inline Outcome open(Path *p, Packet *packet) noexcept nogil:
     What may open none gets no session: the program's host is not asked what it thinks of a stray reset.
     """
     cdef int state = session.first_inbound_state(packet)
+    cdef const Route *way = route.find_route(p, p.programs_first)
     cdef Programs programs
     cdef Outcome outcome
     cdef int64_t row
     if state < 0:
         return verdict.NO_SESSION
-    if not route.leads_to_programs(p, route.find_route(p, p.programs_first)):
+    if not route.leads_to_programs(p, way):
         return verdict.LINK_DOWN if p.observation == NULL else verdict.DELIVERED
-    outcome = leave.towards(p, packet, p.programs_first)
+    outcome = leave.over(p, packet, way, p.programs_first)
     if outcome != verdict.GOES_ON:
         return outcome
     programs.first, programs.count = p.programs_first, p.programs

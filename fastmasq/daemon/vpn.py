@@ -25,8 +25,9 @@ from fastmasq.log_limit import LogLimit
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import OUTSIDE
 from fastmasq.path.verdict import DROP_CODE
+from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
-from fastmasq.table.rows import SESSION_HAIRPIN, STATES
+from fastmasq.table.rows import SESSION_HAIRPIN, STATES, row_and_direction
 from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable
 from fastmasq.trackers.vpn.connection import FINISHED, OVER, Connection
 from fastmasq.trackers.vpn.decision import Decision, dropped
@@ -206,13 +207,13 @@ class Vpn:
 
     def _control(self, ref: int, packet: bytes, now: int) -> tuple[Decision, tuple[tuple[int, bytes], ...]]:
         """Read a segment of a control connection; return what becomes of it and of its payload."""
-        row, direction = ref >> 1, "outbound" if ref & 1 == OUTBOUND else "inbound"
+        row, way = row_and_direction(ref)
+        direction = "outbound" if way == OUTBOUND else "inbound"
         source, destination, _, segment = _read(packet)
         with self.forwarder.locked():
             session = self.table.sessions[row].copy()
-        flow = session["flow"][ref & 1]
-        ends = (source << 32 | destination, int.from_bytes(segment[:4], "big"))
-        if ends != (int(flow["key0"]), int(flow["key1"]) & 0xFFFFFFFF | (int(flow["key1"]) >> 32 & 0xFFFF) << 16):
+        ports = (int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big"))
+        if ends_of(session["flow"][way]) != (source, ports[0], destination, ports[1]):
             return Decision(to=(0,)), ()  # the session has closed meanwhile, and another has its row
         followed = [(row, session, direction)]
         if session["flags"] & SESSION_HAIRPIN:
@@ -245,7 +246,7 @@ class Vpn:
             return Followed()
         connection.accepted |= is_syn and bool(segment[13] & _ACK)
         if segment[13] & _RST and direction == "inbound" and not (connection.accepted or connection.serves):
-            self.health.reports.note_refusal(*_ends(connection.key))
+            self.health.reports.note_refusal(connection.inside, connection.remote)
         sequence = int.from_bytes(segment[4:8], "big")
         if is_syn:
             if connection.is_begun_again(direction, sequence, segment):
@@ -273,17 +274,16 @@ class Vpn:
         None if there are too many to follow: the session is then left alone for a while.
         """
         outbound = session["flow"][OUTBOUND]
-        key = (int(outbound["key0"]), int(outbound["key1"]))
+        ends = ends_of(outbound)
         present = self.connections.get(row)
         if present is not None:
-            if present.key == key and not (anew and STATES[session["state"]] in FINISHED):
+            if present.key == ends and not (anew and STATES[session["state"]] in FINISHED):
                 return present
-            if present.key == key:
+            if present.key == ends:
                 present.state = STATES[session["state"]]
             self._say(self._end(present, now))
         self._numbers += 1
-        inside, remote = _ends(key)
-        refused = self.calls.attach(self._numbers, inside, int(outbound["saddr"]), remote)
+        refused = self.calls.attach(self._numbers, ends.saddr, int(outbound["saddr"]), ends.daddr)
         if refused:
             self._say(refused)
             self._refused.add(row)
@@ -291,11 +291,18 @@ class Vpn:
                 self.forwarder.leave_unread(row, True)
             return None
         follower = ControlFollower(self.calls, self._numbers)
-        serves = key[1] & 0xFFFF != PPTP_PORT
+        serves = ends.did != PPTP_PORT
         if not serves:
-            self.health.reports.note_connection(inside, remote, now)
+            self.health.reports.note_connection(ends.saddr, ends.daddr, now)
         self.connections[row] = Connection(
-            row=row, key=key, number=self._numbers, follower=follower, since=now, serves=serves
+            row=row,
+            key=ends,
+            inside=ends.saddr,
+            remote=ends.daddr,
+            number=self._numbers,
+            follower=follower,
+            since=now,
+            serves=serves,
         )
         return self.connections[row]
 
@@ -313,9 +320,8 @@ class Vpn:
         with self.forwarder.locked():
             sessions = self.table.sessions[[connection.row for connection in connections]] if connections else []
         for connection, session in zip(connections, sessions, strict=True):
-            outbound = session["flow"][OUTBOUND]
             state = STATES[session["state"]]
-            if state == "free" or connection.key != (int(outbound["key0"]), int(outbound["key1"])):
+            if state == "free" or connection.key != ends_of(session["flow"][OUTBOUND]):
                 self._say(self._end(connection, now))
                 continue
             if state in OVER and connection.state not in OVER:
@@ -407,11 +413,6 @@ class Vpn:
             level = _LEVELS[event.level]
             if self._limit.allows(level):
                 log.log(level, "%s", event.text)
-
-
-def _ends(key: tuple[int, int]) -> tuple[int, int]:
-    """Return inside host and remote of a session."""
-    return key[0] >> 32, key[0] & 0xFFFFFFFF
 
 
 def _read(packet: bytes) -> tuple[int, int, int, bytes]:

@@ -33,12 +33,12 @@ cdef inline int64_t find_session(Path *p, Packet *packet) noexcept nogil:
         inside, packet.ends.did, packet.ends.saddr, packet.ends.sid))
     if ref < 0:
         return NOT_AN_ANSWER
-    flow = &p.table.sessions[ref >> 1].flow[rows.OUTBOUND]
+    flow = &p.table.sessions[rows.row_of(ref)].flow[rows.OUTBOUND]
     packet.ends.daddr, packet.ends.did = flow.saddr, flow.sid
-    flow = &p.table.sessions[ref >> 1].flow[rows.INBOUND]
+    flow = &p.table.sessions[rows.row_of(ref)].flow[rows.INBOUND]
     packet.key0, packet.key1 = flow.key0, flow.key1
     packet.hash = table.key_hash(p.table, packet.key0, packet.key1)
-    return ref | rows.INBOUND
+    return rows.ref_of(rows.row_of(ref), rows.INBOUND)
 
 
 cdef inline bint begins_something(Path *p, const Packet *packet) noexcept nogil:

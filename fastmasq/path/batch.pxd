@@ -11,7 +11,7 @@ from fastmasq.path.punts cimport Answer
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_next_ns, ring_receive, ring_release
-from fastmasq.table cimport sessions, table
+from fastmasq.table cimport rows, sessions, table
 from fastmasq.table.rows cimport Session
 from fastmasq.table.table cimport Table
 from fastmasq.table.wheel cimport TICK_MS
@@ -54,7 +54,7 @@ cdef inline void prefetch_session(const Table *t, uint32_t hash) noexcept nogil:
     cdef const Session *s
     while t.index.entries[at].ref:
         if t.index.entries[at].hash == hash:
-            s = &t.sessions[(t.index.entries[at].ref - 1) >> 1]
+            s = &t.sessions[rows.row_of(t.index.entries[at].ref - 1)]
             PREFETCH(s)
             PREFETCH(<const uint8_t *>s + 64)
             return

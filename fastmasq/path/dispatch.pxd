@@ -13,7 +13,7 @@ from fastmasq.table cimport keys, rows, sessions
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
-    """Return the flow of a packet, or the way of a tunnel, as row << 1 | direction; negative without one."""
+    """Return the flow of a packet, or the way of a tunnel, as rows.ref_of has it; negative without one."""
     if packet.frame.packet_type != PACKET_HOST:
         return -1
     if packet.kind == KIND_SESSION:
@@ -27,7 +27,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     """A packet of the flow or the way `ref`."""
     if packet.kind == KIND_TUNNEL:
         return tunnelled.forward(p, packet, ref)
-    if p.table.sessions[ref >> 1].flags & rows.SESSION_HAIRPIN:
+    if p.table.sessions[rows.row_of(ref)].flags & rows.SESSION_HAIRPIN:
         return hairpin.forward(p, packet, ref)
     return session.forward(p, packet, ref)
 

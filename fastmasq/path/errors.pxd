@@ -93,7 +93,7 @@ cdef inline void note_path_mtu(Table *t, const Packet *packet, const Rewrite *ne
     if (new.ref < 0 or at[icmp.TYPE] != icmp.DESTINATION_UNREACHABLE or at[icmp.CODE] != icmp.FRAGMENTATION_NEEDED
             or mtu < ipv4.LEAST_MTU):
         return
-    quoted = &t.sessions[new.ref >> 1].flow[1 - (new.ref & 1)]
+    quoted = &t.sessions[rows.row_of(new.ref)].flow[1 - rows.direction_of(new.ref)]
     if quoted.path_mtu == 0 or mtu < quoted.path_mtu:
         quoted.path_mtu = mtu
 

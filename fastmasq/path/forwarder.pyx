@@ -326,7 +326,7 @@ cdef class Forwarder:
         """Return the packet that has waited longest for an answer, or None.
 
         It is (kind, side, ref, packet): kind is one of PUNT_KINDS, side 0 inside, 1 outside, where it came from; ref the
-        flow (row << 1 | direction) of a control segment; packet the octets from the IPv4 header on.
+        flow (rows.ref_of in table) of a control segment; packet the octets from the IPv4 header on.
         """
         cdef Punt *punt = &self.path.punts.waiting[self.path.punts.first]
         cdef Link *link = &self.path.links[punt.link]

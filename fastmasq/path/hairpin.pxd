@@ -44,7 +44,7 @@ cdef inline Outcome find_receiver(const Path *p, const Packet *packet, uint32_t 
         turn.ends.daddr = t.mappings[turn.receiver].address
         turn.ends.did = t.mappings[turn.receiver].id
     elif turn.returning >= 0:
-        flow = &t.sessions[turn.returning >> 1].flow[rows.INBOUND]
+        flow = &t.sessions[rows.row_of(turn.returning)].flow[rows.INBOUND]
         turn.ends.daddr, turn.ends.did = flow.daddr, flow.did
     elif t.mappings[turn.receiver].in_use == rows.MAPPING_FORWARD:
         target = opening.forward_target(t, turn.receiver, turn.ends.saddr, turn.ends.sid)
@@ -67,7 +67,7 @@ cdef inline Outcome open_receiver(Path *p, const Packet *packet, Turn *turn) noe
     opened = opening.open_forwarded(t, turn.receiver, turn.ends.saddr, turn.ends.sid,
                                     birth_of(p, packet, state, rows.SESSION_HAIRPIN))
     if opened >= 0:
-        turn.returning = opened << 1
+        turn.returning = rows.ref_of(<uint32_t>opened, rows.INBOUND)
     elif opened != table.REFUSED_HALF_OPEN:
         if turn.is_new:
             sessions.close_session(t, turn.row)
@@ -82,7 +82,7 @@ cdef inline bint is_turned_control(const Path *p, const Packet *packet, const Tu
         return False
     flow = &p.table.sessions[turn.row].flow[rows.OUTBOUND]
     return (trackers.is_control(p, turn.row, flow, packet)
-            or trackers.is_control(p, <uint32_t>(turn.returning >> 1), flow, packet))
+            or trackers.is_control(p, rows.row_of(turn.returning), flow, packet))
 
 
 cdef inline Outcome advance_both(Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
@@ -91,7 +91,7 @@ cdef inline Outcome advance_both(Path *p, const Packet *packet, const Turn *turn
     if turn.row != rows.NONE:
         outcome = advance(p, packet, turn.row, rows.OUTBOUND)
     if outcome == verdict.GOES_ON and turn.returning >= 0:
-        outcome = advance(p, packet, <uint32_t>(turn.returning >> 1), rows.INBOUND)
+        outcome = advance(p, packet, rows.row_of(turn.returning), rows.INBOUND)
     return outcome
 
 
@@ -103,7 +103,7 @@ cdef inline Outcome turn_by(Path *p, Packet *packet, uint32_t mapping, Turn *tur
     if outcome == verdict.GOES_ON:
         outcome = open_receiver(p, packet, turn)
     if outcome == verdict.GOES_ON and is_turned_control(p, packet, turn):
-        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, <int64_t>turn.row << 1 | rows.OUTBOUND)
+        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, rows.ref_of(turn.row, rows.OUTBOUND))
     if outcome == verdict.GOES_ON:
         outcome = advance_both(p, packet, turn)
     if outcome == verdict.GOES_ON:
@@ -131,9 +131,9 @@ cdef inline Outcome turn_stateless(Path *p, Packet *packet, uint32_t mapping) no
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     """A packet that the table has a flow for, of a session with an external endpoint of ours."""
     cdef Outcome outcome
-    if ref & 1 != rows.OUTBOUND:
+    if rows.direction_of(ref) != rows.OUTBOUND:
         return verdict.MARTIAN_SOURCE       # answers turn round here: one that comes from a link is forged
-    outcome = check_link(p, packet, &p.table.sessions[ref >> 1], rows.OUTBOUND)
+    outcome = check_link(p, packet, &p.table.sessions[rows.row_of(ref)], rows.OUTBOUND)
     if outcome != verdict.GOES_ON:
         return outcome
-    return turn_round(p, packet, ref >> 1, False)
+    return turn_round(p, packet, rows.row_of(ref), False)

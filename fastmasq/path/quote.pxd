@@ -127,8 +127,8 @@ cdef inline Outcome find_session(const Path *p, uint8_t side, const Packet *pack
     cdef const Flow *flow
     if ref < 0:
         return UNKNOWN
-    flow = &t.sessions[ref >> 1].flow[ref & 1]
-    if not quote_in_window(&t.sessions[ref >> 1], ref & 1, quote):
+    flow = sessions.flow_at(t, ref)
+    if not quote_in_window(&t.sessions[rows.row_of(ref)], rows.direction_of(ref), quote):
         return verdict.NO_SESSION
     new.quoted.saddr, new.quoted.sid = flow.daddr, flow.did
     new.quoted.daddr, new.quoted.did = flow.saddr, flow.sid
@@ -180,13 +180,13 @@ cdef inline Outcome find_tunnel(const Path *p, uint8_t side, const Packet *packe
                                     <uint32_t>id)
     if found < 0:
         return UNKNOWN
-    way = &p.tunnels.rows[found >> 1].way[found & 1]
+    way = tunnels.way_at(&p.tunnels, found)
     new.quoted.saddr = keys.key_saddr(way.key0)
     new.quoted.daddr = keys.key_daddr(way.key0)
     new.quoted_call_id = <uint16_t>way.original_id
     new.renumbered = way.renumbered
     new.daddr = new.quoted.saddr
-    new.saddr = packet.ends.saddr if found & 1 == rows.OUTBOUND else new.quoted.daddr
+    new.saddr = packet.ends.saddr if rows.direction_of(found) == rows.OUTBOUND else new.quoted.daddr
     new.ref = -1
     return verdict.GOES_ON
 

@@ -18,6 +18,9 @@ from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, T
 from fastmasq.wire cimport icmp, numbers, tcp
 from fastmasq.wire.octets cimport load16, load32
 
+cdef enum:
+    EVERY_LINK = 0x0F           # the bits of a link in what a session knows
+
 
 # -- the state of a session ------------------------------------------------------------------------------------------
 
@@ -93,9 +96,14 @@ cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int dir
 
 # -- its way ---------------------------------------------------------------------------------------------------------
 
+cdef inline uint32_t known_link(int direction, int link) noexcept nogil:
+    """Return what a session knows of the link that packets of a flow come by."""
+    return <uint32_t>link << (4 * direction)
+
+
 cdef inline uint32_t known_by(const Path *p, int direction, int link, int other_link) noexcept nogil:
     """Return what a session knows once packets of the flow `direction` come by `link`, and the other's by `other_link`."""
-    return (p.generation << 8) | (<uint32_t>link << (4 * direction)) | (<uint32_t>other_link << (4 * (1 - direction)))
+    return (p.generation << 8) | known_link(direction, link) | known_link(1 - direction, other_link)
 
 
 cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
@@ -111,17 +119,16 @@ cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int di
         s.flow[rows.INBOUND].hop = rows.NO_HOP
         s.known = known_by(p, direction, packet.link, packet.link)
     else:
-        s.known &= ~(<uint32_t>0x0F << (4 * direction))
-        s.known |= <uint32_t>packet.link << (4 * direction)
+        s.known = (s.known & ~known_link(direction, EVERY_LINK)) | known_link(direction, packet.link)
     return verdict.GOES_ON
 
 
 cdef inline Outcome check_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
     """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly one comparison."""
-    cdef uint32_t shift = 4 * direction
-    if (s.known ^ ((p.generation << 8) | (<uint32_t>packet.link << shift))) & (0xFFFFFF00U | (0x0FU << shift)):
-        return judge_link(p, packet, s, direction)
-    return verdict.GOES_ON
+    cdef uint32_t other = known_link(1 - direction, EVERY_LINK)
+    if (s.known | other) == ((p.generation << 8) | known_link(direction, packet.link) | other):
+        return verdict.GOES_ON
+    return judge_link(p, packet, s, direction)
 
 
 cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, int direction) noexcept nogil:
@@ -163,9 +170,9 @@ cdef inline Ends ends_after(const Flow *flow) noexcept nogil:
 
 
 cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
-    """Translate and send a packet of the flow `ref` (row << 1 | direction), which may leave by its hop."""
-    cdef uint32_t row = ref >> 1
-    cdef int direction = ref & 1
+    """Translate and send a packet of the flow `ref`, which may leave by its hop."""
+    cdef uint32_t row = rows.row_of(ref)
+    cdef int direction = rows.direction_of(ref)
     cdef Session *s = &p.table.sessions[row]
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
@@ -189,9 +196,9 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
 
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
-    """A packet that the table has a flow for: `ref` (row << 1 | direction)."""
-    cdef int direction = ref & 1
-    cdef Session *s = &p.table.sessions[ref >> 1]
+    """A packet that the table has the flow `ref` for."""
+    cdef int direction = rows.direction_of(ref)
+    cdef Session *s = &p.table.sessions[rows.row_of(ref)]
     cdef Outcome outcome = check_link(p, packet, s, direction)
     if outcome == verdict.GOES_ON:
         outcome = choose_flow_hop(p, packet, s, direction)
@@ -216,4 +223,4 @@ cdef inline Outcome forward_opened(Path *p, Packet *packet, int64_t row, int dir
     cdef Session *s = &p.table.sessions[row]
     s.known = known_by(p, direction, packet.link, packet.hop.link)
     s.flow[direction].hop = hops.number_of(p, packet.hop)
-    return go_on(p, packet, <uint32_t>row << 1 | direction)
+    return go_on(p, packet, rows.ref_of(<uint32_t>row, direction))

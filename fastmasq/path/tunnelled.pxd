@@ -16,7 +16,7 @@ from fastmasq.wire cimport esp, gre, numbers
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
-    """Return row << 1 | direction of a tunnel's packet, or -1; a Call ID of its own goes before a way that takes any."""
+    """Return the way of a tunnel's packet, or -1; a Call ID of its own goes before a way that takes any."""
     cdef int64_t found
     packet.key0 = keys.make_key0(packet.ends.saddr, packet.ends.daddr)
     packet.key1 = tunnels.tunnel_key1(packet.protocol, packet.side, packet.tunnel_id)
@@ -24,7 +24,7 @@ cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
     found = tunnels.find_any_way(&p.tunnels, &p.table.secret, packet.hash, packet.key0, packet.key1, packet.protocol,
                                  packet.side, False)
     if found >= 0:
-        packet.tunnel_serial = p.tunnels.rows[found >> 1].way[found & 1].serial
+        packet.tunnel_serial = tunnels.way_at(&p.tunnels, found).serial
     return found
 
 
@@ -91,7 +91,7 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, Way *sent) noexcept nogi
     cdef Ends ends
     if found < 0:
         return no_row(packet)
-    received = &p.tunnels.rows[found >> 1].way[found & 1]
+    received = tunnels.way_at(&p.tunnels, found)
     outcome = check_link(p, packet, received)
     if outcome == verdict.GOES_ON:
         outcome = choose_way_hop(p, packet, received)
@@ -110,9 +110,9 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, Way *sent) noexcept nogi
 
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
-    """Translate and send a packet of the tunnel's way `ref` (row << 1 | direction)."""
-    cdef int direction = ref & 1
-    cdef Way *way = &p.tunnels.rows[ref >> 1].way[direction]
+    """Translate and send a packet of the tunnel's way `ref`."""
+    cdef int direction = rows.direction_of(ref)
+    cdef Way *way = tunnels.way_at(&p.tunnels, ref)
     cdef Outcome outcome = check_link(p, packet, way)
     cdef Ends ends
     if outcome != verdict.GOES_ON:

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmasq.table cimport index
 from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport INSIDE, OUTSIDE, make_key0, make_key1
-from fastmasq.table.rows cimport DIRECTIONS, NO_HOP, OUTBOUND
+from fastmasq.table.rows cimport DIRECTIONS, NO_HOP, OUTBOUND, direction_of, ref_of, row_of
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire cimport numbers
 
@@ -59,26 +59,35 @@ cdef struct Tunnel:
 cdef struct Tunnels:
     Tunnel *rows                # NULL while nobody tracks any
     uint32_t serial             # of the way set last
-    Index index                 # reference: row << 2 | quoted << 1 | direction
+    Index index                 # of ways: entry_of
 
 
 cdef inline uint64_t tunnel_key1(uint8_t protocol, uint8_t side, uint32_t id) noexcept nogil:
     return make_key1(protocol, side, 0, id)
 
 
+cdef inline Way *way_at(const Tunnels *tunnels, int64_t ref) noexcept nogil:
+    return &tunnels.rows[row_of(ref)].way[direction_of(ref)]
+
+
+cdef inline uint32_t entry_of(uint32_t row, int direction, bint quoted) noexcept nogil:
+    """Return what the index has for a way as it arrives, or as it is quoted."""
+    return ref_of(row, direction) << 1 | <uint32_t>quoted
+
+
 cdef inline int64_t find_way(const Tunnels *tunnels, uint32_t hash, uint64_t key0, uint64_t key1, bint quoted) noexcept nogil:
-    """Return row << 1 | direction of the way with this key, whose hash this is, or -1."""
+    """Return the way with this key, whose hash this is (rows.ref_of), or -1."""
     cdef uint32_t at = hash & tunnels.index.mask
-    cdef uint32_t ref
+    cdef uint32_t entry
     cdef const Way *way
     while tunnels.index.entries[at].ref:
-        ref = tunnels.index.entries[at].ref - 1
-        if tunnels.index.entries[at].hash == hash and (ref >> 1 & 1) == quoted:
-            way = &tunnels.rows[ref >> 2].way[ref & 1]
+        entry = tunnels.index.entries[at].ref - 1
+        if tunnels.index.entries[at].hash == hash and (entry & 1) == quoted:
+            way = way_at(tunnels, entry >> 1)
             if quoted and way.quoted0 == key0 and way.quoted1 == key1:
-                return (ref >> 2) << 1 | (ref & 1)
+                return entry >> 1
             if not quoted and way.key0 == key0 and way.key1 == key1:
-                return (ref >> 2) << 1 | (ref & 1)
+                return entry >> 1
         at = (at + 1) & tunnels.index.mask
     return -1
 
@@ -108,8 +117,8 @@ cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row
     cdef Way *way = &tunnels.rows[row].way[direction]
     if not way.in_use:
         return
-    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
-    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), entry_of(row, direction, False))
+    index.remove(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), entry_of(row, direction, True))
     way.in_use = 0
 
 
@@ -133,5 +142,5 @@ cdef inline void set_way(Tunnels *tunnels, const Secret *secret, uint32_t row, i
     way.in_use = 1
     tunnels.serial += 1
     way.serial = tunnels.serial
-    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), row << 2 | direction)
-    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), row << 2 | 2 | direction)
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.key0, way.key1), entry_of(row, direction, False))
+    index.insert(&tunnels.index, <uint32_t>siphash(secret, way.quoted0, way.quoted1), entry_of(row, direction, True))

@@ -20,15 +20,23 @@ cdef inline uint16_t next_held(const Mapping *mapping) noexcept nogil:
     return <uint16_t>(mapping.host >> 16)
 
 
+cdef inline uint16_t previous_held(const Mapping *mapping) noexcept nogil:
+    return <uint16_t>mapping.host
+
+
+cdef inline void set_neighbours(Mapping *mapping, uint16_t previous, uint16_t following) noexcept nogil:
+    mapping.host = (<uint32_t>following << 16) | previous
+
+
 cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
     """Put the port of a closed mapping at the end of its pool's queue."""
     cdef HoldQueue *queue = &t.held[pool]
-    cdef Mapping *of_pool = &t.mappings[<uint32_t>pool << 16]
+    cdef Mapping *of_pool = &t.mappings[rows.mapping_row(pool, 0)]
     of_pool[port].in_use = rows.MAPPING_HELD_DOWN
     of_pool[port].sessions = t.now + HOLD_DOWN_TICKS
-    of_pool[port].host = queue.last
+    set_neighbours(&of_pool[port], queue.last, 0)
     if queue.last:
-        of_pool[queue.last].host |= <uint32_t>port << 16
+        set_neighbours(&of_pool[queue.last], previous_held(&of_pool[queue.last]), port)
     else:
         queue.first = port
     queue.last = port
@@ -38,15 +46,15 @@ cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
 cdef inline void end_hold(Table *t, int pool, uint16_t port) noexcept nogil:
     """Take a port out of the queue; it is neither held down nor free then."""
     cdef HoldQueue *queue = &t.held[pool]
-    cdef Mapping *of_pool = &t.mappings[<uint32_t>pool << 16]
+    cdef Mapping *of_pool = &t.mappings[rows.mapping_row(pool, 0)]
     cdef uint16_t after = next_held(&of_pool[port])
-    cdef uint16_t before = <uint16_t>of_pool[port].host
+    cdef uint16_t before = previous_held(&of_pool[port])
     if before:
-        of_pool[before].host = (<uint32_t>after << 16) | (of_pool[before].host & 0xFFFF)
+        set_neighbours(&of_pool[before], previous_held(&of_pool[before]), after)
     else:
         queue.first = after
     if after:
-        of_pool[after].host = (of_pool[after].host & 0xFFFF0000U) | before
+        set_neighbours(&of_pool[after], before, next_held(&of_pool[after]))
     else:
         queue.last = before
     of_pool[port].in_use = rows.MAPPING_FREE
@@ -62,7 +70,7 @@ cdef inline int end_holds(Table *t, uint32_t tick, int budget) noexcept nogil:
     for pool in range(table.POOLS):
         while freed < budget:
             port = t.held[pool].first
-            if port == 0 or <int>(t.mappings[(<uint32_t>pool << 16) | port].sessions - tick) > 0:
+            if port == 0 or <int>(t.mappings[rows.mapping_row(pool, port)].sessions - tick) > 0:
                 break
             end_hold(t, pool, port)
             ports.give_back_port(&t.pools[pool], port)
@@ -72,7 +80,7 @@ cdef inline int end_holds(Table *t, uint32_t tick, int budget) noexcept nogil:
 
 cdef inline bint was_of(const Table *t, int pool, uint16_t port, uint32_t address) noexcept nogil:
     """Whether a port is held down, may still be given, and had this host as its last owner."""
-    cdef const Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | port]
+    cdef const Mapping *mapping = &t.mappings[rows.mapping_row(pool, port)]
     return mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == address and ports.is_allowed(&t.pools[pool], port)
 
 
@@ -80,7 +88,7 @@ cdef inline int longest_held(const Table *t, int pool, bint low) noexcept nogil:
     """Return the port that is held down longest, one under LOW_PORTS only if `low`; or NO_PORT."""
     cdef uint16_t port = t.held[pool].first
     while port and (not ports.is_allowed(&t.pools[pool], port) or (port < ports.LOW_PORTS and not low)):
-        port = next_held(&t.mappings[(<uint32_t>pool << 16) | port])
+        port = next_held(&t.mappings[rows.mapping_row(pool, port)])
     if port == 0:
         return ports.NO_PORT
     return port

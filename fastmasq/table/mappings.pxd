@@ -16,7 +16,7 @@ cdef inline int pool_of(int external, int port_class) noexcept nogil:
 
 
 cdef inline uint32_t mapping_row(int external, int port_class, uint16_t port) noexcept nogil:
-    return (<uint32_t>pool_of(external, port_class) << 16) | port
+    return rows.mapping_row(pool_of(external, port_class), port)
 
 
 cdef inline int row_pool(uint32_t row) noexcept nogil:
@@ -24,7 +24,7 @@ cdef inline int row_pool(uint32_t row) noexcept nogil:
 
 
 cdef inline int row_class(uint32_t row) noexcept nogil:
-    return (row >> 16) % numbers.CLASS_COUNT
+    return row_pool(row) % numbers.CLASS_COUNT
 
 
 cdef inline uint16_t row_port(uint32_t row) noexcept nogil:
@@ -32,7 +32,7 @@ cdef inline uint16_t row_port(uint32_t row) noexcept nogil:
 
 
 cdef inline uint32_t mapping_address(const Table *t, uint32_t row) noexcept nogil:
-    return t.external[(row >> 16) // numbers.CLASS_COUNT]
+    return t.external[row_pool(row) // numbers.CLASS_COUNT]
 
 
 # -- finding ---------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t addr
 
 cdef inline int keep_port(Table *t, int pool, uint32_t address, uint16_t wanted) noexcept nogil:
     """Take just this external port for a host, though it may not be one for mappings; NO_PORT if it is in use."""
-    cdef Mapping *mapping = &t.mappings[(<uint32_t>pool << 16) | wanted]
+    cdef Mapping *mapping = &t.mappings[rows.mapping_row(pool, wanted)]
     if mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == address:
         holds.end_hold(t, pool, wanted)
         return wanted

@@ -368,7 +368,7 @@ cdef class MasqTable:
         cdef uint64_t key0 = keys.make_key0(saddr, daddr)
         cdef uint64_t key1 = keys.make_key1(protocol, <uint8_t>side, sid, did)
         cdef int64_t ref = sessions.find_flow(&self.table, key0, key1, table.key_hash(&self.table, key0, key1))
-        return None if ref < 0 else (ref >> 1, ref & 1)
+        return None if ref < 0 else (rows.row_of(ref), rows.direction_of(ref))
 
     def find_many(self, const uint64_t[:, ::1] wanted):
         """Look up every (key0, key1); return how many were found. For benchmarks."""

@@ -2,7 +2,7 @@
 #
 # Addresses, ports and identifiers are host-order integers here; big-endian exists only in frames.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table.bucket cimport Bucket
 from fastmasq.wire cimport numbers
@@ -133,3 +133,22 @@ cdef inline int class_of(uint8_t protocol) noexcept nogil:
     if protocol == numbers.ICMP:
         return numbers.CLASS_ICMP
     return -1
+
+
+# A flow, or a way of a tunnel, is referred to by one number: of its row, and which of the two there it is.
+
+cdef inline uint32_t ref_of(uint32_t row, int direction) noexcept nogil:
+    return row << 1 | <uint32_t>direction
+
+
+cdef inline uint32_t row_of(int64_t ref) noexcept nogil:
+    return <uint32_t>(ref >> 1)
+
+
+cdef inline int direction_of(int64_t ref) noexcept nogil:
+    return ref & 1
+
+
+cdef inline uint32_t mapping_row(int pool, uint16_t port) noexcept nogil:
+    """Return the row of the mapping of a port in a pool."""
+    return (<uint32_t>pool << 16) | port

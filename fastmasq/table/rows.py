@@ -95,3 +95,8 @@ STATES = (
     "active",
 )
 """Names of the states for people, in the order of `State` in rows.pxd."""
+
+
+def row_and_direction(ref: int) -> tuple[int, int]:
+    """Return what a reference to a flow is of (rows.pxd, ref_of)."""
+    return ref >> 1, ref & 1

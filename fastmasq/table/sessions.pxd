@@ -56,8 +56,12 @@ cdef inline Place on_mapping(const Table *t, uint32_t host, uint32_t mapping) no
 
 # -- finding ---------------------------------------------------------------------------------------------------------
 
+cdef inline Flow *flow_at(const Table *t, int64_t ref) noexcept nogil:
+    return &t.sessions[rows.row_of(ref)].flow[rows.direction_of(ref)]
+
+
 cdef inline int64_t find_flow(const Table *t, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
-    """Return row << 1 | direction of the flow with this key, or -1."""
+    """Return the flow with this key (rows.ref_of), or -1."""
     cdef uint32_t at = hash & t.index.mask
     cdef uint32_t ref
     cdef const Flow *flow
@@ -67,14 +71,14 @@ cdef inline int64_t find_flow(const Table *t, uint64_t key0, uint64_t key1, uint
             return -1
         if t.index.entries[at].hash == hash:
             ref -= 1
-            flow = &t.sessions[ref >> 1].flow[ref & 1]
+            flow = flow_at(t, ref)
             if flow.key0 == key0 and flow.key1 == key1:
                 return ref
         at = (at + 1) & t.index.mask
 
 
 cdef inline int64_t find_between(const Table *t, uint8_t protocol, uint8_t side, Ends ends) noexcept nogil:
-    """Return row << 1 | direction of the flow that a packet between these ends belongs to, from this side; or -1."""
+    """Return the flow that a packet between these ends belongs to, from this side; or -1."""
     cdef uint64_t key0 = keys.make_key0(ends.saddr, ends.daddr)
     cdef uint64_t key1 = keys.make_key1(protocol, side, ends.sid, ends.did)
     return find_flow(t, key0, key1, table.key_hash(t, key0, key1))
@@ -160,8 +164,8 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     set_flow(&s.flow[INBOUND], birth.protocol,
              place.far | keys.KEY_REPLY if birth.protocol == numbers.ICMP else place.far,
              keys.turned(translated), keys.turned(ends))
-    index.insert(&t.index, flow_hash(t, &s.flow[OUTBOUND]), row << 1 | OUTBOUND)
-    index.insert(&t.index, flow_hash(t, &s.flow[INBOUND]), row << 1 | INBOUND)
+    index.insert(&t.index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
+    index.insert(&t.index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
     if place.mapping != rows.NONE:
         filtering.permit_remote(t, place.mapping, ends.daddr)
         note_half_open(t, place.mapping, rows.STATE_FREE, birth.state)
@@ -191,8 +195,8 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     cdef uint32_t mapping = s.mapping
     cdef uint32_t host = host_of_session(t, s)
     wheel.unlink(&t.wheel, t.sessions, row)
-    index.remove(&t.index, flow_hash(t, &s.flow[OUTBOUND]), row << 1 | OUTBOUND)
-    index.remove(&t.index, flow_hash(t, &s.flow[INBOUND]), row << 1 | INBOUND)
+    index.remove(&t.index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
+    index.remove(&t.index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
     t.active_by_class[s.port_class] -= 1
     t.active -= 1
     t.closed += 1

@@ -19,7 +19,9 @@ class Connection(Struct, kw_only=True, eq=False):
     """
 
     row: int
-    key: tuple[int, int]
+    key: tuple[int, int, int, int]  # the ends of its packets from inside
+    inside: int
+    remote: int
     number: int
     follower: ControlFollower
     since: int

@@ -21,7 +21,7 @@ cdef enum:
     DATAGRAMS = 1024
     PIECES = 2048
     PIECE_ROOM = 2048           # octets a kept piece may have, HEADROOM before it included
-    SOURCES = 256
+    DATAGRAM_SOURCES = 256      # buckets
     DATAGRAMS_PER_SOURCE = 64
     PIECES_PER_SOURCE = 128     # 256 KiB
     FRAGMENT_MS = 15000         # how long a datagram may stay incomplete
@@ -78,8 +78,8 @@ cdef struct Datagrams:
     int32_t newest
     uint32_t count
     uint32_t kept
-    uint16_t of_source[SOURCES]    # rows
-    uint16_t kept_of_source[SOURCES]
+    uint16_t of_source[DATAGRAM_SOURCES]    # rows
+    uint16_t kept_of_source[DATAGRAM_SOURCES]
 
 
 cdef inline void make_empty(Datagrams *d) noexcept nogil:
@@ -169,7 +169,7 @@ cdef inline uint32_t end_oldest_of(Datagrams *d, uint8_t source, bint with_piece
 cdef inline uint8_t heaviest(const uint16_t *counts) noexcept nogil:
     cdef int source
     cdef int best = 0
-    for source in range(1, SOURCES):
+    for source in range(1, DATAGRAM_SOURCES):
         if counts[source] > counts[best]:
             best = source
     return <uint8_t>best

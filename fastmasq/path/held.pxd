@@ -3,9 +3,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from fastmasq.path.links cimport LINKS, LOST_HOP_ROW, NO_HOP_ROW, SOURCES
+from fastmasq.path.links cimport HOP_SOURCES, LINKS, LOST_HOP
 from fastmasq.path.punts cimport Answer
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
+from fastmasq.table.rows cimport NO_HOP
 
 cdef enum:
     HELD = 256                  # packets at once
@@ -14,7 +15,7 @@ cdef enum:
 cdef struct Held:
     Frame frame
     uint32_t since_ms
-    uint16_t hop                # row, NO_HOP_ROW or LOST_HOP_ROW
+    uint16_t hop                # row, NO_HOP or LOST_HOP
     uint16_t source             # bucket
     uint8_t link
     uint8_t in_use
@@ -25,7 +26,7 @@ cdef struct HeldPackets:
     Held places[HELD]
     uint8_t *memory             # [HELD][HEADROOM + BIG_FRAME]
     int count
-    uint16_t of_source[SOURCES]
+    uint16_t of_source[HOP_SOURCES]
     uint16_t of_link[LINKS]
 
 
@@ -61,11 +62,11 @@ cdef inline void lose_hop(HeldPackets *h, uint16_t row) noexcept nogil:
     cdef int place
     for place in range(HELD):
         if h.places[place].hop == row:
-            h.places[place].hop = LOST_HOP_ROW
+            h.places[place].hop = LOST_HOP
 
 
 cdef inline void forget_hops(HeldPackets *h) noexcept nogil:
     """Have the next hop of every packet looked up anew."""
     cdef int place
     for place in range(HELD):
-        h.places[place].hop = NO_HOP_ROW
+        h.places[place].hop = NO_HOP

@@ -11,6 +11,7 @@ from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BIG_FRAME
+from fastmasq.table cimport rows
 
 cdef enum:
     HELD_PER_HOP = 64
@@ -64,7 +65,7 @@ cdef inline Outcome take_back(Path *p, Held *waits) noexcept nogil:
     cdef Hop *hop = hop_of_held(p, waits)
     held.give_back(&p.held, waits)
     if hop == NULL:
-        return verdict.GOES_ON if waits.hop == links.NO_HOP_ROW else verdict.NEIGHBOUR_UNRESOLVED
+        return verdict.GOES_ON if waits.hop == rows.NO_HOP else verdict.NEIGHBOUR_UNRESOLVED
     hop.held -= 1
     if hop.state == links.HOP_VALID:
         return verdict.GOES_ON

@@ -14,7 +14,7 @@ from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Hop, HopQueue, Link, Route, Want
 from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport index
+from fastmasq.table cimport index, rows
 from fastmasq.table.bucket cimport take_token
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport ethernet
@@ -34,15 +34,15 @@ cdef enum:
 
 cdef inline uint16_t source_of(const Path *p, const Packet *packet) noexcept nogil:
     """Return the bucket of a packet's source."""
-    return <uint16_t>(siphash(&p.table.secret, packet.ends.saddr, 0x686f70) & (links.SOURCES - 1))
+    return <uint16_t>(siphash(&p.table.secret, packet.ends.saddr, 0x686f70) & (links.HOP_SOURCES - 1))
 
 
 # -- the state of a row ----------------------------------------------------------------------------------------------
 
 cdef inline void enqueue(Path *p, HopQueue *queue, uint16_t row) noexcept nogil:
     p.wants[row].older = queue.newest
-    p.wants[row].newer = links.NO_HOP_ROW
-    if queue.newest != links.NO_HOP_ROW:
+    p.wants[row].newer = rows.NO_HOP
+    if queue.newest != rows.NO_HOP:
         p.wants[queue.newest].newer = row
     else:
         queue.oldest = row
@@ -51,11 +51,11 @@ cdef inline void enqueue(Path *p, HopQueue *queue, uint16_t row) noexcept nogil:
 
 cdef inline void dequeue(Path *p, HopQueue *queue, uint16_t row) noexcept nogil:
     cdef const Want *want = &p.wants[row]
-    if want.older != links.NO_HOP_ROW:
+    if want.older != rows.NO_HOP:
         p.wants[want.older].newer = want.newer
     else:
         queue.oldest = want.newer
-    if want.newer != links.NO_HOP_ROW:
+    if want.newer != rows.NO_HOP:
         p.wants[want.newer].older = want.older
     else:
         queue.newest = want.older
@@ -108,7 +108,7 @@ cdef inline bint may_wait(Path *p, const Packet *packet, uint16_t source) noexce
         return True
     for _i in range(GIVE_UP_BUDGET):
         oldest = p.hop_queues[links.HOP_INCOMPLETE].oldest
-        if oldest == links.NO_HOP_ROW or p.now_ms - p.wants[oldest].since_ms < GIVE_UP_MS:
+        if oldest == rows.NO_HOP or p.now_ms - p.wants[oldest].since_ms < GIVE_UP_MS:
             break
         change_state(p, oldest, links.HOP_FAILED)
     return has_room(p, packet, source)
@@ -128,8 +128,36 @@ cdef inline void begin_waiting(Path *p, const Packet *packet, uint16_t row) noex
 
 # -- rows ------------------------------------------------------------------------------------------------------------
 
+cdef struct Search:
+    # for the rows of a next hop: one for each MTU by which it is reached
+    uint32_t address
+    uint32_t hash
+    uint32_t at                 # in the index
+    int link
+
+
 cdef inline uint32_t hop_hash(const Path *p, int link, uint32_t address) noexcept nogil:
     return <uint32_t>siphash(&p.table.secret, address, (<uint64_t>0x686f70 << 32) | <uint32_t>link)
+
+
+cdef inline Search search_for(const Path *p, int link, uint32_t address) noexcept nogil:
+    cdef Search search
+    search.link, search.address = link, address
+    search.hash = hop_hash(p, link, address)
+    search.at = search.hash & p.hop_index.mask
+    return search
+
+
+cdef inline uint16_t next_found(const Path *p, Search *search) noexcept nogil:
+    """Return the next row that is looked for; NO_HOP after the last."""
+    cdef uint32_t row, hash
+    while p.hop_index.entries[search.at].ref:
+        row = p.hop_index.entries[search.at].ref - 1
+        hash = p.hop_index.entries[search.at].hash
+        search.at = (search.at + 1) & p.hop_index.mask
+        if hash == search.hash and p.hops[row].address == search.address and p.hops[row].link == search.link:
+            return <uint16_t>row
+    return rows.NO_HOP
 
 
 cdef inline void give_back(Path *p, uint16_t row) noexcept nogil:
@@ -150,17 +178,17 @@ cdef inline void give_back(Path *p, uint16_t row) noexcept nogil:
 
 
 cdef inline uint16_t free_row(Path *p) noexcept nogil:
-    """Return a free row, the oldest that has failed or is incomplete if need be; NO_HOP_ROW when all are valid."""
+    """Return a free row, the oldest that has failed or is incomplete if need be; NO_HOP when all are valid."""
     cdef uint16_t row
-    if p.hop_free == links.NO_HOP_ROW and p.hop_count == links.HOPS:
+    if p.hop_free == rows.NO_HOP and p.hop_count == links.HOPS:
         row = p.hop_queues[links.HOP_FAILED].oldest
-        if row == links.NO_HOP_ROW:
+        if row == rows.NO_HOP:
             row = p.hop_queues[links.HOP_INCOMPLETE].oldest
-        if row == links.NO_HOP_ROW:
+        if row == rows.NO_HOP:
             return row
         give_back(p, row)
     row = p.hop_free
-    if row != links.NO_HOP_ROW:
+    if row != rows.NO_HOP:
         p.hop_free = p.wants[row].older
         return row
     p.hop_count += 1
@@ -179,7 +207,7 @@ cdef inline Outcome take_hop(Path *p, Packet *packet, int link, uint32_t address
     if has_neighbours and (p.of_source[source] >= HOPS_OF_SOURCE or not may_wait(p, packet, source)):
         return verdict.NEIGHBOUR_LIMIT
     row = free_row(p)
-    if row == links.NO_HOP_ROW:
+    if row == rows.NO_HOP:
         return verdict.NEIGHBOUR_TABLE_FULL
     hop = &p.hops[row]
     memset(hop, 0, sizeof(Hop))
@@ -209,20 +237,19 @@ cdef inline Outcome take_hop(Path *p, Packet *packet, int link, uint32_t address
 cdef inline Outcome find_hop(Path *p, Packet *packet, const Route *way, uint32_t address) noexcept nogil:
     """Find the next hop towards an address over a route that leads on, or start a row for it."""
     cdef const Link *link = &p.links[way.link]
+    cdef uint32_t mtu = way.mtu if way.mtu and way.mtu < link.mtu else link.mtu
     cdef uint32_t next_hop = 0
-    cdef uint32_t mtu, hash, at, row
+    cdef Search search
+    cdef uint16_t row
     if link.header_length:
         next_hop = way.gateway if way.gateway else address
-    mtu = way.mtu if way.mtu and way.mtu < link.mtu else link.mtu
-    hash = hop_hash(p, way.link, next_hop)
-    at = hash & p.hop_index.mask
-    while p.hop_index.entries[at].ref:
-        row = p.hop_index.entries[at].ref - 1
-        if (p.hop_index.entries[at].hash == hash and p.hops[row].address == next_hop
-                and p.hops[row].link == way.link and p.hops[row].mtu == mtu):
+    search = search_for(p, way.link, next_hop)
+    row = next_found(p, &search)
+    while row != rows.NO_HOP:
+        if p.hops[row].mtu == mtu:
             packet.hop = &p.hops[row]
             return verdict.GOES_ON
-        at = (at + 1) & p.hop_index.mask
+        row = next_found(p, &search)
     return take_hop(p, packet, way.link, next_hop, mtu)
 
 
@@ -237,30 +264,26 @@ cdef inline Outcome choose_hop(Path *p, Packet *packet, uint32_t address) noexce
 
 cdef inline uint16_t number_of(const Path *p, const Hop *hop) noexcept nogil:
     """Return what a flow keeps of its hop: its row, if that is valid; others may become another hop's."""
-    return <uint16_t>(hop - p.hops) if hop.state == links.HOP_VALID else links.NO_HOP_ROW
+    return <uint16_t>(hop - p.hops) if hop.state == links.HOP_VALID else rows.NO_HOP
 
 
 # -- what the daemon finds out ---------------------------------------------------------------------------------------
 
 cdef inline bint settle(Path *p, int link, uint32_t address, const uint8_t *mac) noexcept nogil:
     """Note the link address of a next hop, NULL when it does not answer; return whether there is such a hop."""
-    cdef uint32_t hash = hop_hash(p, link, address)
-    cdef uint32_t at = hash & p.hop_index.mask
-    cdef uint16_t row
-    cdef Hop *hop
+    cdef Search search = search_for(p, link, address)
+    cdef uint16_t row = next_found(p, &search)
     cdef bint found = False
-    while p.hop_index.entries[at].ref:
-        row = <uint16_t>(p.hop_index.entries[at].ref - 1)
-        hop = &p.hops[row]
-        if p.hop_index.entries[at].hash == hash and hop.address == address and hop.link == link and hop.header_length:
+    while row != rows.NO_HOP:
+        if p.hops[row].header_length:
             found = True
             if mac == NULL:
                 change_state(p, row, links.HOP_FAILED)
             else:
-                memcpy(hop.header, mac, ethernet.MAC)
+                memcpy(p.hops[row].header, mac, ethernet.MAC)
                 p.wants[row].was_valid = True
                 change_state(p, row, links.HOP_VALID)
-        at = (at + 1) & p.hop_index.mask
+        row = next_found(p, &search)
     return found
 
 
@@ -269,20 +292,16 @@ cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:
 
     It has forgotten a valid one if that is asked for: then only packets on their way count.
     """
-    cdef uint32_t hash = hop_hash(p, link, address)
-    cdef uint32_t at = hash & p.hop_index.mask
-    cdef const Hop *hop
+    cdef Search search = search_for(p, link, address)
+    cdef uint16_t row = next_found(p, &search)
     cdef const Want *wanted
-    while p.hop_index.entries[at].ref:
-        hop = &p.hops[p.hop_index.entries[at].ref - 1]
-        wanted = &p.wants[p.hop_index.entries[at].ref - 1]
-        if p.hop_index.entries[at].hash == hash and hop.address == address and hop.link == link:
-            if hop.state == links.HOP_VALID:
-                return hop.used != 0
-            return (take_token(&p.asked_of_source[wanted.source], p.now_ms, ASKED_OF_SOURCE, WAITING_OF_SOURCE)
-                    and take_token(&p.asked_of_link[wanted.link], p.now_ms, ASKED_OF_LINK, ASKED_OF_LINK))
-        at = (at + 1) & p.hop_index.mask
-    return False
+    if row == rows.NO_HOP:
+        return False
+    if p.hops[row].state == links.HOP_VALID:
+        return p.hops[row].used != 0
+    wanted = &p.wants[row]
+    return (take_token(&p.asked_of_source[wanted.source], p.now_ms, ASKED_OF_SOURCE, WAITING_OF_SOURCE)
+            and take_token(&p.asked_of_link[wanted.link], p.now_ms, ASKED_OF_LINK, ASKED_OF_LINK))
 
 
 cdef inline void stop_wanting(Path *p) noexcept nogil:
@@ -314,11 +333,11 @@ cdef inline uint32_t take_use(Path *p, uint16_t row) noexcept nogil:
 cdef inline void forget_all(Path *p) noexcept nogil:
     """Have every hop looked up anew; `hop_index` has been emptied."""
     held.forget_hops(&p.held)
-    memset(p.hop_queues, 0xFF, sizeof(p.hop_queues))        # NO_HOP_ROW each
+    memset(p.hop_queues, 0xFF, sizeof(p.hop_queues))        # NO_HOP each
     memset(p.waiting_of_source, 0, sizeof(p.waiting_of_source))
     memset(p.waiting_of_link, 0, sizeof(p.waiting_of_link))
     memset(p.of_source, 0, sizeof(p.of_source))
-    p.hop_free = links.NO_HOP_ROW
+    p.hop_free = rows.NO_HOP
     p.hop_count = 0
     p.hops_in_use = 0
     p.hops_wanted = False

@@ -8,9 +8,8 @@ cdef enum:
     LINKS = 16
     NO_LINK = 0xFF
     HOPS = 16384
-    NO_HOP_ROW = 0xFFFF         # none; of a waiting packet whose next hop is looked up anew
-    LOST_HOP_ROW = 0xFFFE       # of a waiting packet whose next hop had to go
-    SOURCES = 1024              # buckets of those who want next hops
+    LOST_HOP = 0xFFFE           # in place of a row: the next hop that a packet waits for had to go
+    HOP_SOURCES = 1024          # buckets of those who want next hops
 
 cdef enum:                 # kinds of routes
     ROUTE_UNREACHABLE = 0
@@ -68,5 +67,5 @@ cdef struct Want:
     uint8_t reserved[3]
 
 cdef struct HopQueue:
-    uint16_t oldest             # NO_HOP_ROW where there is none
+    uint16_t oldest             # NO_HOP where there is none
     uint16_t newest

@@ -6,7 +6,7 @@ from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.held cimport HeldPackets
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.punts cimport ASKERS, Live, PuntQueue
-from fastmasq.path.links cimport Hop, HOP_QUEUES, HopQueue, LINKS, Link, Route, SOURCES, Want
+from fastmasq.path.links cimport Hop, HOP_QUEUES, HOP_SOURCES, HopQueue, LINKS, Link, Route, Want
 from fastmasq.path.observation cimport Observation
 from fastmasq.path.redirects cimport Redirects
 from fastmasq.path.rules cimport Chains, Passage
@@ -64,10 +64,10 @@ cdef struct Path:
     HopQueue hop_queues[HOP_QUEUES]     # by state
     Index hop_index
     bint hops_wanted
-    uint16_t of_source[SOURCES]     # hops
-    uint16_t waiting_of_source[SOURCES]     # incomplete ones
+    uint16_t of_source[HOP_SOURCES]     # hops
+    uint16_t waiting_of_source[HOP_SOURCES]     # incomplete ones
     uint16_t waiting_of_link[LINKS]
-    Bucket asked_of_source[SOURCES]
+    Bucket asked_of_source[HOP_SOURCES]
     Bucket asked_of_link[LINKS]
     uint32_t generation         # of that, 1 to GENERATIONS
     # policy

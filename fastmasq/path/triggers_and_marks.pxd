@@ -6,17 +6,17 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.marks cimport Marks
 from fastmasq.path.triggers cimport Triggers
+from fastmasq.table.ports cimport POOL_WORDS
 
 cdef enum:
     PORT_CLASSES = 2            # TCP and UDP
-    PORT_WORDS = 1024           # 64 ports each
 
 
 cdef struct TriggersAndMarks:
     Triggers triggers
     Marks marks
     uint32_t half_open_limit    # of each external endpoint
-    uint64_t ours[PORT_CLASSES][PORT_WORDS]  # ports kept for triggers and marks, and all that a direct row may keep
+    uint64_t ours[PORT_CLASSES][POOL_WORDS]  # ports kept for triggers and marks, and all that a direct row may keep
 
 
 cdef inline bint is_kept_port(const TriggersAndMarks *t, int port_class, uint16_t port) noexcept nogil:

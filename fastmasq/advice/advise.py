@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from fastmasq.advice.templates import Places, fill, text_of
 from fastmasq.errors import ConfigurationError
+from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT, PPTP_PORT
 
 Role = Literal["client", "server", "both"]
 Vpn = Literal["pptp", "ipsec", "both"]
@@ -25,7 +26,7 @@ RULES_FILE = "/etc/fastmasq.rules"
 ANYWHERE = "0.0.0.0/0"
 
 _PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))  # RFC 1918
-_CHANNELS = {"pptp": ("tcp", 1723, 47), "ipsec": ("udp", 500, 50)}
+_CHANNELS = {"pptp": ("tcp", PPTP_PORT, GRE), "ipsec": ("udp", ISAKMP_PORT, ESP)}
 _SPELLED = {"pptp": "PPTP", "ipsec": "IPsec"}
 _TRACES = {"pptp": r" 1723\b|/1723\b|-p 47\b| 47\b", "ipsec": r" 500\b|/500\b|-p 50\b| 50\b"}  # in the HOWTO's lines
 

@@ -7,8 +7,9 @@ import ipaddress
 from fastmasq.kernel.local_link import NETWORK
 from fastmasq.kernel.ports import listeners
 from fastmasq.policy.chains import REDIRECT, RuleSet
+from fastmasq.wire.numbers import TCP, UDP
 
-_NAMES = {6: "TCP", 17: "UDP"}
+_NAMES = {TCP: "TCP", UDP: "UDP"}
 
 
 def redirects(rule_set: RuleSet) -> set[tuple[int, int]]:

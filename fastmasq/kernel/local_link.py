@@ -29,7 +29,6 @@ _TABLE = 6160  # of routing, with one route
 _PRIORITY = 1  # of the rule, next to that of the table local
 
 _IFF_NOARP = 0x80
-_TABLE_LOCAL, _STATIC, _UNICAST, _LOCAL = 255, 4, 1, 2
 _TO_TABLE = 1
 _PERMANENT = 0x80
 
@@ -118,14 +117,14 @@ def _ways(host: int, ours: int) -> list[tuple[int, bytes]]:
     to_host = rtnetlink.RTMSG.pack(
         family=socket.AF_INET,
         length=NETWORK.prefixlen,
-        table=_TABLE_LOCAL,
-        protocol=_STATIC,
+        table=rtnetlink.TABLE_LOCAL,
+        protocol=rtnetlink.RTPROT_STATIC,
         scope=rtnetlink.SCOPE_HOST,
-        kind=_LOCAL,
+        kind=rtnetlink.RTN_LOCAL,
     )
     to_host += netlink.attribute(rtnetlink.RTA_DST, NETWORK.network_address.packed) + out_there
     everything = rtnetlink.RTMSG.pack(
-        family=socket.AF_INET, protocol=_STATIC, scope=rtnetlink.SCOPE_LINK, kind=_UNICAST
+        family=socket.AF_INET, protocol=rtnetlink.RTPROT_STATIC, scope=rtnetlink.SCOPE_LINK, kind=rtnetlink.RTN_UNICAST
     )
     everything += netlink.number(rtnetlink.RTA_TABLE, _TABLE) + out_there
     neighbour = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ours, state=_PERMANENT)

@@ -17,22 +17,20 @@ from fastmasq.kernel import netlink, rtnetlink
 
 LAST_ADDRESS = 0xFFFFFFFF
 
-TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
-
 UNICAST, LOCAL, BROADCAST, MULTICAST = "unicast", "local", "broadcast", "multicast"
 UNREACHABLE, BLACKHOLE, THROW = "unreachable", "blackhole", "throw"
 
-# RTN_* (linux/rtnetlink.h); anycast is accepted like a local address, prohibit is refused like an unreachable one.
+# anycast is accepted like a local address, prohibit is refused like an unreachable one
 _KINDS = {
-    1: UNICAST,
-    2: LOCAL,
-    3: BROADCAST,
-    4: LOCAL,
-    5: MULTICAST,
-    6: BLACKHOLE,
-    7: UNREACHABLE,
-    8: UNREACHABLE,
-    9: THROW,
+    rtnetlink.RTN_UNICAST: UNICAST,
+    rtnetlink.RTN_LOCAL: LOCAL,
+    rtnetlink.RTN_BROADCAST: BROADCAST,
+    rtnetlink.RTN_ANYCAST: LOCAL,
+    rtnetlink.RTN_MULTICAST: MULTICAST,
+    rtnetlink.RTN_BLACKHOLE: BLACKHOLE,
+    rtnetlink.RTN_UNREACHABLE: UNREACHABLE,
+    rtnetlink.RTN_PROHIBIT: UNREACHABLE,
+    rtnetlink.RTN_THROW: THROW,
 }
 
 _RTNH_F_DEAD = 0x1
@@ -70,7 +68,7 @@ class Route(NamedTuple):
 def concerns_us(message: bytes) -> bool:
     """Tell from the fixed part of a route message whether it is an IPv4 route of one of our three tables."""
     family, _, _, tos, table, _, _, _, flags = rtnetlink.RTMSG.read(message)
-    return family == socket.AF_INET and table >= TABLE_DEFAULT and tos == 0 and not flags & _RTM_F_CLONED
+    return family == socket.AF_INET and table >= rtnetlink.TABLE_DEFAULT and tos == 0 and not flags & _RTM_F_CLONED
 
 
 def dump_request() -> bytes:
@@ -125,8 +123,8 @@ def flatten(routes: Sequence[KernelRoute]) -> tuple[Route, ...]:
     Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Neighbouring intervals
     with the same outcome are merged.
     """
-    intervals = _sweep(route for route in routes if route.table != TABLE_DEFAULT)
-    fallback = [route for route in routes if route.table == TABLE_DEFAULT]
+    intervals = _sweep(route for route in routes if route.table != rtnetlink.TABLE_DEFAULT)
+    fallback = [route for route in routes if route.table == rtnetlink.TABLE_DEFAULT]
     if fallback:
         intervals = _fill_holes(intervals, _sweep(fallback))
     return tuple(_as_routes(intervals))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastmasq.path.rules import BASES, SHOWS, TARGETS
-from fastmasq.wire.numbers import ICMP
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 if TYPE_CHECKING:
     from fastmasq.policy.compile import CompiledChains
@@ -54,7 +54,7 @@ def _line_2_2(record: np.void, links: Sequence[str]) -> str:
 def _line_2_0(record: np.void, target: str, links: Sequence[str]) -> str:
     protocol = int(record["ip"][9])
     has_ports = record["shows"] & SHOWS["ports"] and protocol != ICMP
-    kind = {1: f"ICMP/{record['sport']}", 6: "TCP", 17: "UDP"}.get(protocol, f"PROTO={protocol}")
+    kind = {ICMP: f"ICMP/{record['sport']}", TCP: "TCP", UDP: "UDP"}.get(protocol, f"PROTO={protocol}")
     source, destination = (
         _address(record[address]) + (f":{record[port]}" if has_ports else "")
         for address, port in (("saddr", "sport"), ("daddr", "dport"))

@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.rows import REDIRECT
+from fastmasq.wire.numbers import DCCP, ICMP, TCP, UDP, UDP_LITE
 
 EVERYWHERE = "0.0.0.0/0"
-LARGEST = 64  # redirects at once: path/state.pxd
-_WITH_PORTS = {1: "ICMP has identifiers, which are masqueraded", 6: "TCP has ports", 17: "UDP has ports"}
-_SUMMED = {33: "DCCP", 136: "UDP-Lite"}
+LARGEST = 64  # redirects at once: path/redirects.pxd
+_WITH_PORTS = {ICMP: "ICMP has identifiers, which are masqueraded", TCP: "TCP has ports", UDP: "UDP has ports"}
+_SUMMED = {DCCP: "DCCP", UDP_LITE: "UDP-Lite"}
 
 
 class Redirect(Struct, frozen=True, kw_only=True):

@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 from fastmasq.kernel.routes import (
     LAST_ADDRESS,
     LOCAL,
-    TABLE_DEFAULT,
-    TABLE_LOCAL,
-    TABLE_MAIN,
     THROW,
     UNICAST,
     UNREACHABLE,
@@ -24,6 +21,7 @@ from fastmasq.kernel.routes import (
     Route,
     flatten,
 )
+from fastmasq.kernel.rtnetlink import TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN
 from tests.support.harness import address
 
 NOWHERE = (UNREACHABLE, 0, 0, 0, 0)

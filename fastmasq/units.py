@@ -1,4 +1,4 @@
-"""The only conversions between numbers and the units people write: durations, sizes and rates."""
+"""The only conversions between numbers and the units people write: durations and rates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ _DURATION_NS = {
     "d": 86_400 * NS_PER_SECOND,
 }
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
-_SIZE_FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SIZE = re.compile(r"(\d+)\s*(?:([kmg])(?:i?b)?)?", re.IGNORECASE)
 _RATE = re.compile(r"(\d+)\s*/\s*s")
 
 
@@ -46,16 +44,6 @@ def format_duration(nanoseconds: int) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts)
-
-
-def parse_size(text: str | int) -> int:
-    """Return bytes for "64k", "8MiB" or a bare number; the factors are binary. Raises ValueError."""
-    if isinstance(text, int):
-        return text
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"{text!r} is not a size; write for example 65536, 64k or 8MiB")
-    return int(match[1]) * _SIZE_FACTOR[(match[2] or "").lower()]
 
 
 def parse_rate(text: str | int) -> int:

@@ -111,14 +111,6 @@ cdef class ForwardTable:
         cdef Mapping *mapping = &self.table.table.mappings[self._row(address, port_class, port)]
         return int(self._forwards[mapping.host]["opened"]) if mapping.in_use == rows.MAPPING_FORWARD else 0
 
-    def pass_on(self, uint32_t address, int port_class, uint16_t port):
-        """Give the turn to the next target now (ipmasqadm mfw -S)."""
-        cdef uint32_t row = self._row(address, port_class, port)
-        forward = self._forwards[self.table.table.mappings[row].host:][:1]
-        target = self._targets[forward["turn"]]
-        self._targets["left"][forward["turn"]] = target["weight"]
-        forward["turn"] = target["next"]
-
     def _row(self, uint32_t address, int port_class, uint16_t port):
         cdef int external = mappings.external_of(&self.table.table, address)
         if external < 0:

@@ -55,13 +55,6 @@ def read_gre(const uint8_t[::1] octets) -> Gre | None:
     return Gre(load16(&octets[g.PAYLOAD_LENGTH]), g.call_id(&octets[0]), length, sequence, acknowledgment)
 
 
-def write_call_id(uint8_t[::1] octets, value) -> None:
-    """Set the Call ID of a GRE header that `read_gre` has read. Raises ValueError when it is too short."""
-    if octets.shape[0] < g.MINIMUM:
-        raise ValueError(f"{octets.shape[0]} octets are no GRE header")
-    g.set_call_id(&octets[0], value)
-
-
 def read_esp(const uint8_t[::1] octets) -> Esp | None:
     """Return SPI and sequence number at the start of `octets`; None if they are not whole."""
     if octets.shape[0] < e.MINIMUM:

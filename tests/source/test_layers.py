@@ -218,7 +218,7 @@ def test_circles_are_found() -> None:
         ("kernel/x.py", "fastmasq.config.load", True),
         ("policy/x.py", "fastmasq.ring.ring", True),
         ("daemon/x.py", "fastmasq.__version__", False),
-        ("errors.py", "fastmasq.units.parse_size", True),
+        ("errors.py", "fastmasq.units.parse_rate", True),
         ("__main__.py", "fastmasq.cli.main.main", False),
         ("__main__.py", "fastmasq.daemon.engine", True),
     ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmasq.units import format_count, format_duration, parse_duration, parse_rate, parse_size
+from fastmasq.units import format_count, format_duration, parse_duration, parse_rate
 
 SECOND = 1_000_000_000
 
@@ -50,25 +50,6 @@ def test_durations_are_printed_short():
         "2h4m",
         "1d",
     ]
-
-
-@given(
-    st.integers(min_value=0, max_value=2**20),
-    st.sampled_from([("", 0), ("k", 10), ("M", 20), ("GiB", 30), (" kB", 10)]),
-)
-def test_sizes_are_binary(number, unit):
-    suffix, shift = unit
-    assert parse_size(f"{number}{suffix}") == number << shift
-
-
-def test_a_bare_size_is_bytes():
-    assert parse_size(4096) == 4096
-
-
-@pytest.mark.parametrize("written", ["", "k", "1.5k", "-1", "5x", "5kk"])
-def test_no_size(written):
-    with pytest.raises(ValueError, match="size"):
-        parse_size(written)
 
 
 @given(st.integers(min_value=0, max_value=10**12))

@@ -39,6 +39,7 @@ from fastmasq.wire.octets cimport load16
 
 from fastmasq.path import rows
 from fastmasq.path.verdict import DROP_REASONS, NOTES
+from fastmasq.table.rows import mirrors, pattern
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -51,10 +52,36 @@ cdef extern from * nogil:
     int ATOMIC_ADD(int *word, int value)
     int ATOMIC_LOAD(const int *word)
 
-if (rows.LINK.itemsize != sizeof(Link) or rows.ROUTE.itemsize != sizeof(Route) or rows.HOP.itemsize != sizeof(Hop)
-        or rows.REDIRECT.itemsize != sizeof(Redirect) or rows.TUNNEL.itemsize != sizeof(Tunnel)
-        or rows.DROPPED_FLOW.itemsize != sizeof(DroppedFlow)):
-    raise ImportError("path/rows.py and links, state, tunnels or observation beside it disagree about the layout of a row")
+cdef enum:
+    ROOM = 256                  # more octets than a row has
+
+
+cdef union Row:
+    uint8_t octets[ROOM]
+    Link link
+    Route route
+    Hop hop
+    Redirect redirect
+    Tunnel tunnel
+    DroppedFlow dropped
+
+
+def check_mirrors():
+    """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
+    cdef Row row
+    cdef bytes octets = pattern(sizeof(Row))
+    memcpy(&row, <const char *>octets, sizeof(Row))
+    for name, dtype, size, struct in (
+        ("LINK", rows.LINK, sizeof(Link), row.link), ("ROUTE", rows.ROUTE, sizeof(Route), row.route),
+        ("HOP", rows.HOP, sizeof(Hop), row.hop), ("REDIRECT", rows.REDIRECT, sizeof(Redirect), row.redirect),
+        ("TUNNEL", rows.TUNNEL, sizeof(Tunnel), row.tunnel),
+        ("DROPPED_FLOW", rows.DROPPED_FLOW, sizeof(DroppedFlow), row.dropped),
+    ):
+        if not mirrors(dtype, size, struct):
+            raise ImportError(f"path/rows.py and the structs of path/*.pxd disagree about the layout of {name}")
+
+
+check_mirrors()
 if sizeof(Packet) != PACKET_OCTETS:
     raise ImportError(f"a packet has {sizeof(Packet)} octets, not the {PACKET_OCTETS} that path/packet.pxd speaks of")
 

@@ -12,8 +12,7 @@ cdef enum:
     HOP_SOURCES = 1024          # buckets of those who want next hops
 
 cdef enum:                 # kinds of routes
-    ROUTE_UNREACHABLE = 0
-    ROUTE_UNICAST = 1
+    ROUTE_UNICAST = 1           # 0: unreachable
     ROUTE_LOCAL = 2
     ROUTE_BROADCAST = 3
     ROUTE_MULTICAST = 4
@@ -31,7 +30,7 @@ cdef struct Link:
     uint32_t address            # primary IPv4 address, 0 without
     uint32_t mtu
     uint8_t side                # INSIDE, OUTSIDE or LOCAL
-    uint8_t up
+    uint8_t up                  # a link that comes or goes is news, see Forwarder.set_link
     uint8_t header_length       # ethernet.LENGTH, or 0 where frames start at the IP header
     uint8_t mac[ethernet.MAC]
     uint8_t reserved[3]

@@ -7,6 +7,8 @@ import numpy as np
 LINKS = 16
 NO_LINK = 0xFF
 INSIDE, OUTSIDE, LOCAL = 0, 1, 4
+MAC, LINK_HEADER = 6, 14  # octets: wire/ethernet.pxd
+LOG_HEADER = 60  # octets of a packet in a log record
 
 LINK = np.dtype(
     [
@@ -15,7 +17,7 @@ LINK = np.dtype(
         ("side", "u1"),
         ("up", "u1"),
         ("header_length", "u1"),
-        ("mac", "u1", 6),
+        ("mac", "u1", MAC),
         ("reserved", "u1", 3),
     ]
 )
@@ -23,7 +25,7 @@ ROUTE = np.dtype([("gateway", "u4"), ("mtu", "u4"), ("kind", "u1"), ("link", "u1
 ROUTE_KINDS = {"unreachable": 0, "unicast": 1, "local": 2, "broadcast": 3, "multicast": 4, "blackhole": 5}
 HOP = np.dtype(
     [
-        ("header", "u1", 14),
+        ("header", "u1", LINK_HEADER),
         ("link", "u1"),
         ("state", "u1"),
         ("address", "u4"),
@@ -68,7 +70,7 @@ LOG_RECORD = np.dtype(
         ("base", "u1"),
         ("shows", "u1"),
         ("loop", "u1"),
-        ("ip", "u1", 60),
+        ("ip", "u1", LOG_HEADER),
     ]
 )
 REDIRECT = np.dtype(
@@ -116,9 +118,9 @@ TUNNEL = np.dtype([("way", WAY, 2)])
 
 
 def link_row(
-    *, side: int, mtu: int, address: int = 0, mac: bytes = b"", header_length: int = 14, up: bool = True
+    *, side: int, mtu: int, address: int = 0, mac: bytes = b"", header_length: int = LINK_HEADER, up: bool = True
 ) -> np.ndarray:
-    """Return one LINK row; mac has 6 octets on links with a header of 14, none on links that start at the IP header."""
+    """Return one LINK row; mac has MAC octets on links with a header, none on links that start at the IP header."""
     row = np.zeros((), LINK)
     row["address"], row["mtu"], row["side"], row["up"] = address, mtu, side, up
     row["header_length"] = header_length

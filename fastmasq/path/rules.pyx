@@ -3,17 +3,43 @@
 import numpy as np
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastmasq.path cimport match, remembered
 from fastmasq.path.remembered cimport PATH_INDEX, ROUTED_FLOWS, VERDICT_PATHS
 from fastmasq.table.bucket cimport fill
 
 from fastmasq.path import rows
+from fastmasq.table.rows import mirrors, pattern
 
-if (rows.CHAIN_RULE.itemsize != sizeof(ChainRule) or rows.PORT_RANGE.itemsize != sizeof(PortRange)
-        or rows.RULE_COUNT.itemsize != sizeof(RuleCount) or rows.LOG_RECORD.itemsize != sizeof(LogRecord)):
-    raise ImportError("path/match.pxd, path/rules.pxd and path/rows.py disagree about the layout of a row")
+cdef enum:
+    ROOM = 256                  # more octets than a row has
+
+
+cdef union Row:
+    uint8_t octets[ROOM]
+    ChainRule rule
+    PortRange range
+    RuleCount count
+    LogRecord record
+
+
+def check_mirrors():
+    """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
+    cdef Row row
+    cdef bytes octets = pattern(sizeof(Row))
+    memcpy(&row, <const char *>octets, sizeof(Row))
+    for name, dtype, size, struct in (
+        ("CHAIN_RULE", rows.CHAIN_RULE, sizeof(ChainRule), row.rule),
+        ("PORT_RANGE", rows.PORT_RANGE, sizeof(PortRange), row.range),
+        ("RULE_COUNT", rows.RULE_COUNT, sizeof(RuleCount), row.count),
+        ("LOG_RECORD", rows.LOG_RECORD, sizeof(LogRecord), row.record),
+    ):
+        if not mirrors(dtype, size, struct):
+            raise ImportError(f"path/rows.py and path/match.pxd or rules.pxd disagree about the layout of {name}")
+
+
+check_mirrors()
 
 TARGETS = {
     "": match.TARGET_NONE, "RETURN": match.TARGET_RETURN, "ACCEPT": match.ACCEPT, "DENY": match.DENY, "REJECT": match.REJECT,

@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from fastmasq.table cimport (
     forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
@@ -43,12 +44,43 @@ FILTERINGS = {
     "address-and-port-dependent": table.ADDRESS_AND_PORT_DEPENDENT,
 }
 
-if (sizeof(Session) != 128 or mirrors.SESSION.itemsize != sizeof(Session) or mirrors.MAPPING.itemsize != sizeof(Mapping)
-        or mirrors.HOST.itemsize != sizeof(Host) or mirrors.NETWORK.itemsize != sizeof(Network)
-        or mirrors.FORWARD.itemsize != sizeof(Forward) or mirrors.TARGET.itemsize != sizeof(Target)
-        or mirrors.INDEX_ENTRY.itemsize != sizeof(IndexEntry) or mirrors.PERMIT.itemsize != sizeof(Permit)
-        or len(mirrors.STATES) != rows.STATE_COUNT):
-    raise ImportError("table/rows.py and the structs of table/*.pxd disagree about the layout of a row")
+cdef enum:
+    ROOM = 256                  # more octets than a row has
+
+
+cdef union Row:
+    uint8_t octets[ROOM]
+    Session session
+    Mapping mapping
+    Host host
+    Network network
+    Forward forward
+    Target target
+    IndexEntry entry
+    Permit permit
+
+
+def check_mirrors():
+    """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
+    cdef Row row
+    cdef bytes octets = mirrors.pattern(sizeof(Row))
+    memcpy(&row, <const char *>octets, sizeof(Row))
+    for name, dtype, size, struct in (
+        ("SESSION", mirrors.SESSION, sizeof(Session), row.session), ("MAPPING", mirrors.MAPPING, sizeof(Mapping), row.mapping),
+        ("HOST", mirrors.HOST, sizeof(Host), row.host), ("NETWORK", mirrors.NETWORK, sizeof(Network), row.network),
+        ("FORWARD", mirrors.FORWARD, sizeof(Forward), row.forward), ("TARGET", mirrors.TARGET, sizeof(Target), row.target),
+        ("INDEX_ENTRY", mirrors.INDEX_ENTRY, sizeof(IndexEntry), row.entry),
+        ("PERMIT", mirrors.PERMIT, sizeof(Permit), row.permit),
+    ):
+        if not mirrors.mirrors(dtype, size, struct):
+            raise ImportError(f"table/rows.py and the structs of table/*.pxd disagree about the layout of {name}")
+
+
+check_mirrors()
+if sizeof(Session) != 128:
+    raise ImportError(f"a session has {sizeof(Session)} octets, not 128: two cache lines")
+if len(mirrors.STATES) != rows.STATE_COUNT:
+    raise ImportError("table/rows.py does not name every state")
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
      mirrors.TARGET_ROWS, mirrors.YOUNG) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS,
                                              forwards.FORWARDS, forwards.TARGETS, growth.YOUNG)):

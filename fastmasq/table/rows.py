@@ -97,6 +97,31 @@ STATES = (
 """Names of the states for people, in the order of `State` in rows.pxd."""
 
 
+def pattern(size: int) -> bytes:
+    """Return so many octets that tell where a field lies: no two nearby are the same, and only the last is 0."""
+    return (bytes(range(1, 256)) * (size // 255 + 1))[: size - 1] + b"\0"
+
+
+def mirrors(dtype: np.dtype, size: int, struct: dict) -> bool:
+    """Whether a numpy type has the size and the fields of a C struct, each where that has it.
+
+    struct: what Cython makes of one that has the octets of a `pattern`, which is longer than it. It takes an array of
+    octets for text, which it reads to the end of that.
+    """
+    return dtype.itemsize == size and _is_same(np.frombuffer(pattern(size + 1)[:size], dtype)[0], struct)
+
+
+def _is_same(field, value) -> bool:
+    if isinstance(value, dict):
+        names = field.dtype.names or ()
+        return names == tuple(value) and all(_is_same(field[name], value[name]) for name in names)
+    if isinstance(value, bytes):
+        return field.dtype.itemsize == 1 and field.tobytes() == value[: field.size]
+    if isinstance(value, list):
+        return field.shape[:1] == (len(value),) and all(map(_is_same, field, value))
+    return field.ndim == 0 and field.dtype.names is None and field.item() == value
+
+
 def row_and_direction(ref: int) -> tuple[int, int]:
     """Return what a reference to a flow is of (rows.pxd, ref_of)."""
     return ref >> 1, ref & 1

@@ -9,7 +9,7 @@ import pytest
 
 from fastmasq.errors import CapacityError
 from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
-from fastmasq.table.rows import HOST, MAPPING, SESSION, STATES
+from fastmasq.table.rows import HOST, MAPPING, SESSION, STATES, mirrors
 from fastmasq.wire.numbers import CLASSES
 from tests.support.tables import TCP, make_table, opened
 
@@ -95,3 +95,18 @@ def test_rows_given_back_are_used_before_fresh_ones() -> None:
     assert {opened(table, TCP, 50000 + number) for number in range(3)} == set(rows[3:6])
     assert table.fresh == 10
     assert np.count_nonzero(table.sessions["state"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ([("address", "u4"), ("id", "u2"), ("in_use", "u2")], True),
+        ([("address", "u4"), ("in_use", "u2"), ("id", "u2")], False),
+        ([("address", "u4"), ("id", "u2"), ("state", "u2")], False),
+        ([("address", "u4"), ("id", "u2"), ("in_use", "u1"), ("reserved", "u1")], False),
+        ([("address", "u4"), ("id", "u2")], False),
+    ],
+)
+def test_a_mirror_has_every_field_where_the_struct_has_it(fields: list[tuple[str, str]], same: bool) -> None:
+    struct = {"address": 0x04030201, "id": 0x0605, "in_use": 0x0807}
+    assert mirrors(np.dtype(fields), 8, struct) == same

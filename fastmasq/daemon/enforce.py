@@ -24,7 +24,7 @@ from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.rows import route_rows
 from fastmasq.daemon.triggers import Triggers
 from fastmasq.path.rows import LOCAL, NO_LINK
-from fastmasq.path.rules import BASES, SHOWS, RuleTable
+from fastmasq.path.rules import BASES, SHOWS, RuleTable, Shown
 from fastmasq.policy.redirects import Redirect
 from fastmasq.table.keys import ends_of, protocol_of, side_of
 from fastmasq.table.rows import (
@@ -135,13 +135,8 @@ class Judge:
         if protocol == ICMP:
             ends = ends._replace(sport=ends.dport, dport=0)  # the type of the query, and its code
         shows = SHOWS["ports"] if protocol in (ICMP, TCP, UDP) else 0
-        verdict = self.chains.evaluate(
-            base,
-            **ends._asdict(),
-            protocol=protocol,
-            shows=shows | (SHOWS["syn"] if protocol == TCP else 0) | (SHOWS["out"] if base == _OUTPUT else 0),
-            link=link,
-        )[0]
+        shows |= (SHOWS["syn"] if protocol == TCP else 0) | (SHOWS["out"] if base == _OUTPUT else 0)
+        verdict = self.chains.evaluate(base, Shown(**ends._asdict(), protocol=protocol, shows=shows, link=link))[0]
         return None if verdict == wanted else f"the chain {BASES[base]} says {verdict}"
 
     def _link(self, address: int) -> int:

@@ -154,14 +154,14 @@ class Engine:
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
         host = UntouchedHost(self.watch) if self.observes else self._claim_host()
         started_ns = now_ns()
-        table, forwarder = _make_path(settings, started_ns, observes=self.observes)
+        forwarder = _make_path(settings, started_ns, observes=self.observes)
         has_time = (os.cpu_count() or 1) > 1 and not self.observes
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
         self._undo.callback(host.close)
         self.links = Links(settings, forwarder, self.worker)
         self._undo.callback(self.links.close)
-        self.gateway = Gateway(built_on, declared, table, forwarder, self.worker, self.watch, host, self.links)
+        self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.status = Status(self.gateway, started_ns)
         self.reload = Reload(self.gateway, declared, self.read_again)
@@ -423,8 +423,8 @@ class Engine:
             yield self.hops.probe
 
 
-def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTable, Forwarder]:
-    """Return the table and the path over it, of the sizes and with the habits that the settings want."""
+def _make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
+    """Return the path over a table, of the sizes and with the habits that the settings want."""
     masquerade, limits = settings.masquerade, settings.limits
     table = MasqTable(
         limits.sessions,
@@ -439,4 +439,4 @@ def _make_path(settings: Settings, now: int, *, observes: bool) -> tuple[MasqTab
     table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_programs(local_link.FIRST, local_link.COUNT)
-    return table, forwarder
+    return forwarder

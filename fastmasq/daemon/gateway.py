@@ -39,7 +39,6 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import triggers
-from fastmasq.table.masq import MasqTable
 from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT
 
 log = logging.getLogger("fastmasq.engine")
@@ -52,17 +51,17 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, declared: Policy, table: MasqTable, forwarder: Forwarder, worker: Worker,
-        watch: Watch, host: Host, links: Links,
+        self, settings: Settings, declared: Policy, forwarder: Forwarder, worker: Worker, watch: Watch, host: Host,
+        links: Links,
     ) -> None:  # fmt: skip
-        self.table = table
+        self.table = forwarder.table
         self.forwarder = forwarder
         self.worker = worker
         self.watch = watch
         self.host = host
         self.links = links
         self.rules = Rules(forwarder, settings.limits.sessions, settings.compat)
-        self.forwards = Forwards(table, forwarder)
+        self.forwards = Forwards(self.table, forwarder)
         self.redirects = Redirects(forwarder)
         on_demand = TriggerTable(renews=settings.compat == "2.0")
         self.triggers = Triggers(forwarder, on_demand)

@@ -172,4 +172,4 @@ cdef class RuleTable:
     cdef Chains chains
     cdef readonly object counts
     cdef object _rows, _ranges, _callers, _flows, _routed, _paths, _path_index, _log
-    cdef void _show(self, Passage *passage, uint8_t *header, uint32_t saddr, uint32_t daddr, uint8_t protocol)
+    cdef void _show(self, Passage *passage, uint8_t *header, shown)

@@ -1,5 +1,7 @@
 """RuleTable: the compiled chains, their counters, the verdicts remembered for flows, and the log records they asked for."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -61,6 +63,20 @@ SHOWS = {
     "ports": match.SHOWS_PORTS, "syn": match.SHOWS_SYN, "ack": match.SHOWS_ACK, "fragment": match.SHOWS_FRAGMENT,
     "out": match.SHOWS_LEAVING,
 }
+
+
+class Shown(NamedTuple):
+    """What rules see of a packet: its ends in host order, of ICMP type and code as ports, and `shows`, of SHOWS."""
+
+    saddr: int
+    daddr: int
+    protocol: int
+    sport: int = 0
+    dport: int = 0
+    shows: int = 0
+    link: int = 0
+    mark: int = 0
+    octets: int = 0
 
 
 cdef class RuleTable:
@@ -131,39 +147,39 @@ cdef class RuleTable:
         self.chains.log_suppressed = 0
         return records, suppressed
 
-    def evaluate(self, int base, *, uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t sport=0, uint16_t dport=0,
-                 uint8_t shows=0, int link=0, uint32_t mark=0, uint32_t octets=0, uint32_t now_ms=0):
-        """Put one packet to a chain, as the path does; return (verdict, mark, (and, xor) of TOS, matched rows)."""
+    def evaluate(self, int base, shown, uint32_t now_ms=0):
+        """Put one packet, a Shown, to a chain, as the path does.
+
+        Returns (verdict, mark, (and, xor) of TOS, matched rows).
+        """
         cdef uint8_t header[LOG_HEADER]
         cdef Passage passage
         cdef uint8_t verdict
-        self._show(&passage, header, saddr, daddr, protocol)
-        passage.probe.ends.sid, passage.probe.ends.did = sport, dport
-        passage.probe.shows = shows
-        passage.probe.link, passage.probe.link_bit = link, 1 << link
-        passage.probe.octets, passage.probe.mark = octets, mark
+        self._show(&passage, header, shown)
         verdict = evaluate_chain(&self.chains, &passage, base, now_ms)
         matched = [passage.matched.rows[i] for i in range(min(passage.matched.count, <int>MATCHED))]
         return VERDICTS[verdict], passage.probe.mark, (passage.probe.tos_and, passage.probe.tos_xor), matched
 
-    cdef void _show(self, Passage *passage, uint8_t *header, uint32_t saddr, uint32_t daddr, uint8_t protocol):
+    cdef void _show(self, Passage *passage, uint8_t *header, shown):
         """Begin the passage of a packet that has no more than a header of LOG_HEADER octets at most."""
         memset(header, 0, LOG_HEADER)
         memset(passage, 0, sizeof(Passage))
         header[0] = 0x45
         passage.probe.ip = header
-        passage.probe.ends.saddr, passage.probe.ends.daddr, passage.probe.protocol = saddr, daddr, protocol
+        passage.probe.ends.saddr, passage.probe.ends.sid = shown.saddr, shown.sport
+        passage.probe.ends.daddr, passage.probe.ends.did = shown.daddr, shown.dport
+        passage.probe.protocol, passage.probe.shows = shown.protocol, shown.shows
+        passage.probe.link, passage.probe.link_bit = shown.link, 1 << shown.link
+        passage.probe.octets, passage.probe.mark = shown.octets, shown.mark
         passage.probe.tos_and = 0xFF
 
-    def rounds(self, int base, int count, *, uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t sport, uint16_t dport):
-        """Put one packet to a chain `count` times; return how often it was accepted. For measurements."""
+    def rounds(self, int base, int count, shown):
+        """Put one packet, a Shown, to a chain `count` times; return how often it was accepted. For measurements."""
         cdef uint8_t header[LOG_HEADER]
         cdef Passage passage
         cdef int accepted = 0
         cdef int _
-        self._show(&passage, header, saddr, daddr, protocol)
-        passage.probe.ends.sid, passage.probe.ends.did = sport, dport
-        passage.probe.shows, passage.probe.link_bit = match.SHOWS_PORTS, 1
+        self._show(&passage, header, shown)
         with nogil:
             for _ in range(count):
                 passage.matched.count = 0

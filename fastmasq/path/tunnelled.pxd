@@ -21,8 +21,7 @@ cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
     packet.key0 = keys.make_key0(packet.ends.saddr, packet.ends.daddr)
     packet.key1 = tunnels.tunnel_key1(packet.protocol, packet.side, packet.tunnel_id)
     packet.hash = table.key_hash(p.table, packet.key0, packet.key1)
-    found = tunnels.find_any_way(&p.tunnels, &p.table.secret, packet.hash, packet.key0, packet.key1, packet.protocol,
-                                 packet.side, False)
+    found = tunnels.find_any_way(&p.tunnels, &p.table.secret, packet.hash, packet.key0, packet.key1, False)
     if found >= 0:
         packet.tunnel_serial = tunnels.way_at(&p.tunnels, found).serial
     return found

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport index
 from fastmasq.table.index cimport Index
-from fastmasq.table.keys cimport INSIDE, OUTSIDE, make_key0, make_key1
+from fastmasq.table.keys cimport INSIDE, OUTSIDE, key_protocol, key_side, make_key0, make_key1
 from fastmasq.table.rows cimport DIRECTIONS, NO_HOP, OUTBOUND, direction_of, ref_of, row_of
 from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire cimport numbers
@@ -93,11 +93,11 @@ cdef inline int64_t find_way(const Tunnels *tunnels, uint32_t hash, uint64_t key
 
 
 cdef inline int64_t find_any_way(const Tunnels *tunnels, const Secret *secret, uint32_t hash, uint64_t key0, uint64_t key1,
-                                 uint8_t protocol, uint8_t side, bint quoted) noexcept nogil:
+                                 bint quoted) noexcept nogil:
     """Return the way with this key, or of GRE one between the same ends that takes any Call ID; or -1."""
     cdef int64_t found = find_way(tunnels, hash, key0, key1, quoted)
-    if found < 0 and protocol == numbers.GRE:
-        key1 = tunnel_key1(protocol, side, ANY_CALL_ID)
+    if found < 0 and key_protocol(key1) == numbers.GRE:
+        key1 = tunnel_key1(numbers.GRE, key_side(key1), ANY_CALL_ID)
         found = find_way(tunnels, <uint32_t>siphash(secret, key0, key1), key0, key1, quoted)
     return found
 
@@ -109,7 +109,7 @@ cdef inline int64_t find_quoted_way(const Tunnels *tunnels, const Secret *secret
     cdef uint64_t key1 = tunnel_key1(protocol, side | QUOTED, id)
     if tunnels.rows == NULL:
         return -1
-    return find_any_way(tunnels, secret, <uint32_t>siphash(secret, key0, key1), key0, key1, protocol, side | QUOTED, True)
+    return find_any_way(tunnels, secret, <uint32_t>siphash(secret, key0, key1), key0, key1, True)
 
 
 cdef inline void forget_way(Tunnels *tunnels, const Secret *secret, uint32_t row, int direction) noexcept nogil:

@@ -51,6 +51,10 @@ cdef inline uint32_t key_daddr(uint64_t key0) noexcept nogil:
     return <uint32_t>key0
 
 
+cdef inline uint8_t key_protocol(uint64_t key1) noexcept nogil:
+    return <uint8_t>(key1 >> 56)
+
+
 cdef inline uint8_t key_side(uint64_t key1) noexcept nogil:
     """Return the side of arrival, KEY_REPLY included."""
     return <uint8_t>(key1 >> 48)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmasq.path.rules import BASES, SHOWS, RuleTable
+from fastmasq.path.rules import BASES, SHOWS, RuleTable, Shown
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.policy.evaluate import Packet, evaluate
@@ -117,8 +117,7 @@ def test_the_path_and_the_model_agree(rule_set, chain, probes):
             others = [evaluate(rule_set, chain, _at(packet, each)) for each in LINKS[link].addresses]
             if any(other != model for other in others):
                 continue
-        verdict, mark, (keep, change), rows = table.evaluate(
-            BASES.index(chain),
+        seen = Shown(
             saddr=packet.source,
             daddr=packet.destination,
             protocol=packet.protocol,
@@ -129,6 +128,7 @@ def test_the_path_and_the_model_agree(rule_set, chain, probes):
             mark=packet.mark,
             octets=100,
         )
+        verdict, mark, (keep, change), rows = table.evaluate(BASES.index(chain), seen)
         assert verdict == model.verdict
         assert mark == model.mark
         assert packet.tos & keep ^ change == model.tos

@@ -143,8 +143,8 @@ class PolicyGateway:
         self.host = Host()
         self.worker = Worker(self.harness.forwarder)
         self.gateway = Gateway(
-            settings, declared or declare(settings), self.harness.table, self.harness.forwarder, self.worker,
-            self.watch, self.host, Links(),
+            settings, declared or declare(settings), self.harness.forwarder, self.worker, self.watch, self.host,
+            Links(),
         )  # fmt: skip
         self.gateway.begin()
         self.methods = Methods(self.gateway).handlers()

@@ -3,8 +3,8 @@
 A packet's way, a file a stage: `batch` takes frames off a ring and `parse` checks them; `fragments` and `dispatch` find out
 whose a packet is: of a flow (`session`, `hairpin`, `tunnelled`), or new (`proxy`, `errors`, `outbound`, `inbound`, which open
 sessions by `masquerade`, `portless` and `followed`). On the way it meets `route`, `leave` and `filter`; `egress` sends it,
-and `finish` counts what became of it. `observation` and `answered` are of a path that only observes. None of these imports a
-later one.
+and `finish` counts what became of it. `observation` and `answered` are of a path that only observes. A stage knows those that
+come after it on a packet's way, and what they share: tests/source/test_cimports.py has the order of all files.
 
 Nothing there allocates, raises, logs, reads a clock or touches a Python object.
 """

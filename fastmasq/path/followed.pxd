@@ -44,7 +44,7 @@ cdef inline Outcome masquerade(Path *p, Packet *packet) noexcept nogil:
         outcome = ask(p, packet)
     if outcome != verdict.GOES_ON:
         return outcome
-    liveness.note_live(p, packet)
+    liveness.note_live(p.live, &p.table.secret, packet, p.now_ms)
     ends.saddr = packet.answer.address
     return send_answered(p, packet, &ends)
 

@@ -21,20 +21,21 @@ from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.held cimport HELD
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
-from fastmasq.path.punts cimport Answer, Live, Punt
-from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, Route, Want
+from fastmasq.path.liveness cimport Live
+from fastmasq.path.punts cimport Answer, Punt
+from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, LinkCounters, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
 from fastmasq.path.redirects cimport PROTOCOLS, REDIRECTS, Redirect
+from fastmasq.path.rewrite cimport edit_payload
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport LinkCounters, Path, begin_generation
+from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
 from fastmasq.table.rows cimport INBOUND, OUTBOUND
-from fastmasq.wire cimport ethernet, ipv4, tcp
-from fastmasq.wire.checksum cimport delta16, update_full_at
+from fastmasq.wire cimport ethernet, ipv4
 from fastmasq.wire.octets cimport load16
 
 from fastmasq.path import rows
@@ -88,19 +89,6 @@ if sizeof(Packet) != PACKET_OCTETS:
 
 PUNT_KINDS = {punts.PUNT_CONTROL: "control", punts.PUNT_TUNNEL: "tunnel", punts.PUNT_ISAKMP: "isakmp", punts.PUNT_QUOTE: "quote"}
 """What `Forwarder.next_punt` calls the kinds of packets that wait for a tracker."""
-
-
-cdef void edit_segment(Packet *packet, uint32_t offset, uint8_t octet) noexcept nogil:
-    """Write one octet of a TCP segment's payload, and what that does to its checksum unless that is still to be summed up."""
-    cdef uint32_t header = tcp.header_length(packet.transport)
-    cdef uint8_t *at = packet.transport + header + offset
-    cdef uint16_t before = at[0] if offset & 1 else <uint16_t>at[0] << 8
-    cdef uint16_t after = octet if offset & 1 else <uint16_t>octet << 8
-    if packet.header_length + header + offset >= packet.length:
-        return
-    at[0] = octet
-    if not packet.partial:
-        update_full_at(packet.transport + tcp.CHECKSUM, delta16(before, after))
 
 
 cdef class Forwarder:
@@ -383,7 +371,7 @@ cdef class Forwarder:
         packet = take_again(p, &punt.frame, punt.link, &answer)
         for offset, octets in edits:
             for number, octet in enumerate(octets):
-                edit_segment(packet, offset + number, octet)
+                edit_payload(packet, offset + number, octet)
         if packet.is_fragment:
             addresses = addresses[:1]   # the other pieces follow the first one's addresses, which are of one host
         *copies, last = addresses or (0,)

@@ -1,6 +1,6 @@
 # Links, routes and next hops, in the rows that the daemon writes for the path; `rows.py` mirrors them for numpy.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.wire cimport ethernet
 
@@ -68,3 +68,9 @@ cdef struct Want:
 cdef struct HopQueue:
     uint16_t oldest             # NO_HOP where there is none
     uint16_t newest
+
+cdef struct LinkCounters:
+    uint64_t rx_packets
+    uint64_t rx_bytes
+    uint64_t tx_packets
+    uint64_t tx_bytes

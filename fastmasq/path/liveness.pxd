@@ -7,9 +7,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmasq.path.packet cimport KIND_SESSION, Packet
-from fastmasq.path.punts cimport Live
-from fastmasq.path.state cimport Path
-from fastmasq.table.siphash cimport siphash
+from fastmasq.table.siphash cimport Secret, siphash
 from fastmasq.wire cimport numbers, udp
 from fastmasq.wire.octets cimport load32
 
@@ -19,32 +17,39 @@ cdef enum:
     COOKIE = 8                  # octets
 
 
-cdef inline uint64_t remote_key(const Path *p, uint32_t remote, uint8_t protocol, uint64_t id) noexcept nogil:
-    return siphash(&p.table.secret, (<uint64_t>remote << 32) | protocol, id) | 1      # 0 is no key
+cdef struct Live:
+    # an exchange, or the calls and SAs with a remote, that an inside host takes part in
+    uint64_t key                # 0: unused
+    uint32_t seen_ms
+    uint32_t reserved
 
 
-cdef inline uint64_t live_key(const Path *p, const Packet *packet, uint32_t remote) noexcept nogil:
+cdef inline uint64_t remote_key(const Secret *secret, uint32_t remote, uint8_t protocol, uint64_t id) noexcept nogil:
+    return siphash(secret, (<uint64_t>remote << 32) | protocol, id) | 1      # 0 is no key
+
+
+cdef inline uint64_t live_key(const Secret *secret, const Packet *packet, uint32_t remote) noexcept nogil:
     """Return what a packet of ISAKMP or of a tunnel and the answers to it have in common, and nobody else's."""
     cdef uint64_t cookie = 0
     if packet.kind == KIND_SESSION and packet.length >= packet.header_length + udp.MINIMUM + COOKIE:
         cookie = (<uint64_t>load32(packet.transport + udp.MINIMUM) << 32) | load32(packet.transport + udp.MINIMUM + 4)
-    return remote_key(p, remote, packet.protocol, cookie)
+    return remote_key(secret, remote, packet.protocol, cookie)
 
 
-cdef inline void note(Path *p, uint64_t key) noexcept nogil:
-    cdef Live *row = &p.live[(key >> 32) & (LIVE - 1)]
+cdef inline void note(Live *rows, uint64_t key, uint32_t now_ms) noexcept nogil:
+    cdef Live *row = &rows[(key >> 32) & (LIVE - 1)]
     row.key = key
-    row.seen_ms = p.now_ms
+    row.seen_ms = now_ms
 
 
-cdef inline void note_live(Path *p, const Packet *packet) noexcept nogil:
+cdef inline void note_live(Live *rows, const Secret *secret, const Packet *packet, uint32_t now_ms) noexcept nogil:
     """Note that an inside host's packet leaves; who exchanges keys may be sent ESP at any time."""
-    note(p, live_key(p, packet, packet.ends.daddr))
+    note(rows, live_key(secret, packet, packet.ends.daddr), now_ms)
     if packet.kind == KIND_SESSION:
-        note(p, remote_key(p, packet.ends.daddr, numbers.ESP, 0))
+        note(rows, remote_key(secret, packet.ends.daddr, numbers.ESP, 0), now_ms)
 
 
-cdef inline bint is_live(const Path *p, uint64_t key) noexcept nogil:
+cdef inline bint is_live(const Live *rows, uint64_t key, uint32_t now_ms) noexcept nogil:
     """Whether what a key stands for has been noted, not too long ago."""
-    cdef const Live *row = &p.live[(key >> 32) & (LIVE - 1)]
-    return row.key == key and p.now_ms - row.seen_ms < LIVE_MS
+    cdef const Live *row = &rows[(key >> 32) & (LIVE - 1)]
+    return row.key == key and now_ms - row.seen_ms < LIVE_MS

@@ -3,7 +3,7 @@
 # A packet is handled twice. The first time it gets as far as the place where the tracker's word is wanted, and is kept; with
 # the answer it is handled once more from the start, by all the same rules and checks, and gets past that place.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
@@ -41,12 +41,6 @@ cdef struct Answer:
     uint32_t address            # outbound its new source, inbound the inside host
     uint16_t call_id            # to write, if renumbered
     bint renumbered
-
-cdef struct Live:
-    # an exchange, or the calls and SAs with a remote, that an inside host takes part in, see liveness.pxd
-    uint64_t key                # 0: unused
-    uint32_t seen_ms
-    uint32_t reserved
 
 cdef struct PuntQueue:
     Punt waiting[PUNTS]         # a ring: `count` of them from `first` on

@@ -36,6 +36,19 @@ cdef inline void complete_checksum(Packet *packet) noexcept nogil:
     packet.partial = False
 
 
+cdef inline uint8_t *write_link_header(const Hop *hop, uint8_t *ip) noexcept nogil:
+    """Put the link header before a packet, and return where the frame begins."""
+    cdef uint8_t *start = ip - hop.header_length
+    if hop.header_length:
+        memcpy(start, hop.header, ethernet.LENGTH)
+    return start
+
+
+cdef inline void count_out(Path *p, const Hop *hop, uint32_t packets, uint32_t octets) noexcept nogil:
+    p.traffic[hop.link].tx_packets += packets
+    p.traffic[hop.link].tx_bytes += octets
+
+
 cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t length, const VnetHeader *vnet,
                              uint16_t weight) noexcept nogil:
     """Put the link header and, where wanted, the virtio header before the packet at `ip`, and queue it; vnet may be NULL.
@@ -43,12 +56,9 @@ cdef inline void queue_frame(Path *p, const Hop *hop, uint8_t *ip, uint32_t leng
     weight: 1 where a packet ends with the frame, else a Weight.
     """
     cdef Sender *sender = p.senders[hop.link]
-    cdef uint8_t *start = ip - hop.header_length
-    if hop.header_length:
-        memcpy(start, hop.header, ethernet.LENGTH)
+    cdef uint8_t *start = write_link_header(hop, ip)
     length += hop.header_length
-    p.traffic[hop.link].tx_packets += 1
-    p.traffic[hop.link].tx_bytes += length
+    count_out(p, hop, 1, length)
     if sender.vnet:
         start -= VNET_LENGTH
         if vnet != NULL:

@@ -72,3 +72,16 @@ cdef inline void rewrite_ends(Packet *packet, const Ends *ends) noexcept nogil:
         transport_delta = fold(<uint32_t>transport_delta + fold(address_delta))
     rewrite_addresses(packet, ends.saddr, ends.daddr)
     rewrite_transport(packet, ends.sid, ends.did, fold(address_delta), transport_delta)
+
+
+cdef inline void edit_payload(Packet *packet, uint32_t offset, uint8_t octet) noexcept nogil:
+    """Write one octet of a TCP segment's payload, and what that does to its checksum unless that is still to be summed up."""
+    cdef uint32_t header = tcp.header_length(packet.transport)
+    cdef uint8_t *at = packet.transport + header + offset
+    cdef uint16_t before = at[0] if offset & 1 else <uint16_t>at[0] << 8
+    cdef uint16_t after = octet if offset & 1 else <uint16_t>octet << 8
+    if packet.header_length + header + offset >= packet.length:
+        return
+    at[0] = octet
+    if not packet.partial:
+        update_full_at(packet.transport + tcp.CHECKSUM, delta16(before, after))

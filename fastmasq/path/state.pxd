@@ -1,19 +1,20 @@
 # Everything the packet path knows between packets: rings, links, routes, next hops, policy, what waits, and the batch in hand.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.datagrams cimport Datagrams
+from fastmasq.path.gathering cimport Gathering
 from fastmasq.path.held cimport HeldPackets
+from fastmasq.path.liveness cimport Live
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.punts cimport ASKERS, Live, PuntQueue
-from fastmasq.path.links cimport Hop, HOP_QUEUES, HOP_SOURCES, HopQueue, LINKS, Link, Route, Want
+from fastmasq.path.punts cimport ASKERS, PuntQueue
+from fastmasq.path.links cimport Hop, HOP_QUEUES, HOP_SOURCES, HopQueue, LINKS, Link, LinkCounters, Route, Want
 from fastmasq.path.observation cimport Observation
 from fastmasq.path.redirects cimport Redirects
 from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.tunnels cimport Tunnels
 from fastmasq.path.verdict cimport DROP_REASON_COUNT, NOTE_COUNT
-from fastmasq.ring.abi cimport iovec
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, Sender
 from fastmasq.table.bucket cimport Bucket
 from fastmasq.table.index cimport Index
@@ -22,28 +23,7 @@ from fastmasq.table.table cimport Table
 cdef enum:
     GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
     BUCKETS = 1024              # error buckets by source address
-    GATHERS = 8                 # TCP streams gathered at once
-    GATHER_SEGMENTS = 64        # of one large send
 
-
-cdef struct Gather:
-    # segments of one TCP stream to be sent as one, see gather.pxd; unused when segments is 0
-    const Hop *hop
-    uint8_t *ip                 # headers of the first segment, in its frame
-    uint8_t *tcp
-    uint32_t headers            # octets: IPv4 and TCP
-    uint32_t payload            # octets, all segments together
-    uint32_t next_sequence
-    uint16_t size               # payload octets of every segment but the last
-    bint partial                # the segments' checksums are partial
-    int segments
-    iovec pieces[GATHER_SEGMENTS]  # the segments' payloads
-
-cdef struct LinkCounters:
-    uint64_t rx_packets
-    uint64_t rx_bytes
-    uint64_t tx_packets
-    uint64_t tx_bytes
 
 cdef struct Path:
     Table *table
@@ -115,9 +95,7 @@ cdef struct Path:
     Frame frames[BATCH]
     Packet packets[BATCH]
     Passage passage             # of the packet in hand
-    Gather gathers[GATHERS]
-    int gathering               # rows of gathers in use
-    int gather_turn
+    Gathering gathering
 
 
 cdef inline void begin_generation(Path *p) noexcept nogil:

@@ -97,8 +97,8 @@ cdef inline Outcome ask_tracker(Path *p, const Packet *packet, uint8_t kind, int
     if packet.answer != NULL:
         return packet.answer.outcome
     if is_from_outside:
-        key = liveness.live_key(p, packet, packet.ends.saddr)
-        is_strange = kind == punts.PUNT_QUOTE or not liveness.is_live(p, key)
+        key = liveness.live_key(&p.table.secret, packet, packet.ends.saddr)
+        is_strange = kind == punts.PUNT_QUOTE or not liveness.is_live(p.live, key, p.now_ms)
     if not punts.has_room(&p.punts, packet.ends.saddr, packet.frame.length, kind, is_strange):
         return verdict.PUNTS_FULL
     if is_from_outside and not (may_strangers_ask(p, packet.ends.saddr) if is_strange else may_answer_ask(p, key)):

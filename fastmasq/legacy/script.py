@@ -1,8 +1,8 @@
 """Reads rule files: the scripts of 1999 with their ipfwadm and ipchains lines, without a shell.
 
 A file is taken whole or not at all. Its lines become requests with the places they come from; lines of other programs
-are ignored with a warning. What only a shell can follow (if, for, command substitution in a rule) is refused, since a
-rule set with lines missing is worse than none.
+are ignored with a warning. What a shell would not run is not run; what it would and we cannot (if, functions, the
+output of a command in a rule) is refused by name, since a rule set with lines missing is worse than none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastmasq.legacy import ipchains, ipfwadm, ipfwd, ipmasqadm, ipportfw
 from fastmasq.legacy.names import Names
 from fastmasq.legacy.requests import Changes, Check, Forwarding, List, ListSessions, SetDynaddr, Text
 from fastmasq.legacy.shell import Command, commands
+from fastmasq.legacy.shell_grammar import Refused
 from fastmasq.legacy.tokens import plain_dashes
 from fastmasq.policy.chains import RuleError, RuleSet
 from fastmasq.policy.changes import Change, make
@@ -52,12 +53,15 @@ READERS: dict[str, Reader] = {
 
 It returns one of the requests in requests.py and raises FastmasqError."""
 
-_STEERING = (
-    *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
-    *("{", "}", "[", "[[", "test", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue"),
-)
+_NEEDS_SHELL = "needs a shell; run the script with sh, and fastmasq's programs in its PATH"
+_SHELLS = ("sh", "ash", "bash", "csh", "dash", "ksh", "tcsh", "zsh", "fastmasq", "ipchains-restore")  # read other files
+_RUNNERS = (
+    *("busybox", "chroot", "doas", "env", "ionice", "nice", "nohup", "nsenter", "setsid", "stdbuf", "su", "sudo"),
+    *("time", "timeout", "unshare", "xargs"),
+)  # run the program among their words
+_SOMETIMES_RUNNERS = ("find", "ip")
 _MODULES = ("modprobe", "insmod", "rmmod", "depmod")
-_SILENT = ("echo", ":", "true", "export", "cd", "umask", "sleep")
+_SILENT = ("echo", "printf", "true", "false", "test", "[", "cd", "umask", "sleep", "wait")
 _SETTINGS = "/proc/sys/net/ipv4/"
 _HARMLESS = ("exists", "no rule", "no chain")  # why clearing away or making a chain may fail in a script run again
 _TAKING_AWAY = ("delete", "withdraw")  # port forwards and redirects
@@ -93,12 +97,18 @@ def load(path: str | Path, names: Names, *, tolerant: bool = True, arguments: Se
 def parse(text: str, name: str, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = ()) -> Script:
     """Read the text of a rule file; `name` stands for the file in messages. Raises as `load` does."""
     reading = _Reading(name, names, tolerant)
-    for command in commands(text, arguments):
-        if command.words[:1] == ["exit"]:
-            break
-        reading.take(command)
+    if "\0" in text:
+        raise ConfigurationError(f"{name}: has zero octets, so it is no script; name a file of rules")
+    if tolerant and "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        reading.warnings.append(f"{name}:1: lines end with a carriage return; taken without")
+    try:
+        for command in commands(text, arguments, READERS):
+            reading.take(command)
+    except Refused as refused:
+        reading.mistakes.append(f"{name}:{refused.line}: {refused}")
     if reading.mistakes:
-        raise ConfigurationError("\n".join(reading.mistakes))
+        raise ConfigurationError("\n".join(dict.fromkeys(reading.mistakes)))
     return Script(tuple(reading.items), tuple(reading.warnings))
 
 
@@ -170,36 +180,28 @@ class _Reading:
         self.mistakes: list[str] = []
         self.chains: set[str] = set()  # user chains made so far
         self._forwarded: dict[str, str] = {}  # method -> the last place that set something up by it
-        self._was_ours = False  # whether the command before was one of READERS
 
     def take(self, command: Command) -> None:
         place = f"{self.name}:{command.line}"
         first = command.words[0] if command.words else ""
-        program = Path(first).name
-        if command.doubt and (not first or first.startswith("-")):
+        program = first.rpartition("/")[2]
+        if not command.words:
             mistake = f"the program depends on {command.doubt}; write it out"
         elif first.startswith("-"):
             mistake = f"begins with the option {first}; end the line before it with \\, or name the program"
         elif program in READERS:
-            mistake = self._doubt(command) or self._read(place, program, command.words[1:])
-        elif program in _STEERING or first.startswith("("):
-            mistake = f"{program!r} needs a shell; run the script with sh, and fastmasq's programs in its PATH"
+            mistake = f"depends on {command.doubt}; write it out" if command.doubt else self._read(place, command)
+        elif program in _SHELLS or _may_run_ours(program, command):
+            mistake = f"{program!r} {_NEEDS_SHELL}"
         else:
-            mistake = self._ignore(place, program, command)
-        self._was_ours = program in READERS
+            mistake = None if command.is_captured else self._ignore(place, program, command)
         if mistake:
             self.mistakes.append(f"{place}: {mistake}")
 
-    def _doubt(self, command: Command) -> str | None:
-        """Return why only a shell can tell what a command is, or whether it is run at all."""
-        if command.doubt:
-            return f"depends on {command.doubt}; write it out"
-        if command.joint in ("||", "|") or (command.joint == "&&" and not self._was_ours):
-            return f"is run or not by what stands before {command.joint}; write it on a line of its own"
-        return None
-
-    def _read(self, place: str, program: str, words: Sequence[str]) -> str | None:
+    def _read(self, place: str, command: Command) -> str | None:
         """Read a line of one of our programs; return what is wrong with it."""
+        path, *words = command.words
+        program = path.rpartition("/")[2]
         try:
             request = READERS[program](words, self.names, tolerant=self.tolerant, chains=self.chains)
         except FastmasqError as error:
@@ -208,6 +210,10 @@ class _Reading:
         if isinstance(request, List | ListSessions | Check | Text):
             self.warnings.append(f"{place}: ignored: {program} would only print something")
             return None
+        if command.unsure:
+            return command.unsure
+        if command.opens:
+            return f"is not run if the file {command.opens} cannot be opened; leave that out"
         if isinstance(request, Changes):
             self.chains.update(change.chain for change in request.changes if change.do == "new_chain")
         elif isinstance(request, Forwarding):
@@ -225,8 +231,8 @@ class _Reading:
 
     def _ignore(self, place: str, program: str, command: Command) -> str | None:
         """Take a line of another program: settings written by echo are understood, the rest is ignored."""
-        if program == "echo" and command.redirected.startswith(_SETTINGS):
-            return self._setting(place, command.redirected.removeprefix(_SETTINGS), command)
+        if program == "echo" and command.output.startswith(_SETTINGS):
+            return self._setting(place, command.output.removeprefix(_SETTINGS), command)
         if program in _MODULES:
             self.warnings.append(f"{place}: ignored: {program}; fastmasq needs no modules of the kernel")
         elif program not in _SILENT:
@@ -239,8 +245,18 @@ class _Reading:
             self.warnings.append(f"{place}: ignored: ip_forward; fastmasq forwards in place of the kernel")
         elif setting != "ip_dynaddr":
             self.warnings.append(f"{place}: ignored: {setting}, a setting of the kernel's")
+        elif command.unsure:
+            return command.unsure
         elif command.doubt or command.words[1:] not in [[str(value)] for value in range(8)]:
             return "ip_dynaddr takes one number from 0 to 7"
         else:
             self.items.append(Item(place, SetDynaddr(int(command.words[1]))))
         return None
+
+
+def _may_run_ours(program: str, command: Command) -> bool:
+    """Whether a program may run one of ours, which is among its words."""
+    if program not in (*_RUNNERS, *_SOMETIMES_RUNNERS):
+        return False
+    are_named = any(name in word for word in command.words[1:] for name in READERS)
+    return are_named or (bool(command.doubt) and program in _RUNNERS)

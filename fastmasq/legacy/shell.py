@@ -1,219 +1,446 @@
-"""Splits a shell script into simple commands, as far as that is possible without running it.
+"""Runs a shell script as far as rules are concerned: which commands would be run, in which order, with which words.
 
-Understood: comments, continued lines, quotes, variables set in the script, arguments, redirections, and the joints
-; & && || | of commands. What only a shell can know (a command substitution, a variable from elsewhere) makes a command
-doubtful: its words are useless, `doubt` says why. What steers the shell (if, for, functions) is left to the caller: it
-comes as a command that begins with that word.
+Nothing is started: commands are only told. Variables set in the script, its arguments, loops over words and the results
+of true, false and our own programs are followed. What only a shell can know (the output of a command, a variable from
+elsewhere) makes a command doubtful; whether a shell would run it at all may be unsure. What a shell does and we do not
+raises `Refused` with its name, see legacy/shell_grammar.py. Where the shell would end, we end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=", re.ASCII)
-_BRACED = re.compile(r"\{(\w+)\}", re.ASCII)
-_NAME = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]", re.ASCII)
-_BLANK = re.compile(r"(?:[ \t\r]|\\\r?\n)+|#[^\n]*")
-_SEPARATOR = re.compile(r"&&|\|\||[;&|\n]")
-_REDIRECTION = re.compile(r"\d?(?:>>|>&|<<|>|<)[ \t]*|&>[ \t]*")
-
+from fastmasq.legacy.shell_grammar import (
+    Lists,
+    Loop,
+    Output,
+    Parameter,
+    Redirection,
+    Refused,
+    Simple,
+    Text,
+    Word,
+    assignment,
+    needs_shell,
+    not_shell,
+    read,
+)
 
 LONGEST_WORD = 4096  # characters; what is longer is none of our programs', and no number of Python's
+_MOST_WORDS = 4096  # in one command
+_MOST_IN_LOOPS = 4 << 20  # characters of commands, since loops make many of few
+
+_STEERING = (
+    *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
+    *("!", "{", "}", "[[", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue", "exec"),
+    *("command", "builtin", "alias", "unalias", "read", "getopts", "local", "declare", "typeset", "let", "mapfile"),
+    *("enable", "shopt"),
+)
+_SETTING = ("export", "readonly", "unset")
+_SPECIAL = (":", "exit", *_SETTING)  # the shell ends if a file for these cannot be opened (POSIX 2.8.1)
+_RESULTS = {":": True, "true": True, "false": False, "export": True, "readonly": True}
+_OWN_VARIABLES = ("LINENO", "OPTIND", "OPTARG", "PPID", "PWD", "OLDPWD", "RANDOM", "SECONDS", "HOSTNAME", "UID", "EUID")
+_OPEN = ("/dev/null", "/dev/console", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/fd/2")
+_OURS = "ours"  # the result of our programs: they succeed, or the file is refused; tolerant reading leaves some out
+
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_BLANKS = re.compile(r"[ \t\n]+")
+
+Result = bool | str | None
+"""Whether a command succeeds; _OURS, or None for unknown."""
 
 
 class Command(Struct):
-    """One simple command. line: where it begins, from 1. joint: what stands before it: "", "&&", "||" or "|".
+    """One simple command. line: where it begins, from 1. Without words, the program itself is in doubt.
 
-    redirected: the file its output goes to, "" for none. doubt: why its words cannot be known, "" when they are.
+    output: the file its standard output goes to, "" for none; opens: a file that the shell may fail to open, and then
+    does not run it. doubt: why its words cannot be known, unsure: why it may not be run, both "" usually. is_captured:
+    whether it stands in a command substitution.
     """
 
     line: int
-    joint: str
     words: list[str]
-    redirected: str = ""
+    output: str = ""
+    opens: str = ""
     doubt: str = ""
+    unsure: str = ""
+    is_captured: bool = False
 
 
-def commands(text: str, arguments: Sequence[str] = ()) -> Iterator[Command]:
-    """Return the commands of a script in order; assignments are carried out and do not appear.
+def commands(text: str, arguments: Sequence[str] = (), ours: Collection[str] = ()) -> Iterator[Command]:
+    """Yield the commands of a script in order; what is for the shell alone (assignments, export, exit) does not appear.
 
-    arguments: what $1, $2 ... stand for.
+    arguments: what $1, $2 ... stand for. ours: the names of programs that succeed. Raises `Refused`.
     """
-    variables = {str(number): argument for number, argument in enumerate(arguments, 1)}
-    variables |= {"@": " ".join(arguments), "*": " ".join(arguments), "#": str(len(arguments))}
-    reading = _Reading(text, variables)
-    while (command := reading.command()) is not None:
-        if command.words or command.doubt:
-            yield command
+    shell = _Shell(arguments, ours)
+    script = read(text)
+    ending: Exception | None = None
+    while ending is None:
+        try:
+            shell.run(next(script))
+        except (StopIteration, _End, Refused) as error:
+            ending = error
+        yield from shell.told
+        shell.told = []
+    if isinstance(ending, Refused):
+        raise ending
 
 
-class _Reading:
-    """A place in the text, and the variables set so far; a variable of doubtful value is None."""
+class _End(Exception):
+    """The shell, or the subshell, ends here."""
 
-    def __init__(self, text: str, variables: dict[str, str | None]) -> None:
-        self.text = text
-        self.at = 0
-        self.line = 1
-        self.joint = ""
-        self.variables = variables
 
-    def command(self) -> Command | None:
-        """Return the next command, perhaps without words; None at the end."""
-        if self.at >= len(self.text):
-            return None
-        command = Command(self.line, self.joint, [])
-        self.joint = ""
-        while self.at < len(self.text):
-            self._skip_blanks()
-            separator = _SEPARATOR.match(self.text, self.at)
-            redirection = _REDIRECTION.match(self.text, self.at)
-            if redirection and (not separator or separator[0] == "&"):
-                self._redirect(redirection[0], command)
-            elif separator:
-                self._advance(separator.end())
-                self.joint = separator[0] if separator[0] in ("&&", "||", "|") else ""
-                break
-            elif self.at < len(self.text):
-                self._word_into(command)
-        return command
+class _Shell:
+    """The commands told, and the variables set so far; a variable of doubtful value is None."""
 
-    def _skip_blanks(self) -> None:
-        while True:
-            blank = _BLANK.match(self.text, self.at)
-            if not blank:
-                return
-            self._advance(blank.end())
+    def __init__(self, arguments: Sequence[str], ours: Collection[str]) -> None:
+        self.told: list[Command] = []
+        self._arguments = list(arguments)
+        self._ours = ours
+        self._variables: dict[str, str | None] = {}
+        self._constants: set[str] = set()
+        self._line = 1
+        self._loops = 0  # that we are in
+        self._size_in_loops = 0
+        self._unsure = ""  # why what is run now may not be run
+        self._is_captured = False
 
-    def _advance(self, end: int) -> None:
-        self.line += self.text.count("\n", self.at, end)
-        self.at = end
+    # -- lists, pipelines, loops ---------------------------------------------------------------------------------------
 
-    def _redirect(self, operator: str, command: Command) -> None:
-        self._advance(self.at + len(operator))
-        target, doubt = self._word()
-        if "<<" in operator:
-            command.doubt = "a here-document"
-        elif ">" in operator and not operator.startswith("2") and "&" not in operator:
-            command.redirected = " ".join(target)
-            command.doubt = command.doubt or doubt
+    def run(self, lists: Lists) -> Result:
+        """Run one list. Raises `_End` where the shell would end."""
+        if not lists.is_background:
+            return self._joined(lists)
+        with self._subshell():
+            self._joined(lists)
+        return True
 
-    def _word_into(self, command: Command) -> None:
-        if not command.words:
-            command.line = self.line
-        assignment = _ASSIGNMENT.match(self.text, self.at)
-        if assignment and command.words in ([], ["export"]):
-            self.at = assignment.end()
-            value, doubt = self._word()
-            self.variables[assignment[1]] = None if doubt else " ".join(value)
-            command.words.clear()
-            return
-        words, doubt = self._word()
-        command.words += words
-        command.doubt = command.doubt or doubt
-
-    def _word(self) -> tuple[list[str], str]:
-        """Read up to the word's end; return the words it becomes (an unquoted variable may be several), and a doubt."""
-        word, doubt = _Word(), ""
-        start = self.at
-        while self.at < len(self.text):
-            letter = self.text[self.at]
-            if letter in " \t\r\n;&|<>" or (letter in "()" and self.at > start):
-                break
-            if letter == "\\":
-                if self.text[self.at + 1 : self.at + 2] != "\n":
-                    word.add(self.text[self.at + 1 : self.at + 2])
-                self._advance(self.at + 2)
-            elif letter == "'":
-                end = self._find("'")
-                word.add(self.text[self.at + 1 : end])
-                self._advance(end + 1)
-            elif letter == '"':
-                inside, doubted = self._double_quoted()
-                word.add(inside)
-                doubt = doubt or doubted
-            elif letter in "$`":
-                value, doubted = self._expansion()
-                word.add_split(value)
-                doubt = doubt or doubted
-            else:
-                word.add(letter)
-                self.at += 1
-        return word.words(), doubt or ("a word that is too long" if word.is_too_long else "")
-
-    def _find(self, quote: str) -> int:
-        """Return where a quoted text ends; a quote that is not closed ends with the script."""
-        end = self.text.find(quote, self.at + 1)
-        return len(self.text) if end < 0 else end
-
-    def _double_quoted(self) -> tuple[str, str]:
-        inside, doubt = "", ""
-        self.at += 1
-        while self.at < len(self.text) and self.text[self.at] != '"':
-            letter = self.text[self.at]
-            if letter in "$`":
-                value, doubted = self._expansion()
-                inside, doubt = (inside + value)[: LONGEST_WORD + 1], doubt or doubted
+    def _joined(self, lists: Lists) -> Result:
+        result: Result = True
+        for joint, pipeline in lists.pipelines:
+            wanted = joint != "||"
+            is_sure = not joint or result is wanted or (wanted and result == _OURS)
+            if not is_sure and result is (not wanted):
                 continue
-            if letter == "\\" and self.text[self.at + 1 : self.at + 2] in ('"', "\\", "$", "`", "\n"):
-                self._advance(self.at + 1)
-                letter = self.text[self.at] if self.text[self.at] != "\n" else ""
-            inside += letter if len(inside) <= LONGEST_WORD else ""
-            self._advance(self.at + 1)
-        self.at += 1
-        return inside, doubt
+            why = "" if is_sure else f"is run or not by what stands before {joint}; write it on a line of its own"
+            with self._doubting(why):
+                found = self._pipeline(pipeline)
+            result = found if is_sure else None
+        return result
 
-    def _expansion(self) -> tuple[str, str]:
-        """Return the value of what begins here with $ or `, and a doubt."""
-        if self.text[self.at] == "`":
-            self._advance(self._find("`") + 1)
-            return "", "the output of a command"
-        if self.text.startswith("$(", self.at):
-            end = self.text.find(")", self.at)
-            self._advance(len(self.text) if end < 0 else end + 1)
-            return "", "the output of a command"
-        match = _BRACED.match(self.text, self.at + 1) or _NAME.match(self.text, self.at + 1)
-        if not match:
-            is_braced = self.text.startswith("${", self.at)
-            self.at += 1
-            return ("", "an expansion of a shell") if is_braced else ("$", "")
-        self.at = match.end()
-        name = match[1] if match.re is _BRACED else match[0]
-        value = self.variables.get(name)
+    def _pipeline(self, pipeline: list[Simple | Loop]) -> Result:
+        if len(pipeline) == 1:
+            return self._command(pipeline[0])
+        result: Result = None
+        why = ""
+        for command in pipeline:
+            before = len(self.told)
+            with self._subshell(), self._doubting(why):
+                result = self._command(command)
+            if any(self._is_ours(told) for told in self.told[before:]):
+                why = "is run while another of our programs runs before |; write it on a line of its own"
+        return result
+
+    def _command(self, command: Simple | Loop) -> Result:
+        return self._loop(command) if isinstance(command, Loop) else self._simple(command)
+
+    def _loop(self, loop: Loop) -> Result:
+        values, doubt = (self._arguments, "") if loop.words is None else self._fields(loop.words)
+        if doubt:
+            raise Refused(loop.line, f"the loop depends on {doubt}; write it out")
+        result: Result = True
+        self._loops += 1
+        for value in values:
+            self._begin(loop.line, [value])
+            self._assign(loop.name, value)
+            for lists in loop.body:
+                result = self.run(lists)
+        self._loops -= 1
+        return result
+
+    @contextlib.contextmanager
+    def _subshell(self) -> Iterator[None]:
+        """Run something whose variables, and whose end, are its own."""
+        variables, constants = dict(self._variables), set(self._constants)
+        with contextlib.suppress(_End):
+            yield
+        self._variables, self._constants = variables, constants
+
+    @contextlib.contextmanager
+    def _doubting(self, why: str) -> Iterator[None]:
+        """Run something that may not be run, for this reason if there is none yet."""
+        before = self._unsure
+        self._unsure = before or why
+        try:
+            yield
+        finally:
+            self._unsure = before
+
+    def _begin(self, line: int, words: Sequence[str]) -> None:
+        self._line = line
+        if self._loops:
+            self._size_in_loops += sum(map(len, words)) + 64
+        if self._size_in_loops > _MOST_IN_LOOPS:
+            raise Refused(line, f"loops come to more than {_MOST_IN_LOOPS >> 20} MiB of commands; shorten them")
+
+    # -- simple commands -----------------------------------------------------------------------------------------------
+
+    def _simple(self, command: Simple) -> Result:
+        self._line = command.line
+        words, doubt = self._fields(command.words)
+        self._begin(command.line, words)
+        output, opens, doubt_of_file = self._redirections(command.redirections)
+        if not words and not doubt:
+            return self._assignments(command, opens)
+        for variable, value in command.assignments:  # for this command alone
+            self._value(value)
+            self._refuse_constant(variable)
+        name = words[0] if words else ""
+        if name in _STEERING:
+            raise needs_shell(command.line, repr(name))
+        if name in _SPECIAL:
+            if opens:
+                raise needs_shell(command.line, f"{name!r} with the file {opens}")
+            for variable, _ in command.assignments:
+                self._assign(variable, None)
+            if name == "exit":
+                self._exit(command)
+            if name in _SETTING:
+                self._set(name, command.words[1:])
+        else:
+            told = Command(command.line, words, output, opens, doubt or doubt_of_file, self._unsure, self._is_captured)
+            self.told.append(told)
+            if self._is_ours(told):
+                return _OURS
+        return None if command.redirections else _RESULTS.get(name)
+
+    def _is_ours(self, command: Command) -> bool:
+        return bool(command.words) and command.words[0].rpartition("/")[2] in self._ours
+
+    def _assignments(self, command: Simple, opens: str) -> Result:
+        """Set variables: a command without a program."""
+        result: Result = None if command.redirections else True
+        for name, word in command.assignments:
+            value, doubt = self._value(word)
+            self._assign(name, None if doubt or opens else value)
+            if any(isinstance(part, Output) for part in word):
+                result = None
+        return result
+
+    def _exit(self, command: Simple) -> None:
+        if self._unsure:
+            raise Refused(command.line, f"'exit' {self._unsure}")
+        if len(command.words) > 2:
+            raise needs_shell(command.line, "'exit' with several numbers")
+        raise _End
+
+    def _set(self, program: str, words: Sequence[Word]) -> None:
+        """Do export, readonly or unset; shells differ in how they split what these assign."""
+        for word in words:
+            fields, doubt = self._fields([word])
+            assigned = assignment(word)
+            name = assigned[0] if assigned else "".join(fields)
+            if name.startswith("-"):
+                continue
+            if (doubt and not assigned) or not _NAME.fullmatch(name):
+                raise needs_shell(self._line, f"{program!r} of {name or doubt!r}")
+            if assigned:
+                value, _ = self._value(assigned[1])
+                self._assign(name, None if doubt or fields != [f"{name}={value}"] else value)
+            elif program == "unset":
+                self._assign(name, None)
+            if program == "readonly":
+                self._constants.add(name)
+
+    def _assign(self, name: str, value: str | None) -> None:
+        self._refuse_constant(name)
+        if name == "IFS":
+            raise needs_shell(self._line, "IFS")
+        self._variables[name] = None if self._unsure or name in _OWN_VARIABLES else value
+
+    def _refuse_constant(self, name: str) -> None:
+        if name in self._constants:
+            raise not_shell(self._line, f"{name} is read-only")
+
+    def _redirections(self, redirections: Sequence[Redirection]) -> tuple[str, str, str]:
+        """Return the file that standard output goes to, a file that may fail to be opened, and a doubt."""
+        output = opens = doubt = ""
+        for redirection in redirections:
+            operator = redirection.operator
+            target, doubted = self._value(redirection.word)
+            is_output = redirection.descriptor in ("", "1") and operator[0] == ">"
+            if operator in (">&", "<&"):
+                if doubted or target not in ("0", "1", "2", "-"):
+                    raise needs_shell(redirection.line, f"{operator + target!r}, whose file is not known here,")
+                output = "" if is_output else output
+            elif operator not in ("<<", "<<-"):
+                output = target if is_output else output
+                doubt = doubt or doubted
+                if target not in _OPEN or (operator[0] == "<" and target != "/dev/null"):
+                    opens = target or "of an unknown name"
+        return output, opens, doubt
+
+    # -- words ---------------------------------------------------------------------------------------------------------
+
+    def _fields(self, words: Sequence[Word]) -> tuple[list[str], str]:
+        """Return what words become, and a doubt. Where that is about the first of them, there are none."""
+        found: list[str] = []
+        doubt = ""
+        is_first_doubted = False
+        for word in words:
+            fields = _Fields()
+            self._into(fields, word)
+            doubted = fields.doubt or _doubt_of_bare(word, fields.bare) or _doubt_of_arguments(word)
+            is_first_doubted |= bool(doubted) and not found
+            doubt = doubt or doubted
+            if len(found) > _MOST_WORDS:
+                doubt = doubt or "too many words"
+            else:
+                found += fields.words
+        return ([] if is_first_doubted else found), doubt
+
+    def _value(self, word: Word) -> tuple[str, str]:
+        """Return what a word becomes where it is not split, and a doubt."""
+        fields = _Fields(splits=False)
+        self._into(fields, word)
+        bare = "".join(part.text for part in word if isinstance(part, Text) and not part.is_quoted)
+        is_home = bare.startswith("~") or ":~" in bare
+        return "".join(fields.words), fields.doubt or ("~, which only a shell can find" if is_home else "")
+
+    def _into(self, fields: _Fields, word: Word, *, is_argument: bool = False) -> None:
+        """Expand the parts of a word; is_argument: they are what an expansion results in, and so are split."""
+        for part in word:
+            if isinstance(part, Text):
+                fields.add(part.text, is_quoted=part.is_quoted, is_split=is_argument and not part.is_quoted)
+            elif isinstance(part, Parameter):
+                self._parameter_into(fields, part)
+            else:
+                self._capture(part)
+                fields.doubt = fields.doubt or "the output of a command"
+
+    def _capture(self, output: Output) -> None:
+        """Run the commands of a command substitution."""
+        was_captured, self._is_captured = self._is_captured, True
+        line = self._line
+        with self._subshell(), self._doubting("is run within a command substitution; write it on a line of its own"):
+            for lists in output.body:
+                self.run(lists)
+        self._is_captured, self._line = was_captured, line
+
+    def _parameter_into(self, fields: _Fields, part: Parameter) -> None:
+        name, operator = part.name, part.operator
+        value, doubt = self._lookup(name)
+        is_variable = _NAME.fullmatch(name) is not None
+        if operator and not (is_variable or name.isdigit()):
+            value, doubt = None, "an expansion of a shell"
+        if operator == "":
+            if name == "@" and part.is_quoted:
+                fields.add_each(self._arguments)
+            elif value is not None:
+                fields.add(value, is_quoted=part.is_quoted, is_split=not part.is_quoted)
+            fields.doubt = fields.doubt or doubt or (f"argument {name}, which is not given" if value is None else "")
+        elif doubt or operator == "length" or operator[0] in "%#":
+            if doubt and operator[-1] == "?":
+                raise needs_shell(self._line, f"'${{{name}{operator}...}}', which may end it,")
+            with self._doubting("is run or not by what a variable is"):
+                self._into(_Fields(), part.argument)
+                if operator[-1] == "=" and is_variable:
+                    self._assign(name, None)
+            fields.doubt = fields.doubt or doubt or "an expansion of a shell"
+        else:
+            self._choice_into(fields, part, value)
+
+    def _choice_into(self, fields: _Fields, part: Parameter, value: str | None) -> None:
+        """Expand ${name operator argument}, of a known value, None if the parameter is not set."""
+        kind = part.operator[-1]
+        is_missing = value is None or (part.operator[0] == ":" and not value)
+        if kind == "+" or (kind == "-" and is_missing):
+            if is_missing == (kind == "-"):
+                self._into(fields, part.argument, is_argument=not part.is_quoted)
+            return
+        if is_missing and kind == "=" and _NAME.fullmatch(part.name):
+            value, doubt = self._value(part.argument)
+            self._assign(part.name, None if doubt else value)
+            fields.doubt = fields.doubt or doubt
+        elif is_missing:
+            raise not_shell(self._line, f"'${{{part.name}{part.operator}...}}' finds nothing")
+        fields.add(value or "", is_quoted=part.is_quoted, is_split=not part.is_quoted)
+
+    def _lookup(self, name: str) -> tuple[str | None, str]:
+        """Return the value of a parameter, None if it is not set or not known, and in the latter case a doubt."""
+        if name == "#":
+            return str(len(self._arguments)), ""
+        if name in ("@", "*"):
+            return " ".join(self._arguments), ""
+        if name.isdigit() and name.strip("0"):
+            number = int(name) if len(name) < 9 else len(self._arguments) + 1
+            return (self._arguments[number - 1] if number <= len(self._arguments) else None), ""
+        value = self._variables.get(name)
         if value is not None:
             return value, ""
-        if name.isdigit():
-            return "", f"argument {name}, which is not given"
-        where = "has a value that only a shell can find" if name in self.variables else "is not set in this file"
-        return "", f"${name}, which {where}"
+        where = "has a value that only a shell can find" if name in self._variables else "is not set in this file"
+        return None, f"${name}, which {where}"
 
 
-class _Word:
+def _doubt_of_bare(word: Word, bare: str) -> str:
+    """Return a doubt about a word for what its characters without quotes mean to a shell."""
+    first = word[0] if word else None
+    if isinstance(first, Text) and not first.is_quoted and first.text.startswith("~"):
+        return "~, which only a shell can find"
+    if "*" in bare or "?" in bare or "\\" in bare or ("[" in bare and "]" in bare):
+        return "a pattern of file names, which only a shell can find"
+    if "{" in bare and "}" in bare and ("," in bare or ".." in bare):
+        return "braces, which not every shell expands"
+    return ""
+
+
+def _doubt_of_arguments(word: Word) -> str:
+    """Return a doubt about a word in which "$@" stands beside what is split: dash splits it like nobody else."""
+    parameters = [part for part in word if isinstance(part, Parameter)]
+    has_all = any(part.name == "@" and part.is_quoted for part in parameters)
+    return '"$@" beside another expansion' if has_all and not all(part.is_quoted for part in parameters) else ""
+
+
+class _Fields:
     """What one word of the script becomes: several, or none, when variables in it hold blanks, or nothing."""
 
-    def __init__(self) -> None:
-        self._words: list[str] = []
-        self.is_too_long = False
-        self._is_open = False  # whether what comes next still belongs to the last of them
+    def __init__(self, *, splits: bool = True) -> None:
+        self.words: list[str] = []
+        self.doubt = ""
+        self.bare = ""  # what was not quoted
+        self._splits = splits
+        self._is_open = False  # whether what comes next still belongs to the last word
 
-    def add(self, text: str) -> None:
-        """Add text as it is; even an empty one makes a word."""
+    def add(self, text: str, *, is_quoted: bool, is_split: bool) -> None:
+        """Add text; where it is split, blanks in it end words, else even an empty one makes a word."""
+        if not is_quoted and len(self.bare) <= LONGEST_WORD:
+            self.bare += text
+        if not (is_split and self._splits):
+            self._append(text)
+            return
+        for index, part in enumerate(_BLANKS.split(text)):
+            self._is_open &= not index
+            if part:
+                self._append(part)
+
+    def add_each(self, arguments: Sequence[str]) -> None:
+        """Add words that are not to be split: the first to the word that is open, the last leaves its own open."""
+        for index, argument in enumerate(arguments):
+            if index and self._splits:
+                self._is_open = False
+            elif index:
+                self._append(" ")
+            self._append(argument)
+
+    def _append(self, text: str) -> None:
         if not self._is_open:
-            self._words.append("")
+            self.words.append("")
             self._is_open = True
-        if len(self._words[-1]) + len(text) > LONGEST_WORD:
-            self.is_too_long = True
+        if len(self.words[-1]) + len(text) > LONGEST_WORD:
+            self.doubt = self.doubt or "a word that is too long"
         else:
-            self._words[-1] += text
-
-    def add_split(self, value: str) -> None:
-        """Add the value of a variable outside quotes: blanks in it end words."""
-        for index, part in enumerate(value.split()):
-            self._is_open &= not (index or value[0].isspace())
-            self.add(part)
-        self._is_open &= not value[-1:].isspace()
-
-    def words(self) -> list[str]:
-        return self._words
+            self.words[-1] += text

@@ -87,7 +87,20 @@ def test_a29_a_whole_script():
             "'if' needs a shell; run the script with sh, and fastmasq's programs in its",
         ),
         ("case $1 in", 1, "'case' needs a shell"),
-        ("(ipfwadm -F -l)", 1, "'(ipfwadm' needs a shell"),
+        ("(ipfwadm -F -l)", 1, "'(' needs a shell"),
+        (". /etc/firewall.rules", 1, "'.' needs a shell"),
+        ("sh /etc/firewall.rules", 1, "'sh' needs a shell"),
+        ("ipchains-restore < /etc/ipchains.rules", 1, "'ipchains-restore' needs a shell"),
+        ("ip netns exec x ipchains -F", 1, "'ip' needs a shell"),
+        ("sudo /sbin/ipchains -F", 1, "'sudo' needs a shell"),
+        ("grep x /y || exit 1\nipchains -F", 1, "'exit' is run or not by what stands before ||"),
+        ("! ipchains -F", 1, "'!' needs a shell"),
+        (
+            "echo 5 > /proc/sys/net/ipv4/ip_dynaddr && x || echo 1 > /proc/sys/net/ipv4/ip_dynaddr",
+            1,
+            "is run or not by",
+        ),
+        ("A=$(ipchains -N x)", 1, "is run within a command substitution"),
         ("ipfwadm -F -p $POLICY", 1, "depends on $POLICY, which is not set in this file; write it out"),
         ("ipfwadm -I -a deny -V ${4}", 1, "depends on argument 4, which is not given; write it out"),
         ("IP=`ifconfig ppp0`\nipfwadm -I -a deny -V $IP", 2, "depends on $IP, which has a value that only a shell can"),
@@ -98,10 +111,10 @@ def test_a29_a_whole_script():
         ),
         ("$FW -F -f", 1, "the program depends on $FW, which is not set in this file; write it out"),
         ("FW=`which ipfwadm`\n$FW", 2, "the program depends on $FW, which has a value that only a shell can find"),
-        ("test -x /x && ipfwadm -F -f", 1, "'test' needs a shell"),
+        ("test -x /x && ipfwadm -F -f", 1, "is run or not by what stands before &&; write it on a line of its own"),
         ("ping x && ipfwadm -F -f", 1, "is run or not by what stands before &&; write it on a line of its own"),
         ("ipchains -N x || ipchains -F x", 1, "is run or not by what stands before ||"),
-        ("echo x | ipchains -F", 1, "is run or not by what stands before |"),
+        ("ipchains -X | ipchains -F", 1, "is run while another of our programs runs before |"),
         ("ipautofw -A", 0, ""),
         ("echo 8 > /proc/sys/net/ipv4/ip_dynaddr", 1, "ip_dynaddr takes one number from 0 to 7"),
     ],
@@ -111,6 +124,24 @@ def test_mistakes_have_their_places(text, line, said):
         assert warnings_of(text) == ["f:1: ignored: 'ipautofw -A', a line of another program"]
         return
     assert mistakes_of(text)[0].startswith(f"f:{line}: {said}")
+
+
+def test_the_text_of_a_here_document_is_no_rule():
+    text = "cat > f <<EOF\nipchains -F input\nEOF\ncat > f <<-'E F'\n\tipchains -F input\n\tE F\nipchains -X\n"
+    assert [request.changes[0].do for request in requests_of(text)] == ["delete_chain"]
+
+
+def test_listings_may_go_where_they_like():
+    assert requests_of("ipchains -L -n >/var/log/rules 2>&1\nX=$(ipchains -L -n | wc -l)\n") == []
+
+
+def test_a_file_of_another_system_is_read_with_a_warning():
+    text = "ipchains -F input \\\r\n  -v\r\n"
+    assert warnings_of(text) == ["f:1: lines end with a carriage return; taken without"]
+    assert len(requests_of(text)) == 1
+    assert mistakes_of(text, tolerant=False)[0].startswith("f:1: ")
+    with pytest.raises(ConfigurationError, match="f: has zero octets"):
+        parse("ipchains\0 -F", "f", NAMES)
 
 
 def test_all_mistakes_of_a_file_are_reported():

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from typing import Any
 
 import click
 
-from fastmasq import __version__, program
+from fastmasq import __version__, output, program
 from fastmasq.errors import FastmasqError
 
 INTERRUPTED = 130
@@ -108,4 +109,4 @@ def fastmasq() -> None:
 
 def main() -> None:
     """Run the command line; this is the console script."""
-    fastmasq(prog_name="fastmasq")
+    sys.exit(output.end("fastmasq", lambda: fastmasq(prog_name="fastmasq")))

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from fastmasq import output
 from fastmasq.config.values import USUAL_SOCKETS
 from fastmasq.control.client import call, find_running
 from fastmasq.errors import FastmasqError
@@ -46,22 +47,22 @@ _MASQUERADED = 255
 
 def ipfwadm() -> None:
     """Run the program ipfwadm; this is a console script."""
-    sys.exit(_guarded("ipfwadm", _run_ipfwadm, sys.argv[1:]))
+    sys.exit(output.end("ipfwadm", lambda: _guarded("ipfwadm", _run_ipfwadm, sys.argv[1:])))
 
 
 def ipchains() -> None:
     """Run the program ipchains; this is a console script."""
-    sys.exit(_guarded("ipchains", _run_ipchains, sys.argv[1:]))
+    sys.exit(output.end("ipchains", lambda: _guarded("ipchains", _run_ipchains, sys.argv[1:])))
 
 
 def ipchains_save() -> None:
     """Run the program ipchains-save; this is a console script."""
-    sys.exit(_guarded("ipchains-save", _run_save, sys.argv[1:]))
+    sys.exit(output.end("ipchains-save", lambda: _guarded("ipchains-save", _run_save, sys.argv[1:])))
 
 
 def ipchains_restore() -> None:
     """Run the program ipchains-restore; this is a console script."""
-    sys.exit(_guarded("ipchains-restore", _run_restore, sys.argv[1:]))
+    sys.exit(output.end("ipchains-restore", lambda: _guarded("ipchains-restore", _run_restore, sys.argv[1:])))
 
 
 def ask(method: str, **params: Any) -> Any:
@@ -90,8 +91,6 @@ def _guarded(program: str, run: Callable[[list[str]], int], words: list[str]) ->
         print(f"{program}: {_IPCHAINS_REASONS.get(error.reason, 'Invalid argument')}", file=sys.stderr)
     except FastmasqError as error:
         print(f"{program}: {error}", file=sys.stderr)
-    except BrokenPipeError:  # the reader of a listing has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
     return 1

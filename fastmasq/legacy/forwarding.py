@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from fastmasq import output
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.legacy import ipfwd, ipmasqadm, ipmasqadm_mfw, ipportfw
 from fastmasq.legacy.command import ask
@@ -78,25 +79,30 @@ def _change(ask: Ask, method: str, changes: Sequence[Any], refused: str, kind: t
         raise kind(f"{refused}{text}") from None
 
 
-def _main(run: Callable[[Sequence[str], Ask], Iterable[str]]) -> None:
+def _main(program: str, run: Callable[[Sequence[str], Ask], Iterable[str]]) -> None:
+    sys.exit(output.end(program, lambda: _printed(run)))
+
+
+def _printed(run: Callable[[Sequence[str], Ask], Iterable[str]]) -> int:
     try:
         for line in run(sys.argv[1:], ask):
             print(line)
     except FastmasqError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_status)
+        return error.exit_status
+    return 0
 
 
 def main_ipportfw() -> None:
     """Run the program ipportfw; this is a console script."""
-    _main(run_ipportfw)
+    _main("ipportfw", run_ipportfw)
 
 
 def main_ipmasqadm() -> None:
     """Run the program ipmasqadm; this is a console script."""
-    _main(run_ipmasqadm)
+    _main("ipmasqadm", run_ipmasqadm)
 
 
 def main_ipfwd() -> None:
     """Run the program ipfwd; this is a console script."""
-    _main(run_ipfwd)
+    _main("ipfwd", run_ipfwd)

@@ -46,7 +46,7 @@ def load(path: str | Path) -> Loaded:
             "(`fastmasq check --sample` prints one to start from)"
         ) from None
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path}:{line}: not UTF-8; save the file as UTF-8 text") from None

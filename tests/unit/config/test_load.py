@@ -32,6 +32,15 @@ def test_the_shortest_file():
     assert settings.masquerade.timeouts.tcp_established == 7_440_000_000_000
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    file = tmp_path / "f.toml"
+    file.write_bytes(f"\ufeff{LINKS}x = 1\n".encode())
+    with pytest.raises(ConfigurationError, match=r"f\.toml:4: "):
+        load(file)
+    file.write_bytes(f"\ufeff{LINKS}".encode())
+    assert load(file).settings.interfaces.outside == "eth1"
+
+
 def test_every_section_is_read():
     settings = parse(
         """

@@ -6,6 +6,7 @@ Addresses are integers in host order.
 from __future__ import annotations
 
 import functools
+import os
 import socket
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,6 +16,8 @@ from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 ALL = 0
 ALL_ONES = 0xFFFFFFFF
+
+_TRY_AGAIN = 2  # of netdb.h: no name server answers
 
 _TRANSPORT = {TCP: "tcp", UDP: "udp"}
 _WELL_KNOWN = {"all": ALL, "icmp": ICMP, "tcp": TCP, "udp": UDP}  # also where there is no /etc/protocols
@@ -26,6 +29,7 @@ class Names:
     def __init__(self, networks: Path = Path("/etc/networks")) -> None:
         self._networks_file = networks
         self._host_names: dict[int, str | None] = {}  # a listing asks for the same address many times
+        self._is_answered = True  # by a name server
 
     def addresses(self, name: str) -> list[int]:
         """Return the address of a dotted quad or a network, or all addresses of a host; none for no such name."""
@@ -94,12 +98,15 @@ class Names:
         return {int(fields[1]): fields[0] for fields in reversed(rows)}
 
     def _host_name(self, address: int) -> str | None:
-        if address not in self._host_names:
+        """Return the name of a host, None when it has none; nor has any, once no name server has answered."""
+        if address not in self._host_names and self._is_answered:
+            os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")  # resolv.conf(5); a name is not worth 15 s
             try:
                 self._host_names[address] = socket.gethostbyaddr(write_dotted(address))[0]
-            except OSError:
+            except OSError as error:
                 self._host_names[address] = None
-        return self._host_names[address]
+                self._is_answered = error.errno != _TRY_AGAIN
+        return self._host_names.get(address)
 
 
 def read_dotted(text: str) -> int | None:

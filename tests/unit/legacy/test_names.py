@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from fastmasq.legacy.names import Names, read_dotted, read_mask, write_mask
@@ -81,3 +84,31 @@ def test_octets_in_hexadecimal(text, value):
 )
 def test_a29_typographic_dashes(word, plain):
     assert plain_dashes(word) == plain
+
+
+SILENT_SERVER = """\
+ip link add near type veth peer name far
+ip link set near up
+ip link set far up
+ip addr add 192.0.2.1/24 dev near
+ip neigh add 192.0.2.53 lladdr 02:00:00:00:00:53 dev near
+mount --bind {resolver} /etc/resolv.conf
+exec {python} -c "{asking}"
+"""
+ASKING = """
+import time
+from fastmasq.legacy.names import Names
+names, began = Names(), time.monotonic()
+print(*[names.describe(0xC6336400 + host) for host in range(40)])
+print(time.monotonic() - began)
+"""
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(tmp_path):
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 192.0.2.53\n")
+    script = SILENT_SERVER.format(resolver=resolver, python=sys.executable, asking=ASKING)
+    done = subprocess.run(["unshare", "-n", "-m", "sh", "-ec", script], capture_output=True, text=True, timeout=60)
+    addresses, took = done.stdout.splitlines()
+    assert addresses.split() == [f"198.51.100.{host}" for host in range(40)]
+    assert float(took) < 5

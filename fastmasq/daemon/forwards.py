@@ -67,6 +67,8 @@ class Forwards:
 
     def put(self, wanted: tuple[Forward, ...], of_triggers: tuple[Forward, ...]) -> None:
         """Want these from now on, which have been checked; `withdraw` and `place` put them in force."""
+        for line in _changes(self.forwards, wanted):
+            log.debug("%s", line)
         self.forwards, self.of_triggers = wanted, of_triggers
         self.resolve(self.addresses)
 
@@ -74,6 +76,10 @@ class Forwards:
 
     def resolve(self, addresses: Mapping[str, int]) -> None:
         """Find out which endpoints are wanted: `addresses` has those of the host and its links by their spelling."""
+        for forward in self.forwards:
+            before, after = (_write_address(known.get(forward.listen)) for known in (self.addresses, addresses))
+            if before != after:
+                log.debug("%s: moved from %s to %s", forward, before, after)
         self.addresses = dict(addresses)
         self.wanted = {}
         for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.of_triggers), addresses):
@@ -184,6 +190,25 @@ class Forwards:
                 for host, port, weight, left in targets
             ]
         return {**found, "address": str(ipaddress.IPv4Address(address)), "state": "waiting" if waits else "in force"}
+
+
+def _changes(before: Iterable[Forward], after: Iterable[Forward]) -> Iterator[str]:
+    """Yield a line for each forward that is set, or cleared."""
+    old, new = ({str(one): one for one in forwards} for forwards in (before, after))
+    yield from (f"{name}: cleared" for name in old if name not in new)
+    for name, forward in new.items():
+        if name not in old:
+            yield f"{name}: set, to {_write_targets(forward)}"
+        elif old[name] != forward:
+            yield f"{name}: set, to {_write_targets(forward)} instead of {_write_targets(old[name])}"
+
+
+def _write_address(address: int | None) -> str:
+    return "no address" if address is None else str(ipaddress.IPv4Address(address))
+
+
+def _write_targets(forward: Forward) -> str:
+    return ", ".join(f"{target.address}:{target.port}" for target in forward.targets)
 
 
 def _by_address(endpoints: Iterable[Endpoint]) -> dict[int, np.ndarray]:

@@ -133,3 +133,27 @@ def test_pf9_the_port_of_a_forward_that_has_gone_is_held_until_its_last_session_
     gateway.harness.advance(8000)
     gateway.gateway.forwards.retry()
     assert held(SECOND) == []
+
+
+def test_h82_forwards_that_are_set_moved_and_cleared_are_logged_on_demand(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("DEBUG", "fastmasq.forwards")
+    gateway.change(add("eth1:8080", "10.0.0.2:80"))
+    gateway.change(forwards.Change(action="set", forward=forwards.read("tcp", "eth1:8080", ["10.0.0.3:81"])))
+    gateway.move(NEW)
+    gateway.move(None)
+    gateway.change(forwards.Change(action="clear"))
+    assert [record.getMessage() for record in caplog.records if record.name == "fastmasq.forwards"] == [
+        "tcp eth1:8080: set, to 10.0.0.2:80",
+        "tcp eth1:8080: set, to 10.0.0.3:81 instead of 10.0.0.2:80",
+        f"tcp eth1:8080: moved from {OLD} to {NEW}",
+        f"tcp eth1:8080: moved from {NEW} to no address",
+        "tcp eth1:8080: cleared",
+    ]
+
+
+def test_h82_forwards_are_not_logged_usually(gateway: Gateway, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "fastmasq.forwards")
+    gateway.change(add("eth1:8080", "10.0.0.2:80"))
+    assert caplog.messages == []

@@ -27,6 +27,7 @@ COMMANDS = {
     "vpn": ("fastmasq.cli.vpn", "vpn", "List the VPNs that pass through, and what they lack."),
     "esp": ("fastmasq.cli.esp", "esp", "Tell SPIs of inside hosts; print programs that do it."),
     "log": ("fastmasq.cli.log", "log", "List or change what the running forwarder logs."),
+    "confirm": ("fastmasq.cli.confirm", "confirm", "Keep the change that would go back by itself."),
     "reload": ("fastmasq.cli.reload", "reload", "Read the configuration anew; change what differs, keep sessions."),
     "rule": ("fastmasq.cli.rule", "rule", "Show, question and change the rules; print the HOWTO's sets."),
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),

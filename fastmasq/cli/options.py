@@ -67,6 +67,22 @@ def json_option(function: _Function) -> _Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(function)
 
 
+def confirm_option(function: _Function) -> _Function:
+    """Add --confirm: the change goes back by itself."""
+    return click.option(
+        "--confirm",
+        "confirm_s",
+        metavar="SECONDS",
+        type=click.IntRange(1, 86_400),
+        help="Go back to what was before after so long, unless `fastmasq confirm` comes.",
+    )(function)
+
+
+def waiting_line(confirm_s: int) -> str:
+    """Return what is said of a change that goes back by itself."""
+    return f"this goes back in {confirm_s} s, unless you say `fastmasq confirm`"
+
+
 def require_one_side(inside: Collection[str], outside: str) -> None:
     """Raise UsageError for a link that is named on both sides."""
     if outside in inside:

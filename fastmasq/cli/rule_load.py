@@ -6,15 +6,25 @@ from typing import Any
 
 import click
 
-from fastmasq.cli.options import client_options, find_socket
+from fastmasq.cli.options import client_options, confirm_option, find_socket, json_option, waiting_line
 
 
 @click.command()
 @client_options
 @click.option("--strict", is_flag=True, help="Repair nothing: take what the programs of 1999 took, refuse the rest.")
+@confirm_option
+@json_option
 @click.argument("file")
 @click.argument("arguments", nargs=-1)
-def load(socket: str | None, config: str | None, strict: bool, file: str, arguments: tuple[str, ...]) -> None:
+def load(
+    socket: str | None,
+    config: str | None,
+    strict: bool,
+    confirm_s: int | None,
+    as_json: bool,
+    file: str,
+    arguments: tuple[str, ...],
+) -> None:
     """Do what the ipfwadm and ipchains commands in FILE say, all of it or nothing.
 
     ARGUMENTS are what $1, $2, ${4} stand for in the file: let /etc/ppp/ip-up.local say `fastmasq rule load FILE "$@"`.
@@ -22,6 +32,7 @@ def load(socket: str | None, config: str | None, strict: bool, file: str, argume
     """
     import msgspec
 
+    from fastmasq.cli.render import print_json
     from fastmasq.control.client import call
     from fastmasq.legacy.names import Names
     from fastmasq.legacy.script import may_be_left_out, prepare
@@ -34,10 +45,16 @@ def load(socket: str | None, config: str | None, strict: bool, file: str, argume
         method, params = request.call()
         optional = not strict and may_be_left_out(request)
         lines.append({"place": place, "method": method, "params": params, "optional": optional})
-    made = call(path, "policy.change", lines=lines)
-    for warning in (*prepared.warnings, *made["warnings"]):
+    made = call(path, "policy.change", lines=lines, **({"confirm_s": confirm_s} if confirm_s else {}))
+    warnings = [*prepared.warnings, *made["warnings"]]
+    if as_json:
+        print_json({"file": file, "changes": made["changes"], "warnings": warnings, "confirm_s": confirm_s})
+        return
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: {made['changes']} changes made")
+    if confirm_s:
+        click.echo(waiting_line(confirm_s))
 
 
 def _rule_set(answer: dict[str, Any]) -> Any:

@@ -44,6 +44,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"fastmasq {report['version']}, process {report['pid']}, running for {span(report['uptime_s'])}, "
         f"behaviour {report['compat']}\n"
     )
+    if waiting := report["confirm"]:
+        console.print(f"{waiting['what']} goes back in {span(waiting['left_s'])}, unless you say `fastmasq confirm`\n")
     tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), drops(report["drops"])]
     if report["observed"]:
         tables += observed.tables(report["observed"])

@@ -27,6 +27,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server, StatusServer
 from fastmasq.daemon import resets
+from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
@@ -163,8 +164,9 @@ class Engine:
         self._undo.callback(self.links.close)
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
-        self.status = Status(self.gateway, started_ns)
-        self.reload = Reload(self.gateway, declared, self.read_again)
+        self.confirmation = Confirmation(self.gateway)
+        self.status = Status(self.gateway, self.confirmation, started_ns)
+        self.reload = Reload(self.gateway, declared, self.read_again, self.confirmation)
         preload = Preload(self.gateway.vpn)
         methods |= self._handlers(preload)
         if keys is not None:
@@ -232,7 +234,7 @@ class Engine:
             "status": self.status.status,
             "sessions": self.status.sessions,
             "reload": self._reload,
-            **Methods(self.gateway).handlers(),
+            **Methods(self.gateway, self.confirmation).handlers(),
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
             **preload.handlers(),
@@ -407,6 +409,7 @@ class Engine:
     def _steps(self) -> Iterator[Callable[[], object]]:
         yield self.status.every_second
         yield lambda: self.log_levels.every_second(now_ns())
+        yield lambda: self.confirmation.every_second(now_ns())
         yield from self.gateway.every_second()
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
         yield self.hops.follow

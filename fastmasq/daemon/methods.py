@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from fastmasq.clock import now_ns
 from fastmasq.daemon import timeouts
+from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_parameters, with_lines
 
@@ -24,8 +26,9 @@ READING = frozenset(
 class Methods:
     """Lists and changes the policy of a gateway. Parameters and results are described in the modules of its parts."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, confirmation: Confirmation) -> None:
         self._gateway = gateway
+        self._confirmation = confirmation
 
     def handlers(self) -> dict[str, Handler]:
         """Return the methods. They raise FastmasqError; nothing has changed then."""
@@ -47,6 +50,7 @@ class Methods:
             "triggers": lambda _: gateway.triggers.describe(),
             "marks": lambda _: gateway.marks.describe(),
             "policy.change": self._change_lines,
+            **self._confirmation.handlers(),
             **{method: partial(self._change, method, tell[method]) for method in CHANGES},
         }
 
@@ -65,11 +69,16 @@ class Methods:
         return tell(new)
 
     def _change_lines(self, params: dict[str, Any]) -> dict[str, Any]:
-        lines = read_parameters("policy", params, _Lines).lines
+        wanted = read_parameters("policy", params, _Lines)
+        if wanted.confirm_s:
+            self._confirmation.require_none()
         self._gateway.count()
         old = self._gateway.policy()
-        new, left_out, made = with_lines(old, lines)
+        new, left_out, made = with_lines(old, wanted.lines)
         self._gateway.apply(old, new)
+        if wanted.confirm_s:
+            what = f"the change by {wanted.lines[0].place}" if wanted.lines else "no change at all"
+            self._confirmation.expect(what, wanted.confirm_s, old, now_ns())
         return {"warnings": left_out, "changes": made}
 
 
@@ -80,3 +89,4 @@ def is_reading(method: str, params: dict[str, Any]) -> bool:
 
 class _Lines(Struct, forbid_unknown_fields=True):
     lines: list[Line]
+    confirm_s: Seconds | None = None

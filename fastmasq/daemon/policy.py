@@ -10,7 +10,8 @@ A request has the name and the parameters of a control method. Those that change
     timeouts {"tcp": 7200, "tcp_fin": 10, "udp": 60}
     dynaddr {"value": 5}                            0 to 7, see [masquerade] dynaddr
 
-    policy.change {"lines": [{"place": "FILE:LINE", "method": ..., "params": ..., "optional": false}, ...]}
+    policy.change {"lines": [{"place": "FILE:LINE", "method": ..., "params": ..., "optional": false}, ...],
+                   "confirm_s": 60}                 optional, see daemon/confirmation.py
      -> {"warnings": ["FILE:LINE: left out: ...", ...], "changes": 6}
         makes many of them in order, as one change. An optional one that cannot be made is left out.
 

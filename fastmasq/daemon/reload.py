@@ -6,7 +6,8 @@ the files change takes the place of the running one as a whole. Sessions live on
 
 Control method, with parameters and result:
 
-    reload {"enforce": true}                  optional; close the sessions that policy would no longer let open
+    reload {"enforce": true,                  optional; close the sessions that policy would no longer let open
+            "confirm_s": 60}                  optional, see daemon/confirmation.py
      -> {"changed": ["masquerade.timeouts.udp", "rules", "forward tcp eth1:8080"], "warnings": ["f.toml:7: ..."],
          "closed": 12, "reset": 3, "sessions": ["tcp 10.0.0.2:1234 -> 199.0.0.1:80: the chain forward says DENY", ...]}
         at most MOST_SHOWN sessions are named; reset says how many inside ends have been told.
@@ -19,12 +20,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
 
+from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
 from fastmasq.daemon import enforce
+from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.policy import Declared, Policy, declare, read_parameters
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
@@ -43,25 +47,34 @@ _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 class _Wanted(Struct, forbid_unknown_fields=True):
     enforce: bool = False
+    confirm_s: Seconds | None = None
 
 
 class Reload:
     """Has a gateway follow its files: `declared` is what they said last, `read_again` reads them (None without any)."""
 
-    def __init__(self, gateway: Gateway, declared: Declared, read_again: Callable[[], Loaded] | None) -> None:
+    def __init__(
+        self, gateway: Gateway, declared: Declared, read_again: Callable[[], Loaded] | None, confirmation: Confirmation
+    ) -> None:
         self._gateway = gateway
         self._declared = declared
         self._read_again = read_again
+        self._confirmation = confirmation
 
     def handle(self, params: dict[str, Any]) -> dict[str, Any]:
         """Answer the control method. Raises FastmasqError, and everything is as it was then."""
-        return self.reload(to_enforce=read_parameters("reload", params, _Wanted).enforce)
+        wanted = read_parameters("reload", params, _Wanted)
+        if wanted.enforce and wanted.confirm_s:
+            raise ConfigurationError("sessions that are closed cannot come back: enforce once the reload is confirmed")
+        return self.reload(to_enforce=wanted.enforce, confirm_s=wanted.confirm_s)
 
-    def reload(self, *, to_enforce: bool = False) -> dict[str, Any]:
+    def reload(self, *, to_enforce: bool = False, confirm_s: int | None = None) -> dict[str, Any]:
         """Read the files again and make the difference; say in the log what came of it. Raises FastmasqError."""
         if self._read_again is None:
             raise KernelError("started without a configuration, so there is nothing to reload; use `run -c FILE`")
+        before, declared = self._gateway.policy(), self._declared
         try:
+            self._confirmation.require_none()
             result = self._reload(self._read_again(), to_enforce=to_enforce)
         except FastmasqError as error:
             for line in str(error).splitlines():
@@ -70,6 +83,9 @@ class Reload:
         for warning in result["warnings"]:
             log.warning("%s", warning)
         log.info("%s", _report(result))
+        if confirm_s:
+            go_back = partial(setattr, self, "_declared", declared)
+            self._confirmation.expect("the reload", confirm_s, before, now_ns(), go_back)
         return result
 
     def _reload(self, loaded: Loaded, *, to_enforce: bool) -> dict[str, Any]:

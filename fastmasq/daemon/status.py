@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.daemon import listing, vpn_sessions
+from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.observed import observed
@@ -35,8 +36,9 @@ class _Wanted(Struct, forbid_unknown_fields=True):
 class Status:
     """Answers what is asked about a gateway that started at a time in nanoseconds."""
 
-    def __init__(self, gateway: Gateway, started_ns: int) -> None:
+    def __init__(self, gateway: Gateway, confirmation: Confirmation, started_ns: int) -> None:
         self._gateway = gateway
+        self._confirmation = confirmation
         self._started_ns = started_ns
         self._rates = Rates()
         self.fallbacks = Fallbacks(gateway.links, gateway.host)
@@ -79,6 +81,7 @@ class Status:
             },
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
+            "confirm": self._confirmation.describe(now_ns()),
             "fallbacks": self.fallbacks.in_force(),
             "observed": observed(gateway),
         }

@@ -258,3 +258,26 @@ def test_sighup_ends_what_was_started_without_a_file(net: Network, tmp_path: Pat
             call(str(tmp_path / "control.sock"), "reload")
         process.send_signal(signal.SIGHUP)
         assert process.wait(5) == 0
+
+
+def test_a_reload_that_nobody_confirms_goes_back(net: Network, tmp_path: Path) -> None:
+    """And so does a script; what is confirmed stays."""
+    net.start(rule_file(tmp_path, ALL_OUT))
+    configure(net, rule_file(tmp_path, "ipchains -P forward DENY\n"))
+    assert "goes back in 1 s" in reload(net, "--confirm", "1")
+    assert policy_is_back(net)
+    deny_input = tmp_path / "lockout"
+    deny_input.write_text("ipchains -P input DENY\n")
+    net.fastmasq.run_command("rule", "load", "--confirm", "60", str(deny_input))
+    assert net.status()["confirm"]["what"] == f"the change by {deny_input}"
+    assert net.fastmasq.run_command("confirm") == f"the change by {deny_input} is confirmed\n"
+    assert net.status()["confirm"] is None
+    assert "chain input: policy DENY" in net.fastmasq.run_command("rule", "list")
+
+
+def policy_is_back(net: Network) -> bool:
+    """Wait for the rule that masquerades."""
+    eventually(
+        lambda: "MASQ" in net.fastmasq.run_command("rule", "list", "--chain", "forward"), 5, "the rules of before"
+    )
+    return net.status()["confirm"] is None

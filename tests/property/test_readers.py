@@ -25,7 +25,7 @@ from tests.support.policy_gateway import PolicyGateway
 
 METHODS = (
     "rules", "rules.check", "rules.change", "forwards", "forwards.change", "redirects", "redirects.change", "triggers",
-    "triggers.change", "marks", "marks.change", "policy.change", "timeouts", "dynaddr",
+    "triggers.change", "marks", "marks.change", "policy.change", "timeouts", "dynaddr", "confirm",
 )  # fmt: skip
 HUGE = "9" * 5000  # more digits than int() takes
 SOON_S = 2.0
@@ -410,7 +410,7 @@ def gateway() -> Iterator[PolicyGateway]:
 
 
 def test_every_method_is_tried(gateway: PolicyGateway) -> None:
-    assert set(METHODS) == {*Methods(gateway.gateway).handlers()}
+    assert set(METHODS) == {*Methods(gateway.gateway, gateway.confirmation).handlers()}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -418,7 +418,7 @@ def test_every_method_is_tried(gateway: PolicyGateway) -> None:
 @example(value={"changes": [{"action": "add", "forward": {"protocol": "tcp", "listen": "eth1", "first": 10**30}}]})
 @example(value={"lines": [{"place": "f:1", "method": "dynaddr", "params": {"value": 1, "changes": 5}}]})
 def test_parameters_of_control_methods(gateway: PolicyGateway, method: str, value: object) -> None:
-    handlers = Methods(gateway.gateway).handlers()
+    handlers = Methods(gateway.gateway, gateway.confirmation).handlers()
     wrapped = ({"changes": value}, {"changes": [value]}, {"lines": [value]}, {"packet": value, "chain": "x"})
     for params in (value, *wrapped):
         if isinstance(params, dict):

@@ -76,5 +76,6 @@ STATUS = {
             "cost": "a copy of each packet",
         },
     ],
+    "confirm": None,
     "observed": None,
 }

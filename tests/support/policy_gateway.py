@@ -12,6 +12,7 @@ import numpy as np
 from fastmasq.config.schema import Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import PortRanges
+from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.methods import Methods
 from fastmasq.daemon.policy import Declared, declare
@@ -147,7 +148,8 @@ class PolicyGateway:
             Links(),
         )  # fmt: skip
         self.gateway.begin()
-        self.methods = Methods(self.gateway).handlers()
+        self.confirmation = Confirmation(self.gateway)
+        self.methods = Methods(self.gateway, self.confirmation).handlers()
 
     def close(self) -> None:
         self.worker.close()

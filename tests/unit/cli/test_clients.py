@@ -119,6 +119,12 @@ def test_status_without_drops(run, forwarder):
     assert "External 200.200.200.200, ports 61000-65095" in lines
 
 
+def test_status_says_what_waits_to_be_confirmed(run, forwarder):
+    forwarder.status = {**forwarder.status, "confirm": {"what": "the reload", "left_s": 43.2}}
+    lines = run("status", "--socket", forwarder.path).stdout.splitlines()
+    assert lines[2] == "the reload goes back in 43s, unless you say `fastmasq confirm`"
+
+
 def test_status_before_there_are_links(run, forwarder):
     forwarder.status = {**forwarder.status, "links": []}
     assert run("status", "--socket", forwarder.path).exit_code == 0

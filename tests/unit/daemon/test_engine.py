@@ -175,7 +175,7 @@ def test_a_step_that_fails_takes_nothing_from_those_after_it(
 def test_a_hang_up_with_a_mistake_that_nobody_foresaw_changes_nothing(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine.reload = Reload(engine.gateway, declare(engine.settings), lambda: int("9" * 5000))
+    engine.reload = Reload(engine.gateway, declare(engine.settings), lambda: int("9" * 5000), engine.confirmation)
     for _ in range(5):
         engine._hang_up()
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

@@ -47,6 +47,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     if waiting := report["confirm"]:
         console.print(f"{waiting['what']} goes back in {span(waiting['left_s'])}, unless you say `fastmasq confirm`\n")
     tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), drops(report["drops"])]
+    if report["notes"]:
+        tables.append(_notes(report["notes"]))
     if report["observed"]:
         tables += observed.tables(report["observed"])
     if report["fallbacks"]:
@@ -105,7 +107,9 @@ def _facts(report: dict[str, Any]) -> Any:
     table.columns[0].style = "bold"
     table.columns[1].no_wrap = False
     address = external["address"] or "none: no session can be opened until the outside link has an address"
-    kinds = ", ".join(f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp"))
+    kinds = ", ".join(
+        f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp", "other") if sessions[kind] or kind != "other"
+    )
     table.add_row("Guard", ", ".join(text for text in (guard["backend"], guard["detail"]) if text))
     table.add_row("External", f"{address}, ports {external['ports']}")
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
@@ -126,6 +130,16 @@ def drops(drops: list[dict[str, Any]]) -> Any:
     table.columns[3].no_wrap = False
     for drop in sorted(drops, key=lambda drop: -drop["packets"]):
         table.add_row(str(drop["packets"]), format_count(drop["per_s"]), drop["reason"], drop["sentence"])
+    return table
+
+
+def _notes(notes: list[dict[str, Any]]) -> Any:
+    from fastmasq.cli.render import make_table
+
+    table = make_table(">Count", "Note", "", title="Noted")
+    table.columns[2].no_wrap = False
+    for each in notes:
+        table.add_row(str(each["count"]), each["note"], each["sentence"])
     return table
 
 

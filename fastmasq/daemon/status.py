@@ -18,6 +18,7 @@ from fastmasq.daemon.observed import observed
 from fastmasq.daemon.policy import read_parameters
 from fastmasq.daemon.rates import Rates
 from fastmasq.kernel.ports import format_ports
+from fastmasq.observe.counters import NOTE_SENTENCES
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.units import NS_PER_SECOND
 
@@ -76,11 +77,13 @@ class Status:
             },
             "sessions": {
                 **{name: counts[name] for name in _SHOWN},
+                "other": counts["active"] - counts["tcp"] - counts["udp"] - counts["icmp"],
                 "opened_total": counts["opened_total"],
                 "opened_per_s": round(self._rates.rate("opened"), 1),
             },
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
+            "notes": self._describe_notes(),
             "confirm": self._confirmation.describe(now_ns()),
             "fallbacks": self.fallbacks.in_force(),
             "observed": observed(gateway),
@@ -132,6 +135,12 @@ class Status:
             "rx_bps": round(rates["rx_bytes"] * 8, 1),
             "tx_bps": round(rates["tx_bytes"] * 8, 1),
         }
+
+    def _describe_notes(self) -> list[dict[str, Any]]:
+        counts = self._gateway.forwarder.notes()
+        return [
+            {"note": name, "count": count, "sentence": NOTE_SENTENCES[name]} for name, count in counts.items() if count
+        ]
 
     def _describe_drops(self) -> list[dict[str, Any]]:
         counts = self._gateway.forwarder.drops()

@@ -15,7 +15,7 @@ _VERDICT_SENTENCES = {
     "punt": "the packet waits for its next hop, its first fragment or a tracker's word; it is counted anew then",
     "drop": "the packet ends here; exactly one of the reasons below is counted with it",
 }
-_NOTE_SENTENCES = {
+NOTE_SENTENCES = {
     "replies_suppressed": "an ICMP error that was not sent: the rate limit, or RFC 1812 section 4.3.2.7 forbids it",
     "stateless_inbound": "a packet from outside that came in through a mapping without a session of its own",
     "batches": "batches of frames taken off a ring; received packets divided by this is the batch size",
@@ -41,7 +41,7 @@ def page() -> str:
         _HEAD,
         _table("Verdicts", "verdict", [(name, _VERDICT_SENTENCES[name]) for name in VERDICTS]),
         _table("Drop reasons", "reason", DROP_REASONS),
-        _table("Notes", "note", [(name, _NOTE_SENTENCES[name]) for name in NOTES]),
+        _table("Notes", "note", [(name, NOTE_SENTENCES[name]) for name in NOTES]),
     ]
     return "\n".join(parts)
 

@@ -57,6 +57,7 @@ STATUS = {
         "tcp": 1,
         "udp": 1,
         "icmp": 1,
+        "other": 0,
         "mappings": 2,
         "hosts": 1,
         "opened_total": 99,
@@ -76,6 +77,7 @@ STATUS = {
             "cost": "a copy of each packet",
         },
     ],
+    "notes": [{"note": "held", "count": 5, "sentence": "Packets that had to wait."}],
     "confirm": None,
     "observed": None,
 }

@@ -101,6 +101,10 @@ def test_status_for_people(run, forwarder):
         "3 1.5 ttl_exceeded The packet had been forwarded too often.",
         "1 0 no_route No route to the destination.",
         "",
+        "Noted",
+        "Count Note",
+        "5 held Packets that had to wait.",
+        "",
         "Done without, as this kernel lacks it",
         "Links Instead Cost",
         "eth0 virtio header on rings plain sockets a copy of each packet",
@@ -117,6 +121,13 @@ def test_status_without_drops(run, forwarder):
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)
     assert "No packet was dropped." in lines
     assert "External 200.200.200.200, ports 61000-65095" in lines
+
+
+def test_status_counts_sessions_of_all_protocols(run, forwarder):
+    sessions = {**forwarder.status["sessions"], "active": 5, "other": 2}
+    forwarder.status = {**forwarder.status, "sessions": sessions}
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert "Sessions 5 of 1000000 (tcp 1, udp 1, icmp 1, other 2)" in lines
 
 
 def test_status_says_what_waits_to_be_confirmed(run, forwarder):

@@ -12,6 +12,7 @@ import click
 
 from fastmasq import program
 from fastmasq.cli.options import CONFIG_FILE, LINK, SOCKET, require_one_side
+from fastmasq.errors import FastmasqError
 
 if TYPE_CHECKING:
     from fastmasq.config.load import Loaded
@@ -68,25 +69,38 @@ def run(
     from fastmasq.observe import log
 
     log.set_up(as_json=log_json, verbose=verbose)
-    with lean.imports():
-        loaded = _read(config, inside, outside, ring, socket)
-        from fastmasq.daemon.engine import run_forever
+    try:
+        with lean.imports():
+            loaded = _read(config, inside, outside, ring, socket)
+            from fastmasq.daemon.engine import run_forever
 
-    for warning in loaded.warnings:
-        logging.getLogger("fastmasq.config").warning("%s", warning)
-    has_file = not inside and not outside
-    read_again = partial(_read, config, (), None, ring, socket) if has_file else None
-    if observe:
-        run_forever(loaded.settings, click.echo, read_again, observed=_print_observed)
-    else:
-        run_forever(loaded.settings, click.echo, read_again, keep=keep)
+        for warning in loaded.warnings:
+            logging.getLogger("fastmasq.config").warning("%s", warning)
+        has_file = not inside and not outside
+        read_again = partial(_read, config, (), None, ring, socket) if has_file else None
+        say = (lambda line: click.echo(log.as_json_line(line))) if log_json else click.echo
+        if observe:
+            run_forever(loaded.settings, say, read_again, observed=partial(_print_observed, log_json))
+        else:
+            run_forever(loaded.settings, say, read_again, keep=keep)
+    except FastmasqError as error:
+        if not log_json:
+            raise
+        for line in str(error).splitlines():
+            logging.getLogger("fastmasq.engine").error("%s", line)
+        sys.exit(error.exit_status)
 
 
-def _print_observed(report: dict[str, Any]) -> None:
+def _print_observed(log_json: bool, report: dict[str, Any]) -> None:
     from fastmasq.cli.render import make_console
     from fastmasq.cli.status import show_observed
 
-    show_observed(report, make_console())
+    if log_json:
+        import json
+
+        click.echo(json.dumps(report))  # a line, as all others
+    else:
+        show_observed(report, make_console())
 
 
 def _read(

@@ -76,7 +76,16 @@ class Supervisor:
     def _say(self, code: int) -> None:
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         when = f"in {self._pause_s:g} s" if self._pause_s else "at once"
-        print(f"fastmasq: error: the forwarder {cause}; starting it again {when}", file=sys.stderr, flush=True)
+        said = f"the forwarder {cause}; starting it again {when}"
+        if "--log-json" in self._argv:
+            import json  # not before: this process stays small
+
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+            entry = {"time": stamp, "level": "error", "logger": "fastmasq.supervisor", "message": said}
+            line = json.dumps(entry)
+        else:
+            line = f"fastmasq: error: {said}"
+        print(line, file=sys.stderr, flush=True)
 
     def _wait(self) -> None:
         until = time.monotonic() + self._pause_s

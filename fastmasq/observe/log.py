@@ -43,6 +43,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+def as_json_line(message: str) -> str:
+    """Return what is said on standard output in the form of the log."""
+    return JsonFormatter().format(logging.LogRecord("fastmasq.engine", logging.INFO, "", 0, message, (), None))
+
+
 def set_up(*, as_json: bool = False, verbose: bool = False, stream: TextIO | None = None) -> None:
     """Send what fastmasq logs to `stream` (standard error), from INFO or DEBUG; of the libraries only warnings."""
     handler = logging.StreamHandler(stream or sys.stderr)

@@ -184,6 +184,23 @@ def test_run_logs_warnings_of_the_configuration(run, started, file):
     assert entry["message"].startswith(f"{path}:5: ")
 
 
+def test_run_says_everything_in_json_if_asked(run, stand_in):
+    def run_forever(settings, announce, read_again=None, *, keep=False):
+        announce("fastmasq is forwarding")
+        raise KernelError("eth0: missing; plug it in\neth1: missing")
+
+    stand_in("fastmasq.daemon.engine", run_forever=run_forever)
+    result = run("run", "--inside", "eth0", "--outside", "eth1", "--log-json")
+    assert result.exit_code == 1
+    entries = [json.loads(line) for line in (*result.stdout.splitlines(), *result.stderr.splitlines())]
+    assert [(entry["level"], entry["message"]) for entry in entries] == [
+        ("info", "fastmasq is forwarding"),
+        ("error", "eth0: missing; plug it in"),
+        ("error", "eth1: missing"),
+    ]
+    assert all(entry["time"] and entry["logger"] == "fastmasq.engine" for entry in entries)
+
+
 # check
 
 

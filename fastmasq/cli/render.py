@@ -65,9 +65,3 @@ def span(seconds: float) -> str:
 def spi(number: int | None) -> str:
     """Return an SPI as eight hexadecimal digits, or "-" for none."""
     return "-" if number is None else f"{number:08x}"
-
-
-def endpoint(text: str) -> tuple[str, str]:
-    """Return address and port (or ICMP identifier) of "10.0.0.2:40000"; the port is empty where there is none."""
-    address, _, port = text.partition(":")
-    return address, port

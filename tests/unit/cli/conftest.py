@@ -31,7 +31,7 @@ SESSIONS = [
     },
     {
         "protocol": "icmp",
-        "state": "query",
+        "state": "active",
         "inside": "10.255.255.254:7",
         "external": "200.200.200.200:61000",
         "remote": "199.255.255.255:7",

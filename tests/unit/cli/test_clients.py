@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from fastmasq.cli.render import align, endpoint, span
+from fastmasq.cli.render import align, span
 from fastmasq.cli.status import show
 from fastmasq.errors import KernelError
 from fastmasq.kernel.takeover import Restored
@@ -159,19 +159,21 @@ def test_status_as_json(run, forwarder):
 
 def test_sessions_for_people(run, forwarder):
     text = run("sessions", "--socket", forwarder.path).stdout
-    header, first, second, blank, footer = text.splitlines()
-    assert squeezed(first) == ["tcp established 10.0.0.2 40000 200.200.200.200 40000 199.0.0.1 80 8s 2h3m 12 10"]
-    assert squeezed(second)[0].startswith("icmp query 10.255.255.254 7 200.200.200.200 61000 ")
-    assert footer == "2 sessions"
-    assert blank == ""
-    for column, cell in (("Inside", "10.0.0.2"), ("Expires", "2h3m"), ("Packets out", "12")):
-        assert header.index(column) + len(column) == first.index(f" {cell} ") + 1 + len(cell)
+    header, address, first, second, blank, hidden, footer = text.splitlines()
+    assert address == "external 200.200.200.200"
+    assert squeezed(first) == ["tcp established 10.0.0.2:40000 40000 199.0.0.1:80 8s 12"]
+    assert squeezed(second)[0].startswith("icmp active 10.255.255.254:7 61000 ")
+    assert (blank, hidden, footer) == ("", "--wide shows In, Expires as well", "2 sessions")
+    assert header.index("Inside") == first.index("10.0.0.2")
 
 
 def test_the_widest_row_is_not_broken(run, forwarder):
-    lines = run("sessions", "--socket", forwarder.path).stdout.splitlines()
+    lines = run("sessions", "--socket", forwarder.path, "--wide").stdout.splitlines()
     assert len(lines) == 5
+    assert squeezed(lines[1]) == ["tcp established 10.0.0.2:40000 200.200.200.200:40000 199.0.0.1:80 8s 12 10 2h3m"]
     assert max(map(len, lines)) <= 140
+    for column, cell in (("Out", "12"), ("Expires", "2h3m")):
+        assert lines[0].index(column) + len(column) == lines[1].index(f" {cell}") + 1 + len(cell)
 
 
 def test_no_sessions(run, forwarder):
@@ -295,7 +297,3 @@ def test_release_that_fails(run, stand_in, tmp_path):
 )
 def test_spans(seconds, shown):
     assert span(seconds) == shown
-
-
-def test_endpoints():
-    assert endpoint("10.0.0.2:40000") == ("10.0.0.2", "40000")

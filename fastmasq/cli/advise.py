@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fastmasq.cli.options import ADDRESS, LINK
+from fastmasq.cli.options import ADDRESS, LINK, json_option
 
 _FORMATS = ("toml", "rules", "ipfwadm", "ipchains")
 
@@ -23,7 +23,10 @@ _FORMATS = ("toml", "rules", "ipfwadm", "ipchains")
 @click.option("--tight", is_flag=True, help="Let nothing but the VPN pass.")
 @click.option("--registered/--private", default=None, help="Say what the hosts' addresses are.  [default: RFC 1918]")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="toml", show_default=True, help="What to write.")
-def advise(host: tuple[str, ...], role: str | None, peer: tuple[str, ...], form: str, **given: object) -> None:
+@json_option
+def advise(
+    host: tuple[str, ...], role: str | None, peer: tuple[str, ...], form: str, as_json: bool, **given: object
+) -> None:  # fmt: skip
     """Say what VPN clients or servers inside need of the gateway, and write the configuration for it.
 
     The configuration goes to standard output, the advice to standard error. On a terminal, what is not given is asked.
@@ -40,6 +43,12 @@ def advise(host: tuple[str, ...], role: str | None, peer: tuple[str, ...], form:
     if not host or not role:
         raise ConfigurationError("advise: name the VPN hosts with --host ADDRESS, and with --role what they are")
     advice = Advice(_question(Question, {**answers, "hosts": host, "role": role, "peers": peer}))
+    if as_json:
+        from fastmasq.cli.render import print_json
+
+        rules = advice.script("ipchains", forwards=False) if advice.needs_rules else None
+        print_json({"advice": list(advice.sentences()), "toml": advice.toml(), "rules": rules})
+        return
     for sentence in advice.sentences():
         click.echo(sentence, err=True)
     if form == "toml":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastmasq.cli.options import CONFIG_FILE
+from fastmasq.cli.options import CONFIG_FILE, json_option
 
 if TYPE_CHECKING:
     from fastmasq.advice.lint import ForwardedPort
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-c", "--config", metavar="FILE", default=CONFIG_FILE, show_default=True, help="The configuration.")
 @click.option("--sample", is_flag=True, help="Print a configuration with every key, its default and reason; no check.")
+@json_option
 @click.pass_context
-def check(ctx: click.Context, config: str, sample: bool) -> None:
+def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
     """Find mistakes in a configuration, and what this host lacks.
 
     Mistakes are printed as FILE:LINE: what; suggestion. Nothing is changed. Exit status: 0 ready to run (there may be
@@ -33,30 +34,38 @@ def check(ctx: click.Context, config: str, sample: bool) -> None:
         return
     try:
         loaded = load(config)
+        found = [("warning", warning) for warning in loaded.warnings]
+        found += _read_rules(loaded.settings)
     except ConfigurationError as error:
-        click.echo(str(error), err=True)
+        if as_json:
+            _print(config, [("error", line) for line in str(error).splitlines()])
+        else:
+            click.echo(str(error), err=True)
         ctx.exit(error.exit_status)
     from fastmasq.daemon.preflight import findings
 
-    try:
-        remarks = _read_rules(loaded.settings)
-    except ConfigurationError as error:
-        click.echo(str(error), err=True)
-        ctx.exit(error.exit_status)
-    for warning in loaded.warnings:
-        click.echo(f"warning: {warning}")
-    for remark in remarks:
-        click.echo(remark)
-    found = findings(loaded.settings)
-    for finding in found:
-        click.echo(f"{finding.severity}: {finding.text}")
-    if any(finding.severity == "error" for finding in found):
-        ctx.exit(1)
-    click.echo(f"{config}: ready to run")
+    found += [(finding.severity, finding.text) for finding in findings(loaded.settings)]
+    is_ready = all(severity != "error" for severity, _ in found)
+    if as_json:
+        _print(config, found)
+    else:
+        for severity, text in found:
+            click.echo(f"{severity}: {text}")
+        if is_ready:
+            click.echo(f"{config}: ready to run")
+    ctx.exit(0 if is_ready else 1)
 
 
-def _read_rules(settings: Settings) -> list[str]:
-    """Return what is to be said about the rule files, the rules and the forwards. Raises ConfigurationError."""
+def _print(config: str, found: list[tuple[str, str]]) -> None:
+    """Print the findings, each with its severity, as JSON."""
+    from fastmasq.cli.render import print_json
+
+    findings = [{"severity": severity, "text": text} for severity, text in found]
+    print_json({"config": config, "ready": all(severity != "error" for severity, _ in found), "findings": findings})
+
+
+def _read_rules(settings: Settings) -> list[tuple[str, str]]:
+    """Return what is to be said about rule files, rules and forwards: (severity, text). Raises ConfigurationError."""
     from fastmasq.advice.lint import Surroundings, lint
     from fastmasq.daemon.policy import declare
 
@@ -71,8 +80,8 @@ def _read_rules(settings: Settings) -> list[str]:
         pptp=settings.vpn.pptp,
     )
     return [
-        *(f"warning: {warning}" for warning in declared.warnings),
-        *(f"{finding.severity}: rules: {finding}" for finding in lint(declared.rules, around)),
+        *(("warning", warning) for warning in declared.warnings),
+        *((finding.severity, f"rules: {finding}") for finding in lint(declared.rules, around)),
     ]
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastmasq.cli.options import json_option
+from fastmasq.cli.options import Group, json_option
 
 if TYPE_CHECKING:
     from fastmasq.tools.doctor.kernel import Report
 
 
-@click.group()
+@click.group(cls=Group)
 def doctor() -> None:
     """Look for what is wrong with this host, or lacking, and say what to make of it."""
 

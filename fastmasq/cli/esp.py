@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fastmasq.cli.options import ADDRESS, Checked, client_options, find_socket, json_option
+from fastmasq.cli.options import ADDRESS, Checked, Group, client_options, find_socket, json_option
 from fastmasq.trackers.vpn.preload import SPIS, UNTIL_DELETED
 from fastmasq.units import NS_PER_SECOND, parse_duration
 
@@ -64,7 +64,7 @@ def _announcement(function: Any) -> Any:
     return function
 
 
-@click.group()
+@click.group(cls=Group)
 def esp() -> None:
     """Tell the SPIs of inside hosts beforehand: their ESP passes both ways at once, and nothing is guessed.
 
@@ -116,7 +116,9 @@ def list_sas(socket: str | None, config: str | None, inside: str | None, as_json
     sas = call(find_socket(socket, config), "esp", **({"inside": inside} if inside else {}))
     if as_json:
         print_json(sas)
-    elif sas:
+    elif not sas:
+        click.echo("no SAs were told")
+    else:
         rows = [
             (
                 one["inside"],

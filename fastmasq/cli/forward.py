@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from fastmasq.cli.options import client_options, find_socket, json_option
+from fastmasq.cli.options import Group, client_options, find_socket, json_option
 
 _PROTOCOL = click.argument("protocol", type=click.Choice(["tcp", "udp"]))
 _LISTEN = click.argument("listen")
 
 
-@click.group()
+@click.group(cls=Group)
 def forward() -> None:
     """Lead ports of the outside to inside hosts.
 
@@ -79,7 +79,9 @@ def list_forwards(socket: str | None, config: str | None, as_json: bool) -> None
     forwards = call(find_socket(socket, config), "forwards")
     if as_json:
         print_json(forwards)
-    elif forwards:
+    elif not forwards:
+        click.echo("no forwards")
+    else:
         rows = [
             (
                 one["protocol"],

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from fastmasq.cli.options import ADDRESS, LINK
+from fastmasq.cli.options import ADDRESS, LINK, Group
 
 
-@click.group("import")
+@click.group("import", cls=Group)
 def import_rules() -> None:
     """Carry over what iptables or nft do on a host today.
 

@@ -15,6 +15,7 @@ CONFIG_FILE = "/etc/fastmasq.toml"
 SOCKET_VARIABLE = "FASTMASQ_SOCKET"
 
 _Function = Callable[..., Any]
+_LONGEST_SENTENCE = 400  # click cuts it after 45 characters
 
 
 class Checked(click.ParamType):
@@ -60,6 +61,15 @@ def client_options(function: _Function) -> _Function:
         help=f"Without --socket: take the socket named in this configuration.  [default: {DEFAULT_SOCKET}]",
     )
     return socket(config(function))
+
+
+class Group(click.Group):
+    """A group whose help has the first sentence of each command whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(_LONGEST_SENTENCE)) for name, command in commands])
 
 
 def json_option(function: _Function) -> _Function:

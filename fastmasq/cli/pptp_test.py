@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastmasq.cli.options import json_option
+from fastmasq.cli.options import Group, json_option
 
 if TYPE_CHECKING:
     from fastmasq.tools.pptp_test.check import Step
@@ -20,7 +20,7 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
 _CALL_IDS = (1, 0xFFFF)
 
 
-@click.group()
+@click.group(cls=Group)
 def test() -> None:
     """Try what a VPN needs, as a client would, and say what is wrong."""
 

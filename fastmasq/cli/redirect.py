@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastmasq.cli.options import ADDRESS, Checked, client_options, find_socket, json_option
+from fastmasq.cli.options import ADDRESS, Checked, Group, client_options, find_socket, json_option
 
 
 def read_protocol(text: str) -> str:
@@ -26,7 +26,7 @@ _FROM = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def redirect() -> None:
     """Lead protocols without ports, such as GRE (47) and ESP (50), to inside hosts.
 
@@ -74,7 +74,9 @@ def list_redirects(socket: str | None, config: str | None, as_json: bool) -> Non
     redirects = call(find_socket(socket, config), "redirects")
     if as_json:
         print_json(redirects)
-    elif redirects:
+    elif not redirects:
+        click.echo("no redirects")
+    else:
         rows = [(str(one["protocol"]), one["source"], one["host"]) for one in redirects]
         click.echo("\n".join(align((">Protocol", "From", "To"), rows)))
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from fastmasq.cli.options import client_options, find_socket
+from fastmasq.cli.options import client_options, find_socket, json_option
 
 
 @click.command()
 @client_options
-def release(socket: str | None, config: str | None) -> None:
+@json_option
+def release(socket: str | None, config: str | None, as_json: bool) -> None:
     """Give the host back what a fastmasq that has ended left changed.
 
     For `run --keep`, which leaves it so, and after `kill -9` or a crash; without --keep, a fastmasq that is stopped
@@ -29,9 +30,13 @@ def release(socket: str | None, config: str | None) -> None:
     restored = takeover.release(former_journal=control.former_journal)
     if restored.done and Path(control.socket).is_socket():
         Path(control.socket).unlink()  # the dead forwarder's: nobody answers there
-    for line in restored.done:
+    if as_json:
+        from fastmasq.cli.render import print_json
+
+        print_json({"done": restored.done, "left": restored.left})
+    for line in restored.done if not as_json else ():
         click.echo(line)
     if restored.left:
         raise KernelError("\n".join(restored.left))
-    if not restored.done:
+    if not restored.done and not as_json:
         click.echo("nothing to restore: no fastmasq has left anything changed in this network namespace")

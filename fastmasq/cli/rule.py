@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fastmasq.cli.options import Group
 from fastmasq.cli.rule_list import list_rules
 from fastmasq.cli.rule_load import load
 from fastmasq.cli.rule_reset import reset
@@ -11,7 +12,7 @@ from fastmasq.cli.rule_template import template, templates
 from fastmasq.cli.rule_trace import trace
 
 
-@click.group()
+@click.group(cls=Group)
 def rule() -> None:
     """List, question and change the rules of the running forwarder, or print rule sets of the VPN Masquerade HOWTO."""
 

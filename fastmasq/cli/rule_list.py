@@ -33,10 +33,27 @@ def list_rules(socket: str | None, config: str | None, chain: str | None, as_jso
     wanted = {} if chain is None else {"chain": chain}
     answer = call(find_socket(socket, config), "rules", **wanted)
     if as_json:
-        print_json(answer)
+        print_json({**answer, "chains": [_as_json(one) for one in answer["chains"]]})
         return
     parts = ["\n".join(_chain(one, answer["default_forward"])) for one in answer["chains"] if _is_worth_it(one, chain)]
     click.echo("\n\n".join(parts))
+
+
+def _as_json(chain: dict[str, Any]) -> dict[str, Any]:
+    """Return a chain as the control method describes it, but with addresses as text."""
+    return {**chain, "rules": [{**each, "rule": _with_text(each["rule"])} for each in chain["rules"]]}
+
+
+def _with_text(rule: dict[str, Any]) -> dict[str, Any]:
+    from fastmasq.legacy.names import write_dotted, write_mask
+
+    match = dict(rule.get("match", {}))
+    for key in match.keys() & {"source", "destination"}:
+        address, mask = match[key]
+        match[key] = write_dotted(address) + write_mask(mask)
+    if "interface_address" in match:
+        match["interface_address"] = write_dotted(match["interface_address"])
+    return {**rule, **({"match": match} if match else {})}
 
 
 def _is_worth_it(chain: dict[str, Any], wanted: str | None) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from fastmasq.cli.options import json_option
+
 
 @click.command()
 @click.argument("name")
@@ -28,9 +30,13 @@ def template(name: str, host: tuple[str, ...], peer: tuple[str, ...], **places: 
 
 
 @click.command()
-def templates() -> None:
+@json_option
+def templates(as_json: bool) -> None:
     """List the rule sets that `fastmasq rule template` prints."""
     from fastmasq.advice.templates import TEMPLATES
-    from fastmasq.cli.render import align
+    from fastmasq.cli.render import align, print_json
 
+    if as_json:
+        print_json([{"name": name, "for": purpose} for name, purpose in TEMPLATES])
+        return
     click.echo("\n".join(align(("Name", "What it is for"), TEMPLATES)))

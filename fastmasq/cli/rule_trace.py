@@ -214,8 +214,12 @@ def _changed(packet: Packet, stage: Stage) -> Packet:
 def _as_json(stage: Stage) -> dict[str, Any]:
     import msgspec
 
+    from fastmasq.legacy.names import write_dotted
+
     decided = msgspec.to_builtins(stage.decision) if stage.decision else {}
-    return {"chain": stage.chain, "packet": msgspec.to_builtins(stage.packet), **decided, "verdict": stage.verdict}
+    packet = msgspec.to_builtins(stage.packet)
+    packet |= {key: write_dotted(packet[key]) for key in packet.keys() & {"source", "destination", "interface_address"}}
+    return {"chain": stage.chain, "packet": packet, **decided, "verdict": stage.verdict}
 
 
 def _lines(stages: Iterable[Stage]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from fastmasq.cli.options import json_option
+from fastmasq.cli.options import Group, json_option
 from fastmasq.lab.topology import DEFAULT_PREFIX, NETWORKS, SERVER_ADDRESS, Lab
 
 _prefix_option = click.option(
@@ -18,7 +18,7 @@ _prefix_option = click.option(
 _COMMAND_OF_ITS_OWN = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@click.group()
+@click.group(cls=Group)
 def lab() -> None:
     """A test network of network namespaces: the example network of the HOWTO."""
 

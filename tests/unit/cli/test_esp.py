@@ -83,7 +83,7 @@ def test_refusals_are_one_line_and_status_1(esp, forwarder):
 
 
 def test_list(esp, forwarder):
-    assert esp("list").output == ""
+    assert esp("list").output == "no SAs were told\n"
     ends = {"inside": "10.0.0.2", "masq": "200.200.200.200", "remote": "199.0.0.1"}
     forwarder.sas = [
         {**ends, "inbound_spi": 0x5000, "outbound_spi": None, "lifetime_s": None, "age_s": 1.0, "left_s": 1799.0},

@@ -1,8 +1,9 @@
 """What a network with VPN clients or servers needs of its gateway: the question of HOWTO 3.2, answered and written out.
 
 A host with a registered address is only routed. A private client is masqueraded. A private server is masqueraded and
-reached by a port forward for the control channel and a redirect for the data channel. From the answers come sentences,
-a fastmasq.toml, or a script of 1999 made of the HOWTO's own rule sets.
+reached by a port forward for the control channel. The data channel of PPTP is followed from there; for that of IPsec a
+redirect says whose SAs are that nobody inside has begun. From the answers come sentences, a fastmasq.toml, or a script
+of 1999 made of the HOWTO's own rule sets.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ANYWHERE = "0.0.0.0/0"
 
 _PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))  # RFC 1918
 _CHANNELS = {"pptp": ("tcp", PPTP_PORT, GRE), "ipsec": ("udp", ISAKMP_PORT, ESP)}
+_FOLLOWED = ("pptp",)  # their data channels need no redirect
 _SPELLED = {"pptp": "PPTP", "ipsec": "IPsec"}
 _TRACES = {"pptp": r" 1723\b|/1723\b|-p 47\b| 47\b", "ipsec": r" 500\b|/500\b|-p 50\b| 50\b"}  # in the HOWTO's lines
 
@@ -100,10 +102,13 @@ class Advice:
     def _server_sentences(self) -> Iterator[str]:
         for name in self.vpns:
             protocol, port, data = _CHANNELS[name]
-            yield (
-                f"{_SPELLED[name]}: forward {protocol} {port} of {self.question.outside} to {self.question.hosts[0]}, "
-                f"and redirect protocol {data} to it (HOWTO 3.8)."
+            forward = (
+                f"{_SPELLED[name]}: forward {protocol} {port} of {self.question.outside} to {self.question.hosts[0]}"
             )
+            if name in _FOLLOWED:
+                yield f"{forward} (HOWTO 3.8); its protocol {data} is followed from there, without a redirect."
+            else:
+                yield f"{forward}, and redirect protocol {data} to it (HOWTO 3.8)."
         yield "Remote clients use the gateway's outside address as the address of the server."
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -127,7 +132,7 @@ class Advice:
                 parts.append(
                     f'[[forward]]\nprotocol = "{protocol}"\nlisten = "{listen}"\nto = "{ask.hosts[0]}:{port}"\n'
                 )
-            parts += [f'[[redirect]]\nprotocol = {_CHANNELS[name][2]}\nto = "{ask.hosts[0]}"\n' for name in self.vpns]
+            parts += [f'[[redirect]]\nprotocol = {number}\nto = "{ask.hosts[0]}"\n' for number in self._redirected()]
         if not self.registered:
             switches = "".join(f"{name} = {str(name in self.vpns).lower()}\n" for name in _CHANNELS)
             parts.append(f"[vpn]\n{switches}")
@@ -165,7 +170,7 @@ class Advice:
         """Return the commands of HOWTO 3.8, with one clearing of the table only (original-systems A-14)."""
         ask = self.question
         own = ask.public or ask.outside
-        lines = ["# Forward the control channels and redirect the data channels to the server"]
+        lines = ["# Forward the control channels to the server, and redirect the data channels that are not followed"]
         lines.append("/sbin/ipportfw -C" if tool == "ipfwadm" else "ipmasqadm portfw -f")
         for name in self.vpns:
             protocol, port, _ = _CHANNELS[name]
@@ -173,8 +178,12 @@ class Advice:
                 lines.append(f"/sbin/ipportfw -A -{protocol[0]} {own}/{port} -R {ask.hosts[0]}/{port}")
             else:
                 lines.append(f"ipmasqadm portfw -a -P {protocol} -L {own} {port} -R {ask.hosts[0]} {port}")
-        lines += [f"/sbin/ipfwd --masq {ask.hosts[0]} {_CHANNELS[name][2]} &" for name in self.vpns]
+        lines += [f"/sbin/ipfwd --masq {ask.hosts[0]} {number} &" for number in self._redirected()]
         return "".join(f"{line}\n" for line in lines)
+
+    def _redirected(self) -> list[int]:
+        """Return the protocols that the server is to get."""
+        return [_CHANNELS[name][2] for name in self.vpns if name not in _FOLLOWED]
 
     def _filled(self, name: str) -> str:
         ask = self.question

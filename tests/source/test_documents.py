@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from fastmasq.advice.advise import Advice, Question
 from fastmasq.cli.main import ALIASES, COMMANDS, fastmasq
+from fastmasq.config.load import SAMPLE
+from fastmasq.kernel.guard.backends import BACKENDS
+from fastmasq.observe.counters import NOTE_SENTENCES
+from fastmasq.path.verdict import NOTES
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -106,3 +111,54 @@ def test_the_licence_comes_with_the_package() -> None:
     assert licence.read_text().startswith(f"{metadata['project']['license']} License")
     assert metadata["project"]["license-files"] == [name_of(licence)]
     assert licence.name in metadata["tool"]["setuptools"]["package-data"]["fastmasq"]
+
+
+# What several documents and the program say must be one truth.
+
+MANUAL = ROOT / "fastmasq/manual"
+
+
+def page(name: str) -> str:
+    """Return a page of the manual on one line, so that no line's end is in the way of a sentence."""
+    return " ".join((MANUAL / f"{name}.md").read_text().split())
+
+
+def in_order(text: str, words: Iterable[str]) -> bool:
+    places = [text.index(word) for word in words]
+    return places == sorted(places)
+
+
+def test_guards_are_tried_in_one_order() -> None:
+    guards = [name for name in BACKENDS if name != "none"]
+    sample = " ".join(SAMPLE.read_text().replace("\n#", "").split())
+    assert in_order(sample[sample.index('"auto" takes the first') :], [f'"{name}"' for name in guards])
+    theory = page("theory-of-operation")
+    assert in_order(theory[theory.index("The guard is an eBPF classifier") :], guards)
+    kernels = page("kernels")
+    assert in_order(
+        kernels[kernels.index('`[takeover] guard = "auto"` takes the first') :], [f"`{name}`" for name in guards]
+    )
+
+
+def test_a_pptp_server_needs_a_forward_and_no_redirect() -> None:
+    advice = Advice(Question(hosts=("10.0.0.4",), role="server", vpn="pptp"))
+    assert "redirect" not in tomllib.loads(advice.toml())
+    assert "A forward of the control port is all that a server needs" in page("vpn")
+    assert "| TCP 1723 or UDP 500 | none for PPTP, 50 for IPsec |" in page("rules")
+
+
+def test_pptp_turns_round_and_no_page_says_otherwise() -> None:
+    vpn = page("vpn")
+    assert "control connection and GRE turn round" in vpn
+    assert re.search(r"\*\*Hairpin\*\*[^*]*PPTP \[turns round\]", vpn)
+
+
+def test_redirect_to_a_proxy_works_and_no_page_says_otherwise() -> None:
+    for path in DOCUMENTS:
+        sentences = re.split(r"(?<=[.:;]) ", " ".join(path.read_text().split()))
+        assert [one for one in sentences if "REDIRECT" in one and "refused" in one] == [], path
+
+
+def test_every_note_and_reason_of_status_is_explained_in_the_manual() -> None:
+    assert NOTE_SENTENCES.keys() == {*NOTES}
+    assert "Notes" in (MANUAL / "counters.md").read_text()

@@ -64,8 +64,9 @@ class Supervisor:
         environment = {**os.environ, VARIABLE: str(os.getpid())}
         self._child = os.posix_spawn(self._argv[0], self._argv, environment, setsigmask=())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
-        _, status = os.waitpid(self._child, 0)
-        self._child = 0
+        os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)  # its number is nobody else's until it is reaped
+        child, self._child = self._child, 0
+        _, status = os.waitpid(child, 0)
         return status
 
     def _pass_on(self, number: int, _: object) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -124,6 +124,36 @@ def test_a_hang_up_is_passed_on_and_ends_nothing() -> None:
         assert process.stdout.readline() == "reloaded\n"
         process.terminate()
         process.wait(5)
+
+
+def test_nothing_is_signalled_once_the_child_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another process's by then; until then it is the child's, dead or alive."""
+    signalled: list[tuple[str, int]] = []
+    moment = "running"
+
+    def told_after(call: str, real: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*arguments: object) -> object:
+            nonlocal moment
+            result = real(*arguments)
+            moment = call
+            signal.raise_signal(signal.SIGTERM)
+            return result
+
+        return wrapped
+
+    before = {number: signal.getsignal(number) for number in supervisor._PASSED_ON}
+    kill = os.kill
+    for call in ("waitid", "waitpid"):
+        monkeypatch.setattr(supervisor.os, call, told_after(call, getattr(os, call)))
+    monkeypatch.setattr(
+        supervisor.os, "kill", lambda pid, number: (kill(pid, number), signalled.append((moment, number)))
+    )
+    try:
+        assert supervisor.Supervisor([sys.executable, "-c", "raise SystemExit(3)"]).run() == 3
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert signalled == [("waitid", signal.SIGTERM)], "a zombie's number is still its own"
 
 
 def test_it_may_be_ended_while_it_pauses() -> None:

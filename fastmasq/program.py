@@ -7,10 +7,18 @@ name it is called by decides, where a wheel has a script for each.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import PurePath
+from typing import NoReturn
 
 NAME = "fastmasq"
+SUPERVISOR = "fastmasq-supervisor"
+"""What a bundle calls itself while it is the small process of `run --supervise`."""
+
+FILE_VARIABLE = "FASTMASQ_FILE"
+"""Of a bundle's environment: the file that it was unpacked from."""
 LEGACY = {
     "ipfwadm": "fastmasq.legacy.command:ipfwadm",
     "ipchains": "fastmasq.legacy.command:ipchains",
@@ -39,6 +47,15 @@ def command(*arguments: str) -> list[str]:
     return [*start, *arguments]
 
 
+def start_anew(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Have this process of a bundle become one called `name`, which has imported nothing yet. Does not return.
+
+    It stays where it is unpacked, and has that removed at its end.
+    """
+    environment = os.environ | ({FILE_VARIABLE: sys.executable} if is_one_file() else {})
+    os.execve(PurePath(sys._MEIPASS).with_name(NAME), [name, *arguments], environment)
+
+
 def called_as() -> str:
     """Return the name this process was called by, without folders: "fastmasq", or one of LEGACY."""
     name = PurePath(sys.argv[0]).name
@@ -47,5 +64,6 @@ def called_as() -> str:
 
 def main() -> None:
     """Run what a bundle was called as: a program of 1999 by its name, `fastmasq` by every other."""
-    module, _, function = LEGACY.get(called_as(), "fastmasq.cli.main:main").partition(":")
+    names = {**LEGACY, SUPERVISOR: "fastmasq.cli.supervisor:main"}
+    module, _, function = names.get(called_as(), "fastmasq.cli.main:main").partition(":")
     getattr(importlib.import_module(module), function)()

@@ -1,7 +1,7 @@
 """Starts the forwarder again whenever it dies: a small process of its own, for hosts whose init does not do that.
 
-It is this file, run by a Python of its own without site packages (`become`), so that it needs the standard library
-alone, and little memory: nothing of the package is imported here.
+It is this file, run by a Python of its own without site packages, or by a bundle that starts anew (`become`). So that
+it has little memory, it needs the standard library alone: nothing of the package is imported here.
 
 SIGTERM, SIGINT and SIGHUP are passed on to the forwarder. One that ends with status 0, or after such a signal, has been
 told to; so has one that finds its configuration wrong (2). Any other end is said, and it is started again at once; one
@@ -21,13 +21,12 @@ VARIABLE = "FASTMASQ_SUPERVISOR"  # of the forwarder's environment: our process,
 
 
 def become(forwarder: list[str]) -> None:
-    """Have this process supervise a forwarder, started by this command line, from now on. Does not return.
+    """Have this process supervise a forwarder, started by this command line, from now on. Does not return."""
+    from fastmasq import program  # before this file runs by itself
 
-    A bundle has no other Python than its own, which has read the command line by now: it goes on as it is.
-    """
     sys.stdout.flush()
-    if getattr(sys, "frozen", False):
-        sys.exit(Supervisor(forwarder).run())
+    if program.is_bundle():
+        program.start_anew(program.SUPERVISOR, forwarder)
     os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, *forwarder])
 
 
@@ -94,5 +93,10 @@ class Supervisor:
             time.sleep(min(left, 0.2))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Supervise the forwarder that the command line names."""
     sys.exit(Supervisor(sys.argv[1:]).run())
+
+
+if __name__ == "__main__":
+    main()

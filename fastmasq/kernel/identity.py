@@ -76,10 +76,7 @@ def start_time(pid: int) -> int | None:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel send us SIGTERM when the process that has started us ends. Raises KernelError if it has already.
-
-    Between a bundle of one file and its parent there is a process that unpacks it; then we end with that.
-    """
+    """Have the kernel send us SIGTERM when the process that has started us ends. Raises KernelError if it has."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if start_time(parent) is None:
         raise KernelError("the supervisor has ended meanwhile; start it again")

@@ -14,7 +14,7 @@ MARK = ".unpacked"  # launcher.c leaves it in the folder of the one file
 def main() -> None:
     """Run the bundle."""
     _restore_environment()
-    file = os.environ.pop("FASTMASQ_FILE", None)
+    file = os.environ.pop(program.FILE_VARIABLE, None)
     folder = os.path.dirname(sys.executable)
     if file and os.path.islink(os.path.join(folder, MARK)):
         sys.executable = file

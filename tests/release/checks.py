@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,11 +19,12 @@ import psutil
 
 from fastmasq.cli.main import COMMANDS
 from fastmasq.errors import FastmasqError
-from fastmasq.lab import hosts, scenario
+from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
 from fastmasq.program import LEGACY
-from tests.release import programs, roots
+from tests.release import lives, programs, roots
+from tests.release.gateway import demonstrate, network, start_seconds, until
 from tests.release.roots import checked, folder, inside, output_of, run_inside
 from tests.support import candidate
 
@@ -33,24 +34,6 @@ CAPABILITIES = "cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon"
 SCRIPT_LINES, SCRIPT_S = 100, 20.0
 APART = ("lab", "demo", "bench")
 STARTS = 5
-PATIENCE_S = 5.0
-
-
-@contextlib.contextmanager
-def network() -> Iterator[Lab]:
-    """Make a lab of this process."""
-    with Lab(f"release-{os.getpid()}") as lab:
-        yield lab
-
-
-def demonstrate(command: Sequence[str]) -> str:
-    """Pass all checks of the demo with this program in the gateway; return how many. Raises FastmasqError."""
-    with network() as lab:
-        stage = scenario.set_stage(lab)
-        with Fastmasq(lab, command=command):
-            for check in scenario.CHECKS:
-                check.run(stage)
-    return f"{len(scenario.CHECKS)} checks of the demo"
 
 
 def source_distribution() -> str:
@@ -68,7 +51,7 @@ def wheel() -> str:
     if sources:
         raise FastmasqError(f"the wheel has sources: {', '.join(sources)}")
     kept = roots.CACHE / "wheels"
-    pip = [programs.PYTHON, "-m", "pip"] if shutil.which("pip3") else [str(programs.PROJECT / ".venv/bin/pip")]
+    pip = [str(programs.BUILDER), "-m", "pip"]
     checked([*pip, "download", "--quiet", "--dest", str(kept), str(programs.wheel())])
     with folder(roots.debian("bookworm", "python3-venv", "nftables")) as root:
         shutil.copytree(kept, root / "wheels")
@@ -146,22 +129,6 @@ def starts() -> str:
     return ", ".join(said)
 
 
-def start_seconds(lab: Lab, command: Sequence[str]) -> float:
-    """Return the time from the start of this program in the gateway to its line that it forwards."""
-    socket = f"/tmp/release-{os.getpid()}.sock"
-    argv = [*command, "run", "--inside", "eth0", "--outside", "eth1", "--socket", socket]
-    started = time.monotonic()
-    with lab.popen("gateway", argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            seconds = time.monotonic() - started
-        finally:
-            process.terminate()
-        if "forwarding" not in line:
-            raise FastmasqError(f"{command[-1]} did not forward: {process.stderr.read().strip() or line}")
-    return seconds
-
-
 def commands() -> str:
     """Every command is in the bundle, by the names of 1999 too; those that are not say where they are."""
     with folder() as root:
@@ -215,8 +182,7 @@ def killed() -> str:
         command = ["env", f"TMPDIR={place}", str(programs.FILE)]
         for victim in range(len(_processes_of(lab, command, place, kill=None))):
             _processes_of(lab, command, place, kill=victim)
-            if not _wait(lambda: not _running_in(place)):
-                raise FastmasqError(f"after kill -9 of process {victim}, {_running_in(place)} runs on")
+            until(lambda: not _running_in(place), f"nothing runs on after kill -9 of process {victim}")
         checked([*command, "--version"])
         if os.listdir(place) != [bystander.name]:
             raise FastmasqError(f"left in the temporary directory: {', '.join(os.listdir(place))}")
@@ -251,13 +217,6 @@ def _running_in(place: str) -> list[int]:
             if process.exe().startswith(f"{place}/"):
                 found.append(process.pid)
     return sorted(found)
-
-
-def _wait(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def noexec() -> str:
@@ -332,12 +291,16 @@ CHECKS: dict[str, Callable[[], str]] = {
     "file-debian-11": file_on_debian_11,
     "folder": folder_alone,
     "capabilities": capabilities,
+    "supervised": lives.supervised,
+    "no-nftables": lives.without_nftables,
+    "install-folder": lives.installed,
     "deb": debian_package,
     "lintian": lintian,
     "wheel": wheel,
     "sdist": source_distribution,
     "units": partial(tests_of, "units"),
     "install": partial(tests_of, "install"),
+    "systemd": partial(tests_of, "systemd"),
     "old-kernels": partial(tests_of, "old_kernels"),
     "other-kernel": partial(tests_of, "other_kernel"),
 }

@@ -23,7 +23,7 @@ from fastmasq_bench.lab.rounds import measure_anew
 from fastmasq_bench.lab.run import check_host
 from fastmasq_bench.report import describe_machine, machine_line
 from tests.release import programs
-from tests.release.checks import start_seconds
+from tests.release.gateway import start_seconds
 
 IDLE_S = 3.0
 FIGURE = "packets-1000"

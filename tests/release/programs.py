@@ -19,6 +19,7 @@ FILE = DIST / f"fastmasq-{__version__}-{platform.machine()}"
 FOLDER = FILE.with_name(f"{FILE.name}.tar.xz")
 SOURCE = DIST / f"fastmasq-{__version__}.tar.gz"
 PYTHON = "/usr/bin/python3"
+BUILDER = PROJECT / "build/packages/venv/bin/python"  # what the packages are built with
 OPT = "opt/fastmasq"  # where the folder is for, from the root
 
 # In a mount namespace of its own, where /opt has nothing but the folder: $0 is where that is unpacked.

@@ -55,6 +55,21 @@ def test_a_bundle_is_the_program_of_its_name(bundled, monkeypatch, capsys, first
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("executable", "unpacked_from"), [("/opt/fastmasq/fastmasq", None), ("/root/one-file", "/root/one-file")]
+)
+def test_a_bundle_starts_anew_where_it_is_unpacked(bundled, monkeypatch, executable, unpacked_from):
+    started = []
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "_MEIPASS", "/opt/fastmasq/_internal", raising=False)
+    monkeypatch.setattr(program.os, "execve", lambda *words: started.append(words))
+    program.start_anew(program.SUPERVISOR, ["/opt/fastmasq/fastmasq", "run"])
+    ((file, words, environment),) = started
+    assert str(file) == "/opt/fastmasq/fastmasq"
+    assert words == [program.SUPERVISOR, "/opt/fastmasq/fastmasq", "run"]
+    assert environment.get(program.FILE_VARIABLE) == unpacked_from
+
+
 def test_wheels_have_a_script_for_each_name():
     with (ROOT / "pyproject.toml").open("rb") as file:
         scripts = tomllib.load(file)["project"]["scripts"]

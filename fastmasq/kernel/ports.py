@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel import netlink, rtnetlink
 from fastmasq.kernel.links import IFF_UP, Interface
 from fastmasq.wire.numbers import GRE, ICMP, IPIP, IPV6, SCTP, TCP, UDP, UDP_LITE
 
-PortSet = npt.NDArray[np.bool_]  # 65536 entries, indexed by port
+PortSet = np.ndarray  # of booleans: 65536, indexed by port
 
 EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")

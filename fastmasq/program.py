@@ -10,7 +10,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import NoReturn
 
 NAME = "fastmasq"
@@ -38,7 +37,7 @@ def is_bundle() -> bool:
 
 def is_one_file() -> bool:
     """Return whether this is a bundle that unpacks itself somewhere else each time it is started."""
-    return is_bundle() and PurePath(sys._MEIPASS).parent != PurePath(sys.executable).parent
+    return is_bundle() and os.path.dirname(sys._MEIPASS) != os.path.dirname(sys.executable)
 
 
 def command(*arguments: str) -> list[str]:
@@ -53,12 +52,12 @@ def start_anew(name: str, arguments: Sequence[str]) -> NoReturn:
     It stays where it is unpacked, and has that removed at its end.
     """
     environment = os.environ | ({FILE_VARIABLE: sys.executable} if is_one_file() else {})
-    os.execve(PurePath(sys._MEIPASS).with_name(NAME), [name, *arguments], environment)
+    os.execve(os.path.join(os.path.dirname(sys._MEIPASS), NAME), [name, *arguments], environment)
 
 
 def called_as() -> str:
     """Return the name this process was called by, without folders: "fastmasq", or one of LEGACY."""
-    name = PurePath(sys.argv[0]).name
+    name = os.path.basename(sys.argv[0])
     return NAME if name == "__main__.py" else name
 
 

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import shutil
 import signal
 import sys
 
@@ -38,6 +37,8 @@ def _remove_at_the_end(folder: str) -> None:
 
     def remove() -> None:
         if os.getpid() == process:
+            import shutil  # here, since a supervisor is to be small
+
             shutil.rmtree(folder, ignore_errors=True)
 
     def leave(number: int, _: object) -> None:

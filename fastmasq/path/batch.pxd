@@ -11,7 +11,7 @@ from fastmasq.path.punts cimport Answer
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, ring_next_ns, ring_receive, ring_release
-from fastmasq.table cimport rows, sessions, table
+from fastmasq.table cimport rows, sessions, shortage, table
 from fastmasq.table.rows cimport Session
 from fastmasq.table.table cimport Table
 from fastmasq.table.wheel cimport TICK_MS
@@ -25,6 +25,7 @@ cdef extern from * nogil:
 
 cdef enum:
     EXPIRE_BUDGET = 256         # sessions looked at between two batches
+    SHORTAGE_BUDGET = 64        # and for what nobody has answered
     TURN_BATCHES = 8            # of one link before the next has its turn: answers in a bunch wake their hosts less often
     OBSERVED_FRAMES = 1024      # of all links, in one turn of a path that only observes
 
@@ -208,4 +209,5 @@ cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
     if p.datagrams.count:
         fragments.expire_datagrams(p)
     sessions.expire_sessions(p.table, p.tick, EXPIRE_BUDGET)
+    shortage.relieve(p.table, p.tick, SHORTAGE_BUDGET)
     return count

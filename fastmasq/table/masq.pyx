@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastmasq.table cimport (
-    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, siphash, table, wheel,
+    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash, table, wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
@@ -330,6 +330,7 @@ cdef class MasqTable:
             self.memory.free_ports[pool] = np.packbits(free, bitorder="little").view("u8")
             self.table.pools[pool].free_count = int(free.sum())
             self.table.pools[pool].free_low = int(free[:ports.LOW_PORTS].sum())
+            self.table.pools[pool].allowed_count = int(bits[port_class][ports.LOW_PORTS:].sum())
 
     def close_external(self, address, first=0, count=<uint32_t>rows.NONE, only_without_reply=False):
         """Close the sessions on `address` among rows [first, first + count); return (closed, next row to look at).
@@ -421,8 +422,10 @@ cdef class MasqTable:
         sessions.retime_session(&self.table, row, now_ns // TICK_NS)
 
     def expire(self, now_ns, int budget=1 << 30):
-        """Close what is dead at `now_ns`; return how many rows were looked at."""
-        return sessions.expire_sessions(&self.table, now_ns // TICK_NS, budget)
+        """Close what is dead at `now_ns`, and what goes first if something is short; return how many rows were due."""
+        cdef int looked = sessions.expire_sessions(&self.table, now_ns // TICK_NS, budget)
+        shortage.relieve(&self.table, now_ns // TICK_NS, budget)
+        return looked
 
     def admits(self, address, int port_class, uint16_t port, uint32_t remote):
         mapping = mappings.find_external(&self.table, address, port_class, port)

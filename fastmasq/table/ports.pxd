@@ -19,6 +19,7 @@ cdef struct PortPool:
     uint64_t *allowed           # [POOL_WORDS], bit set: may be given at all; some belong to the host itself
     uint32_t free_count
     uint32_t free_low           # of these, under LOW_PORTS
+    uint32_t allowed_count      # not under LOW_PORTS
 
 
 cdef inline bint is_free(const PortPool *pool, uint16_t port) noexcept nogil:

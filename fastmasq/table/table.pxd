@@ -6,7 +6,7 @@
 # session find it by arithmetic (mappings.pxd). Sessions hold their mapping open; the last one to close gives the port back,
 # which is then held down for a while (holds.pxd). A *host* row counts what one inside address holds, a *network* row what all
 # with one prefix hold, so that neither can take the table or the ports (hosts.pxd). Sessions are opened in as many ways as
-# there are in opening.pxd.
+# there are in opening.pxd. What nobody has answered goes before its time while something is short (shortage.pxd).
 #
 # Nothing here allocates, and no call does an unbounded amount of work except the choice of a port from a nearly empty pool
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
@@ -103,6 +103,8 @@ cdef struct Table:
     Filtering filtering
     Limits limits
     uint32_t now                # the last tick that expire_sessions was told
+    uint32_t short_second       # in which it was last asked whether something is short (shortage.pxd)
+    uint32_t short_rows         # rows [0, short_rows) are still to be looked at for what nobody has answered
     bint sequential             # ports as in 1999: never kept, ascending
     uint32_t next_sequential
     Secret secret

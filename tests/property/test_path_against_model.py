@@ -29,7 +29,12 @@ class TightLimits(AddressDependent):
     settings = replace(Comparison.settings, sessions=8, sessions_per_host=3, ports_per_host=2, programs=PROGRAM_RULES)
 
 
+class Shares(AddressDependent):
+    settings = replace(Comparison.settings, sessions=14, prefix=24, programs=PROGRAM_RULES)
+
+
 TestAddressDependent = AddressDependent.TestCase
 TestEndpointIndependent = EndpointIndependent.TestCase
 TestAddressAndPortDependent = AddressAndPortDependent.TestCase
 TestTightLimits = TightLimits.TestCase
+TestShares = Shares.TestCase

@@ -13,7 +13,7 @@ ORDER = {  # of the files of a folder: each knows only those before it
     "table": """
         keys bucket index permits ports siphash
         rows forwards wheel tcp_state
-        table growth filtering holds hosts mappings sessions opening
+        table growth filtering holds hosts mappings sessions shortage opening
         masq forward_table
     """,
     "path": """

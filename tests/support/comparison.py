@@ -158,6 +158,7 @@ class Comparison(RuleBasedStateMachine):
         target = self.now_ns + round(seconds * SECOND)
         ends = [session.expires for session in self.model.all_sessions()]
         ends += [end for _, end in self.model.held_down.values()]
+        ends += [self.model.may_go_at(session) for session in self.model.all_sessions()]
         ends += [datagram.since + LIFE for datagram in self.model.datagrams.values()]
         for end in sorted(ends):
             if target - SLACK < end <= target:

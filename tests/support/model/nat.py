@@ -84,6 +84,8 @@ LOOPBACK = IPv4Network("127.0.0.0/8")
 PROGRAM_NETWORK = IPv4Network("169.254.255.0/27")  # where programs of the host are reached; on no wire
 PROGRAM_ADDRESSES = [int(PROGRAM_NETWORK[number]) for number in (1, 2)]
 UNANSWERED = 60 * SECOND  # a TCP client has given up by then
+SHORT = 4  # less than one part in so many is left
+PATIENCE = 4 * SECOND  # with what nobody has answered, while something is short
 WITHOUT_PORTS = 600 * SECOND
 
 AnySession = Session | PlainSession | ProgramSession
@@ -108,6 +110,7 @@ class Model:
         self.orphans = 0  # pieces that have waited in vain
         self.served: dict[tuple, tuple[int, int]] = {}  # (mapping, remote endpoint): target while no session can be had
         self.now_ns = 0
+        self.short_second = -1  # in which it was last asked whether something is short
         self.observed = Observed()
         self.datagram: Datagram | None = None  # that of the piece in hand
         for forward in self.settings.forwards:
@@ -319,23 +322,46 @@ class Model:
         self.check_share(packet.source)
         if (packet.protocol, packet.source, packet.source_id) in self.by_inside:
             return
-        mine = [mapping for mapping in self.by_inside.values() if mapping.address == packet.source]
-        if sum(mapping.protocol == packet.protocol for mapping in mine) >= self.settings.ports_per_host:
+        owners = [one.address for one in self.by_inside.values() if one.protocol == packet.protocol and not one.targets]
+        mine = owners.count(packet.source)
+        if mine >= self.settings.ports_per_host:
             raise Refused("host_port_limit", (3, 13, 0))
+        if not self.settings.prefix:
+            return
+        left = self.ports_left(packet.protocol, low=packet.protocol == ICMP or packet.source_id < LOW_PORTS)
+        if left and mine >= left:
+            raise Refused("host_port_limit", (3, 13, 0))
+        if left and sum(self.is_neighbour(owner, packet.source) for owner in owners) >= left:
+            raise Refused("network_limit", (3, 13, 0))
+
+    def ports_left(self, protocol: int, low: bool) -> int:
+        """Return how many external ports can still be given, those held down included; low ones only if `low`."""
+        allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
+        held = {id for kind, id in self.held_down if kind == protocol and id in allowed}
+        free = [id for id in allowed if (protocol, id) not in self.by_external and id not in held]
+        return sum(id >= LOW_PORTS or low for id in free) + sum(id >= LOW_PORTS for id in held)
 
     def check_room(self) -> None:
         if len(list(self.all_sessions())) >= self.settings.sessions:
             raise Refused("table_full", (3, 1, 0))
 
-    def share_of(self, host: int) -> list[AnySession]:
-        """Return the sessions that count towards a host's limit."""
-        mine: list[AnySession] = [session for session in self.sessions() if session.inside[0] == host]
-        mine += [session for session in self.plain.values() if session.inside[0] == host]
-        return mine + [session for session in self.programs.values() if session.payer == host]
+    def payers(self) -> list[int]:
+        """Return the host that each session counts for."""
+        ours = [*self.sessions(), *self.plain.values()]
+        return [session.inside[0] for session in ours] + [session.payer for session in self.programs.values()]
+
+    def is_neighbour(self, one: int, other: int) -> bool:
+        """Return whether two hosts share what a network may have."""
+        return (one ^ other) >> (32 - self.settings.prefix) == 0
 
     def check_share(self, host: int) -> None:
-        if len(self.share_of(host)) >= self.settings.sessions_per_host:
+        """Refuse a session to a host that has its share: what may be set, or as much as is left for others."""
+        payers = self.payers()
+        mine, left = payers.count(host), self.settings.sessions - len(payers)
+        if mine >= self.settings.sessions_per_host or (self.settings.prefix and mine >= left):
             raise Refused("host_session_limit", (3, 13, 0))
+        if self.settings.prefix and sum(self.is_neighbour(payer, host) for payer in payers) >= left:
+            raise Refused("network_limit", (3, 13, 0))
 
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
@@ -417,6 +443,7 @@ class Model:
             self.advance(session, IN, packet)
         elif session.state == tcp.UNANSWERED:
             self.refresh(session)  # what nobody answers, such as log messages, keeps to one target
+        session.heard = True
 
     # -- port forwards ----------------------------------------------------------------------------------------------
 
@@ -446,7 +473,9 @@ class Model:
             self.check_share(turn.endpoint[0])
         except Refused as refused:
             raise Refused(refused.reason) from None  # the outside is not told
-        session = Session(mapping, (packet.source, packet.source_id), 0, connection, turn.endpoint, answered=False)
+        session = Session(
+            mapping, (packet.source, packet.source_id), 0, connection, turn.endpoint, answered=False, heard=True
+        )
         mapping.sessions[session.remote] = session
         self.refresh(session)
         if turn.weight:
@@ -492,9 +521,9 @@ class Model:
         if session is None:
             try:
                 self.check_room()
-                if len(self.share_of(host)) >= (self.settings.sessions_per_host + 1) // 2:
+                if self.payers().count(host) >= (self.settings.sessions_per_host + 1) // 2:
                     raise Refused("host_session_limit")  # strangers have half of it
-                self.open_plain(packet.protocol, host, packet.source)
+                session = self.open_plain(packet.protocol, host, packet.source)
             except Refused as refused:
                 raise Refused(refused.reason) from None  # the outside is not told
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
@@ -814,6 +843,35 @@ class Model:
             if datagram.since + LIFE <= now_ns:
                 self.orphans += len(datagram.waiting)
                 del self.datagrams[key]
+        self.relieve()
+
+    def relieve(self) -> None:
+        """While something is short, which is asked once a second, forget what nobody has answered for a while."""
+        second = self.now_ns // SECOND
+        if not self.settings.prefix or second == self.short_second:
+            return
+        self.short_second = second
+        if not self.is_short():
+            return
+        going = [one for one in self.all_sessions() if is_unanswered(one) and self.may_go_at(one) < self.now_ns]
+        for session in going:
+            if isinstance(session, Session):
+                self.end(session)
+        self.plain = {key: session for key, session in self.plain.items() if session not in going}
+        self.programs = {key: session for key, session in self.programs.items() if session not in going}
+
+    def may_go_at(self, session: AnySession) -> int:
+        """Return the time from which on a session may go if it is unanswered."""
+        return session.expires - self.lifetime(session) + PATIENCE
+
+    def is_short(self) -> bool:
+        if self.settings.sessions - len(list(self.all_sessions())) < self.settings.sessions // SHORT:
+            return True
+        for protocol in (TCP, UDP, ICMP):
+            allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
+            if self.ports_left(protocol, low=False) < sum(id >= LOW_PORTS for id in allowed) // SHORT:
+                return True
+        return False
 
     def end(self, session: Session) -> None:
         """Forget a session; its mapping goes with its last one, unless it is a port forward's."""
@@ -879,6 +937,13 @@ def may_be_answered(packet: Parsed) -> bool:
 def is_plain(packet: Parsed) -> bool:
     """Return whether a packet is of a protocol without ports."""
     return packet.protocol not in (TCP, UDP, ICMP) and packet.protocol != -1
+
+
+def is_unanswered(session: AnySession) -> bool:
+    """Return whether only the end that has begun a session has been heard."""
+    if session.connection:
+        return session.state in tcp.OPENING
+    return session.state == tcp.UNANSWERED or not session.heard
 
 
 def is_reset(packet: Parsed) -> bool:

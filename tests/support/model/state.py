@@ -110,6 +110,7 @@ class Settings:
     sessions: int = 1_000_000
     sessions_per_host: int = 250_000
     ports_per_host: int = 16_384  # of each protocol
+    prefix: int = 0  # length of networks whose hosts are one holder of a share; 0: nobody has a share
     tcp_established: int = 7440 * SECOND
     tcp_transitory: int = 240 * SECOND
     udp: int = 300 * SECOND
@@ -153,7 +154,8 @@ class Mapping:
 class Session:
     """A mapping's traffic with one remote endpoint; dead from `expires` (ns) on. Only TCP has a `connection`.
 
-    `target` is the inside endpoint if a port forward leads to it. `answered`: of UDP, the inside has been heard.
+    `target` is the inside endpoint if a port forward leads to it. Of what has no connection, `answered` says that the
+    inside has been heard, `heard` that the remote has.
     """
 
     mapping: Mapping
@@ -162,6 +164,7 @@ class Session:
     connection: tcp.Connection | None = None
     target: tuple[int, int] | None = None
     answered: bool = True
+    heard: bool = False
 
     @property
     def protocol(self) -> int:
@@ -185,6 +188,7 @@ class PlainSession:
     remote: int
     expires: int = 0
     connection: None = None
+    heard: bool = False
     state: str = "active"
 
 
@@ -201,6 +205,7 @@ class ProgramSession:
     expires: int = 0
     connection: tcp.Connection | None = None
     answered: bool = False
+    heard: bool = True
 
     @property
     def state(self) -> str:

@@ -115,6 +115,7 @@ class PathSubject:
             filtering=settings.filtering,
             sessions_per_host=settings.sessions_per_host,
             ports_per_host=settings.ports_per_host,
+            prefix=settings.prefix,
             timeouts=Timeouts(settings.tcp_established, settings.tcp_transitory, settings.udp, settings.icmp),
         )
         self.forwards = ForwardTable(self.harness.table, settings.half_open)

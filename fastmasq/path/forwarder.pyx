@@ -122,7 +122,7 @@ cdef class Forwarder:
         p.error_rate = error_rate
         p.error_burst = error_burst
         p.error_rate_source = error_rate_source
-        self.forget_hops()
+        hops.begin(p)
         p.destination_map = -1
         self.observes = observes
         if observes:
@@ -213,12 +213,12 @@ cdef class Forwarder:
         self.rings[link] = ring
         self.senders[link] = sender
         self.path.link_count = max(self.path.link_count, link + 1)
-        self.forget_hops()
+        self.forget_hops(link)
         self._drop_punts()
         return before
 
     def set_link(self, int link, description):
-        """Describe a link by a row of rows.LINK; if that is news, next hops are looked up again.
+        """Describe a link by a row of rows.LINK; if that is news, its next hops are looked up again.
 
         An MTU that no IPv4 link may have (RFC 791 section 3.2), a missing link's included, is taken for the least.
         """
@@ -226,7 +226,7 @@ cdef class Forwarder:
         row["mtu"] = max(int(row["mtu"]), ipv4.LEAST_MTU)
         if memcmp(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link)):
             memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
-            self.forget_hops()
+            self.forget_hops(link)
             self._drop_punts()
         self.path.link_count = max(self.path.link_count, link + 1)
 
@@ -392,10 +392,9 @@ cdef class Forwarder:
 
     # -- next hops ---------------------------------------------------------------------------------------------------
 
-    def forget_hops(self):
-        """Have every next hop looked up again from the routes, also those that packets wait for."""
-        self._hop_index[:] = 0
-        hops.forget_all(&self.path)
+    def forget_hops(self, int link):
+        """Have every next hop on a link looked up again, also those that packets wait for."""
+        hops.forget_link(&self.path, link)
 
     def wanted_hops(self):
         """Return the (link, address) of next hops that packets want and whose link address is not known; asks once."""

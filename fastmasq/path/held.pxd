@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from fastmasq.path.links cimport HOP_SOURCES, LINKS, LOST_HOP
+from fastmasq.path.links cimport HOP_SOURCES, LINKS, LOST_HOP, Party
 from fastmasq.path.punts cimport Answer
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM
 from fastmasq.table.rows cimport NO_HOP
@@ -16,8 +16,8 @@ cdef struct Held:
     Frame frame
     uint32_t since_ms
     uint16_t hop                # row, NO_HOP or LOST_HOP
-    uint16_t source             # bucket
-    uint8_t link
+    Party party                 # that wants it
+    uint8_t link                # that the frame came by
     uint8_t in_use
     Answer answer               # of a tracker
     bint is_answered            # one has been asked about it
@@ -30,7 +30,7 @@ cdef struct HeldPackets:
     uint16_t of_link[LINKS]
 
 
-cdef inline Held *keep(HeldPackets *h, const Frame *frame, uint8_t link, uint16_t hop, uint16_t source) noexcept nogil:
+cdef inline Held *keep(HeldPackets *h, const Frame *frame, uint8_t link, uint16_t hop, Party party) noexcept nogil:
     """Copy a frame of BIG_FRAME octets at most, as received, into a place of its own; there must be one left."""
     cdef Held *held
     cdef int place
@@ -41,11 +41,11 @@ cdef inline Held *keep(HeldPackets *h, const Frame *frame, uint8_t link, uint16_
     held.frame = frame[0]
     held.frame.data = h.memory + <size_t>place * (HEADROOM + BIG_FRAME) + HEADROOM
     memcpy(held.frame.data, frame.data, frame.length)
-    held.link, held.hop, held.source = link, hop, source
+    held.link, held.hop, held.party = link, hop, party
     held.in_use = 1
     h.count += 1
-    h.of_source[source] += 1
-    h.of_link[link] += 1
+    h.of_source[party.source] += 1
+    h.of_link[party.link] += 1
     return held
 
 
@@ -53,8 +53,8 @@ cdef inline void give_back(HeldPackets *h, Held *held) noexcept nogil:
     """Free a place; the frame's memory stays until the next packet is kept."""
     held.in_use = 0
     h.count -= 1
-    h.of_source[held.source] -= 1
-    h.of_link[held.link] -= 1
+    h.of_source[held.party.source] -= 1
+    h.of_link[held.party.link] -= 1
 
 
 cdef inline void lose_hop(HeldPackets *h, uint16_t row) noexcept nogil:
@@ -65,8 +65,9 @@ cdef inline void lose_hop(HeldPackets *h, uint16_t row) noexcept nogil:
             h.places[place].hop = LOST_HOP
 
 
-cdef inline void forget_hops(HeldPackets *h) noexcept nogil:
-    """Have the next hop of every packet looked up anew."""
+cdef inline void forget_hop(HeldPackets *h, uint16_t row) noexcept nogil:
+    """Have what waits for a next hop look it up anew."""
     cdef int place
     for place in range(HELD):
-        h.places[place].hop = NO_HOP
+        if h.places[place].hop == row:
+            h.places[place].hop = NO_HOP

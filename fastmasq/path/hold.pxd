@@ -7,7 +7,7 @@ from libc.stdint cimport uint16_t
 from fastmasq.path cimport held, hops, links, verdict
 from fastmasq.path.held cimport Held
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.links cimport Hop
+from fastmasq.path.links cimport Hop, Party
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport BIG_FRAME
@@ -20,26 +20,26 @@ cdef enum:
     HOLD_MS = 3000
 
 
-cdef inline bint has_room(const Path *p, const Packet *packet, uint16_t source) noexcept nogil:
-    return (p.held.count < held.HELD and packet.hop.held < HELD_PER_HOP and p.held.of_source[source] < HELD_PER_SOURCE
-            and p.held.of_link[packet.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
+cdef inline bint has_room(const Path *p, const Packet *packet, Party party) noexcept nogil:
+    return (p.held.count < held.HELD and packet.hop.held < HELD_PER_HOP and p.held.of_source[party.source] < HELD_PER_SOURCE
+            and p.held.of_link[party.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
 
 
 cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
     """Keep a packet until its hop's address is known, if there is room for it; the daemon is told, once a second."""
     cdef Hop *hop = packet.hop
     cdef uint16_t row = <uint16_t>(hop - p.hops)
-    cdef uint16_t source = hops.source_of(p, packet)
+    cdef Party party = hops.party_of(p, packet, hop.link)
     cdef Held *waits
     if hop.state == links.HOP_FAILED:
-        if not hops.may_wait(p, packet, source):
+        if not hops.may_wait(p, party):
             return verdict.NEIGHBOUR_LIMIT
-        hops.begin_waiting(p, packet, row)
+        hops.begin_waiting(p, party, row)
     elif p.now_ms - p.wants[row].asked_ms >= hops.ASK_AGAIN_MS:
         hops.want(p, row)
-    if not has_room(p, packet, source):
+    if not has_room(p, packet, party):
         return verdict.NEIGHBOUR_UNRESOLVED
-    waits = held.keep(&p.held, packet.frame, packet.link, row, source)
+    waits = held.keep(&p.held, packet.frame, packet.link, row, party)
     waits.since_ms = p.now_ms
     waits.is_answered = packet.answer != NULL
     if waits.is_answered:

@@ -4,17 +4,18 @@
 # are not valid are in queues by age; where there is no room the oldest failed one goes, then the oldest incomplete one, and a
 # valid one never for a packet. What one sender wants does not cost others what they have: a source may wait for so many
 # hops, so may all who come by one link, since sources are easily forged, and the kernel is asked so often for each.
-# Sources are told apart by buckets of a keyed hash.
+# Sources are told apart by buckets of a keyed hash. What comes from outside is wanted by whom it is for, on their link: they
+# have asked for it, and a server that answers many is nobody's accomplice.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.path cimport held, links, route, verdict
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.links cimport Hop, HopQueue, Link, Route, Want
+from fastmasq.path.links cimport Hop, HopQueue, Link, Party, Route, Want
 from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport index, rows
+from fastmasq.table cimport index, keys, rows
 from fastmasq.table.bucket cimport take_token
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport ethernet
@@ -32,9 +33,14 @@ cdef enum:
     IDLE_LOOKS = 8              # of the daemon, without a packet between, after which a valid hop may go
 
 
-cdef inline uint16_t source_of(const Path *p, const Packet *packet) noexcept nogil:
-    """Return the bucket of a packet's source."""
-    return <uint16_t>(siphash(&p.table.secret, packet.ends.saddr, 0x686f70) & (links.HOP_SOURCES - 1))
+cdef inline Party party_of(const Path *p, const Packet *packet, int link) noexcept nogil:
+    """Return who wants the hop on `link` that a packet needs on its way to `packet.towards`."""
+    cdef Party party
+    cdef bint is_answer = packet.side == keys.OUTSIDE
+    cdef uint32_t address = packet.towards if is_answer else packet.ends.saddr
+    party.source = <uint16_t>(siphash(&p.table.secret, address, 0x686f70) & (links.HOP_SOURCES - 1))
+    party.link = <uint8_t>link if is_answer else packet.link
+    return party
 
 
 # -- the state of a row ----------------------------------------------------------------------------------------------
@@ -96,31 +102,31 @@ cdef inline void want(Path *p, uint16_t row) noexcept nogil:
 
 # -- who may wait ----------------------------------------------------------------------------------------------------
 
-cdef inline bint has_room(const Path *p, const Packet *packet, uint16_t source) noexcept nogil:
-    return p.waiting_of_source[source] < WAITING_OF_SOURCE and p.waiting_of_link[packet.link] < WAITING_OF_LINK
+cdef inline bint has_room(const Path *p, Party party) noexcept nogil:
+    return p.waiting_of_source[party.source] < WAITING_OF_SOURCE and p.waiting_of_link[party.link] < WAITING_OF_LINK
 
 
-cdef inline bint may_wait(Path *p, const Packet *packet, uint16_t source) noexcept nogil:
-    """Whether the sender of a packet may wait for one more hop; those that have not answered in time have failed."""
+cdef inline bint may_wait(Path *p, Party party) noexcept nogil:
+    """Whether somebody may wait for one more hop; those that have not answered in time have failed."""
     cdef uint16_t oldest
     cdef int _i
-    if has_room(p, packet, source):
+    if has_room(p, party):
         return True
     for _i in range(GIVE_UP_BUDGET):
         oldest = p.hop_queues[links.HOP_INCOMPLETE].oldest
         if oldest == rows.NO_HOP or p.now_ms - p.wants[oldest].since_ms < GIVE_UP_MS:
             break
         change_state(p, oldest, links.HOP_FAILED)
-    return has_room(p, packet, source)
+    return has_room(p, party)
 
 
-cdef inline void begin_waiting(Path *p, const Packet *packet, uint16_t row) noexcept nogil:
-    """Ask for a hop again that has failed: `may_wait` has been asked. This sender waits now."""
+cdef inline void begin_waiting(Path *p, Party party, uint16_t row) noexcept nogil:
+    """Ask for a hop again that has failed: `may_wait` has been asked. This party waits now."""
     leave_state(p, row)
     p.of_source[p.wants[row].source] -= 1
-    p.wants[row].source = source_of(p, packet)
-    p.of_source[p.wants[row].source] += 1
-    p.wants[row].link = packet.link
+    p.wants[row].source = party.source
+    p.of_source[party.source] += 1
+    p.wants[row].link = party.link
     p.wants[row].since_ms = p.now_ms
     enter_state(p, row, links.HOP_INCOMPLETE)
     want(p, row)
@@ -201,10 +207,10 @@ cdef inline Outcome take_hop(Path *p, Packet *packet, int link, uint32_t address
     A path that only observes asks nobody, and takes the hop for there.
     """
     cdef bint has_neighbours = p.links[link].header_length != 0 and p.observation == NULL
-    cdef uint16_t source = source_of(p, packet)
+    cdef Party party = party_of(p, packet, link)
     cdef uint16_t row
     cdef Hop *hop
-    if has_neighbours and (p.of_source[source] >= HOPS_OF_SOURCE or not may_wait(p, packet, source)):
+    if has_neighbours and (p.of_source[party.source] >= HOPS_OF_SOURCE or not may_wait(p, party)):
         return verdict.NEIGHBOUR_LIMIT
     row = free_row(p)
     if row == rows.NO_HOP:
@@ -216,10 +222,10 @@ cdef inline Outcome take_hop(Path *p, Packet *packet, int link, uint32_t address
     hop.address = address
     hop.mtu = mtu
     hop.header_length = p.links[link].header_length
-    p.wants[row].source = source
-    p.wants[row].link = packet.link
+    p.wants[row].source = party.source
+    p.wants[row].link = party.link
     p.wants[row].since_ms = p.now_ms
-    p.of_source[source] += 1
+    p.of_source[party.source] += 1
     p.hops_in_use += 1
     index.insert(&p.hop_index, hop_hash(p, link, address), row)
     if has_neighbours:
@@ -330,15 +336,21 @@ cdef inline uint32_t take_use(Path *p, uint16_t row) noexcept nogil:
     return packets
 
 
-cdef inline void forget_all(Path *p) noexcept nogil:
-    """Have every hop looked up anew; `hop_index` has been emptied."""
-    held.forget_hops(&p.held)
+cdef inline void begin(Path *p) noexcept nogil:
+    """Begin without hops; all is zero."""
     memset(p.hop_queues, 0xFF, sizeof(p.hop_queues))        # NO_HOP each
-    memset(p.waiting_of_source, 0, sizeof(p.waiting_of_source))
-    memset(p.waiting_of_link, 0, sizeof(p.waiting_of_link))
-    memset(p.of_source, 0, sizeof(p.of_source))
     p.hop_free = rows.NO_HOP
-    p.hop_count = 0
-    p.hops_in_use = 0
-    p.hops_wanted = False
+    begin_generation(p)
+
+
+cdef inline void forget_link(Path *p, int link) noexcept nogil:
+    """Have every hop on a link looked up anew, also those that packets wait for. Those of other links stay known."""
+    cdef uint32_t row
+    for row in range(p.hop_count):
+        if p.hops[row].state == links.HOP_FREE or p.hops[row].link != link:
+            continue
+        if p.hops[row].held:
+            held.forget_hop(&p.held, <uint16_t>row)
+            p.hops[row].held = 0
+        give_back(p, <uint16_t>row)
     begin_generation(p)

@@ -53,6 +53,11 @@ cdef struct Hop:
     uint8_t wanted              # the daemon is to resolve it
     uint8_t header_length
 
+cdef struct Party:
+    # who wants a next hop
+    uint16_t source             # bucket
+    uint8_t link
+
 cdef struct Want:
     # who waits for a next hop, beside its row, which packets on their way read
     uint32_t since_ms           # incomplete

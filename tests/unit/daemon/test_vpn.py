@@ -874,7 +874,7 @@ def test_e20_copies_that_wait_for_a_next_hop_are_not_copied_again() -> None:
     gateway = Gateway()
     exchange(gateway, HOST, b"one")
     exchange(gateway, OTHER_HOST, b"two")
-    gateway.harness.forwarder.forget_hops()
+    gateway.harness.forwarder.forget_hops(0)
     asked = gateway.asked
     sent = [*gateway.send(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x3000, 1000)), *gateway.settle()]
     assert sorted(ends(out.packet)[1] for out in sent) == [HOST, OTHER_HOST]

@@ -487,7 +487,7 @@ def test_what_waits_for_its_next_hop_waits_on_when_hops_are_looked_up_anew():
     harness.inject(INSIDE, udp(HERE, THERE, b"question"))
     assert harness.forwarder.step(harness.now_ns) == 1
     assert harness.forwarder.verdicts()["punt"] == 1
-    harness.forwarder.forget_hops()
+    harness.forwarder.forget_hops(1)
     [out] = harness.run()
     assert out.link == OUTSIDE
     assert (harness.drops(), harness.forwarder.verdicts()["punt"]) == ({}, 0)

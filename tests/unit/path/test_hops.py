@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.harness import HOWTO_ROUTES, STATION_MAC, Harness, address, unicast
+from fastmasq.path.rows import LOCAL, link_row
+from tests.support.harness import HOWTO_ROUTES, LINKS, STATION_MAC, Harness, address, unicast
 from tests.support.packets import decode, udp
-from tests.support.path_network import HERE, OTHER_HOST, THERE, only
+from tests.support.path_network import GATEWAY_OUT, HERE, OTHER_HOST, THERE, only
 
 ROUTES = [*HOWTO_ROUTES, ("172.16.0.0/12", unicast("outside"))]  # neighbours outside, without a router between
 ROWS = 16384
@@ -180,3 +181,29 @@ def test_a_link_address_of_another_length_is_none() -> None:
     assert harness.forwarder.set_neighbour(link, hop, bytes(20))
     harness.forwarder.step(harness.now_ns)
     assert harness.drops() == {"neighbour_failed": 1}
+
+
+def test_answers_to_forged_sources_cost_no_host_its_own() -> None:
+    """One server answers a hundred hosts that are not there; another host's first answer still comes in."""
+    harness = Harness(routes=ROUTES)
+    harness.silent = {address(f"10.9.0.{number}") for number in range(1, 101)}
+    for number in range(1, 101):
+        sent = only(harness.send("inside", udp((f"10.9.0.{number}", 4000), THERE, b"x")))
+        harness.send("outside", udp(THERE, (GATEWAY_OUT, decode(sent.packet).source_port), b"y"))
+    harness.drops()
+    sent = only(harness.send("inside", udp((OTHER_HOST, 5000), THERE, b"x")))
+    external = (GATEWAY_OUT, decode(sent.packet).source_port)
+    assert only(harness.send("outside", udp(THERE, external, b"y"))).link == "inside"
+    assert harness.drops() == {}
+
+
+def test_a_link_that_changes_costs_others_no_next_hop() -> None:
+    harness = Harness(routes=ROUTES)
+    assert only(harness.send("inside", udp(HERE, THERE, b"x"))).link == "outside"
+    harness.silent = {address("200.200.200.1")}
+    for mtu in (1400, 1500):
+        harness.forwarder.set_link(LINKS.index("programs"), link_row(side=LOCAL, mtu=mtu, mac=bytes(6)))
+        assert only(harness.send("inside", udp((OTHER_HOST, 5000), THERE, b"y"))).link == "outside"
+    assert harness.drops() == {}
+    harness.forwarder.set_link(OUTSIDE, link_row(side=OUTSIDE, mtu=1400, mac=bytes(6)))
+    assert harness.send("inside", udp((OTHER_HOST, 5000), THERE, b"y")) == []

@@ -13,11 +13,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 NAME = "fastmasq"
-SUPERVISOR = "fastmasq-supervisor"
-"""What a bundle calls itself while it is the small process of `run --supervise`."""
-
-FILE_VARIABLE = "FASTMASQ_FILE"
-"""Of a bundle's environment: the file that it was unpacked from."""
 LEGACY = {
     "ipfwadm": "fastmasq.legacy.command:ipfwadm",
     "ipchains": "fastmasq.legacy.command:ipchains",
@@ -46,13 +41,17 @@ def command(*arguments: str) -> list[str]:
     return [*start, *arguments]
 
 
-def start_anew(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Have this process of a bundle become one called `name`, which has imported nothing yet. Does not return.
+def become(helper: str, arguments: Sequence[str]) -> NoReturn:
+    """Have this process of a bundle become a small program that it brings. Does not return.
 
-    It stays where it is unpacked, and has that removed at its end.
+    What one file has unpacked is removed: the small program needs nothing of it.
     """
-    environment = os.environ | ({FILE_VARIABLE: sys.executable} if is_one_file() else {})
-    os.execve(os.path.join(os.path.dirname(sys._MEIPASS), NAME), [name, *arguments], environment)
+    with open(os.path.join(sys._MEIPASS, helper), "rb") as opened:
+        if is_one_file():
+            import shutil
+
+            shutil.rmtree(os.path.dirname(sys._MEIPASS), ignore_errors=True)
+        os.execve(opened.fileno(), [f"{NAME}-{helper}", *arguments], os.environ)
 
 
 def called_as() -> str:
@@ -63,6 +62,5 @@ def called_as() -> str:
 
 def main() -> None:
     """Run what a bundle was called as: a program of 1999 by its name, `fastmasq` by every other."""
-    names = {**LEGACY, SUPERVISOR: "fastmasq.cli.supervisor:main"}
-    module, _, function = names.get(called_as(), "fastmasq.cli.main:main").partition(":")
+    module, _, function = LEGACY.get(called_as(), "fastmasq.cli.main:main").partition(":")
     getattr(importlib.import_module(module), function)()

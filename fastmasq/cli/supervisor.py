@@ -1,7 +1,8 @@
 """Starts the forwarder again whenever it dies: a small process of its own, for hosts whose init does not do that.
 
-It is this file, run by a Python of its own without site packages, or by a bundle that starts anew (`become`). So that
-it has little memory, it needs the standard library alone: nothing of the package is imported here.
+It is this file, run by a Python of its own without site packages (`become`), so that it needs the standard library
+alone, and little memory: nothing of the package is imported here. A bundle, whose Python would share nothing with
+others, brings a program for it: scripts/packaging/supervisor.c, which does the same.
 
 SIGTERM, SIGINT and SIGHUP are passed on to the forwarder. One that ends with status 0, or after such a signal, has been
 told to; so has one that finds its configuration wrong (2). Any other end is said, and it is started again at once; one
@@ -26,7 +27,7 @@ def become(forwarder: list[str]) -> None:
 
     sys.stdout.flush()
     if program.is_bundle():
-        program.start_anew(program.SUPERVISOR, forwarder)
+        program.become("supervisor", forwarder)
     os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, *forwarder])
 
 
@@ -93,10 +94,5 @@ class Supervisor:
             time.sleep(min(left, 0.2))
 
 
-def main() -> None:
-    """Supervise the forwarder that the command line names."""
-    sys.exit(Supervisor(sys.argv[1:]).run())
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(Supervisor(sys.argv[1:]).run())

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import signal
 import sys
 
@@ -13,7 +14,7 @@ MARK = ".unpacked"  # launcher.c leaves it in the folder of the one file
 def main() -> None:
     """Run the bundle."""
     _restore_environment()
-    file = os.environ.pop(program.FILE_VARIABLE, None)
+    file = os.environ.pop("FASTMASQ_FILE", None)
     folder = os.path.dirname(sys.executable)
     if file and os.path.islink(os.path.join(folder, MARK)):
         sys.executable = file
@@ -37,8 +38,6 @@ def _remove_at_the_end(folder: str) -> None:
 
     def remove() -> None:
         if os.getpid() == process:
-            import shutil  # here, since a supervisor is to be small
-
             shutil.rmtree(folder, ignore_errors=True)
 
     def leave(number: int, _: object) -> None:

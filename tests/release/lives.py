@@ -19,7 +19,7 @@ from tests.release import programs, roots
 from tests.release.gateway import network, pass_checks, until
 from tests.release.roots import folder, inside
 
-SUPERVISOR_BYTES = 6 << 20
+SUPERVISOR_BYTES = 1 << 20
 RULES = "ipchains -A input -i eth0 -p tcp -d 10.0.0.1 9 -j DENY\nipchains -A forward -i eth1 -j MASQ\n"
 
 # What root does on a host without systemd; $1 is the program. It forwards until a line is read.

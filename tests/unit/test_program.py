@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -55,19 +57,25 @@ def test_a_bundle_is_the_program_of_its_name(bundled, monkeypatch, capsys, first
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("executable", "unpacked_from"), [("/opt/fastmasq/fastmasq", None), ("/root/one-file", "/root/one-file")]
-)
-def test_a_bundle_starts_anew_where_it_is_unpacked(bundled, monkeypatch, executable, unpacked_from):
-    started = []
-    monkeypatch.setattr(sys, "executable", executable)
-    monkeypatch.setattr(sys, "_MEIPASS", "/opt/fastmasq/_internal", raising=False)
-    monkeypatch.setattr(program.os, "execve", lambda *words: started.append(words))
-    program.start_anew(program.SUPERVISOR, ["/opt/fastmasq/fastmasq", "run"])
-    ((file, words, environment),) = started
-    assert str(file) == "/opt/fastmasq/fastmasq"
-    assert words == [program.SUPERVISOR, "/opt/fastmasq/fastmasq", "run"]
-    assert environment.get(program.FILE_VARIABLE) == unpacked_from
+@pytest.mark.parametrize("executable", ["fastmasq", "../one-file"])
+def test_a_bundle_becomes_its_helper_and_leaves_nothing_unpacked(bundled, monkeypatch, tmp_path, executable):
+    folder = tmp_path / "bundle"
+    (folder / "_internal").mkdir(parents=True)
+    shutil.copy("/bin/echo", folder / "_internal/helper")
+    monkeypatch.setattr(sys, "executable", os.path.normpath(folder / executable))
+    monkeypatch.setattr(sys, "_MEIPASS", str(folder / "_internal"), raising=False)
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.dup2(writer, 1)
+        try:
+            program.become("helper", ["one", "two"])
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader) as said:
+        assert said.read() == "one two\n"
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    assert folder.exists() == (executable == "fastmasq")
 
 
 def test_wheels_have_a_script_for_each_name():

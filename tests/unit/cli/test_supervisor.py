@@ -1,14 +1,19 @@
-"""The supervisor: starts again what died, ever more slowly if need be; passes signals on; leaves nothing behind."""
+"""The supervisor: starts again what died, ever more slowly if need be; passes signals on; leaves nothing behind.
+
+There are two, that of a wheel and that of a bundle, which do the same.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,28 +21,45 @@ import pytest
 from fastmasq.cli import supervisor
 from tests.support.lab_network import eventually
 
-MOST_OWN_KB = 6 * 1024
+SOURCE = Path(__file__).parents[3] / "scripts/packaging/supervisor.c"
+MOST_OWN_KB = {"wheel": 6 * 1024, "bundle": 1024}
 CHILD = """if True:
     import os, signal, sys, time
     os.write(1, b"%d\\n" % os.getpid())
     {body}
 """
+Supervised = Callable[..., AbstractContextManager[subprocess.Popen]]
 
 
-@contextmanager
-def supervised(body: str, **options: object) -> Iterator[subprocess.Popen]:
-    """Run the supervisor on a small program, each of whose lives prints its process id."""
-    argv = [sys.executable, "-I", "-S", supervisor.__file__, sys.executable, "-c", CHILD.format(body=body)]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-    try:
-        yield process
-    finally:
-        left = children(process.pid)
-        process.kill()
-        for child in left:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        process.communicate()
+@pytest.fixture(scope="module", params=["wheel", "bundle"])
+def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the command line that starts a supervisor."""
+    if request.param == "wheel":
+        return [sys.executable, "-I", "-S", supervisor.__file__]
+    program = str(tmp_path_factory.mktemp("bundle") / "supervisor")
+    subprocess.run(["gcc", "-static", "-Os", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE], check=True)
+    return [program]
+
+
+@pytest.fixture
+def supervised(command: list[str]) -> Supervised:
+    """Return what runs the supervisor on a small program, each of whose lives prints its process id."""
+
+    @contextmanager
+    def run(body: str, *words: str) -> Iterator[subprocess.Popen]:
+        argv = [*command, sys.executable, "-c", CHILD.format(body=body), *words]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            yield process
+        finally:
+            left = children(process.pid)
+            process.kill()
+            for child in left:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            process.communicate()
+
+    return run
 
 
 def children(pid: int) -> list[int]:
@@ -55,7 +77,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def test_it_starts_again_at_once_and_says_what_it_died_of() -> None:
+def test_it_starts_again_at_once_and_says_what_it_died_of(supervised: Supervised) -> None:
     with supervised("time.sleep(60)") as process:
         first = int(process.stdout.readline())
         started = time.monotonic()
@@ -97,14 +119,14 @@ def test_the_pause_grows_while_it_dies_at_once_and_a_long_life_forgives(monkeypa
 
 
 @pytest.mark.parametrize("status", [0, 2])
-def test_what_has_ended_in_order_or_is_wrongly_configured_stays_so(status: int) -> None:
+def test_what_has_ended_in_order_or_is_wrongly_configured_stays_so(supervised: Supervised, status: int) -> None:
     with supervised(f"sys.exit({status})") as process:
         assert process.wait(5) == status
         assert len(process.stdout.readlines()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_to_end_are_passed_on(number: signal.Signals) -> None:
+def test_signals_to_end_are_passed_on(supervised: Supervised, number: signal.Signals) -> None:
     body = f"signal.signal({int(number)}, lambda *_: sys.exit(0)); os.write(1, b'ready\\n'); time.sleep(60)"
     with supervised(body) as process:
         child = int(process.stdout.readline())
@@ -114,7 +136,7 @@ def test_signals_to_end_are_passed_on(number: signal.Signals) -> None:
         assert is_gone(child)
 
 
-def test_a_hang_up_is_passed_on_and_ends_nothing() -> None:
+def test_a_hang_up_is_passed_on_and_ends_nothing(supervised: Supervised) -> None:
     body = "signal.signal(1, lambda *_: os.write(1, b'reloaded\\n')); os.write(1, b'ready\\n'); time.sleep(60)"
     with supervised(body) as process:
         process.stdout.readline()
@@ -156,14 +178,16 @@ def test_nothing_is_signalled_once_the_child_is_reaped(monkeypatch: pytest.Monke
     assert signalled == [("waitid", signal.SIGTERM)], "a zombie's number is still its own"
 
 
-def test_it_may_be_ended_while_it_pauses() -> None:
+def test_it_may_be_ended_while_it_pauses(supervised: Supervised) -> None:
     with supervised("sys.exit(1)") as process:
-        process.stderr.readline()
+        for pause_s in (1, 2):
+            said = f"fastmasq: error: the forwarder ended with status 1; starting it again in {pause_s} s\n"
+            assert process.stderr.readline() == said
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(1) == 0
 
 
-def test_a_forwarder_ends_with_its_supervisor(tmp_path: Path) -> None:
+def test_a_forwarder_ends_with_its_supervisor(supervised: Supervised, tmp_path: Path) -> None:
     body = (
         "sys.path.insert(0, {root!r}); from fastmasq.kernel.identity import end_with; "
         "signal.signal(15, lambda *_: (open({ended!r}, 'w').close(), os._exit(0))); "
@@ -176,9 +200,33 @@ def test_a_forwarder_ends_with_its_supervisor(tmp_path: Path) -> None:
         eventually((tmp_path / "ended").exists, 5, "the forwarder ends in order")
 
 
-def test_it_is_small() -> None:
+def test_a_program_reads_what_it_says_in_json(supervised: Supervised) -> None:
+    with supervised("sys.exit(1)", "--log-json") as process:
+        entry = json.loads(process.stderr.readline())
+    assert (entry.pop("level"), entry.pop("logger")) == ("error", "fastmasq.supervisor")
+    assert entry.pop("message") == "the forwarder ended with status 1; starting it again in 1 s"
+    datetime.fromisoformat(entry.pop("time"))
+    assert entry == {}
+
+
+def test_what_nohup_has_ignored_stays_so(supervised: Supervised) -> None:
+    body = "os.write(1, b'%s\\n' % str(signal.getsignal(1)).encode()); time.sleep(60)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with supervised(body) as process:
+            process.stdout.readline()
+            assert process.stdout.readline() == "1\n"
+            process.send_signal(signal.SIGHUP)
+            process.terminate()
+            assert process.wait(5) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_it_is_small(supervised: Supervised, request: pytest.FixtureRequest) -> None:
     with supervised("time.sleep(60)") as process:
         process.stdout.readline()
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         own = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
-    assert own <= MOST_OWN_KB, "of its own; what it shares is the interpreter's text"
+    kind = request.node.callspec.params["command"]
+    assert own <= MOST_OWN_KB[kind], "of its own; what it shares is the interpreter's text"

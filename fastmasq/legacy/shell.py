@@ -38,7 +38,7 @@ _STEERING = (
     *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
     *("!", "{", "}", "[[", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue", "exec"),
     *("command", "builtin", "alias", "unalias", "read", "getopts", "local", "declare", "typeset", "let", "mapfile"),
-    *("enable", "shopt"),
+    *("enable", "shopt", "coproc", "in"),
 )
 _SETTING = ("export", "readonly", "unset")
 _SPECIAL = (":", "exit", *_SETTING)  # the shell ends if a file for these cannot be opened (POSIX 2.8.1)
@@ -193,14 +193,14 @@ class _Shell:
         self._line = command.line
         words, doubt = self._fields(command.words)
         self._begin(command.line, words)
-        output, opens, doubt_of_file = self._redirections(command.redirections)
+        output, opens = self._redirections(command.redirections)
         if not words and not doubt:
             return self._assignments(command, opens)
         for variable, value in command.assignments:  # for this command alone
             self._value(value)
             self._refuse_constant(variable)
         name = words[0] if words else ""
-        if name in _STEERING:
+        if name in _STEERING or words[:2] == ["printf", "-v"]:
             raise needs_shell(command.line, repr(name))
         if name in _SPECIAL:
             if opens:
@@ -212,7 +212,7 @@ class _Shell:
             if name in _SETTING:
                 self._set(name, command.words[1:])
         else:
-            told = Command(command.line, words, output, opens, doubt or doubt_of_file, self._unsure, self._is_captured)
+            told = Command(command.line, words, output, opens, doubt, self._unsure, self._is_captured)
             self.told.append(told)
             if self._is_ours(told):
                 return _OURS
@@ -233,26 +233,27 @@ class _Shell:
 
     def _exit(self, command: Simple) -> None:
         if self._unsure:
-            raise Refused(command.line, f"'exit' {self._unsure}")
+            why = self._unsure.partition(";")[0]
+            raise Refused(command.line, f"'exit' {why}; leave it out, or run the script with sh")
         if len(command.words) > 2:
             raise needs_shell(command.line, "'exit' with several numbers")
         raise _End
 
     def _set(self, program: str, words: Sequence[Word]) -> None:
         """Do export, readonly or unset; shells differ in how they split what these assign."""
+        wanted: list[tuple[str, str | None, bool]] = []  # name, value, whether it gets that value
         for word in words:
             fields, doubt = self._fields([word])
             assigned = assignment(word)
             name = assigned[0] if assigned else "".join(fields)
-            if name.startswith("-"):
-                continue
             if (doubt and not assigned) or not _NAME.fullmatch(name):
                 raise needs_shell(self._line, f"{program!r} of {name or doubt!r}")
-            if assigned:
-                value, _ = self._value(assigned[1])
-                self._assign(name, None if doubt or fields != [f"{name}={value}"] else value)
-            elif program == "unset":
-                self._assign(name, None)
+            value = self._value(assigned[1])[0] if assigned else ""
+            is_known = bool(assigned) and not doubt and fields == [f"{name}={value}"]
+            wanted.append((name, value if is_known else None, bool(assigned) or program == "unset"))
+        for name, value, is_set in wanted:
+            if is_set:
+                self._assign(name, value)
             if program == "readonly":
                 self._constants.add(name)
 
@@ -266,9 +267,9 @@ class _Shell:
         if name in self._constants:
             raise not_shell(self._line, f"{name} is read-only")
 
-    def _redirections(self, redirections: Sequence[Redirection]) -> tuple[str, str, str]:
-        """Return the file that standard output goes to, a file that may fail to be opened, and a doubt."""
-        output = opens = doubt = ""
+    def _redirections(self, redirections: Sequence[Redirection]) -> tuple[str, str]:
+        """Return the file that standard output goes to, and a file that may fail to be opened."""
+        output = opens = ""
         for redirection in redirections:
             operator = redirection.operator
             target, doubted = self._value(redirection.word)
@@ -279,10 +280,9 @@ class _Shell:
                 output = "" if is_output else output
             elif operator not in ("<<", "<<-"):
                 output = target if is_output else output
-                doubt = doubt or doubted
                 if target not in _OPEN or (operator[0] == "<" and target != "/dev/null"):
                     opens = target or "of an unknown name"
-        return output, opens, doubt
+        return output, opens
 
     # -- words ---------------------------------------------------------------------------------------------------------
 

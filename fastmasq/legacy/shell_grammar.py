@@ -110,7 +110,8 @@ _OTHER_ASSIGNED = re.compile(r"[A-Za-z_]\w*(\+=|\[.*\]\+?=)", re.ASCII)
 _PARAMETER = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]", re.ASCII)
 _BRACED = re.compile(r"([A-Za-z_]\w*|\d+|[@*#?$!-])(:?[-=?+]|%%?|##?|(?=\}))", re.ASCII)
 _RESERVED = re.compile(
-    r"(!|\{|\}|\[\[|case|do|done|elif|else|esac|fi|for|function|if|select|then|until|while)(?=[ \t\n;&|<>()]|\\\n|\Z)"
+    r"(!|\{|\}|\[\[|case|do|done|elif|else|esac|fi|for|function|if|in|select|then|until|while)"
+    r"(?=[ \t\n;&|<>()]|\\\n|\Z)"
 )
 _BLANKS = re.compile(r"(?:[ \t]|\\\n)+")
 _COMMENT = re.compile(r"#[^\n]*")
@@ -265,7 +266,7 @@ class _Reading:
         self._skip_blanks()
         redirection = Redirection(line, operator, descriptor)
         found.redirections.append(redirection)
-        word = self._word()
+        word = () if _DESCRIPTOR.match(self.text, self.at) else self._word()
         if not word:
             raise not_shell(line, f"{operator!r} without a file")
         if operator not in ("<<", "<<-"):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -271,13 +271,24 @@ def lintian() -> str:
 
 def tests_of(name: str) -> str:
     """Pass the tests of a file beside this one, with the one file as the program where they start one."""
-    argv = [sys.executable, "-m", "pytest", "-p", "no:randomly", f"tests/release/test_{name}.py"]
-    environment = {**os.environ, candidate.VARIABLE: str(programs.FILE)}
+    pass_tests(f"tests/release/test_{name}.py", {candidate.VARIABLE: str(programs.FILE)})
+    return f"all of tests/release/test_{name}.py"
+
+
+def more_examples(name: str) -> str:
+    """Pass the tests of a file in tests/property with many more examples than usually."""
+    pass_tests(f"tests/property/test_{name}.py", {"HYPOTHESIS_PROFILE": "long"})
+    return f"many examples of tests/property/test_{name}.py"
+
+
+def pass_tests(file: str, environment: Mapping[str, str]) -> None:
+    """Run the tests of a file. Raises FastmasqError with the first that fails."""
+    argv = [sys.executable, "-m", "pytest", "-p", "no:randomly", file]
+    environment = {**os.environ, **environment}
     done = subprocess.run(argv, cwd=programs.PROJECT, env=environment, capture_output=True, text=True)
     if done.returncode:
         wrong = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         raise FastmasqError((wrong or done.stdout.splitlines() or ["no message"])[0])
-    return f"all of tests/release/test_{name}.py"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -303,4 +314,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "systemd": partial(tests_of, "systemd"),
     "old-kernels": partial(tests_of, "old_kernels"),
     "other-kernel": partial(tests_of, "other_kernel"),
+    "scripts": partial(more_examples, "shell_against_dash"),
 }

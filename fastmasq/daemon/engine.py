@@ -11,35 +11,32 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from msgspec.structs import replace
 
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
 from fastmasq.config.schema import Settings
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.server import Server, StatusServer
-from fastmasq.daemon import resets
+from fastmasq.daemon import priority, resets
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
-from fastmasq.daemon.methods import READING, Methods, is_reading
+from fastmasq.daemon.methods import Methods, serve_reading
 from fastmasq.daemon.notify import Notifier
+from fastmasq.daemon.path import make_path
 from fastmasq.daemon.policy import declare
-from fastmasq.daemon.ports import is_bound
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.reload import Reload
 from fastmasq.daemon.status import Status
+from fastmasq.daemon.vpn import followable
 from fastmasq.daemon.watchdog import Watchdog
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
@@ -49,11 +46,8 @@ from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
-from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import LINKS
-from fastmasq.table.masq import MasqTable
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.numbers import ISAKMP_PORT
 
 if TYPE_CHECKING:
     from fastmasq.control.inside import InsideServer
@@ -62,10 +56,8 @@ log = logging.getLogger("fastmasq.engine")
 
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
-WORKER_NICENESS = -10  # packets before programs; more than -10 starves programs on the same processor
 RESETS_NS = 5 * NS_PER_SECOND  # at most, for telling inside hosts that their sessions end
 SETTLE_S = 0.1  # for packets of theirs that are under way then: the guard still drops them
-AUTOGROUP = Path("/proc/self/autogroup")  # the session's niceness among sessions, see sched(7)
 
 
 def run_forever(
@@ -151,11 +143,11 @@ class Engine:
         self.server = Server(settings.control.socket, methods, self.loop)
         self._undo.callback(self._drain)
         self._undo.callback(self.server.close)
-        built_on = self._judge_ipsec()
+        built_on = followable(self.settings, observes=self.observes)
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
         host = UntouchedHost(self.watch) if self.observes else self._claim_host()
         started_ns = now_ns()
-        forwarder = _make_path(settings, started_ns, observes=self.observes)
+        forwarder = make_path(settings, started_ns, observes=self.observes)
         has_time = (os.cpu_count() or 1) > 1 and not self.observes
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
@@ -199,32 +191,9 @@ class Engine:
         self.forwarding.stop()
         return Host(self.settings, takeover, self.watch)
 
-    def _judge_ipsec(self) -> Settings:
-        """Return the settings without what cannot be. A host with an IKE daemon keeps IPsec itself."""
-        wanted = self.settings.vpn
-        if wanted.ipsec and is_bound(socket.IPPROTO_UDP, ISAKMP_PORT):
-            log.warning("a program of this host has UDP port 500, so IPsec of inside hosts is not followed")
-            wanted = replace(wanted, ipsec=False)
-        if wanted.preload and not wanted.ipsec:
-            log.warning("IPsec is not followed, so nobody is listened to on [vpn] preload = %s", wanted.preload)
-            wanted = replace(wanted, preload=0)
-        if self.observes:
-            wanted = replace(wanted, preload=0)  # nobody is answered
-        return replace(self.settings, vpn=wanted)
-
     def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
-        """Have the group of /run/fastmasq read what goes on."""
-        path = self.settings.control.status_socket
-        if path is None:
-            return
-        reading = {name: methods[name] for name in READING & {*methods}}
-        try:
-            self.status_server = StatusServer(path, reading, self.loop, is_reading)
-        except KernelError as error:
-            if self.settings.control.status != "auto":
-                raise
-            log.warning("%s", error)
-        else:
+        self.status_server = serve_reading(self.settings.control, methods, self.loop)
+        if self.status_server is not None:
             self._undo.callback(self.status_server.close)
 
     def _handlers(self, preload: Preload) -> dict[str, Callable[[dict[str, Any]], object]]:
@@ -253,17 +222,8 @@ class Engine:
 
     def _work(self) -> None:
         if not self.observes:
-            self._go_first()
+            priority.go_first()
         self.worker.run()
-
-    def _go_first(self) -> None:
-        """Have this thread run before other programs; niceness alone does not count against those of other sessions."""
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
-            if os.getsid(0) == os.getpid():  # else the session is somebody's shell
-                AUTOGROUP.write_text(f"{WORKER_NICENESS}\n")
-        except OSError as error:
-            log.info("the worker has no more than usual priority: %s", error.strerror)
 
     def stop(self) -> None:
         """End the worker and put everything back, whatever `start` came to. A second call does nothing.
@@ -424,22 +384,3 @@ class Engine:
                 yield self._hold_forwarding
         if self._seconds % PROBE_EVERY == 0:
             yield self.hops.probe
-
-
-def _make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
-    """Return the path over a table, of the sizes and with the habits that the settings want."""
-    masquerade, limits = settings.masquerade, settings.limits
-    table = MasqTable(
-        limits.sessions,
-        filtering=masquerade.filtering,
-        sessions_per_host=limits.sessions_per_host,
-        ports_per_host=limits.ports_per_host,
-        rate_per_host=limits.new_sessions_per_host,
-        prefix=limits.prefix,
-        sequential=settings.sequential_ports,
-        now_ns=now,
-    )
-    table.make_ready()
-    forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
-    forwarder.set_programs(local_link.FIRST, local_link.COUNT)
-    return forwarder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,10 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.clock import now_ns
+from fastmasq.config.schema import Control
+from fastmasq.control.server import StatusServer
 from fastmasq.daemon import timeouts
 from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_parameters, with_lines
+from fastmasq.errors import KernelError
+
+log = logging.getLogger("fastmasq.engine")
 
 Handler = Callable[[dict[str, Any]], object]
 
@@ -85,6 +92,22 @@ class Methods:
 def is_reading(method: str, params: dict[str, Any]) -> bool:
     """Whether a request only asks."""
     return method in READING and not params.get("zero")
+
+
+def serve_reading(
+    control: Control, methods: Mapping[str, Handler], loop: asyncio.AbstractEventLoop
+) -> StatusServer | None:  # fmt: skip
+    """Have the group of /run/fastmasq read what goes on, if it may; return the server. Raises KernelError."""
+    if control.status_socket is None:
+        return None
+    reading = {name: methods[name] for name in READING & {*methods}}
+    try:
+        return StatusServer(control.status_socket, reading, loop, is_reading)
+    except KernelError as error:
+        if control.status != "auto":
+            raise
+        log.warning("%s", error)
+        return None
 
 
 class _Lines(Struct, forbid_unknown_fields=True):

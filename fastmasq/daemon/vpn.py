@@ -14,10 +14,12 @@ import logging
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from msgspec.structs import replace
 
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.daemon.leads import Leads
+from fastmasq.daemon.ports import is_bound
 from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import Health, Trackers
 from fastmasq.daemon.vpn_listing import Listing
@@ -37,7 +39,7 @@ from fastmasq.trackers.vpn.ipsec import Ipsec
 from fastmasq.trackers.vpn.isakmp import IpsecSettings
 from fastmasq.trackers.vpn.pptp import ControlFollower, Direction, Followed
 from fastmasq.units import NS_PER_SECOND
-from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT, PPTP_PORT, TCP
+from fastmasq.wire.numbers import ESP, GRE, ISAKMP_PORT, PPTP_PORT, TCP, UDP
 from fastmasq.wire.tunnels import NO_COOKIE, read_esp, read_gre, read_isakmp
 
 log = logging.getLogger("fastmasq.vpn")
@@ -65,6 +67,20 @@ def ipsec_settings(settings: Settings) -> IpsecSettings:
         parallel=vpn.ipsec_parallel,
         evidence=settings.compat == "modern",
     )
+
+
+def followable(settings: Settings, *, observes: bool) -> Settings:
+    """Return the settings without what cannot be followed. A host with an IKE daemon keeps IPsec itself."""
+    wanted = settings.vpn
+    if wanted.ipsec and is_bound(UDP, ISAKMP_PORT):
+        log.warning("a program of this host has UDP port 500, so IPsec of inside hosts is not followed")
+        wanted = replace(wanted, ipsec=False)
+    if wanted.preload and not wanted.ipsec:
+        log.warning("IPsec is not followed, so nobody is listened to on [vpn] preload = %s", wanted.preload)
+        wanted = replace(wanted, preload=0)
+    if observes:
+        wanted = replace(wanted, preload=0)  # nobody is answered
+    return replace(settings, vpn=wanted)
 
 
 class Vpn:

@@ -1,0 +1,27 @@
+"""The path over its table, of the sizes and with the habits that the settings want."""
+
+from __future__ import annotations
+
+from fastmasq.config.schema import Settings
+from fastmasq.kernel import local_link
+from fastmasq.path.forwarder import Forwarder
+from fastmasq.table.masq import MasqTable
+
+
+def make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
+    """Return the path over a new table; now is in nanoseconds. Raises CapacityError."""
+    masquerade, limits = settings.masquerade, settings.limits
+    table = MasqTable(
+        limits.sessions,
+        filtering=masquerade.filtering,
+        sessions_per_host=limits.sessions_per_host,
+        ports_per_host=limits.ports_per_host,
+        rate_per_host=limits.new_sessions_per_host,
+        prefix=limits.prefix,
+        sequential=settings.sequential_ports,
+        now_ns=now,
+    )
+    table.make_ready()
+    forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
+    forwarder.set_programs(local_link.FIRST, local_link.COUNT)
+    return forwarder

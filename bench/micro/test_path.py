@@ -13,6 +13,7 @@ from fastmasq.path.rules import SHOWS, RuleTable, Shown
 from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.ring.ring import RxRing, TxBatch
+from fastmasq.table.limits import Limits
 from fastmasq.table.masq import MasqTable
 from fastmasq.wire.numbers import TCP, UDP
 from fastmasq.wire.sums import internet_checksum, pseudo_header_sum
@@ -48,7 +49,7 @@ class Path:
     """A forwarder between two memory links, with the routes of the HOWTO's network and both next hops known."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
-        self.table = MasqTable(capacity, ports_per_host=65535, now_ns=NOW_NS)
+        self.table = MasqTable(capacity, limits=Limits(ports_per_host=65535), now_ns=NOW_NS)
         self.forwarder = Forwarder(self.table)
         self.ring, self.sender = RxRing(), TxBatch()
         others = RxRing(), TxBatch()
@@ -97,7 +98,7 @@ def test_rewrite(benchmark):
 
 @pytest.mark.parametrize("count", [1, 1000, 50_000])
 def test_lookup(benchmark, count):
-    table = MasqTable(1_000_000, ports_per_host=65535, now_ns=NOW_NS)
+    table = MasqTable(1_000_000, limits=Limits(ports_per_host=65535), now_ns=NOW_NS)
     table.set_external(EXTERNAL, np.ones((3, 65536), bool))
     keys = np.zeros((count, 2), "u8")
     for flow in range(count):

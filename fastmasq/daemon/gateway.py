@@ -27,6 +27,7 @@ from fastmasq.daemon.host import Host
 from fastmasq.daemon.leads import Leads
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.marks import Marks
+from fastmasq.daemon.path import limits_of
 from fastmasq.daemon.policy import Policy
 from fastmasq.daemon.ports import UDP_CLASS, Ports, no_ports
 from fastmasq.daemon.redirects import Redirects
@@ -194,14 +195,12 @@ class Gateway:
         Other timeouts mean a look at every session, with the path standing still: not where they are those of before.
         """
         self._policy = policy
-        masquerade, limits = policy.settings.masquerade, policy.settings.limits
+        masquerade = policy.settings.masquerade
         with self.forwarder.locked():
             if before is None or policy.timeouts != before.timeouts:
                 self.table.set_timeouts(policy.timeouts)
             self.table.set_filtering(masquerade.filtering)
-            self.table.set_limits(
-                limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host, limits.prefix
-            )
+            self.table.set_limits(limits_of(policy.settings))
             self.forwarder.set_hairpin(masquerade.hairpin)
 
     # -- in step ---------------------------------------------------------------------------------------------------

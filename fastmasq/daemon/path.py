@@ -5,19 +5,22 @@ from __future__ import annotations
 from fastmasq.config.schema import Settings
 from fastmasq.kernel import local_link
 from fastmasq.path.forwarder import Forwarder
+from fastmasq.table.limits import Limits
 from fastmasq.table.masq import MasqTable
+
+
+def limits_of(settings: Settings) -> Limits:
+    limits = settings.limits
+    return Limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host, limits.prefix)
 
 
 def make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
     """Return the path over a new table; now is in nanoseconds. Raises CapacityError."""
-    masquerade, limits = settings.masquerade, settings.limits
+    masquerade = settings.masquerade
     table = MasqTable(
-        limits.sessions,
+        settings.limits.sessions,
         filtering=masquerade.filtering,
-        sessions_per_host=limits.sessions_per_host,
-        ports_per_host=limits.ports_per_host,
-        rate_per_host=limits.new_sessions_per_host,
-        prefix=limits.prefix,
+        limits=limits_of(settings),
         sequential=settings.sequential_ports,
         now_ns=now,
     )

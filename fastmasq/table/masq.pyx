@@ -26,6 +26,7 @@ from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
+from fastmasq.table.limits import Limits
 from fastmasq.table.memory import lay_out
 from fastmasq.table.timeouts import Timeouts
 from fastmasq.wire cimport numbers
@@ -133,8 +134,7 @@ cdef class MasqTable:
     Raises CapacityError when the memory cannot be had.
     """
 
-    def __init__(self, uint32_t capacity=1_000_000, *, timeouts=None, filtering="address-dependent",
-                 sessions_per_host=None, ports_per_host=16384, rate_per_host=0, prefix=0, bint sequential=False,
+    def __init__(self, uint32_t capacity=1_000_000, *, limits=Limits(), filtering="address-dependent", bint sequential=False,
                  secret=None, now_ns=0, buffer=None):
         if not 1 <= capacity <= MAXIMUM_SESSIONS:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
@@ -155,8 +155,8 @@ cdef class MasqTable:
         key = secret or os.urandom(16)
         t.secret.k0 = int.from_bytes(key[:8], "little")
         t.secret.k1 = int.from_bytes(key[8:], "little")
-        self.set_limits(capacity if sessions_per_host is None else sessions_per_host, ports_per_host, rate_per_host, prefix)
-        self.set_timeouts(timeouts or Timeouts())
+        self.set_limits(limits)
+        self.set_timeouts(Timeouts())
 
     def _point_into_memory(self):
         """Have the C struct use the arrays."""
@@ -220,18 +220,15 @@ cdef class MasqTable:
         with nogil:
             look_sooner(&self.table)
 
-    def set_limits(self, sessions_per_host, ports_per_host, rate_per_host, prefix=0):
-        """Let one inside host have so much from now on; what it has above that it keeps. A rate of 0 is none.
-
-        prefix: the length of the networks whose hosts are one holder: none may have more than is left (hosts.pxd). 0: any may.
-        """
+    def set_limits(self, limits):
+        """Let one inside host have so much from now on; what it has above that it keeps."""
         cdef Table *t = &self.table
-        t.limits.shares = prefix > 0
-        self._group_hosts(<uint32_t>(0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF))
-        t.limits.sessions_per_host = sessions_per_host
-        t.limits.ports_per_host = ports_per_host
-        t.limits.rate_per_host = rate_per_host
-        t.limits.burst_per_host = min(2 * rate_per_host, 0xFFFFFFFF // 1000)
+        t.limits.shares = limits.prefix > 0
+        self._group_hosts(<uint32_t>(0xFFFFFFFF << (32 - limits.prefix) & 0xFFFFFFFF))
+        t.limits.sessions_per_host = t.capacity if limits.sessions_per_host is None else limits.sessions_per_host
+        t.limits.ports_per_host = limits.ports_per_host
+        t.limits.rate_per_host = limits.rate_per_host
+        t.limits.burst_per_host = min(2 * limits.rate_per_host, 0xFFFFFFFF // 1000)
 
     def _group_hosts(self, uint32_t mask):
         """Count what hosts hold by networks with this mask."""

@@ -412,7 +412,7 @@ class Comparison(RuleBasedStateMachine):
 
     def report(self, data: st.DataObject, session: AnySession, checksum: int | str | None, ipsum: str | None) -> None:
         link, remote, shown = self.inward(session)
-        quote = self.sent_packet(data, session.protocol, shown, remote, session, tcp.OUT, checksum, ipsum)
+        quote = self.sent_packet(data, session, tcp.OUT, (shown, remote), checksum, ipsum)
         routers = traffic.hosts if link == INSIDE else traffic.remotes
         self.exchange(link, data.draw(traffic.errors_about(routers, dotted(shown[0]), quote), label="error"))
 
@@ -422,12 +422,13 @@ class Comparison(RuleBasedStateMachine):
         """An inside host or router, or a program's host, reports about a packet that came for a session."""
         session = self.pick_session(data, *EVERY_PROTOCOL)
         link, hidden, remote = self.outward(session)
-        quote = self.sent_packet(data, session.protocol, remote, hidden, session, tcp.IN, checksum, ipsum)
+        quote = self.sent_packet(data, session, tcp.IN, (remote, hidden), checksum, ipsum)
         reporters = traffic.hosts if link == INSIDE else st.just(dotted(hidden[0]))
         self.exchange(link, data.draw(traffic.errors_about(reporters, dotted(remote[0]), quote), label="error"))
 
-    def sent_packet(self, data, protocol, source, destination, session, direction, checksum, ipsum) -> bytes:
-        """Return a packet as its sender would have sent it, for an error to quote."""
+    def sent_packet(self, data, session, direction, ends, checksum, ipsum) -> bytes:
+        """Return a packet between these ends as its sender would have sent it, for an error to quote."""
+        (source, destination), protocol = ends, session.protocol
         fields = {"ip_checksum": ipsum, "ttl": 9}
         if protocol == UDP:
             return packets.udp(source, destination, b"question", checksum=checksum, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.compile import LinkView, compile_chains
 from fastmasq.ring.ring import RxRing, TxBatch
 from fastmasq.table.keys import ends_of
+from fastmasq.table.limits import Limits
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import STATES
+from fastmasq.table.timeouts import Timeouts
 from fastmasq.wire.numbers import CLASSES
 
 LINKS = ("inside", "outside", "programs")
@@ -95,13 +98,24 @@ HOWTO_ROUTES = [
 ]
 
 
+def new_table(
+    capacity: int = 4096, *, timeouts: Timeouts | None = None, secret: bytes = bytes(range(16)), **settings
+) -> MasqTable:
+    """Return a table with a fixed secret; settings are those of MasqTable, and of its Limits."""
+    own = {field.name: settings.pop(field.name) for field in fields(Limits) if field.name in settings}
+    table = MasqTable(capacity, limits=Limits(**own), secret=secret, **settings)
+    if timeouts is not None:
+        table.set_timeouts(timeouts)
+    return table
+
+
 class Harness:
     """Memory links with a Forwarder between: inside 10.0.0.1/8, outside 200.200.200.200/24, default via .1.
 
     A third one leads to programs of the host, at two addresses from PROGRAMS on.
 
     ports: external ports that may be used, for TCP and UDP (default 1024 to 65535 and the low ones); routes: rows for
-    `flatten`; table settings (capacity, filtering, timeouts, limits) go to MasqTable. Rate limits of generated errors
+    `flatten`; table settings (capacity, filtering, timeouts, limits) go to `new_table`. Rate limits of generated errors
     are off unless limit_errors is set. Every next hop answers, unless its address is in `silent`. One that only
     observes has silent senders.
     """
@@ -126,9 +140,7 @@ class Harness:
         self.silent: set[int] = set()
         self.header_length = dict.fromkeys(LINKS, LINK_HEADER) | (header_length or {})
         self.mtu = dict.fromkeys(LINKS, 1500) | (mtu or {})
-        table_settings.setdefault("secret", bytes(range(16)))
-        table_settings.setdefault("capacity", 4096)
-        self.table = MasqTable(now_ns=now_ns, **table_settings)
+        self.table = new_table(now_ns=now_ns, **table_settings)
         self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors, observes=observes)
         self.rings = {name: RxRing() for name in LINKS}
         has_vnet = {"inside": inside_vnet, "outside": outside_vnet, "programs": True}

@@ -9,7 +9,7 @@ import numpy as np
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
 from fastmasq.wire.numbers import ICMP, TCP, UDP
-from tests.support.harness import columns
+from tests.support.harness import columns, new_table
 
 CLASS = {TCP: 0, UDP: 1, ICMP: 2}
 PROTOCOLS = (TCP, UDP, ICMP)
@@ -35,7 +35,7 @@ def make_table(
     ports: Iterable[int] = range(1, 65536), *, capacity: int = 1024, external: int | None = EXTERNAL, **settings
 ) -> MasqTable:
     """Return a table that masquerades behind `external` with these ports; times start at 0 unless now_ns says other."""
-    table = MasqTable(capacity, **{"secret": SECRET, **settings})
+    table = new_table(capacity, **settings)
     if external is not None:
         table.set_external(external, allowed(ports))
     return table

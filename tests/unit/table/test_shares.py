@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from fastmasq.table.limits import Limits
 from fastmasq.table.masq import MasqTable
-from tests.support.tables import EXTERNAL, ICMP, REMOTE, SECRET, TCP, UDP, allowed
+from tests.support.harness import new_table
+from tests.support.tables import EXTERNAL, ICMP, REMOTE, TCP, UDP, allowed
 
 GREEDY, ORDINARY, NET = 0x0A000000, 0x0A010000, 256
 MS = 1_000_000
 
 
 def shared(ports=range(1024, 65536), prefix: int = 24, **settings) -> MasqTable:
-    table = MasqTable(prefix=prefix, secret=SECRET, **{"capacity": 300_000, "ports_per_host": 65535, **settings})
+    table = new_table(prefix=prefix, **{"capacity": 300_000, "ports_per_host": 65535, **settings})
     table.set_external(EXTERNAL, allowed(ports))
     return table
 
@@ -98,10 +100,10 @@ def test_without_a_prefix_nobody_shares() -> None:
 def test_another_prefix_counts_what_is_held_anew() -> None:
     table = shared(ports=range(61000, 61100), prefix=32)
     assert take(table, UDP, [GREEDY + 1, GREEDY + 2, GREEDY + 3], 120)[0] == 75
-    table.set_limits(1000, 1000, 0, 24)
+    table.set_limits(Limits(1000, 1000, prefix=24))
     assert table.open(UDP, GREEDY + 4, 77, REMOTE, 80, 0) == "network_limit"
     assert isinstance(table.open(UDP, ORDINARY + 4, 77, REMOTE, 80, 0), int)
-    table.set_limits(1000, 1000, 0, 32)
+    table.set_limits(Limits(1000, 1000, prefix=32))
     assert isinstance(table.open(UDP, GREEDY + 4, 77, REMOTE, 80, 0), int)
 
 

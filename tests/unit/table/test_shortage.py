@@ -6,7 +6,8 @@ import pytest
 
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import STATES
-from tests.support.tables import EXTERNAL, ICMP, REMOTE, SECOND, SECRET, TCP, UDP, allowed, is_open
+from tests.support.harness import new_table
+from tests.support.tables import EXTERNAL, ICMP, REMOTE, SECOND, TCP, UDP, allowed, is_open
 
 REPLIED = 0x02
 ESTABLISHED = STATES.index("established")
@@ -16,7 +17,7 @@ PATIENCE = 5 * SECOND  # and the second in which it is noticed
 
 
 def short_of(ports=range(1024, 65536), prefix: int = 24, **settings) -> MasqTable:
-    table = MasqTable(prefix=prefix, secret=SECRET, **{"capacity": 100_000, "ports_per_host": 65535, **settings})
+    table = new_table(prefix=prefix, **{"capacity": 100_000, "ports_per_host": 65535, **settings})
     table.set_external(EXTERNAL, allowed(ports))
     return table
 

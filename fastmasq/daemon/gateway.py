@@ -64,15 +64,15 @@ class Gateway:
         self.rules = Rules(forwarder, settings.limits.sessions, settings.compat)
         self.forwards = Forwards(self.table, forwarder)
         self.redirects = Redirects(forwarder)
-        on_demand = TriggerTable(renews=settings.compat == "2.0")
-        self.triggers = Triggers(forwarder, on_demand)
-        self.marks = Marks(forwarder, on_demand, self.triggers)
+        leading = TriggerTable(renews=settings.compat == "2.0")
+        self.triggers = Triggers(forwarder, leading)
+        self.marks = Marks(forwarder, leading, self.triggers)
         self.ports = Ports(self._mapped)
         self.vpn = self._make_vpn(settings)
         if self.follows_ipsec():
             self.ports.track(UDP_CLASS, ISAKMP_PORT)
         self.by_address: frozenset[int] = frozenset()
-        self._on_demand = on_demand
+        self._leading = leading
         self._local: list[int] = []  # the host's addresses
         self._is_settled = False
         self._put(declared)
@@ -236,16 +236,16 @@ class Gateway:
         The guard is before the table, or the host would reset the first sessions on an address it thinks its own.
         """
         self._is_settled = False
-        before = self.ports.on_demand()
+        before = self.ports.led_inside()
         self.ports.move(self.watch.snapshot().external_address)
         self.ports.reserve(self.triggers.ports() | self.marks.ports(self.rules.rule_set), self.triggers.keeping())
         self.ports.forward(self.forwards.wanted_ports())
         self._look_at_spare_ports()
-        after = self.ports.on_demand()
-        self._open_on_demand(before & after)
+        after = self.ports.led_inside()
+        self._lead_inside(before & after)
         self._carry_by_address()
         self._keep()
-        self._open_on_demand(after)
+        self._lead_inside(after)
         self._map()
         self._is_settled = True
 
@@ -263,9 +263,9 @@ class Gateway:
         self.host.keep(self._local, self.ports.guarded(self.forwards.held_ports(), self._local), protocols)
         return lost
 
-    def _open_on_demand(self, ports: np.ndarray) -> None:
+    def _lead_inside(self, ports: np.ndarray) -> None:
         with self.forwarder.locked():
-            self._on_demand.set_ports(ports)
+            self._leading.set_ports(ports)
 
     def _carry_by_address(self) -> None:
         """Have the path carry by address what the settings say, but for what this host uses itself just now."""
@@ -327,17 +327,17 @@ class Gateway:
             with self.forwarder.locked():
                 self.table.set_external(address, self.ports.for_mappings(address))
         keeping = self.ports.keeps_sources()
-        before = self.ports.on_demand() if keeping else None
+        before = self.ports.led_inside() if keeping else None
         self._look_at_spare_ports()
         if keeping:
-            self._open_on_demand(before & self.ports.on_demand())  # what the host has bound goes first, as in `_settle`
+            self._lead_inside(before & self.ports.led_inside())  # what the host has bound goes first, as in `_settle`
         self._carry_by_address()
         lost = self._keep()
         for port_class, port in np.argwhere(lost) if lost.any() else ():
             protocol = CLASSES[port_class]
             log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
         if keeping:
-            self._open_on_demand(self.ports.on_demand())
+            self._lead_inside(self.ports.led_inside())
 
     def _look_at_ports(self) -> bool:
         """Find out which ports the host leaves to us; return whether they are others than before."""

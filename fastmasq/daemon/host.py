@@ -177,13 +177,13 @@ class Host:
             self._destinations_refused = str(error)
             return True
         with forwarder.locked():
-            forwarder.tell_programs(self._destinations.map, self._destinations.cookie, calls.system_call())
+            forwarder.tell_original_destinations(self._destinations.map, self._destinations.cookie, calls.system_call())
         return True
 
     def leave_proxies(self, forwarder: Forwarder) -> None:
         """Take back what `reach_proxies` has made. Raises KernelError."""
         with forwarder.locked():
-            forwarder.tell_programs(-1, 0, 0)
+            forwarder.tell_original_destinations(-1, 0, 0)
         self.close()
         self._destinations_refused = ""
         self._takeover.remove_local_link()

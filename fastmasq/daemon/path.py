@@ -26,5 +26,5 @@ def make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
     )
     table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
-    forwarder.set_programs(local_link.FIRST, local_link.COUNT)
+    forwarder.set_proxies(local_link.FIRST, local_link.COUNT)
     return forwarder

@@ -30,7 +30,7 @@ class Ports:
     Those who know tell it, and it says:
 
     * `free`: what the settings name and the host does not use just now; `spare`: what the host does not use at all;
-    * `reserved`: ports of triggers and marks, which lead inside on demand and are for no outbound mapping; `keeping`:
+    * `reserved`: ports of triggers and marks, which lead inside and are for no outbound mapping; `keeping`:
       the classes whose outbound sessions may keep a spare port as their source (bool[3]);
     * `trackers`: ports that trackers follow by themselves, such as that of IKE;
     * `forwarded`: the ports that forwards want, by address;
@@ -85,7 +85,7 @@ class Ports:
         """Whether sessions of any class may keep a spare port as their source."""
         return bool(self.keeping.any())
 
-    def on_demand(self) -> np.ndarray:
+    def led_inside(self) -> np.ndarray:
         """Return the ports that triggers, marks, and sessions that keep their source port may use."""
         return self.reserved | (self.spare & self.keeping) if self.keeps_sources() else self.reserved
 
@@ -120,7 +120,7 @@ class Ports:
         return lost
 
     def _claim(self) -> np.ndarray:
-        return self.free | self.on_demand()
+        return self.free | self.led_inside()
 
 
 def wanted_ports(ranges: PortRanges) -> PortSet:

@@ -246,12 +246,12 @@ cdef class Forwarder:
         self.path.route_count = len(first)
         begin_generation(&self.path)
 
-    def set_programs(self, uint32_t first, int count):
-        """Lead what rules redirect to programs of this host to `count` addresses from `first` on, over the link on side LOCAL."""
-        self.path.programs_first = first
-        self.path.programs = count
+    def set_proxies(self, uint32_t first, int count):
+        """Lead what rules redirect to proxies to `count` addresses from `first` on, over the link on side LOCAL."""
+        self.path.proxies_first = first
+        self.path.proxies = count
 
-    def tell_programs(self, int destination_map, uint64_t cookie, long bpf_call):
+    def tell_original_destinations(self, int destination_map, uint64_t cookie, long bpf_call):
         """Note original destinations in a map, see kernel/bpf/original_destination.py; -1: nowhere."""
         self.path.destination_map = destination_map
         self.path.namespace_cookie = cookie

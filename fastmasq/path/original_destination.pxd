@@ -18,7 +18,7 @@ cdef enum:
     BPF_MAP_UPDATE_ELEM = 2
 
 
-cdef struct AskedKey:
+cdef struct OriginalKey:
     # addresses and remote_port as they are on the wire
     uint64_t namespace_cookie
     uint32_t local
@@ -26,7 +26,7 @@ cdef struct AskedKey:
     uint32_t local_port         # host order
     uint32_t remote_port
 
-cdef struct AskedValue:
+cdef struct OriginalValue:
     uint32_t address
     uint16_t port
     uint16_t reserved
@@ -42,8 +42,8 @@ cdef struct MapUpdate:
 cdef inline void tell_original_destination(const Path *p, const Session *s) noexcept nogil:
     """Let the program that a session leads to learn what its client asked for."""
     cdef const Flow *flow = &s.flow[INBOUND]
-    cdef AskedKey key
-    cdef AskedValue value
+    cdef OriginalKey key
+    cdef OriginalValue value
     cdef MapUpdate update
     if p.destination_map < 0:
         return

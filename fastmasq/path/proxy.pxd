@@ -10,7 +10,7 @@ from fastmasq.path.refusal cimport reason_of, refuse_inside
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, opening, rows
-from fastmasq.table.opening cimport Programs
+from fastmasq.table.opening cimport Proxies
 from fastmasq.wire cimport numbers
 
 
@@ -29,20 +29,20 @@ cdef inline Outcome open(Path *p, Packet *packet) noexcept nogil:
     What may open none gets no session: the program's host is not asked what it thinks of a stray reset.
     """
     cdef int state = session.first_inbound_state(packet)
-    cdef const Route *way = route.find_route(p, p.programs_first)
-    cdef Programs programs
+    cdef const Route *way = route.find_route(p, p.proxies_first)
+    cdef Proxies proxies
     cdef Outcome outcome
     cdef int64_t row
     if state < 0:
         return verdict.NO_SESSION
-    if not route.leads_to_programs(p, way):
+    if not route.leads_to_proxies(p, way):
         return verdict.LINK_DOWN if p.observation == NULL else verdict.DELIVERED
-    outcome = leave.over(p, packet, way, p.programs_first)
+    outcome = leave.over(p, packet, way, p.proxies_first)
     if outcome != verdict.GOES_ON:
         return outcome
-    programs.first, programs.count = p.programs_first, p.programs
-    programs.port = packet.passage.redirect_port if packet.passage.redirect_port else packet.ends.did
-    row = opening.open_local(p.table, packet.ends, packet.side, programs, session.birth_of(p, packet, state, 0))
+    proxies.first, proxies.count = p.proxies_first, p.proxies
+    proxies.port = packet.passage.redirect_port if packet.passage.redirect_port else packet.ends.did
+    row = opening.open_proxied(p.table, packet.ends, packet.side, proxies, session.birth_of(p, packet, state, 0))
     if row < 0:
         return refuse_inside(packet, row) if packet.side == keys.INSIDE else reason_of(row)
     if packet.protocol == numbers.TCP:

@@ -46,7 +46,7 @@ cdef inline bint leads_to_many(const Route *route) noexcept nogil:
     return route.kind == links.ROUTE_BROADCAST or route.kind == links.ROUTE_MULTICAST
 
 
-cdef inline bint leads_to_programs(const Path *p, const Route *route) noexcept nogil:
+cdef inline bint leads_to_proxies(const Path *p, const Route *route) noexcept nogil:
     """Whether a route is that of the addresses where packets reach programs of this host by proxy: nobody else may."""
     return leads_on(route) and p.links[route.link].side == keys.LOCAL
 
@@ -61,7 +61,7 @@ cdef inline bint is_unicast_source(uint32_t address) noexcept nogil:
 cdef inline bint is_martian_destination(const Path *p, Packet *packet) noexcept nogil:
     cdef uint32_t daddr = packet.ends.daddr
     return (daddr >> 24 == 0 or daddr >> 24 == 127 or daddr >= 0xF0000000U
-            or leads_to_programs(p, route_of(p, packet)))
+            or leads_to_proxies(p, route_of(p, packet)))
 
 
 cdef inline bint is_martian_source(const Path *p, const Packet *packet) noexcept nogil:

@@ -53,8 +53,8 @@ cdef struct Path:
     # policy
     Chains *chains              # NULL without rules
     Redirects redirects
-    uint32_t programs_first     # of the addresses where packets reach programs of this host
-    int programs                # how many there are
+    uint32_t proxies_first      # of the addresses where packets reach programs of this host
+    int proxies                 # how many there are
     int destination_map         # descriptor of the map that tells them original destinations, -1 without
     uint64_t namespace_cookie   # of our network namespace
     long bpf_call               # number of bpf(2)

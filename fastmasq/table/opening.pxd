@@ -188,21 +188,21 @@ cdef inline int64_t open_redirected(Table *t, Ends ends, uint32_t external, bint
 
 # -- with a program of this host -------------------------------------------------------------------------------------
 
-cdef struct Programs:
+cdef struct Proxies:
     # where the programs of this host that connections are led to are reached
     uint32_t first              # address
     int count                   # of addresses from the first on
     uint16_t port
 
 
-cdef inline int64_t open_local(Table *t, Ends asked, uint8_t side, Programs programs, Birth birth) noexcept nogil:
-    """Open the session of a program of this host with (saddr, sid) of `asked`, who asked for its (daddr, did) (T-10).
+cdef inline int64_t open_proxied(Table *t, Ends original, uint8_t side, Proxies proxies, Birth birth) noexcept nogil:
+    """Open the session of a program of this host with (saddr, sid) of `original`, who asked for its (daddr, did) (T-10).
 
     The asking end is on `side`. The program is reached at an address where that end is not talking already: of what was
     asked for, the program's end shows nothing. Where the first address is taken, the search begins at a place of what was
     asked for. The session is one of an inside host's share; those of outside ones have the program's address's.
     """
-    cdef Ends ends = keys.make_ends(programs.first, programs.port, asked.saddr, asked.sid)
+    cdef Ends ends = keys.make_ends(proxies.first, proxies.port, original.saddr, original.sid)
     cdef Place place
     cdef uint32_t hash
     cdef int64_t host
@@ -210,18 +210,18 @@ cdef inline int64_t open_local(Table *t, Ends asked, uint8_t side, Programs prog
     if t.active >= t.capacity:
         return table.REFUSED_TABLE_FULL
     if sessions.has_flow(t, birth.protocol, keys.LOCAL, ends):
-        hash = hosts.host_hash(t, asked.daddr)
-        for tried in range(programs.count):
-            ends.saddr = programs.first + (hash + <uint32_t>tried) % <uint32_t>programs.count
+        hash = hosts.host_hash(t, original.daddr)
+        for tried in range(proxies.count):
+            ends.saddr = proxies.first + (hash + <uint32_t>tried) % <uint32_t>proxies.count
             if not sessions.has_flow(t, birth.protocol, keys.LOCAL, ends):
                 break
         else:
             return table.REFUSED_CLASH
-    host = hosts.paying_host(t, asked.saddr if side == keys.INSIDE else ends.saddr, birth.now_ms)
+    host = hosts.paying_host(t, original.saddr if side == keys.INSIDE else ends.saddr, birth.now_ms)
     if host < 0:
         return host
-    place = sessions.on_address(<uint32_t>host, asked.daddr)
-    place.port = asked.did
+    place = sessions.on_address(<uint32_t>host, original.daddr)
+    place.port = original.did
     place.near, place.far = keys.LOCAL, side
     birth.flags |= rows.SESSION_REPLIED
     return sessions.place_session(t, ends, place, birth)

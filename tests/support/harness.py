@@ -145,7 +145,7 @@ class Harness:
         self.rings = {name: RxRing() for name in LINKS}
         has_vnet = {"inside": inside_vnet, "outside": outside_vnet, "programs": True}
         self.senders = {name: TxBatch(vnet=has_vnet[name], silent=observes) for name in LINKS}
-        self.forwarder.set_programs(address(PROGRAMS), 2)
+        self.forwarder.set_proxies(address(PROGRAMS), 2)
         addresses = {"inside": "10.0.0.1", "outside": "200.200.200.200", "programs": "0.0.0.0"}
         for number, name in enumerate(LINKS):
             self.forwarder.attach(number, self.rings[name], self.senders[name])

@@ -171,9 +171,9 @@ class PolicyGateway:
         old = self.gateway.policy()
         self.gateway.apply(old, replace(old, rules=rule_set.succeeding(old.rules)))
 
-    def on_demand(self, port_class: int) -> list[int]:
-        """Return the ports of a class that lead inside on demand or by forwards; the guard keeps all of them."""
-        ports = self.gateway.ports.on_demand()[port_class].copy()
+    def led_inside(self, port_class: int) -> list[int]:
+        """Return the ports of a class that lead inside by triggers, marks or forwards; the guard keeps all of them."""
+        ports = self.gateway.ports.led_inside()[port_class].copy()
         for wanted in self.gateway.forwards.wanted_ports().values():
             ports |= wanted[port_class]
         assert not (ports & ~self.host.kept[address(OUTSIDE_ADDRESS)][port_class]).any()

@@ -86,7 +86,7 @@ def state(gateway: PolicyGateway) -> tuple:
         gateway.host.reaches_proxies,
         running.forwards.placed,
         running.ports.for_mappings(address(GATEWAY_OUT)).tobytes(),
-        running.ports.on_demand().tobytes(),
+        running.ports.led_inside().tobytes(),
         dropped(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 62000), "S", seq=1)),
     )
 
@@ -108,8 +108,8 @@ def test_lines_of_every_kind_are_one_change(gateway: PolicyGateway):
     assert (policy.redirects, policy.triggers) == ((Redirect(protocol=47, host=HOST),), TRIGGERS[::-1])
     assert [(one.mark, one.address, one.port) for one in policy.marks] == [(1, HOST, 80)]
     assert policy.timeouts.udp == 60 * SECOND and policy.dynaddr == 0
-    assert gateway.on_demand(TCP) == [22, 80, *range(2000, 2011), 8080]
-    assert gateway.on_demand(UDP) == list(range(6970, 7171))
+    assert gateway.led_inside(TCP) == [22, 80, *range(2000, 2011), 8080]
+    assert gateway.led_inside(UDP) == list(range(6970, 7171))
     assert gateway.host.protocols_kept == [47]
     assert gateway.host.reaches_proxies
     arrived = decode(passes(gateway.harness, OUTSIDE, tcp((PEER, 1), (GATEWAY_OUT, 80), "S", seq=1)))

@@ -132,9 +132,9 @@ def test_the_guard_keeps_what_is_anybodys(ledger: Ledger) -> None:
 
 def test_sessions_keep_their_source_port_only_where_some_trigger_says_so(ledger: Ledger) -> None:
     ledger.leave_spare(some(TCP, 1000) | some(UDP, 1000))
-    assert not ledger.on_demand().any()
+    assert not ledger.led_inside().any()
     ledger.reserve(no_ports(), np.array([[False], [True], [False]]))
-    assert listed(ledger.on_demand()) == [(UDP, 1000)]
+    assert listed(ledger.led_inside()) == [(UDP, 1000)]
     assert (UDP, 1000) in ledger.kept()[OURS] and (UDP, 1000) not in listed(ledger.for_mappings(OURS))
 
 

@@ -50,7 +50,7 @@ def gateway() -> Iterator[Gateway]:
 
 
 def guarded(gateway: Gateway, row: int) -> list[int]:
-    return gateway.on_demand(row)
+    return gateway.led_inside(row)
 
 
 def marking(port: int, mark: int = 1) -> Rule:

@@ -1,4 +1,4 @@
-"""Sessions opened on demand on the packet path: triggered ranges, direct ports (autofw), marks (mfw), section 5.5."""
+"""Sessions that triggered ranges, direct ports (autofw) and marks (mfw) open on the packet path, section 5.5."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WEB, OTHER_WEB = (HOST, 80), (OTHER_HOST, 80)
 Ends = tuple[tuple[str, int], tuple[str, int]]
 
 
-def demanding(
+def leading(
     triggers: Iterable = (), directs: Iterable = (), marks: dict | None = None, *, ports=range(1024, 65536), **settings
 ) -> Harness:
     """Return a Harness with these rows in force; marks are {mark: [(host, port, weight), ...]}."""
@@ -95,7 +95,7 @@ def syn(remote: tuple[str, int], port: int = 80) -> bytes:
 
 
 def test_5_5_autofw_example_2_the_contacted_peer_reaches_the_range_with_its_source_kept():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     arrived = passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"sound"))
     assert ends(arrived) == ((PEER, 5000), (HOST, 6970))
@@ -105,7 +105,7 @@ def test_5_5_autofw_example_2_the_contacted_peer_reaches_the_range_with_its_sour
 
 
 def test_5_5_autofw_an_idle_range_leads_nowhere_and_is_not_the_hosts():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     for port in (6970, 7170):
         assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, port), b"sound")) == "no_session"
     assert dropped(harness, OUTSIDE, tcp((PEER, 5000), (GATEWAY_OUT, 6970), "S", seq=1)) == "no_session"
@@ -113,7 +113,7 @@ def test_5_5_autofw_an_idle_range_leads_nowhere_and_is_not_the_hosts():
 
 
 def test_5_5_autofw_the_limit_of_15_seconds_is_enforced():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     harness.advance(15)
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"in time"))
@@ -123,7 +123,7 @@ def test_5_5_autofw_the_limit_of_15_seconds_is_enforced():
 
 
 def test_5_5_autofw_every_packet_to_the_control_port_renews_the_limit():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     passes(harness, OUTSIDE, tcp(CONTROL, (GATEWAY_OUT, PLAYER[1]), "SA", seq=1, ack=2))
     harness.advance(14)
@@ -133,7 +133,7 @@ def test_5_5_autofw_every_packet_to_the_control_port_renews_the_limit():
 
 
 def test_5_5_autofw_inbound_packets_do_not_renew_the_limit():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     for _ in range(3):
         harness.advance(5)
@@ -143,7 +143,7 @@ def test_5_5_autofw_inbound_packets_do_not_renew_the_limit():
 
 
 def test_5_5_autofw_in_the_manner_of_2_0_an_inbound_session_renews_the_limit():
-    harness = demanding([(*MEDIA, True, True)], renews=True)
+    harness = leading([(*MEDIA, True, True)], renews=True)
     contact(harness)
     for port in (5000, 5001, 5002):
         harness.advance(10)
@@ -153,7 +153,7 @@ def test_5_5_autofw_in_the_manner_of_2_0_an_inbound_session_renews_the_limit():
 
 
 def test_5_5_autofw_in_the_manner_of_2_0_what_is_refused_renews_nothing():
-    harness = demanding([(*MEDIA, True, True)], renews=True, half_open=1)
+    harness = leading([(*MEDIA, True, True)], renews=True, half_open=1)
     contact(harness)
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
     harness.advance(10)
@@ -163,13 +163,13 @@ def test_5_5_autofw_in_the_manner_of_2_0_what_is_refused_renews_nothing():
 
 
 def test_5_5_autofw_the_peer_is_enforced():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     assert dropped(harness, OUTSIDE, udp((STRANGER, 5000), (GATEWAY_OUT, 6970), b"x")) == "no_session"
 
 
 def test_5_5_autofw_u_lifts_the_limit_and_i_lets_anybody_in():
-    harness = demanding([(UDP, 6970, 6979, TCP, 7070, False, True), (UDP, 6980, 6989, TCP, 7070, True, False)])
+    harness = leading([(UDP, 6970, 6979, TCP, 7070, False, True), (UDP, 6980, 6989, TCP, 7070, True, False)])
     contact(harness)
     passes(harness, OUTSIDE, udp((STRANGER, 5000), (GATEWAY_OUT, 6980), b"x"))
     assert dropped(harness, OUTSIDE, udp((STRANGER, 5000), (GATEWAY_OUT, 6970), b"x")) == "no_session"
@@ -179,21 +179,21 @@ def test_5_5_autofw_u_lifts_the_limit_and_i_lets_anybody_in():
 
 
 def test_5_5_autofw_the_last_host_to_contact_has_the_range():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     contact(harness, (OTHER_HOST, 2000))
     assert ends(passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x")))[1] == (OTHER_HOST, 6970)
 
 
 def test_5_5_autofw_only_the_control_port_and_protocol_trigger():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     passes(harness, INSIDE, udp(PLAYER, CONTROL, b"x"))
     passes(harness, INSIDE, tcp(PLAYER, (PEER, 7071), "S", seq=1))
     assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x")) == "no_session"
 
 
 def test_5_5_autofw_a_refused_packet_triggers_nothing():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     rule_set = RuleSet()
     rule_set.append("output", Rule(match=Match(protocol=TCP), target="DENY"))
     harness.set_rule_set(rule_set)
@@ -202,7 +202,7 @@ def test_5_5_autofw_a_refused_packet_triggers_nothing():
 
 
 def test_5_5_autofw_the_answer_of_a_server_triggers_nothing():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     forwards = ForwardTable(harness.table)
     forwards.place(address(GATEWAY_OUT), 0, 8080, [(address(HOST), 80, 1)])
     passes(harness, OUTSIDE, tcp(CONTROL, (GATEWAY_OUT, 8080), "S", seq=1))
@@ -211,7 +211,7 @@ def test_5_5_autofw_the_answer_of_a_server_triggers_nothing():
 
 
 def test_5_5_autofw_a_tcp_range():
-    harness = demanding([(TCP, 2000, 2010, TCP, 7070, True, True)])
+    harness = leading([(TCP, 2000, 2010, TCP, 7070, True, True)])
     contact(harness)
     assert ends(passes(harness, OUTSIDE, syn((PEER, 20), 2000))) == ((PEER, 20), (HOST, 2000))
     assert ends(passes(harness, INSIDE, tcp((HOST, 2000), (PEER, 20), "SA", seq=1, ack=2)))[0] == (GATEWAY_OUT, 2000)
@@ -221,7 +221,7 @@ def test_5_5_autofw_a_tcp_range():
 
 
 def test_5_5_autofw_the_range_is_for_no_outbound_mapping_but_the_triggered_hosts():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     assert ends(passes(harness, INSIDE, udp((OTHER_HOST, 6970), (SERVER, 53), b"x")))[0][1] != 6970
     contact(harness)
     own = passes(harness, INSIDE, udp((HOST, 6971), (PEER, 6971), b"x"))
@@ -234,7 +234,7 @@ def test_5_5_autofw_the_range_is_for_no_outbound_mapping_but_the_triggered_hosts
 
 
 def test_5_5_autofw_the_range_of_another_hosts_mapping_is_left_to_it():
-    harness = demanding([(*MEDIA, True, False)])
+    harness = leading([(*MEDIA, True, False)])
     contact(harness)
     passes(harness, INSIDE, udp((HOST, 6971), (PEER, 6971), b"x"))
     contact(harness, (OTHER_HOST, 2000))
@@ -243,7 +243,7 @@ def test_5_5_autofw_the_range_of_another_hosts_mapping_is_left_to_it():
 
 
 def test_5_5_autofw_ports_are_given_back_with_the_last_session():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
     assert harness.table.is_mapped(address(GATEWAY_OUT), 1, 6970)
@@ -255,7 +255,7 @@ def test_5_5_autofw_ports_are_given_back_with_the_last_session():
 
 
 def test_5_5_autofw_example_5_live_sessions_outlive_their_row():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
     set_rows(harness)
@@ -264,7 +264,7 @@ def test_5_5_autofw_example_5_live_sessions_outlive_their_row():
 
 
 def test_5_5_autofw_a_change_of_rows_leaves_a_range_open_that_stays():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     set_rows(harness, [(TCP, 1, 2, TCP, 3, True, True), (*MEDIA, True, True)])
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
@@ -273,7 +273,7 @@ def test_5_5_autofw_a_change_of_rows_leaves_a_range_open_that_stays():
 
 
 def test_5_5_autofw_what_is_shown_of_a_trigger():
-    harness = demanding([(*MEDIA, True, True), (UDP, 1, 2, TCP, 7070, False, True)])
+    harness = leading([(*MEDIA, True, True), (UDP, 1, 2, TCP, 7070, False, True)])
     assert harness.triggers.active(harness.now_ns) == [(0, 0, 0)] * 2
     contact(harness)
     harness.advance(5)
@@ -284,7 +284,7 @@ def test_5_5_autofw_what_is_shown_of_a_trigger():
 
 
 def test_c48_errors_about_a_triggered_session_are_translated():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     contact(harness)
     arrived = passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
     told = decode(passes(harness, INSIDE, icmp_error(HOST, PEER, 3, 3, arrived)))
@@ -292,7 +292,7 @@ def test_c48_errors_about_a_triggered_session_are_translated():
 
 
 def test_an_inside_host_does_not_reach_the_range_by_the_external_address():
-    harness = demanding([(*MEDIA, True, False)])
+    harness = leading([(*MEDIA, True, False)])
     contact(harness)
     assert dropped(harness, INSIDE, udp((OTHER_HOST, 5000), (GATEWAY_OUT, 6970), b"x")) == "no_session"
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
@@ -300,7 +300,7 @@ def test_an_inside_host_does_not_reach_the_range_by_the_external_address():
 
 
 def test_a_port_forward_of_the_same_port_goes_first():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     forwards = ForwardTable(harness.table)
     assert forwards.place(address(GATEWAY_OUT), 1, 6970, [(address(OTHER_HOST), 9, 1)])
     contact(harness)
@@ -312,7 +312,7 @@ def test_a_port_forward_of_the_same_port_goes_first():
 
 
 def test_a_forward_may_take_a_port_that_has_triggered_sessions():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     forwards = ForwardTable(harness.table)
     contact(harness)
     passes(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x"))
@@ -325,14 +325,14 @@ def test_a_forward_may_take_a_port_that_has_triggered_sessions():
 
 
 def test_a_host_that_already_talks_to_the_remote_endpoint_is_not_given_it_twice():
-    harness = demanding([(*MEDIA, True, True)])
+    harness = leading([(*MEDIA, True, True)])
     passes(harness, INSIDE, udp((HOST, 6970), (PEER, 5000), b"before the contact"))
     contact(harness)
     assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 6970), b"x")) == "endpoint_clash"
 
 
 def test_without_rows_the_ports_are_ports_like_all():
-    harness = demanding()
+    harness = leading()
     assert harness.forwarder.triggers is None
     assert ends(passes(harness, INSIDE, udp((HOST, 6970), (SERVER, 53), b"x")))[0] == (GATEWAY_OUT, 6970)
 
@@ -357,7 +357,7 @@ def test_there_is_room_for_so_many_rows_and_no_more():
 
 
 def test_5_5_autofw_example_3_sessions_to_direct_ports_keep_their_source_port():
-    harness = demanding(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
+    harness = leading(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
     assert ends(passes(harness, INSIDE, udp((HOST, 28850), (PEER, 28850), b"x")))[0] == (GATEWAY_OUT, 28850)
     assert ends(passes(harness, OUTSIDE, udp((PEER, 28850), (GATEWAY_OUT, 28850), b"x")))[1] == (HOST, 28850)
     assert ends(passes(harness, INSIDE, udp((HOST, 1025), (PEER, 28900), b"x")))[0] == (GATEWAY_OUT, 1025)
@@ -366,7 +366,7 @@ def test_5_5_autofw_example_3_sessions_to_direct_ports_keep_their_source_port():
 
 
 def test_5_5_autofw_direct_ports_hold_in_the_manner_of_1999():
-    harness = demanding(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096), sequential=True)
+    harness = leading(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096), sequential=True)
     assert ends(passes(harness, INSIDE, udp((HOST, 1025), (PEER, 53), b"x")))[0] == (GATEWAY_OUT, 61000)
     assert ends(passes(harness, INSIDE, udp((HOST, 28850), (PEER, 28850), b"x")))[0] == (GATEWAY_OUT, 28850)
     harness.advance(700)
@@ -374,14 +374,14 @@ def test_5_5_autofw_direct_ports_hold_in_the_manner_of_1999():
 
 
 def test_5_5_autofw_a_direct_port_that_is_taken_or_the_hosts_is_not_kept():
-    harness = demanding(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
+    harness = leading(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
     passes(harness, INSIDE, udp((HOST, 28850), (PEER, 28850), b"x"))
     assert ends(passes(harness, INSIDE, udp((OTHER_HOST, 28850), (PEER, 28850), b"x")))[0][1] >= 61000
     assert ends(passes(harness, INSIDE, udp((HOST, 40000), (PEER, 28850), b"x")))[0][1] >= 61000
 
 
 def test_5_5_autofw_a_kept_port_is_held_down_for_its_host():
-    harness = demanding(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
+    harness = leading(directs=[(UDP, 28800, 28900)], ports=range(61000, 65096))
     passes(harness, INSIDE, udp((HOST, 28850), (PEER, 28850), b"x"))
     harness.advance(310)
     assert harness.sessions() == []
@@ -394,7 +394,7 @@ def test_5_5_autofw_a_kept_port_is_held_down_for_its_host():
 
 
 def by_mark(*hosts: tuple[str, int, int], protocol: int = TCP, port: int = 80, **settings) -> Harness:
-    return marking(demanding(marks={1: list(hosts)}, **settings), (protocol, port, 1))
+    return marking(leading(marks={1: list(hosts)}, **settings), (protocol, port, 1))
 
 
 def servers(harness: Harness, count: int, first: int = 5000) -> list[str]:
@@ -426,7 +426,7 @@ def test_5_5_mfw_example_3_preference_0_is_pinned():
 
 
 def test_5_5_mfw_only_a_syn_without_ack_opens_and_only_marked_packets_do():
-    harness = marking(demanding(marks={1: [(HOST, 80, 10)]}), (TCP, 80, 1), (UDP, 9000, 2))
+    harness = marking(leading(marks={1: [(HOST, 80, 10)]}), (TCP, 80, 1), (UDP, 9000, 2))
     for flags in ("A", "SA", "F", "R"):
         assert dropped(harness, OUTSIDE, tcp((PEER, 5000), (GATEWAY_OUT, 80), flags, seq=1, ack=1)) == "no_session"
     assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 9000), b"mark 2 leads nowhere")) == "no_session"
@@ -442,7 +442,7 @@ def test_5_5_mfw_udp_and_the_packets_own_port():
 
 
 def test_5_5_mfw_marks_tell_clients_of_one_port_apart():
-    harness = demanding(marks={1: [(HOST, 80, 10)], 2: [(OTHER_HOST, 80, 10)]})
+    harness = leading(marks={1: [(HOST, 80, 10)], 2: [(OTHER_HOST, 80, 10)]})
     rule_set = RuleSet()
     for source, mark in ((PEER, 1), (STRANGER, 2)):
         match = Match(protocol=TCP, source=(address(source), 0xFFFFFFFF), destination_ports=((80, 80),), syn=True)
@@ -454,7 +454,7 @@ def test_5_5_mfw_marks_tell_clients_of_one_port_apart():
 
 
 def test_5_5_mfw_a_mark_made_of_several_rules_counts():
-    harness = demanding(marks={3: [(HOST, 80, 10)]})
+    harness = leading(marks={3: [(HOST, 80, 10)]})
     rule_set = RuleSet()
     for mark in (("set", 1), ("add", 2)):
         rule_set.append("input", Rule(match=Match(protocol=TCP), mark=mark))
@@ -473,7 +473,7 @@ def test_5_5_mfw_the_mark_of_a_packet_is_not_that_of_the_next():
 
 
 def test_5_5_mfw_a_port_of_masquerading_that_is_free_can_be_marked_and_one_in_use_is_left_alone():
-    harness = marking(demanding(marks={1: [(HOST, 80, 10)]}), (TCP, 2000, 1), (TCP, 2001, 1))
+    harness = marking(leading(marks={1: [(HOST, 80, 10)]}), (TCP, 2000, 1), (TCP, 2001, 1))
     assert ends(passes(harness, OUTSIDE, syn((PEER, 5000), 2000)))[1] == WEB
     assert ends(passes(harness, INSIDE, tcp((OTHER_HOST, 2000), (SERVER, 80), "S", seq=1)))[0][1] != 2000
     passes(harness, INSIDE, tcp((OTHER_HOST, 2001), (SERVER, 80), "S", seq=1))
@@ -557,7 +557,7 @@ def test_5_5_random_traffic_is_led_as_the_slow_model_leads_it(seed: int):
         mark: [(host, chance.choice([0, 80]), chance.randrange(4)) for host in ("10.0.0.7", "10.0.0.8", "10.0.0.9")]
         for mark in (1, 2)
     }
-    harness = marking(demanding(triggers, marks=marks), (TCP, 80, 1), (UDP, 9000, 2))
+    harness = marking(leading(triggers, marks=marks), (TCP, 80, 1), (UDP, 9000, 2))
     slow, start, led = Slow(triggers, marks), harness.now_ns, 0
     for number in range(600):
         harness.advance(chance.choice([0, 0.25, 1, 5]))

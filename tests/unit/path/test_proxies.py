@@ -258,7 +258,7 @@ def test_a_stranger_who_does_not_go_on_is_forgotten_soon():
 
 def test_without_the_link_there_is_a_name_for_it():
     harness = redirecting()
-    harness.forwarder.set_programs(address("203.0.113.1"), 2)
+    harness.forwarder.set_proxies(address("203.0.113.1"), 2)
     assert dropped(harness, INSIDE, syn()) == "link_down"
 
 

@@ -9,14 +9,19 @@ import click
 
 from fastmasq.cli.options import ADDRESS, LINK, Group
 
+LEFT_OUT = 3  # exit status: done, but something is missing
+
 
 @click.group("import", cls=Group)
 def import_rules() -> None:
     """Carry over what iptables or nft do on a host today.
 
-    Masquerading and SNAT, DNAT and REDIRECT, and filter rules become a fastmasq.toml (--format toml) and, where it
-    needs one, the file of rules it names (--format rules). What could not be carried over is listed on standard error,
-    with the line and the reason: read it before you use the result.
+    The rules are evaluated as the kernel does it: for which packets they masquerade, forward, accept. That becomes a
+    fastmasq.toml (--format toml) and, where it needs one, the file of rules it names (--format rules).
+
+    What could not be carried over is listed on standard error, with its place and the reason, and at the head of the
+    file; nothing passes for which it would have had to be asked. The exit status is 3 then. The manual's page
+    migration.md says what is carried over.
     """
 
 
@@ -25,7 +30,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--format", "form", type=click.Choice(["toml", "rules"]), default="toml", show_default=True),
         click.option("--address", type=ADDRESS, multiple=True, help="An address of the gateway, for its host rules."),
         click.option("--outside", type=LINK, help="The outside link.  [default: where they masquerade]"),
-        click.option("--inside", type=LINK, multiple=True, help="An inside link.  [default: the others they name]"),
+        click.option("--inside", type=LINK, multiple=True, help="An inside link.  [default: where that comes from]"),
         click.argument("file", type=click.File()),
     ):
         function = option(function)
@@ -44,24 +49,34 @@ def iptables_save(file: Any, **options: Any) -> None:
 @import_rules.command("nft")
 @_options
 def nft(file: Any, **options: Any) -> None:
-    """Read the output of `nft -j list ruleset`, or of `nft list ruleset`, from FILE; - is standard input."""
-    from fastmasq.migrate import nft_json, nft_text
+    """Read rules of nft from FILE; - is standard input.
+
+    FILE is what `nft -f` reads, for example /etc/nftables.conf, or what `nft list ruleset` or `nft -j list ruleset`
+    prints. But for the last, nft itself reads it, in an empty network namespace; the host's rules are not touched.
+    """
+    from fastmasq.migrate import nft_json, nft_load
 
     text = file.read()
-    reader = nft_json if text.lstrip().startswith("{") else nft_text
-    _carry(reader.read(text), **options)
+    written = None
+    if not text.lstrip().startswith("{"):
+        is_file = file.name not in ("-", "<stdin>")
+        text, written = nft_load.load(file.name, None if is_file else text)
+    _carry(nft_json.read(text, written), **options)
 
 
 def _carry(chains: Any, *, form: str, address: tuple[str, ...], inside: tuple[str, ...], outside: str | None) -> None:
     from fastmasq.migrate.carry import carry
     from fastmasq.migrate.files import RULES_FILE, script, toml
+    from fastmasq.migrate.links import host_ways
 
-    carried = carry(chains, inside=inside, outside=outside or "", addresses=address)
+    carried = carry(chains, inside=inside, outside=outside or "", addresses=address, ways=host_ways())
     for note in carried.notes:
         click.echo(str(note), err=True)
     if form == "rules":
         click.echo("\n".join(script(carried)))
-        return
-    click.echo(toml(carried), nl=False)
-    if carried.needs_rules:
-        click.echo(f"Its file of rules: the same command with --format rules > {RULES_FILE}", err=True)
+    else:
+        click.echo(toml(carried), nl=False)
+        if carried.needs_rules:
+            click.echo(f"Its file of rules: the same command with --format rules > {RULES_FILE}", err=True)
+    if carried.missing:
+        click.get_current_context().exit(LEFT_OUT)

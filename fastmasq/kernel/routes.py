@@ -76,6 +76,16 @@ def dump_request() -> bytes:
     return rtnetlink.RTMSG.pack(family=socket.AF_INET)
 
 
+def list_routes() -> tuple[Route, ...]:
+    """Return the routes of the current network namespace, flattened."""
+    requests = netlink.RequestSocket()
+    try:
+        messages, _ = requests.dump(netlink.RTM_GETROUTE, dump_request())
+    finally:
+        requests.close()
+    return flatten([read_route(message) for message in messages if concerns_us(message)])
+
+
 def read_route(message: bytes) -> KernelRoute:
     """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one it is unreachable."""
     _, length, _, _, table, _, _, kind_number, flags = rtnetlink.RTMSG.read(message)

@@ -3,27 +3,73 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.migrate.foreign import ForeignChain, ForeignRule, read_icmp, read_network, read_ports, read_protocol
+from fastmasq.migrate.foreign import (
+    HOOKS,
+    Fact,
+    Flags,
+    ForeignChain,
+    ForeignRule,
+    LinkIs,
+    Mark,
+    Never,
+    Test,
+    Unknown,
+    Within,
+    read_icmp,
+    read_network,
+    read_ports,
+    read_protocol,
+)
+from fastmasq.migrate.regions import (
+    DESTINATION,
+    DESTINATION_PORT,
+    PROTOCOL,
+    SOURCE,
+    SOURCE_PORT,
+    Ranges,
+    complement,
+    ranges_of,
+)
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
+_PRIORITIES = {
+    "raw": -300,
+    "mangle": -150,
+    "nat": 0,
+    "filter": 0,
+    "security": 50,
+}  # of nat, where it stands among itself
 _ACTIONS = {
     **{"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject", "RETURN": "return", "MASQUERADE": "masquerade"},
-    **{"SNAT": "snat", "DNAT": "dnat", "REDIRECT": "redirect", "LOG": "", "NFLOG": ""},
+    **{"SNAT": "snat", "DNAT": "dnat", "REDIRECT": "redirect"},
 }
+_LOGGING = ("LOG", "NFLOG", "ULOG")
+_HARMLESS = ("", "AUDIT", "TRACE", "CHECKSUM", "SET", "RATEEST", "CT --helper", "LED", "IDLETIMER")
+_MARKING = ("MARK", "CONNMARK")
+_ALTERING = {
+    "TCPMSS": "fastmasq does not lower the maximum segment size",
+    **dict.fromkeys(("TOS", "DSCP", "TTL", "CLASSIFY", "ECN", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK"),
+                    "it changes packets; fastmasq does not"),
+}  # fmt: skip
 _TARGET_OPTIONS = ("--to-destination", "--to-source", "--to-ports", "--to-port")
 _IGNORED_OPTIONS = {  # what changes nothing that could be carried over: option -> number of its words
-    **{"--comment": 1, "--reject-with": 1, "--log-level": 1, "--log-tcp-options": 0, "--log-ip-options": 0},
-    **{"--log-tcp-sequence": 0, "--log-uid": 0, "--random": 0, "--random-fully": 0, "--persistent": 0, "-c": 2},
-    **{"--nflog-group": 1},
+    **{"--comment": 1, "--reject-with": 1, "--log-level": 1, "--log-prefix": 1, "--log-tcp-options": 0},
+    **{"--log-ip-options": 0, "--log-tcp-sequence": 0, "--log-uid": 0, "--random": 0, "--random-fully": 0},
+    **{"--persistent": 0, "-c": 2, "--nflog-group": 1, "--nflog-prefix": 1, "--nflog-threshold": 1},
+    **{"--nflog-size": 1, "--nflog-range": 1},
 }
-_MODULES = ("tcp", "udp", "icmp", "state", "conntrack", "multiport", "comment")
-_SYN_MASKS = ({"FIN", "SYN", "RST", "ACK"}, {"SYN", "RST", "ACK"})
+_MODULES = (
+    *("tcp", "udp", "icmp", "state", "conntrack", "multiport", "comment", "mark", "connmark", "addrtype", "iprange"),
+    *("pkttype", "policy", "rpfilter", "physdev"),
+)
 
 
 def read(text: str) -> Iterator[ForeignChain]:
-    """Yield the chains of all tables; the table is their kind, and built-in ones have their hooks.
+    """Yield the chains of all tables; built-in ones have their hooks.
 
     Raises ConfigurationError where the text is not iptables-save's.
     """
@@ -37,22 +83,29 @@ def read(text: str) -> Iterator[ForeignChain]:
             table = line[1:]
         elif line.startswith(":") and table and " " in line:
             name, policy, *_ = line[1:].split()
-            hook = name.lower() if policy != "-" else ""
-            chains[table, name] = ForeignChain(
-                name=name, kind=table, hook=hook, policy=policy.lower() if hook else "accept", line=number
-            )
+            chains[table, name] = _chain(table, name, policy, number)
         elif line.startswith(("-A ", "[")) and table:
             name, words = _words(line, number)
             if (table, name) not in chains:
                 raise ConfigurationError(f"line {number}: there is no chain {name!r} in table {table!r}")
-            chains[table, name].rules.append(_rule(words, number, line))
+            chains[table, name].rules.append(_Rule(words, number, line).read())
         else:
             raise ConfigurationError(f"line {number}: not a line of iptables-save: {line[:60]!r}")
-    for (table, _), chain in chains.items():
-        for rule in chain.rules:
-            if rule.action == "jump" and (table, rule.to) not in chains:
-                rule.unknown.append(f"-j {rule.to}")
-        yield chain
+    yield from chains.values()
+
+
+def _chain(table: str, name: str, policy: str, line: int) -> ForeignChain:
+    hook = name.lower() if policy != "-" and name.lower() in HOOKS else ""
+    return ForeignChain(
+        table=table,
+        name=name,
+        place=f"line {line}",
+        kind="nat" if table == "nat" else "filter",
+        hook=hook,
+        priority=_PRIORITIES.get(table, 0),
+        policy=policy.lower() if hook else "accept",
+        number=line,
+    )
 
 
 def _words(line: str, number: int) -> tuple[str, list[str]]:
@@ -63,84 +116,186 @@ def _words(line: str, number: int) -> tuple[str, list[str]]:
         raise ConfigurationError(f"line {number}: {error}") from None
     if words[0].startswith("["):  # counters of iptables-save -c
         words = words[1:]
-    if len(words) < 2:
+    if len(words) < 2 or words[0] != "-A":
         raise ConfigurationError(f"line {number}: a rule without its chain")
     return words[1], words[2:]
 
 
-def _rule(words: list[str], number: int, line: str) -> ForeignRule:
-    """Read the words behind `-A CHAIN`; what is not understood ends in `unknown`."""
-    rule = ForeignRule(line=number, text=line)
-    inverted, position = False, 0
-    while position < len(words):
-        word, value = words[position], words[position + 1] if position + 1 < len(words) else ""
-        position += 1
-        if word == "!":
-            inverted = True
-            continue
-        if word in _IGNORED_OPTIONS:
-            position += _IGNORED_OPTIONS[word]
-        elif word in ("-f", "--fragment", "--syn"):
-            setattr(rule, "syn" if word == "--syn" else "fragment", not inverted)
-        elif word == "--tcp-flags":
-            _tcp_flags(rule, value, "".join(words[position + 1 : position + 2]), inverted)
-            position += 2
-        elif word == "-m" and value in _MODULES:
-            position += 1
-        elif word in _OPTIONS:
-            field, read_value = _OPTIONS[word]
-            try:
-                read_value(rule, value)
-            except ValueError:
-                rule.unknown.append(f"{word} {value}")
-            if inverted:
-                rule.inverted.add(field)
-            position += 1
+class _Rule:
+    """The words behind `-A CHAIN`, taken from the left."""
+
+    def __init__(self, words: list[str], number: int, line: str) -> None:
+        self.words = words
+        self.line, self.number = line, number
+        self.tests: list[Test] = []
+        self.protocol: Ranges = ((0, 0xFF),)
+        self.target = self.to = ""
+        self.inverted = False
+
+    def read(self) -> ForeignRule:
+        while self.words:
+            word = self.words.pop(0)
+            if word == "!":
+                self.inverted = True
+                continue
+            if word in _IGNORED_OPTIONS:
+                del self.words[: _IGNORED_OPTIONS[word]]
+            elif word == "-m" and self.words[:1] and self.words[0] in _MODULES:
+                del self.words[0]
+            elif word in ("-j", "-g", *_TARGET_OPTIONS):
+                self._target(word)
+            elif word == "--helper" and self.target == "CT":
+                self.target = "CT --helper"
+                del self.words[:1]
+            elif word in _OPTIONS:
+                count, make = _OPTIONS[word]
+                values, self.words = self.words[:count], self.words[count:]
+                self._test(word, values, make)
+            else:
+                self._not_known(word)
+            self.inverted = False
+        return self._made()
+
+    def _target(self, word: str) -> None:
+        value = self.words.pop(0) if self.words else ""
+        if word in _TARGET_OPTIONS:
+            self.to = value.lstrip(":")
         else:
-            end = next((place for place in range(position, len(words)) if words[place] in _OPTIONS), len(words))
-            rule.unknown.append(" ".join(words[position - 1 : end]))
-            position = end
-        inverted = False
-    return rule
+            self.target = value if word == "-j" else f"-g {value}"
+
+    def _test(self, word: str, values: Sequence[str], make: Callable[[Sequence[str]], Any]) -> None:
+        """Add the tests that an option makes."""
+        shown = " ".join([*(["!"] if self.inverted else []), word, *values])
+        try:
+            made = make(values)
+        except (ValueError, LookupError):
+            self.tests.append(Unknown(shown))
+            return
+        if isinstance(made, Within):
+            made = [made]
+        if isinstance(made, list):  # fields of the packet: only the last of several is inverted
+            *others, last = made
+            if self.inverted and last.field == DESTINATION_PORT and others and others[-1].field == SOURCE_PORT:
+                self.tests.append(Unknown(shown))  # a type and a code of ICMP, which are inverted together
+                return
+            if self.inverted:
+                last = Within(last.field, complement(last.ranges, last.field))
+            self.tests += [*others, last] if last.ranges else [Never()]
+            if last.field == PROTOCOL:
+                self.protocol = last.ranges
+        elif self.inverted and isinstance(made, Never):
+            return
+        else:
+            self.tests.append(made._replace(inverted=True) if self.inverted and not isinstance(made, Never) else made)
+
+    def _not_known(self, word: str) -> None:
+        """Note what is not understood, up to the next word that is."""
+        unknown = ["!"] if self.inverted else []
+        unknown.append(word)
+        known = (*_OPTIONS, *_TARGET_OPTIONS, "-j", "-g", "-m", "!")
+        while self.words and self.words[0] not in known:
+            unknown.append(self.words.pop(0))
+        if word == "-m" or not self.target or self.target in _ACTIONS:
+            self.tests.append(Unknown(" ".join(unknown)))
+
+    def _made(self) -> ForeignRule:
+        target, action, alters = self.target, "", ""
+        if target in _ACTIONS:
+            action = _ACTIONS[target]
+        elif target.startswith("-g "):
+            action, self.to = "goto", target[3:]
+        elif target in _ALTERING:
+            alters = _ALTERING[target]
+        elif target not in (*_LOGGING, *_HARMLESS, *_MARKING):
+            action, self.to = "jump", target
+        asks_ports = any(
+            isinstance(test, Within) and test.field in (SOURCE_PORT, DESTINATION_PORT) for test in self.tests
+        )
+        if asks_ports and not all(first == last and first in (TCP, UDP, ICMP) for first, last in self.protocol):
+            self.tests.append(Unknown("ports of other protocols than TCP and UDP"))
+        return ForeignRule(
+            place=f"line {self.number}",
+            text=self.line,
+            tests=tuple(self.tests),
+            action=action,
+            to=self.to,
+            log=target in _LOGGING,
+            alters=alters,
+            sets_mark=target in _MARKING,
+        )
 
 
-def _tcp_flags(rule: ForeignRule, mask: str, wanted: str, inverted: bool) -> None:
-    if set(mask.split(",")) in _SYN_MASKS and wanted == "SYN":
-        rule.syn = not inverted
-    else:
-        rule.unknown.append(f"--tcp-flags {mask} {wanted}")
+# -- options -----------------------------------------------------------------------------------------------------------
 
 
-def _target(rule: ForeignRule, value: str) -> None:
-    rule.log = rule.log or value in ("LOG", "NFLOG")
-    if value in _ACTIONS:
-        rule.action = _ACTIONS[value]
-    else:
-        rule.action, rule.to = "jump", value
+def _within(field: int, convert: Callable[[str], tuple[int, int]]) -> Callable[[Sequence[str]], Within]:
+    return lambda values: Within(field, ranges_of(convert(part) for part in values[0].split(",")))
 
 
-def _setter(field: str, convert: Callable) -> tuple[str, Callable[[ForeignRule, str], None]]:
-    return field, lambda rule, value: setattr(rule, field, convert(value))
+def _ports(field: int) -> Callable[[Sequence[str]], Within]:
+    return _within(field, lambda text: read_ports(text, ":"))
 
 
-def _port_list(value: str) -> list[tuple[int, int]]:
-    return [read_ports(part, ":") for part in value.split(",")]
+def _icmp(values: Sequence[str]) -> list[Within]:
+    if values[0] in ("any", "255"):
+        return [Within(PROTOCOL, ((ICMP, ICMP),))]
+    kinds, codes = read_icmp(values[0])
+    tests = [Within(PROTOCOL, ((ICMP, ICMP),)), Within(SOURCE_PORT, kinds)]
+    return tests if codes == ((0, 0xFFFF),) else [*tests, Within(DESTINATION_PORT, codes)]
 
 
-def _icmp(rule: ForeignRule, value: str) -> None:
-    rule.icmp_type, rule.icmp_code = (None, None) if value == "any" else read_icmp(value)
+def _fact(name: str) -> Callable[[Sequence[str]], Fact]:
+    return lambda values: Fact(name, frozenset(values[0].lower().split(",")))
 
 
-_SOURCE = _setter("source", read_network)
-_DESTINATION = _setter("destination", read_network)
-_SOURCE_PORTS = _setter("source_ports", _port_list)
-_DESTINATION_PORTS = _setter("destination_ports", _port_list)
-_STATES = _setter("states", lambda value: value.lower().split(","))
-_OPTIONS: dict[str, tuple[str, Callable[[ForeignRule, str], None]]] = {
-    **{"-s": _SOURCE, "-d": _DESTINATION, "-i": _setter("in_link", str), "-o": _setter("out_link", str)},
-    **{"-p": _setter("protocol", read_protocol), "--sport": _SOURCE_PORTS, "--sports": _SOURCE_PORTS},
-    **{"--dport": _DESTINATION_PORTS, "--dports": _DESTINATION_PORTS, "--icmp-type": ("icmp_type", _icmp)},
-    **{"--state": _STATES, "--ctstate": _STATES, "-j": ("action", _target)},
-    **{option: _setter("to", str) for option in _TARGET_OPTIONS},
-    "--log-prefix": ("log", lambda rule, value: None),
+def _holds(name: str, value: str) -> Callable[[Sequence[str]], Fact]:
+    return lambda values: Fact(name, frozenset({value}))
+
+
+def _flags(values: Sequence[str]) -> Flags:
+    mask, wanted = (_flag_names(value) for value in values)
+    return Flags(mask, wanted)
+
+
+def _flag_names(text: str) -> frozenset[str]:
+    named = {"ALL": "FIN,SYN,RST,PSH,ACK,URG", "NONE": ""}.get(text, text)
+    return frozenset(name.lower() for name in named.split(",") if name)
+
+
+def _mark(values: Sequence[str]) -> Mark:
+    value, _, mask = values[0].partition("/")
+    return Mark(int(value, 0), int(mask, 0) if mask else 0xFFFFFFFF, False, f"--mark {values[0]}")
+
+
+def _policy(values: Sequence[str]) -> Fact:
+    return Fact("ipsec", frozenset({{"none": "no", "ipsec": "yes"}[values[0]]}))
+
+
+def _link(side: str) -> Callable[[Sequence[str]], LinkIs]:
+    return lambda values: LinkIs(side, (values[0],))
+
+
+_OPTIONS: dict[str, tuple[int, Callable[[Sequence[str]], Any]]] = {
+    **{"-s": (1, _within(SOURCE, read_network)), "-d": (1, _within(DESTINATION, read_network))},
+    **{"--src-range": (1, _within(SOURCE, read_network)), "--dst-range": (1, _within(DESTINATION, read_network))},
+    **{"-i": (1, _link("in")), "-o": (1, _link("out"))},
+    "-p": (1, lambda values: Within(PROTOCOL, read_protocol(values[0]))),
+    **{option: (1, _ports(SOURCE_PORT)) for option in ("--sport", "--source-port", "--sports", "--source-ports")},
+    **{
+        option: (1, _ports(DESTINATION_PORT))
+        for option in ("--dport", "--destination-port", "--dports", "--destination-ports")
+    },
+    "--icmp-type": (1, _icmp),
+    **{"--syn": (0, lambda values: Flags(frozenset({"fin", "syn", "rst", "ack"}), frozenset({"syn"})))},
+    "--tcp-flags": (2, _flags),
+    **{"-f": (0, _holds("fragment", "yes")), "--fragment": (0, _holds("fragment", "yes"))},
+    **{"--state": (1, _fact("ctstate")), "--ctstate": (1, _fact("ctstate")), "--ctdir": (1, _fact("ct direction"))},
+    **{"--src-type": (1, _fact("saddr type")), "--dst-type": (1, _fact("daddr type"))},
+    "--pkt-type": (1, _fact("pkttype")),
+    "--mark": (1, _mark),
+    **{"--validmark": (0, _holds("path back", "exists")), "--loose": (0, _holds("path back", "exists"))},
+    "--invert": (0, _holds("path back", "missing")),
+    "--physdev-is-bridged": (0, _holds("bridged", "yes")),
+    "--pol": (1, _policy),
+    "--dir": (1, lambda values: Fact("nfproto", frozenset({"ipv4"}))),
 }

@@ -1,109 +1,317 @@
-"""Reads the output of `nft -j list ruleset`."""
+"""Reads the output of `nft -j list ruleset` (libnftables-json(5)), with its sets, maps and verdict maps."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.migrate.foreign import ForeignChain, ForeignRule
-from fastmasq.migrate.nft_rules import STATEMENTS, Condition, build
+from fastmasq.migrate.foreign import (
+    ForeignChain,
+    ForeignRule,
+    Never,
+    Test,
+    Unknown,
+    Within,
+)
+from fastmasq.migrate.nft_fields import implied_by, listed, shown, tests_of, words
+from fastmasq.migrate.regions import (
+    DESTINATION_PORT,
+    PROTOCOL,
+    SOURCE_PORT,
+    is_full,
+    replaced,
+)
+from fastmasq.migrate.regions import EVERYTHING as _ALL
+from fastmasq.wire.numbers import ICMP, TCP, UDP
 
 _FAMILIES = ("ip", "inet")
-_HARMLESS = ("counter", "comment")
+_VERDICTS = ("accept", "drop", "reject", "return", "masquerade", "snat", "dnat", "redirect", "jump", "goto")
+_HARMLESS = ("counter", "comment", "ct helper", "ct timeout", "ct expectation", "flow", "last")
 
 
-def read(text: str) -> Iterator[ForeignChain]:
-    """Yield the chains of all IPv4 tables. In place of a line a rule has its position in the list.
+class _UnknownSet(Exception):
+    """Why the elements of a set are not known."""
 
-    Raises ConfigurationError for what is not nft's.
+
+class _Case(NamedTuple):
+    """One way in which a rule can match: its tests, and what a map gives for them, perhaps for all the rest."""
+
+    tests: tuple[Test, ...]
+    value: Any = None
+    is_rest: bool = False
+
+
+def read(text: str, written: Mapping[tuple[str, str, str, int], str] | None = None) -> Iterator[ForeignChain]:
+    """Yield the chains of all IPv4 tables, and those of network devices.
+
+    written: how nft writes it (nft_load). Raises ConfigurationError for what is not nft's.
     """
     try:
-        yield from _chains(json.loads(text)["nftables"])
+        yield from _Ruleset(json.loads(text)["nftables"], written or {}).chains.values()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever it is, nft has not made it
         raise ConfigurationError("not the output of `nft -j list ruleset`") from None
 
 
-def _chains(objects: Sequence[Mapping[str, Any]]) -> list[ForeignChain]:
-    """Return the chains of all tables; raises whatever comes of what is not nft's."""
-    chains: dict[tuple[str, str, str], ForeignChain] = {}
-    for place, entry in enumerate(objects, 1):
-        kind, content = next(iter(entry.items()), ("", {}))
-        if kind == "chain" and content["family"] in _FAMILIES:
-            chains[_key(content, "name")] = ForeignChain(
-                name=content["name"],
-                kind=content.get("type", "filter"),
-                hook=content.get("hook", ""),
-                policy=content.get("policy", "accept"),
-                line=place,
+class _Ruleset:
+    """All objects that nft lists, by their names; raises whatever comes of what is not nft's."""
+
+    def __init__(self, objects: Sequence[Mapping[str, Any]], written: Mapping[tuple[str, str, str, int], str]) -> None:
+        self.chains: dict[tuple[str, str, str], ForeignChain] = {}
+        self.sets: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+        self.written = written
+        found = [next(iter(each.items()), ("", {})) for each in objects]
+        dormant: set[tuple[str, str]] = set()
+        for number, (kind, content) in enumerate(found):
+            if kind == "table" and self._is_dormant(content):
+                dormant.add((content["family"], content["name"]))
+            elif kind == "chain" and _key(content, "name")[:2] in dormant:
+                continue
+            elif kind == "chain" and content["family"] in (*_FAMILIES, "netdev"):
+                self.chains[_key(content, "name")] = _chain(content, number)
+            elif kind in ("set", "map"):
+                self.sets[_key(content, "name")] = content
+        for kind, content in found:
+            if kind == "rule" and _key(content, "chain") in self.chains:
+                chain = self.chains[_key(content, "chain")]
+                chain.rules += _Rule(self, content).rules()
+
+    def _is_dormant(self, table: Mapping[str, Any]) -> bool:
+        """Whether the kernel does not ask a table. Raises ConfigurationError where nft does not say it.
+
+        As JSON, nft 1.0.6 writes the table's name in place of its flags.
+        """
+        flags = set(listed(table.get("flags", ())))
+        if flags <= {"dormant", "owner", "persist"}:
+            return "dormant" in flags
+        if not self.written:
+            raise ConfigurationError(
+                f"nft does not say which flags table {table['name']} has; import `nft list ruleset`"
             )
-        elif kind == "rule" and content["family"] in _FAMILIES:
-            chains[_key(content, "chain")].rules += _rules(content["expr"], place)
-    return list(chains.values())
+        return (table["family"], table["name"], "", 0) in self.written
+
+    def elements(self, table: tuple[str, str], name: str) -> Sequence[Any]:
+        """Return the elements of a set or map by name. Raises _UnknownSet for those that come and go."""
+        content = self.sets[(*table, name)]
+        if {"dynamic", "timeout"} & set(listed(content.get("flags", ()))):
+            raise _UnknownSet
+        return listed(content.get("elem", ()))
 
 
 def _key(content: Mapping[str, Any], name: str) -> tuple[str, str, str]:
     return content["family"], content["table"], content[name]
 
 
-def _rules(expressions: list[Mapping[str, Any]], place: int) -> Iterator[ForeignRule]:
-    base = ForeignRule(line=place, text=" ".join(json.dumps(expression) for expression in expressions))
-    conditions = []
-    for expression in expressions:
-        name, content = next(iter(expression.items()))
-        if name == "match":
-            conditions.append(_condition(content))
-        elif name in STATEMENTS:
-            base.action, base.to = STATEMENTS[name], _target(content)
-        elif name == "log":
-            base.log = True
-        elif name not in _HARMLESS:
-            base.unknown.append(name)
-    yield from build(base, conditions)
+def _chain(content: Mapping[str, Any], number: int) -> ForeignChain:
+    family, table, name = _key(content, "name")
+    hook = content.get("hook", "")
+    return ForeignChain(
+        table=f"{family} {table}",
+        name=name,
+        place=f"{family} {table} {name}",
+        kind=content.get("type", "filter"),
+        hook="ingress" if family == "netdev" and hook else hook,
+        priority=content.get("prio", 0),
+        policy=content.get("policy", "accept"),
+        number=number,
+    )
 
 
-def _condition(content: Mapping[str, Any]) -> Condition:
-    values = _values(content["right"])
-    inverted = content["op"] == "!="
-    if content["op"] not in ("==", "!=", "in"):
-        return Condition(f"{json.dumps(content['left'])} {content['op']}", False, values)
-    return Condition(_field(content["left"]), inverted, values)
+class _Rule:
+    """One rule, whose statements are taken from the left."""
+
+    def __init__(self, ruleset: _Ruleset, content: Mapping[str, Any]) -> None:
+        family, table, chain = _key(content, "chain")
+        self.ruleset, self.table = ruleset, (family, table)
+        self.expressions = content["expr"]
+        as_json = " ".join(json.dumps(expression) for expression in self.expressions)
+        self.place = f"{family} {table} {chain}"
+        self.text = ruleset.written.get((family, table, chain, content.get("handle", 0)), as_json)
+        self.log = self.sets_mark = False
+        self.alters = ""
+
+    def rules(self) -> list[ForeignRule]:
+        """Return the rules of one kind that come to the same, one for each way in which this one can match."""
+        ways: list[list[_Case]] = []
+        found: list[ForeignRule] = []
+        for expression in self.expressions:
+            name, content = next(iter(expression.items()))
+            if name == "match":
+                ways.append(self._match(content))
+            elif name == "vmap":
+                found += self._verdicts(ways, content)
+            elif name in _VERDICTS:
+                for case in self._target(name, content):
+                    found += self._made([*ways, [_Case(case.tests)]], name, case.value)
+            elif not self._is_harmless(name, content, ways):
+                found += self._made(ways, "unknown", "")
+        return found or list(self._made(ways, "", ""))
+
+    def _made(self, ways: Sequence[Sequence[_Case]], action: str, to: str) -> Iterator[ForeignRule]:
+        for combination in itertools.product(*ways):
+            tests = [test for case in combination for test in case.tests]
+            if _asks_foreign_ports(tests):
+                tests.append(Unknown("ports of other protocols than TCP and UDP"))
+            yield ForeignRule(
+                place=self.place,
+                text=self.text,
+                tests=tuple(tests),
+                action=action,
+                to=to,
+                log=self.log,
+                alters=self.alters,
+                sets_mark=self.sets_mark,
+            )
+
+    def _is_harmless(self, name: str, content: Any, ways: list[list[_Case]]) -> bool:
+        """Take a statement that decides nothing by itself; return False for one that might."""
+        if name == "log":
+            self.log = True
+        elif name in ("limit", "quota", "ct count", "connlimit"):
+            ways.append([_Case((Unknown(name),))])
+        elif name == "mangle":
+            self._mangle(content["key"])
+        elif name in ("set", "map"):  # elements are added at run time; with a limit or a count it is a condition
+            if content.get("stmt"):
+                ways.append([_Case((Unknown(f"{content['op']} {content['set']}"),))])
+        elif name == "xt":
+            ways.append([_Case((Unknown(f"xt {json.dumps(content)}"),))])
+            return False
+        else:
+            return name in _HARMLESS
+        return True
+
+    def _mangle(self, key: Mapping[str, Any]) -> None:
+        match key:
+            case {"meta": {"key": "mark"}} | {"ct": {"key": "mark"}}:
+                self.sets_mark = True
+            case {"meta": {"key": "nftrace" | "pkttype"}}:
+                pass
+            case {"tcp option": {"name": "maxseg"}}:
+                self.alters = "fastmasq does not lower the maximum segment size"
+            case _:
+                self.alters = "it changes packets; fastmasq does not"
+
+    # -- verdicts --------------------------------------------------------------------------------------------------
+
+    def _verdicts(self, ways: Sequence[Sequence[_Case]], content: Mapping[str, Any]) -> Iterator[ForeignRule]:
+        """Yield a rule for each element of a verdict map."""
+        goes_on = False
+        for case in self._looked_up(content["key"], content["data"]):
+            if case.value is None or (goes_on and case.is_rest):  # all but those that go on, which no test says
+                yield from self._made([*ways, [_Case(case.tests)]], "unknown", "")
+                continue
+            name, target = next(iter(case.value.items()))
+            goes_on = goes_on or name == "continue"
+            to = target["target"] if name in ("jump", "goto") else ""
+            if name != "continue":
+                yield from self._made([*ways, [_Case(case.tests)]], name, to)
+
+    def _target(self, name: str, content: Any) -> list[_Case]:
+        """Return the ways in which a statement names a chain, or an address and a port."""
+        if not isinstance(content, dict):
+            return [_Case((), "")]
+        if "target" in content:
+            return [_Case((), content["target"])]
+        addresses, ports = self._given(content.get("addr")), self._given(content.get("port"))
+        cases = []
+        for one, other in itertools.product(addresses, ports):
+            address, port = words(one.value), words(other.value)
+            if isinstance(one.value, dict) and "concat" in one.value:
+                address, port = (words(part) for part in one.value["concat"])
+            to = f"{address}:{port}" if port and address else address or port
+            cases.append(_Case((*one.tests, *other.tests), to))
+        return cases
+
+    def _given(self, expression: Any) -> list[_Case]:
+        if isinstance(expression, dict) and "map" in expression:
+            content = expression["map"]
+            return [
+                case if case.value is not None else case._replace(value="?")
+                for case in self._looked_up(content["key"], content["data"])
+            ]
+        return [_Case((), expression)]
+
+    def _looked_up(self, key: Any, data: Any) -> Iterator[_Case]:
+        """Yield the tests for each key of a map, with its value; None where the map is not known."""
+        try:
+            pairs = self._elements(data)
+        except _UnknownSet:
+            yield _Case((Unknown(f"the map {data}, whose elements come and go"),))
+            return
+        for pair in pairs:
+            wanted, value = _bare(pair[0]), _bare(pair[1])
+            if wanted == "*":
+                # nft asks what is not named otherwise; such rules come last, behind those for what is named
+                yield _Case(tuple(implied_by(key)), value, is_rest=True)
+                continue
+            for case in self._compare(key, "==", [wanted]):
+                yield _Case(case.tests, value)
+
+    def _elements(self, data: Any) -> Sequence[Any]:
+        if isinstance(data, str) and data.startswith("@"):
+            elements = self.ruleset.elements(self.table, data[1:])
+        else:
+            elements = listed(data["set"])
+        return sorted(elements, key=lambda pair: isinstance(pair, list) and _bare(pair[0]) == "*")
+
+    # -- conditions ------------------------------------------------------------------------------------------------
+
+    def _match(self, content: Mapping[str, Any]) -> list[_Case]:
+        """Return the ways in which a condition can hold."""
+        right = content["right"]
+        try:
+            values = self._values(right)
+        except _UnknownSet:
+            return [_Case((Unknown(f"the set {right}, whose elements come and go"),))]
+        if isinstance(right, list) and content["op"] == "==":  # exactly these bits at once
+            return [_Case((Unknown(f"{shown(content['left'])} == {', '.join(map(str, right))}"),))]
+        return self._compare(content["left"], content["op"], values)
+
+    def _values(self, right: Any) -> list[Any]:
+        if isinstance(right, str) and right.startswith("@"):
+            return [_bare(element) for element in self.ruleset.elements(self.table, right[1:])]
+        if isinstance(right, dict) and "set" in right:
+            return [_bare(element) for element in listed(right["set"])]
+        return [_bare(element) for element in right] if isinstance(right, list) else [right]
+
+    def _compare(self, left: Any, op: str, values: Sequence[Any]) -> list[_Case]:
+        if isinstance(left, dict) and "concat" in left:
+            return self._compare_together(left["concat"], op, values)
+        try:
+            tests = tests_of(left, op, values)
+        except (ValueError, LookupError, TypeError):
+            tests = [Unknown(f"{shown(left)} {op} {', '.join(shown(value) for value in values)}")]
+        return [_Case(tuple(tests))]
+
+    def _compare_together(self, parts: Sequence[Any], op: str, values: Sequence[Any]) -> list[_Case]:
+        """Compare several fields at once; each element is a way of its own."""
+        if op not in ("==", "in"):
+            return [_Case((Unknown(f"{' . '.join(shown(part) for part in parts)} {op}"),))]
+        cases = []
+        for value in values:
+            tests: list[Test] = []
+            for part, wanted in zip(parts, value["concat"], strict=True):
+                tests += self._compare(part, "==", [wanted])[0].tests
+            cases.append(_Case(tuple(tests)))
+        return cases or [_Case((Never(),))]
 
 
-def _field(left: Any) -> str:
-    """Return "ip saddr", "iifname", "ct state"; of anything else its JSON."""
-    match left:
-        case {"meta": {"key": key}}:
-            return key
-        case {"payload": {"protocol": protocol, "field": field}}:
-            return f"{protocol} {field}"
-        case {"ct": {"key": key}}:
-            return f"ct {key}"
-        case {"&": [inner, list() as mask]} if set(mask) in ({"fin", "syn", "rst", "ack"}, {"syn", "rst", "ack"}):
-            return _field(inner)
-    return json.dumps(left)
+def _bare(element: Any) -> Any:
+    """Return an element without its comment, counter or timeout."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
 
 
-def _values(right: Any) -> list[str]:
-    match right:
-        case {"set": list() as elements} | list(elements):
-            return [value for element in elements for value in _values(element)]
-        case {"prefix": {"addr": address, "len": length}}:
-            return [f"{address}/{length}"]
-        case {"range": [first, last]}:
-            return [f"{first}-{last}"]
-        case str() | int():
-            return [str(right)]
-    return [json.dumps(right)]
-
-
-def _target(content: Any) -> str:
-    """Return what a statement names: a chain, or an address and a port."""
-    if not isinstance(content, dict):
-        return ""
-    if "target" in content:
-        return content["target"]
-    port = _values(content["port"])[0] if "port" in content else ""
-    address = _values(content["addr"])[0] if "addr" in content else ""
-    return f"{address}:{port}" if port else address
+def _asks_foreign_ports(tests: Sequence[Test]) -> bool:
+    """Whether ports are asked for of a protocol that is not known, or has none that fastmasq knows."""
+    box = _ALL
+    for test in tests:
+        if isinstance(test, Within) and test.field == PROTOCOL:
+            box = replaced(box, PROTOCOL, test.ranges)
+    asks = any(isinstance(test, Within) and test.field in (SOURCE_PORT, DESTINATION_PORT) for test in tests)
+    known = not is_full(box, PROTOCOL) and all(
+        first == last and first in (ICMP, TCP, UDP) for first, last in box[PROTOCOL]
+    )
+    return asks and not known

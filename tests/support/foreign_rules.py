@@ -25,14 +25,16 @@ table inet filter {
         type filter hook forward priority filter; policy drop;
         ct state established,related accept
         iifname "eth0" oifname "eth1" tcp dport { 80, 443 } ct state new accept
-        ip saddr @bad drop
+        ip saddr @bad meta l4proto tcp drop
         jump extra
         iifname "eth1" oifname "eth0" ip daddr 10.0.0.2 tcp dport 80 accept
+        iifname "eth1" ct status dnat accept
         log prefix "x: " counter reject with icmp type host-unreachable
     }
     chain input {
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
+        iifname "eth0" tcp dport 3128 accept
         ct state invalid drop
         icmp type { echo-request, destination-unreachable } accept
         tcp flags & (fin|syn|rst|ack) == syn tcp dport 22 ip saddr != 10.0.0.9 accept

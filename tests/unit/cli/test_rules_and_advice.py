@@ -64,9 +64,19 @@ def test_import_writes_toml_rules_and_remarks(run, tmp_path):
     assert tomllib.loads(result.stdout)["forward"] == [
         {"protocol": "tcp", "listen": "eth1:1723", "to": "10.0.0.2:1723"}
     ]
-    assert "left out" in result.stderr and "line 10:" in result.stderr
+    assert result.exit_code == 3
+    assert "line 10: left out:" in result.stderr and "#   line 10: left out:" in result.stdout
     rules = run("import", "iptables-save", file, "--format", "rules").stdout
     assert "ipchains -P forward DENY" in rules
+
+
+def test_import_of_all_that_there_is_ends_well(run, tmp_path):
+    file = tmp_path / "rules"
+    chain = "chain p { type nat hook postrouting priority 100; oif != lo oifname $wan masquerade; }"
+    file.write_text(f"define wan = eth1\ntable ip n {{ {chain}; }}\n")
+    result = run("import", "nft", file, "--inside", "eth0")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert tomllib.loads(result.stdout) == {"interfaces": {"inside": ["eth0"], "outside": "eth1"}}
 
 
 def test_import_refuses_what_it_cannot_read(run, tmp_path):
@@ -75,6 +85,7 @@ def test_import_refuses_what_it_cannot_read(run, tmp_path):
     for form in ("iptables-save", "nft"):
         result = run("import", form, file)
         assert (result.exit_code, result.stdout) == (2, "")
+    assert f"nft refuses {file}:" in result.stderr and f"{file}:1:6-6: Error: syntax error" in result.stderr
 
 
 def test_c80_proc_shows_the_sessions(run, forwarder):

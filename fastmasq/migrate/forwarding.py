@@ -1,0 +1,296 @@
+"""Carries over what is forwarded between links: into the chain forward, or no rules where the default does as much.
+
+The chain knows the link a packet leaves by, inside addresses, and no states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from fastmasq.migrate import foreign
+from fastmasq.migrate.emit import describe, describe_addresses
+from fastmasq.migrate.foreign import RELATED, Scene
+from fastmasq.migrate.regions import (
+    DESTINATION,
+    DESTINATION_PORT,
+    ECHO_REQUEST,
+    EVERYTHING,
+    PROTOCOL,
+    SOURCE,
+    SOURCE_PORT,
+    Box,
+    Entries,
+    Entry,
+    Fate,
+    Missing,
+    Ranges,
+    about_answers,
+    answer_to,
+    combined,
+    common,
+    kinds_of,
+    left_of,
+    meet,
+    narrowed,
+    pruned,
+    ranges_of,
+    replaced,
+    within,
+)
+from fastmasq.migrate.work import TARGET_OF, Work, closed, lets_all_pass, listening, rejoined
+from fastmasq.policy.chains import ACCEPT, DENY, FORWARD, MASQ
+from fastmasq.wire.numbers import ICMP, TCP
+
+_ERRORS = (3, 4, 11, 12)  # ICMP about packets of a session: destination unreachable to parameter problem
+_NO_UNICAST = (0xE0000000, 0xFFFFFFFF)
+_DROP, _SHUT = Fate("drop"), Fate("shut")  # "shut": nobody's, so that no rule of 1999 has to tell it from others
+_OPEN = {"accept", "masquerade"}
+
+Pairs = dict[tuple[str, str], Entries]
+"""What becomes of packets, by the link they come in by and the one they leave by."""
+
+
+class Forwarding:
+    """What is forwarded, and the rules for it."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.answers: dict[str, list[Box]] = {}  # TCP and echo replies by the link they leave by
+        self.networks: dict[str, Ranges] = {}  # behind each inside link; empty where they are not known
+
+    def pairs(self) -> Pairs:
+        """Return what becomes of packets by the links that they come in and leave by."""
+        ours = [*self.work.inside, self.work.outside]
+        pairs = [(one, other) for one in ours for other in ours if one != other]
+        new = {pair: self._carriable(pair, self.work.book.forwarded(Scene(*pair), EVERYTHING)) for pair in pairs}
+        new = {pair: self.work.with_later_packets(Scene(*pair), entries) for pair, entries in new.items()}
+        for inside in self.work.inside:
+            new[self.work.outside, inside] = self._shut(new[self.work.outside, inside], new[inside, self.work.outside])
+        return {pair: self._with_answers_routed(pair, entries, new) for pair, entries in new.items()}
+
+    def by_leaving_link(self, pairs: Pairs) -> dict[str, Entries]:
+        """Return what becomes of packets by the link that they leave by: the chain forward knows no other."""
+        lists = {}
+        for link in (self.work.outside, *self.work.inside):
+            coming = {one: entries for (one, leaving), entries in pairs.items() if leaving == link}
+            lists[link] = self._from_any(coming, link)
+            self.work.note_missing(lists[link])
+        return lists
+
+    def _from_any(self, coming: dict[str, Entries], leaving: str) -> Entries:
+        """Return one list for what comes in by any link, told apart by source where that is known.
+
+        What comes in from outside does not have the source of an inside network: the path drops that.
+        """
+        from_outside = coming.pop(self.work.outside, None)
+        first, *others = coming.items() if coming else [("", from_outside)]
+        entries, known = first[1], all(self.networks.values())
+        if any(other != entries for _, other in others) and known and self._are_apart():
+            text = " and ".join(f"{one} ({describe_addresses(self.networks[one])})" for one in coming)
+            self.work.note("changed", f"to {leaving}", text, "told apart by their sources, not by their links")
+            named = [Entry(box, fate) for one in coming for box, fate in self._of_networks(coming[one], [one])]
+            coming = {one: self._beside(each) for one, each in coming.items()}
+            first, *others = coming.items()
+            entries = first[1]
+        else:
+            named = []
+        for one, other in others:
+            entries = _same(entries, other, one, leaving)
+        entries = pruned([*named, *entries])
+        if from_outside is None or not coming:
+            return entries
+        if not known:
+            return _same(entries, from_outside, self.work.outside, leaving)
+        rest = _same(self._beside(entries), from_outside, self.work.outside, leaving)
+        return pruned([*self._of_networks(entries, self.networks), *rest])
+
+    def _are_apart(self) -> bool:
+        """Whether the inside networks behind each link are behind no other."""
+        ranges = list(self.networks.values())
+        return not any(common(one, other) for place, one in enumerate(ranges) for other in ranges[:place])
+
+    def _of_networks(self, entries: Entries, names: Iterable[str]) -> Entries:
+        """Return what a list says about the networks behind these links."""
+        named = ranges_of(each for name in names for each in self.networks[name])
+        return within(entries, replaced(EVERYTHING, SOURCE, named))
+
+    def _beside(self, entries: Entries) -> Entries:
+        """Return a list for the time when inside networks have been dealt with."""
+        named = ranges_of(each for ranges in self.networks.values() for each in ranges)
+        left = [entry for entry in entries if not entry.fate.is_open or not narrowed(entry.box, SOURCE, named)]
+        return [*left, Entry(EVERYTHING, _SHUT)]
+
+    def _carriable(self, pair: tuple[str, str], entries: Entries) -> Entries:
+        """Return the list with fates that the chain forward can have."""
+        inside: Ranges = ()
+        if pair[1] == self.work.outside:
+            why = f"the external address is {self.work.outside}'s own, whatever it is"
+            self.work.note_translation(entries, "snat", why)
+            inside = self.networks[pair[0]] = self._inside_networks(pair, entries)
+        elif pair[0] != self.work.outside:
+            self.work.note_translation(entries, "", f"nothing is masqueraded on leaving by {pair[1]}, an inside link")
+        result: Entries = []
+        for box, fate in entries:
+            if fate.kind == "accept":
+                box = narrowed(box, SOURCE, inside) or box
+            left = left_of(box, (earlier.box for earlier in result))
+            if all(common(one[DESTINATION], ranges_of((*inside, _NO_UNICAST))) == one[DESTINATION] for one in left):
+                continue  # such packets do not leave here
+            if fate.kind == "dnat" and pair[0] != self.work.outside:
+                if self._turns_round(box, fate):
+                    continue
+                fate = closed(fate, f"a forward is for what comes in by {self.work.outside}")
+            elif fate.kind in ("dnat", "redirect"):
+                fate = _SHUT
+            elif fate.kind == "masquerade" and pair[1] != self.work.outside:
+                fate = fate._replace(kind="accept")
+            result.append(Entry(box, fate))
+        return result
+
+    def _turns_round(self, box: Box, fate: Fate) -> bool:
+        """Whether a forward, which inside hosts reach by the external address as well, does what DNAT does for them."""
+        (first, last), *others = box[DESTINATION]
+        if first != last or others:
+            return False
+        for forward in self.work.result.forwards:
+            same = forward.to in (fate.to, f"{fate.to}:{listening(forward)[0]}")
+            protocol = foreign.PROTOCOLS[forward.protocol]
+            if same and box[PROTOCOL] == ((protocol, protocol),) and box[DESTINATION_PORT] == (listening(forward),):
+                return True
+        return False
+
+    def _inside_networks(self, pair: tuple[str, str], entries: Entries) -> Ranges:
+        """Return the sources of all that is masqueraded, if the rules name them: these are the inside networks."""
+        sources = [entry.box[SOURCE] for entry in entries if entry.fate.kind == "masquerade"]
+        if EVERYTHING[SOURCE] in sources:
+            return ()
+        named = ranges_of(one for source in sources for one in source)
+        accepted = [entry.box[SOURCE] for entry in entries if entry.fate.kind == "accept"]
+        if any(common(each, named) not in ((), each) for each in accepted):
+            why = "what is masqueraded is taken for all that there is inside; other sources are not let out"
+            self.work.note("changed", f"{pair[0]} to {pair[1]}", f"sources {describe_addresses(named)}", why)
+        return named
+
+    def _shut(self, coming_in: Entries, going_out: Entries) -> Entries:
+        """Close what comes in straight to addresses whose answers would be masqueraded, forwards' targets included."""
+        result = [Entry(box, _SHUT) for box in self.work.targets()]
+        for box, fate in coming_in:
+            if not fate.is_open and fate.kind != "closed":
+                result.append(Entry(box, fate))
+                continue
+            answers = about_answers(going_out, box)
+            parts = [Entry(one, fate if its.kind == "accept" else _SHUT) for one, its in answers]
+            result += rejoined(box, parts)
+        return pruned(result)
+
+    def _with_answers_routed(self, pair: tuple[str, str], entries: Entries, new: Pairs) -> Entries:
+        """Let answers to what is only routed through, or close it where they cannot be told from new flows."""
+        result: Entries = []
+        backwards = new[pair[1], pair[0]]
+        for place, (box, fate) in enumerate(entries):
+            if fate.kind != "accept":
+                result.append(Entry(box, fate))
+                continue
+            left = left_of(box, (earlier.box for earlier in entries[:place]))
+            kinds = [part for one in left for part in kinds_of(one)]
+            parts = [entry for part in kinds for entry in self._answered(pair, part, fate, backwards)]
+            result += rejoined(box, parts)
+        return pruned(result)
+
+    def _answered(self, pair: tuple[str, str], part: Box, fate: Fate, backwards: Entries) -> Iterator[Entry]:
+        for one, its in within(backwards, answer_to(part)):
+            box = answer_to(one)
+            is_echo = box[SOURCE_PORT] == ((ECHO_REQUEST, ECHO_REQUEST),) and box[PROTOCOL] == ((ICMP, ICMP),)
+            if its.kind == "accept" or (box[PROTOCOL] == ((ICMP, ICMP),) and not is_echo):
+                yield Entry(box, fate)
+            elif box[PROTOCOL] == ((TCP, TCP),) or is_echo:
+                self.answers.setdefault(pair[0], []).append(one)
+                yield Entry(box, fate)
+            else:
+                why = "the chains know no states: answers to what is not masqueraded cannot be told from new flows"
+                yield Entry(box, Fate("closed", missing=(Missing(f"{pair[0]} to {pair[1]}", describe(box), why),)))
+
+    def is_plain(self, pairs: Pairs) -> bool:
+        """Whether the rules come to what fastmasq does without any; it routes between inside hosts, on one link too."""
+        if not all(lets_all_pass(self.work.book.forwarded(Scene(one, one), EVERYTHING)) for one in self.work.inside):
+            return False
+        for (one, other), entries in pairs.items():
+            kinds = {entry.fate.kind for entry in entries}
+            if any(entry.fate.log for entry in entries):
+                return False
+            if other == self.work.outside and (
+                kinds != {"masquerade"} or left_of(EVERYTHING, [entry.box for entry in entries])
+            ):
+                return False
+            if other != self.work.outside and (kinds & _OPEN if one == self.work.outside else kinds != {"accept"}):
+                return False
+        return True
+
+    def write(self, lists: dict[str, Entries]) -> None:
+        """Write the chain forward, whose policy is DENY.
+
+        It is asked about what forwarded services answer as well, as if that were new flows (T-6).
+        """
+        put, rules = self.work.writer.put, self.work.writer.rules
+        rules.set_policy(FORWARD, DENY)
+        going_out = lists[self.work.outside]
+        for box in [*self._errors(going_out), *map(answer_to, self.work.targets())]:
+            if not _masquerades(going_out, box):
+                syn = False if box[PROTOCOL] == ((TCP, TCP),) else None
+                put(FORWARD, box, MASQ, interface=self.work.outside, syn=syn)
+        for link, entries in lists.items():
+            for box in dict.fromkeys(self.answers.get(link, ())):
+                is_tcp = box[PROTOCOL] == ((TCP, TCP),)
+                put(FORWARD, box, ACCEPT, interface=link, syn=False if is_tcp else None)
+            for box, fate in _needed(entries):
+                put(FORWARD, box, TARGET_OF.get(fate.kind, DENY), interface=link, log=fate.log)
+
+    def _errors(self, going_out: Entries) -> list[Box]:
+        """Return the ICMP that is sent about packets of a session, if all of it was let out: it opens nothing."""
+        scenes = (Scene(inside, self.work.outside, RELATED) for inside in self.work.inside)
+        if not any(entry.fate.kind == "masquerade" for entry in going_out) or not all(
+            lets_all_pass(self.work.book.forwarded(scene, EVERYTHING)) for scene in scenes
+        ):
+            return []
+        sources = ranges_of(each for ranges in self.networks.values() for each in ranges)
+        known = replaced(EVERYTHING, SOURCE, sources) if all(self.networks.values()) else EVERYTHING
+        icmp = replaced(known, PROTOCOL, ((ICMP, ICMP),))
+        return [replaced(icmp, SOURCE_PORT, ((kind, kind),)) for kind in _ERRORS]
+
+
+def _masquerades(entries: Entries, box: Box) -> bool:
+    """Whether a list masquerades all packets of a box."""
+    asked = within(entries, box)
+    masquerading = all(entry.fate.kind == "masquerade" for entry in asked)
+    return masquerading and not left_of(box, (entry.box for entry in asked))
+
+
+def _same(entries: Entries, others: Entries, one: str, leaving: str) -> Entries:
+    """Return what two lists say, as long as that is the same; the second is for what comes in by link `one`."""
+
+    def judge(mine: Fate, theirs: Fate) -> Fate:
+        if mine.like(theirs):
+            return mine
+        if _SHUT.kind in (mine.kind, theirs.kind):
+            return theirs if mine.kind == _SHUT.kind else mine
+        if not mine.is_open and not theirs.is_open:
+            return _DROP._replace(missing=tuple(dict.fromkeys((*mine.missing, *theirs.missing))))
+        text = f"what comes in by {one} is not treated as what comes in by others"
+        why = "the chain forward knows only the link a packet leaves by; have rules name the senders' networks"
+        missing = (*mine.missing, *theirs.missing, Missing(f"to {leaving}", text, why))
+        return Fate("closed", missing=tuple(dict.fromkeys(missing)))
+
+    return combined(entries, others, judge)
+
+
+def _needed(entries: Entries) -> Entries:
+    """Return a list without what nobody comes to, and what is denied where the policy DENY would deny it as well."""
+    reached = [
+        entry for place, entry in enumerate(entries) if left_of(entry.box, (earlier.box for earlier in entries[:place]))
+    ]
+    kept: Entries = []
+    for entry in reversed(reached):
+        is_denied = entry.fate.kind in ("drop", "closed", "shut") and not entry.fate.log
+        if not is_denied or any(meet(entry.box, later.box) for later in kept):
+            kept.insert(0, entry)
+    return kept

@@ -1,0 +1,136 @@
+"""Tells from a foreign rule set which link is outside and which are inside.
+
+Outside is where something is masqueraded; inside is where what is masqueraded comes from, by the rules that let it pass
+or by the routes to their sources. Where the rules leave that open, it is asked for: a guess could take the internet's
+link for an inside one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from fastmasq.errors import ConfigurationError
+from fastmasq.kernel import routes
+from fastmasq.kernel.links import list_interfaces
+from fastmasq.migrate.evaluate import RuleBook
+from fastmasq.migrate.foreign import FORWARD, NEW, POSTROUTING, PREROUTING, Fact, ForeignChain, LinkIs, Scene
+from fastmasq.migrate.regions import (
+    DESTINATION,
+    EVERYTHING,
+    PROTOCOL,
+    SOURCE,
+    Box,
+    Entries,
+    Ranges,
+    common,
+    left_of,
+)
+from fastmasq.wire.numbers import TCP, UDP
+
+Ways = Callable[[Ranges], Sequence[str]]
+"""Returns the links that the host's routes to these addresses lead to."""
+
+_HALF = 1 << 31  # of all addresses
+_SOMEWHERE = "?"  # a link that no rule names
+
+
+def named(chains: Iterable[ForeignChain], side: str = "") -> list[str]:
+    """Return the links that rules name one by one, in their order."""
+    tests = [test for chain in chains for rule in chain.rules for test in rule.tests if isinstance(test, LinkIs)]
+    names = [name for test in tests if side in ("", test.side) for name in test.names if not name.endswith("+")]
+    return [name for name in dict.fromkeys(names) if name != "lo"]
+
+
+def find_outside(book: RuleBook) -> str:
+    """Return the one link that something is masqueraded on. Raises ConfigurationError without one, or with several."""
+    if masqueraded_on(book, _SOMEWHERE):
+        raise ConfigurationError("the rules do not name the link they masquerade on; name it with --outside")
+    found = [name for name in named(book.reached_from(POSTROUTING, kind="nat"), "out") if masqueraded_on(book, name)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigurationError("no rule masquerades on a link by name; name the outside link with --outside")
+    raise ConfigurationError(f"the rules masquerade on {' and '.join(found)}; name the outside link with --outside")
+
+
+def masqueraded_on(book: RuleBook, link: str) -> Ranges:
+    """Return the sources of what is masqueraded on leaving by a link, whatever its destination.
+
+    What is masqueraded on its way to a few addresses only is on its way to a forwarded service, or into a tunnel.
+    """
+    entries = book.walk(book.stages(POSTROUTING), Scene(_SOMEWHERE, link), EVERYTHING)
+    return tuple(
+        source for box, fate in entries if fate.kind == "masquerade" and _is_wide(box) for source in box[SOURCE]
+    )
+
+
+def find_inside(book: RuleBook, outside: str, ways: Ways | None) -> list[str]:
+    """Return the inside links. Raises ConfigurationError when nothing says which they are."""
+    found = [name for name in _let_out(book, outside) if not _is_outside_too(book, name)]
+    sources = masqueraded_on(book, outside)
+    if not found and ways is not None and EVERYTHING[SOURCE][0] not in sources:
+        found = [link for link in ways(sources) if link not in (outside, "lo")]
+    if not found:
+        raise ConfigurationError(
+            f"nothing says where what is masqueraded on {outside} comes from; name it with --inside"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _let_out(book: RuleBook, outside: str) -> list[str]:
+    """Return the links that rules let out by name, where what they let out is masqueraded and others' is not."""
+    anybodys = [entry.box for entry in _going_out(book, _SOMEWHERE, outside)]
+    found = []
+    for rule in (rule for chain in book.reached_from(PREROUTING, FORWARD) for rule in chain.rules):
+        if rule.action not in ("accept", "jump", "goto") or any(
+            isinstance(test, Fact) and test.holds(Scene("", "", NEW)) is False for test in rule.tests
+        ):
+            continue
+        links = [test for test in rule.tests if isinstance(test, LinkIs)]
+        is_whole = rule.action == "accept" and len(links) == len(rule.tests) and LinkIs("out", (outside,)) in links
+        for name in (name for test in links if test.side == "in" for name in test.singles_out()):
+            going_out = [entry.box for entry in _going_out(book, name, outside)]
+            if going_out and (is_whole or any(left_of(box, anybodys) for box in going_out)):
+                found.append(name)
+    return [name for name in dict.fromkeys(found) if name not in ("lo", outside)]
+
+
+def _is_outside_too(book: RuleBook, link: str) -> bool:
+    """Whether something is masqueraded on leaving by a link that is not on leaving by any."""
+    return bool(masqueraded_on(book, link)) and not masqueraded_on(book, _SOMEWHERE)
+
+
+def _going_out(book: RuleBook, link: str, outside: str) -> Entries:
+    """Return what is masqueraded of TCP or UDP from one link to the other, whatever its destination."""
+    entries = book.forwarded(Scene(link, outside), EVERYTHING)
+    return [
+        entry
+        for entry in entries
+        if entry.fate.kind == "masquerade"
+        and _is_wide(entry.box)
+        and any(common(entry.box[PROTOCOL], ((number, number),)) for number in (TCP, UDP))
+    ]
+
+
+def _is_wide(box: Box) -> bool:
+    """Whether the destination of packets is more than some addresses."""
+    return sum(last - first for first, last in box[DESTINATION]) > _HALF
+
+
+def host_ways() -> Ways:
+    """Return the ways of the host that this runs on: to its connected networks, not where the default route leads."""
+    names = {interface.ifindex: interface.name for interface in list_interfaces()}
+    known = [route for route in routes.list_routes() if route.kind == routes.UNICAST]
+    sizes: dict[str, int] = {}
+    for route in known:
+        sizes[names.get(route.ifindex, "")] = sizes.get(names.get(route.ifindex, ""), 0) + route.last - route.first + 1
+    networks = [(route, names[route.ifindex]) for route in known if not route.gateway and route.ifindex in names]
+
+    def ways(ranges: Ranges) -> list[str]:
+        return [
+            name
+            for route, name in networks
+            if sizes[name] <= _HALF and any(route.first <= last and first <= route.last for first, last in ranges)
+        ]
+
+    return ways

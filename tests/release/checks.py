@@ -276,9 +276,9 @@ def tests_of(name: str) -> str:
 
 
 def more_examples(name: str) -> str:
-    """Pass the tests of a file in tests/property with many more examples than usually."""
-    pass_tests(f"tests/property/test_{name}.py", {"HYPOTHESIS_PROFILE": "long"})
-    return f"many examples of tests/property/test_{name}.py"
+    """Pass the tests of a file with many more examples than usually."""
+    pass_tests(f"tests/{name}.py", {"HYPOTHESIS_PROFILE": "long"})
+    return f"many examples of tests/{name}.py"
 
 
 def pass_tests(file: str, environment: Mapping[str, str]) -> None:
@@ -314,5 +314,6 @@ CHECKS: dict[str, Callable[[], str]] = {
     "systemd": partial(tests_of, "systemd"),
     "old-kernels": partial(tests_of, "old_kernels"),
     "other-kernel": partial(tests_of, "other_kernel"),
-    "scripts": partial(more_examples, "shell_against_dash"),
+    "scripts": partial(more_examples, "property/test_shell_against_dash"),
+    "imports": partial(more_examples, "lab/test_imported_rules"),
 }

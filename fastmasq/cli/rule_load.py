@@ -41,7 +41,7 @@ def load(
     present = _rule_set(call(path, "rules"))
     prepared = prepare([file], Names(), present, tolerant=not strict, arguments=arguments)
     lines = [{"place": file, "method": "rules.change", "params": {"changes": msgspec.to_builtins(prepared.changes)}}]
-    for place, request in prepared.others:
+    for place, request, _ in prepared.others:
         method, params = request.call()
         optional = not strict and may_be_left_out(request)
         lines.append({"place": place, "method": method, "params": params, "optional": optional})

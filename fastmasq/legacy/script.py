@@ -69,10 +69,11 @@ _CLEARING = ("flush", "zero", "delete", "delete_equal", "delete_chain", "new_cha
 
 
 class Item(NamedTuple):
-    """What one line asks for, and where it stands: "FILE:LINE"."""
+    """What one line asks for, and where it stands: "FILE:LINE"; needs_before: only if the item before it succeeds."""
 
     place: str
     request: Any
+    needs_before: bool = False
 
 
 class Script(Struct, frozen=True):
@@ -138,7 +139,16 @@ def prepare(
     for path in paths:
         script = load(path, names, tolerant=tolerant, arguments=arguments)
         prepared.warnings.extend(script.warnings)
-        mistakes = [mistake for item in script.items for mistake in _rehearse(item, trial, prepared, tolerant)]
+        mistakes: list[str] = []
+        may_fail = False
+        for item in script.items:
+            if item.needs_before and may_fail:
+                mistakes.append(
+                    f"{item.place}: is not run where the command before && fails; write it on a line of its own"
+                )
+            left_out = len(prepared.warnings)
+            mistakes += _rehearse(item, trial, prepared, tolerant)
+            may_fail = len(prepared.warnings) > left_out or (tolerant and may_be_left_out(item.request))
         if mistakes:
             raise ConfigurationError("\n".join(mistakes))
     return prepared
@@ -218,7 +228,7 @@ class _Reading:
             self.chains.update(change.chain for change in request.changes if change.do == "new_chain")
         elif isinstance(request, Forwarding):
             self._watch_forwards(place, request)
-        self.items.append(Item(place, request))
+        self.items.append(Item(place, request, command.needs_ours))
         return None
 
     def _watch_forwards(self, place: str, request: Forwarding) -> None:

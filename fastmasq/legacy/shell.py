@@ -58,8 +58,8 @@ class Command(Struct):
     """One simple command. line: where it begins, from 1. Without words, the program itself is in doubt.
 
     output: the file its standard output goes to, "" for none; opens: a file that the shell may fail to open, and then
-    does not run it. doubt: why its words cannot be known, unsure: why it may not be run, both "" usually. is_captured:
-    whether it stands in a command substitution.
+    does not run it. doubt: why its words cannot be known, unsure: why it may not be run, both "" usually. needs_ours:
+    whether it stands behind && and one of our programs. is_captured: whether it stands in a command substitution.
     """
 
     line: int
@@ -68,6 +68,7 @@ class Command(Struct):
     opens: str = ""
     doubt: str = ""
     unsure: str = ""
+    needs_ours: bool = False
     is_captured: bool = False
 
 
@@ -107,6 +108,7 @@ class _Shell:
         self._loops = 0  # that we are in
         self._size_in_loops = 0
         self._unsure = ""  # why what is run now may not be run
+        self._needs_ours = False
         self._is_captured = False
 
     # -- lists, pipelines, loops ---------------------------------------------------------------------------------------
@@ -127,8 +129,10 @@ class _Shell:
             if not is_sure and result is (not wanted):
                 continue
             why = "" if is_sure else f"is run or not by what stands before {joint}; write it on a line of its own"
+            self._needs_ours = is_sure and result == _OURS
             with self._doubting(why):
                 found = self._pipeline(pipeline)
+            self._needs_ours = False
             result = found if is_sure else None
         return result
 
@@ -212,7 +216,11 @@ class _Shell:
             if name in _SETTING:
                 self._set(name, command.words[1:])
         else:
-            told = Command(command.line, words, output, opens, doubt, self._unsure, self._is_captured)
+            told = Command(
+                *(command.line, words, output, opens, doubt, self._unsure),
+                needs_ours=self._needs_ours,
+                is_captured=self._is_captured,
+            )
             self.told.append(told)
             if self._is_ours(told):
                 return _OURS

@@ -198,6 +198,17 @@ def test_what_is_not_there_is_cleared_away_without_harm_when_tolerant(tmp_path):
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["1", "2", "3", "5"]
 
 
+@pytest.mark.parametrize("first", ["ipchains -X vpn", "ipportfw -D -t1.2.3.4/80"])
+def test_what_a_shell_would_not_run_after_a_failure_is_not_run(tmp_path, first):
+    """Tolerant reading leaves the failure out, and refuses what depends on it."""
+    assert prepared(tmp_path, f"{first}; ipchains -P forward MASQ\n").changes
+    with pytest.raises(
+        ConfigurationError, match=r"rc\.firewall:1: is not run where the command before && fails; write"
+    ):
+        prepared(tmp_path, f"{first} && ipchains -P forward MASQ\n")
+    assert prepared(tmp_path, "ipchains -F input && ipchains -N vpn && ipchains -X vpn && ipchains -F\n").changes
+
+
 def test_changes_that_cannot_be_made_refuse_the_file(tmp_path):
     rules = RuleSet()
     with pytest.raises(ConfigurationError, match=r"rc.firewall:2: there is no target 'vpn'"):

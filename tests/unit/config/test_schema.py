@@ -112,7 +112,7 @@ def test_the_sample_shows_the_defaults():
     assert settings == replace(defaults(), interfaces=settings.interfaces)
     shown = parse(uncommented(), "sample").settings
     assert replace(shown, forward=(), redirect=()) == settings
-    assert [str(one) for one in (*shown.forward, *shown.redirect)] == ["tcp eth1:8080", "protocol 47"]
+    assert [str(one) for one in (*shown.forward, *shown.redirect)] == ["tcp eth1:8080", "protocol 50"]
     assert parse(uncommented(), "sample").warnings == ()
 
 

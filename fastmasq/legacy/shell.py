@@ -252,7 +252,7 @@ class _Shell:
         wanted: list[tuple[str, str | None, bool]] = []  # name, value, whether it gets that value
         for word in words:
             fields, doubt = self._fields([word])
-            assigned = assignment(word)
+            assigned = assignment(word) if program != "unset" else None
             name = assigned[0] if assigned else "".join(fields)
             if (doubt and not assigned) or not _NAME.fullmatch(name):
                 raise needs_shell(self._line, f"{program!r} of {name or doubt!r}")

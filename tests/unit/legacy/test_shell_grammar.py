@@ -186,6 +186,7 @@ TABLE = (
     Row("2.14 shift", "shift; ipchains \"$1\"", ("ipchains 'two words'",), "1: 'shift' needs a shell"),
     Row("2.14 trap", "trap 'ipchains -F' EXIT", (F,), "1: 'trap' needs a shell"),
     Row("2.14 unset", "A=1; unset A; ipchains -F $A", (F,), "1: depends on $A, which has a value that only a shell"),
+    Row("2.14 unset of no name", "unset A=1\nipchains -F", (F,), "1: 'unset' of 'A=1' needs a shell"),
     Row("command", "command ipchains -F", (F,), "1: 'command' needs a shell"),
     Row("printf of bash", "printf -v A x\nipchains -F $A", (F,), "1: 'printf' needs a shell"),
     Row("read", "read A <<EOF\nx\nEOF\nipchains $A", ("ipchains x",), "1: 'read' needs a shell"),

@@ -26,6 +26,7 @@ PINGS_PER_S = 4  # of each host
 PATIENCE_S = 2.0  # for the answer to a ping or a datagram
 STREAM_PATIENCE_S = 8.0  # for what TCP carries: it sends again what was lost
 PAUSE_S = 1.0  # of a host between two of a kind
+MESSAGES = 100  # of all kinds, until a host agrees on new keys
 _LENGTH = struct.Struct(">I")
 _ISAKMP = struct.Struct(">QQBBBBII")
 
@@ -229,8 +230,8 @@ class _Speaker:
         await self._talk("UDP", PATIENCE_S, self._ask(0, SERVICE_PORT, b"question %d" % next(self._numbers)))
 
     async def exchange_keys(self) -> None:
-        """An ISAKMP message under new cookies, from the port that it always comes from."""
-        cookie = int.from_bytes(socket.inet_aton(self._address)) << 32 | next(self._numbers)
+        """An ISAKMP message, from the port that it always comes from; now and then under new cookies."""
+        cookie = int.from_bytes(socket.inet_aton(self._address)) << 32 | next(self._numbers) // MESSAGES
         message = _ISAKMP.pack(cookie, 0, 1, 0x10, 2, 0, 0, _ISAKMP.size)
         await self._talk("ISAKMP", PATIENCE_S, self._ask(ISAKMP_PORT, ISAKMP_PORT, message))
 

@@ -1,7 +1,7 @@
 """Where the soak takes place: twenty ordinary hosts on two inside links, attackers on both sides, a way past us.
 
     inside    10.0.0.11-20   -+- lan (bridge) -- eth0 gateway eth1 -- router -- server 199.0.0.1
-    attacker  10.0.0.66      -+                       eth2
+    attacker  10.9.0.66      -+                       eth2
     second    172.20.0.11-20 --------------------------+
     inside    172.31.0.1 ------------ bypass ------------------------------ server 172.31.1.1
 
@@ -23,7 +23,7 @@ ORDINARY = {
     "inside": tuple(f"10.0.0.{number}" for number in range(11, 21)),
     "second": tuple(f"172.20.0.{number}" for number in range(11, 21)),
 }
-ATTACKER, SECOND_GATEWAY = "10.0.0.66", "172.20.0.1"
+ATTACKER, SECOND_GATEWAY = "10.9.0.66", "172.20.0.1"  # of no ordinary host's /24, which shares what it may have
 CONTROL, CONTROL_SERVER = "172.31.0.1", "172.31.1.1"
 NOWHERE = "198.18.0.1"  # the router swallows what goes there
 GATEWAY_MAC = "02:00:00:00:00:01"
@@ -72,7 +72,7 @@ RULES = """ipchains -A input -i eth1 -p tcp -d 200.200.200.200 22 -j DENY
 ipchains -A forward -i eth1 -s 10.0.0.0/8 -j MASQ
 ipchains -A forward -i eth1 -s 172.20.0.0/16 -j MASQ
 """
-SESSIONS = 32_768  # so that attacks fill the table, and all its memory is touched early
+SESSIONS = 100_000  # so that attacks make it short, and all its memory is touched early
 DISK = "/run/fastmasq"  # of the gateway alone, and small
 ON_SMALL_DISK = f'mkdir -p {DISK} && mount -t tmpfs -o size=256k,mode=750 none {DISK} && exec "$@"'
 

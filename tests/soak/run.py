@@ -28,7 +28,8 @@ from tests.soak.plan import Act, make_plan
 from tests.soak.verdict import Findings, Sample
 from tests.support.packets import to_address
 
-SETTLE_S = 2.0  # until the hosts have begun
+WARM_S = 15.0  # before it begins: the hosts talk, and the table is filled
+SETTLE_S = 2.0  # after its end
 TURN_S = 0.05
 SAMPLE_S = 1.0
 LEAKS = 20  # are enough
@@ -48,15 +49,23 @@ def soak(place: Place, seed: int, seconds: float, tell: Callable[[str], None]) -
     found = Findings(seed, seconds, plan)
     with contextlib.ExitStack() as stack:
         sniffer = stack.enter_context(_sniffer(place.lab.namespace("router")))
-        started = time.monotonic() + SETTLE_S
+        started = time.monotonic() + WARM_S
         parts = Parts(place, started)
         stack.callback(parts.end)
         parts.begin()
-        time.sleep(max(0.0, started - time.monotonic()))
+        warm_up(place, started)
         Stage(place, started, found, sniffer, tell).play()
         found.pings, found.talks = parts.results()
     found.log = place.log()
     return found
+
+
+def warm_up(place: Place, until: float) -> None:
+    """Have the table filled once: it begins with small indexes, and those that follow are no growth."""
+    process = start(attacks.commit, "sources of a /8", "inside", place.lab.namespace("attacker"), 0, [], "")
+    time.sleep(max(0.0, until - time.monotonic()))
+    process.kill()
+    process.join()
 
 
 class Parts:

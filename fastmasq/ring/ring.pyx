@@ -16,6 +16,8 @@ Every frame has HEADROOM writable octets before it, so a longer link header or t
 a frame with its virtio header is one contiguous piece for sendmmsg.
 """
 
+import mmap
+
 import numpy as np
 
 from libc.errno cimport EAGAIN, EINVAL, ENOBUFS, ENOMEM, errno
@@ -259,7 +261,8 @@ cdef class RxRing:
 
     def __init__(self, tap=None):
         """`tap` is a packet_socket.Tap; without one the ring is a memory ring."""
-        big = np.zeros((BATCH, HEADROOM + BIG_FRAME), "u1")
+        # not from malloc, which fills what it gives anew: most of it is never touched
+        big = np.frombuffer(mmap.mmap(-1, BATCH * (HEADROOM + BIG_FRAME), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), "u1")
         self._keep = [big]
         self.ring.big = <uint8_t *><size_t>big.ctypes.data
         self.ring.fd = -1

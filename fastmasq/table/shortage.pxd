@@ -16,7 +16,7 @@ from fastmasq.table.wheel cimport TICKS_PER_SECOND
 from fastmasq.wire cimport numbers
 
 cdef enum:
-    SHORT = 4
+    SHORT = 3                   # one who takes all he can leaves a half: it must begin before others have that
     PATIENCE_TICKS = 4 * TICKS_PER_SECOND   # a SYN is sent again after 1, 2 and 4 seconds
 
 

@@ -84,7 +84,7 @@ LOOPBACK = IPv4Network("127.0.0.0/8")
 PROGRAM_NETWORK = IPv4Network("169.254.255.0/27")  # where programs of the host are reached; on no wire
 PROGRAM_ADDRESSES = [int(PROGRAM_NETWORK[number]) for number in (1, 2)]
 UNANSWERED = 60 * SECOND  # a TCP client has given up by then
-SHORT = 4  # less than one part in so many is left
+SHORT = 3  # less than one part in so many is left
 PATIENCE = 4 * SECOND  # with what nobody has answered, while something is short
 WITHOUT_PORTS = 600 * SECOND
 

@@ -433,17 +433,23 @@ cdef void count_refused(Sender *sender, int number, uint64_t *counter) noexcept 
 cdef void count_sent(Sender *sender, int first, int stop) noexcept nogil:
     """Count the messages [first, stop) as sent: a packet that has lost a piece before may end with one of them."""
     cdef int i
-    cdef uint16_t weight
+    cdef uint64_t packets = 0
+    cdef uint64_t notices = 0
     sender.sent += stop - first
+    if sender.broken != NULL:
+        for i in range(first, stop):
+            if sender.weights[i] != WEIGHT_PIECE and sender.weights[i] != WEIGHT_NOTICE:
+                sender.broken[0] += sender.weights[i]
+                sender.broken = NULL
+                sender.weights[i] = WEIGHT_PIECE        # counted
+                break
     for i in range(first, stop):
-        weight = sender.weights[i]
-        if weight == WEIGHT_NOTICE:
-            sender.came.notices += 1
-        elif sender.broken == NULL or weight == WEIGHT_PIECE:
-            sender.came.packets += weight
+        if sender.weights[i] == WEIGHT_NOTICE:
+            notices += 1
         else:
-            sender.broken[0] += weight
-            sender.broken = NULL
+            packets += sender.weights[i]
+    sender.came.packets += packets
+    sender.came.notices += notices
 
 
 cdef void refuse_from(Sender *sender, int first, uint64_t *counter) noexcept nogil:
@@ -479,6 +485,7 @@ cdef void flush_socket(Sender *sender) noexcept nogil:
 
 cdef void flush_memory(Sender *sender) noexcept nogil:
     cdef int i, piece
+    cdef int first = 0          # of those that were sent since one was refused
     cdef size_t length
     cdef msghdr *message
     for i in range(sender.count):
@@ -487,11 +494,10 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
         for piece in range(<int>message.msg_iovlen):
             length += message.msg_iov[piece].iov_len
         sender.refusals = (sender.refusals >> 1) | (sender.refusals << 63)
-        if sender.refusals >> 63:
-            count_refused(sender, i, &sender.came.refused)
-            continue
-        if sender.out_count == sender.out_slots or length > BIG_FRAME:
-            count_refused(sender, i, &sender.came.no_buffer)
+        if sender.refusals >> 63 or sender.out_count == sender.out_slots or length > BIG_FRAME:
+            count_sent(sender, first, i)
+            count_refused(sender, i, &sender.came.refused if sender.refusals >> 63 else &sender.came.no_buffer)
+            first = i + 1
             continue
         length = 0
         for piece in range(<int>message.msg_iovlen):
@@ -500,7 +506,7 @@ cdef void flush_memory(Sender *sender) noexcept nogil:
             length += message.msg_iov[piece].iov_len
         sender.out_lengths[sender.out_count] = <uint32_t>length
         sender.out_count += 1
-        count_sent(sender, i, i + 1)
+    count_sent(sender, first, sender.count)
 
 
 cdef void send_queued(Sender *sender) noexcept nogil:

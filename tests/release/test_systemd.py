@@ -62,9 +62,13 @@ def test_the_service_lives_under_systemd(lab: Lab, host: SystemdHost) -> None:
 
     of_the_group = ["setpriv", "--reuid", "65534", "--regid", "fastmasq", "--clear-groups"]
     assert "eth1" in host.run(*of_the_group, "fastmasq", "status")
-    host.run(*of_the_group, "fastmasq", "reload", status=1)
+    assert "only tells" in host.run(*of_the_group, "fastmasq", "reload", status=2)
 
     host.run("systemctl", "reload", FASTMASQ)
+    host.run("sh", "-c", "echo '[limits' >>/etc/fastmasq.toml")
+    host.run("systemctl", "reload", FASTMASQ, status=1)
+    assert shown(host, "ActiveState") == "active", "a mistake in the configuration ends nothing"
+    host.run("sed", "-i", "$d", "/etc/fastmasq.toml")
     first = main_process(host)
     host.run("kill", "-KILL", str(first))
     eventually(lambda: shown(host, "ActiveState") == "active" and main_process(host) not in (0, first), 10, "a restart")

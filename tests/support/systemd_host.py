@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmasq.errors import KernelError
+from fastmasq.lab import hosts
 from fastmasq.lab.topology import Lab
 
 PATIENCE_S = 30.0
@@ -34,10 +35,14 @@ exec unshare --mount --pid --fork --kill-child --uts --ipc --cgroup sh -ec '
         touch dev/$device
         mount --bind /dev/$device dev/$device
     done
+    mkdir dev/pts dev/shm
+    mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+    mount -t tmpfs tmpfs dev/shm
+    ln -s pts/ptmx dev/ptmx
     ln -s null dev/console
     pivot_root . mnt
     exec chroot . sh -c "umount -l /mnt; exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        /lib/systemd/systemd --unit=basic.target --log-target=null"
+        /lib/systemd/systemd --unit=basic.target --log-target=journal"
 ' "$0"
 """
 _CLEAN = 'mount -t cgroup2 cgroup2 /mnt; find "/mnt/$0" -depth -type d -exec rmdir {} +'
@@ -67,7 +72,8 @@ class SystemdHost:
     def __exit__(self, *_: object) -> None:
         self._holder.kill()  # and with it, by --kill-child, process 1 and all others there
         self._holder.communicate()
-        subprocess.run(["unshare", "--mount", "sh", "-ec", _CLEAN, self._group], check=True, timeout=PATIENCE_S)
+        clean = ["unshare", "--mount", "sh", "-ec", _CLEAN, self._group]
+        hosts.wait_until(lambda: subprocess.run(clean, capture_output=True).returncode == 0, PATIENCE_S)
 
     def run(self, *argv: str, status: int = 0) -> str:
         """Run a program there that must end with this status; return all that it says."""

@@ -287,7 +287,7 @@ def pass_tests(file: str, environment: Mapping[str, str]) -> None:
     environment = {**os.environ, **environment}
     done = subprocess.run(argv, cwd=programs.PROJECT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        wrong = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        wrong = [line for line in done.stdout.splitlines() if line.startswith(("E  ", "FAILED", "ERROR"))]
         raise FastmasqError((wrong or done.stdout.splitlines() or ["no message"])[0])
 
 

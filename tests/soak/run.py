@@ -55,7 +55,7 @@ def soak(place: Place, seed: int, seconds: float, tell: Callable[[str], None]) -
         parts.begin()
         warm_up(place, started)
         Stage(place, started, found, sniffer, tell).play()
-        found.pings, found.talks = parts.results()
+        found.pings, found.talks = ([each for each in noted if each.at >= 0] for noted in parts.results())
     found.log = place.log()
     return found
 

@@ -69,12 +69,12 @@ def test_key_exchanges_and_esp_of_others_under_a_flood(net: Network, side: str) 
     assert (agreed >= BAR, arrived >= BAR) == (True, True), (agreed, arrived)
 
 
-def ask(net: Network, address: str) -> socket.socket:
-    """Send a datagram to the server from a new port of an ordinary host."""
+def ask(net: Network, address: str, remote: str = SERVER_ADDRESS) -> socket.socket:
+    """Send a datagram to the server, or another remote, from a new port of an ordinary host."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setblocking(False)
     made.bind((address, 0))
-    made.connect((SERVER_ADDRESS, ordinary.SERVICE_PORT))
+    made.connect((remote, ordinary.SERVICE_PORT))
     made.send(b"one more")
     return net.keep(made)
 
@@ -101,6 +101,10 @@ def test_a_greedy_network_and_two_hundred_ordinary_hosts(net: Network) -> None:
     addresses = [f"10.5.0.{number}" for number in range(1, HOSTS + 1)]
     hosts.configure([f"address add {address}/8 dev eth0" for address in addresses], net.lab.namespace("inside2"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    with net.on("inside2"):
+        for address in addresses:
+            ask(net, address, GATEWAY_INSIDE)  # which finds out where they are, as it does of hosts that look for it
+    eventually(lambda: net.ip("gateway", "neighbour show").count(" lladdr ") >= HOSTS, what="neighbours")
     server = start(ordinary.in_background, lambda: ordinary.serve(net.lab.namespace("server")))
     heard = net.sniff("inside2", "eth0")
     try:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastmasq import program
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS, Host, Lab, Network
+from tests.support import candidate
 
 ORDINARY = {
     "inside": tuple(f"10.0.0.{number}" for number in range(11, 21)),
@@ -83,7 +83,7 @@ class Place:
     def __init__(self, prefix: str) -> None:
         self.lab = Lab(prefix, NETWORK)
         self.rules = self.lab.directory / "rules"
-        command = ["sh", "-c", ON_SMALL_DISK, "sh", *program.command()]
+        command = ["sh", "-c", ON_SMALL_DISK, "sh", *candidate.command()]
         extra = f'[limits]\nsessions = {SESSIONS}\n[rules]\nfiles = ["{self.rules}"]\n'
         self.fastmasq = Fastmasq(self.lab, extra, inside=["eth0", "eth2"], command=command)
 

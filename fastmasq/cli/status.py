@@ -49,6 +49,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), drops(report["drops"])]
     if report["notes"]:
         tables.append(_notes(report["notes"]))
+    if report["untranslated"]["packets"]:
+        tables.append(_untranslated(report["untranslated"]))
     if report["observed"]:
         tables += observed.tables(report["observed"])
     if report["fallbacks"]:
@@ -140,6 +142,16 @@ def _notes(notes: list[dict[str, Any]]) -> Any:
     table.columns[2].no_wrap = False
     for each in notes:
         table.add_row(str(each["count"]), each["note"], each["sentence"])
+    return table
+
+
+def _untranslated(untranslated: dict[str, Any]) -> Any:
+    from fastmasq.cli.render import make_table
+
+    table = make_table(">Packets", "Private source", "Last to", title="Left with a private source")
+    for host in untranslated["hosts"]:
+        table.add_row(str(host["packets"]), host["source"], host["destination"])
+    table.add_row(str(untranslated["packets"]), "in all", "")
     return table
 
 

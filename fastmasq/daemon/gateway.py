@@ -33,6 +33,7 @@ from fastmasq.daemon.ports import UDP_CLASS, Ports, no_ports
 from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.triggers import Triggers
+from fastmasq.daemon.untranslated import Untranslated
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError
@@ -68,6 +69,7 @@ class Gateway:
         self.triggers = Triggers(forwarder, leading)
         self.marks = Marks(forwarder, leading, self.triggers)
         self.ports = Ports(self._mapped)
+        self.untranslated = Untranslated(forwarder, str(settings.interfaces.outside))
         self.vpn = self._make_vpn(settings)
         if self.follows_ipsec():
             self.ports.track(UDP_CLASS, ISAKMP_PORT)
@@ -310,6 +312,7 @@ class Gateway:
         yield self.table.make_ready
         yield self.links.every_second
         yield self.rules.print_log
+        yield lambda: self.untranslated.every_second(now_ns())
         yield self.forwards.retry
         if self.vpn is not None:
             yield lambda: self.vpn.every_second(now_ns())

@@ -85,6 +85,8 @@ class Status:
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),
             "confirm": self._confirmation.describe(now_ns()),
+            "ip_rules": gateway.host.unfollowed(),
+            "untranslated": gateway.untranslated.describe(),
             "fallbacks": self.fallbacks.in_force(),
             "observed": observed(gateway),
         }

@@ -25,6 +25,7 @@ NOTE_SENTENCES = {
     "fragmented": "packets cut into fragments because the next link's MTU is smaller",
     "gathered": "segments of TCP streams that left together with their neighbours, as one large send",
     "answers_to_host": "while only observing: a packet from outside that answers the host or its own NAT (delivered)",
+    "private_untranslated": "a packet that left outside with a private source (RFC 1918, RFC 6598), as rules want it",
 }
 _HEAD = """# Counters
 

@@ -16,7 +16,7 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, hops, liveness, observation, punts, tunnels, verdict
+from fastmasq.path cimport datagrams, finish, hops, liveness, observation, punts, tunnels, untranslated, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.held cimport HELD
@@ -31,6 +31,7 @@ from fastmasq.path.rules cimport RuleTable
 from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
+from fastmasq.path.untranslated cimport Untranslated
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
@@ -65,6 +66,7 @@ cdef union Row:
     Redirect redirect
     Tunnel tunnel
     DroppedFlow dropped
+    Untranslated untranslated
 
 
 def check_mirrors():
@@ -77,6 +79,7 @@ def check_mirrors():
         ("HOP", rows.HOP, sizeof(Hop), row.hop), ("REDIRECT", rows.REDIRECT, sizeof(Redirect), row.redirect),
         ("TUNNEL", rows.TUNNEL, sizeof(Tunnel), row.tunnel),
         ("DROPPED_FLOW", rows.DROPPED_FLOW, sizeof(DroppedFlow), row.dropped),
+        ("UNTRANSLATED", rows.UNTRANSLATED, sizeof(Untranslated), row.untranslated),
     ):
         if not mirrors(dtype, size, struct):
             raise ImportError(f"path/rows.py and the structs of path/*.pxd disagree about the layout of {name}")
@@ -117,6 +120,8 @@ cdef class Forwarder:
         p.wants = <Want *><size_t>self._wants.ctypes.data
         p.held.memory = <uint8_t *><size_t>self._held.ctypes.data
         self._make_datagrams()
+        self._untranslated = np.zeros(untranslated.UNTRANSLATED, rows.UNTRANSLATED)
+        p.untranslated = <Untranslated *><size_t>self._untranslated.ctypes.data
         p.hairpin = hairpin
         p.limit_errors = limit_errors
         p.error_rate = error_rate
@@ -463,6 +468,15 @@ cdef class Forwarder:
         Only where the path observes.
         """
         return self._dropped[self._dropped["packets"] > 0].copy(), self.path.observation.forgotten
+
+    def take_untranslated(self):
+        """Return rows.UNTRANSLATED of the hosts whose packets have left outside with a private source since the last call.
+
+        At most some hosts with one hash are told apart; the note `private_untranslated` counts all packets.
+        """
+        found = self._untranslated[self._untranslated["packets"] > 0]
+        self._untranslated["packets"] = 0
+        return found
 
     def notes(self):
         return {name: self.path.notes[code] for code, name in enumerate(NOTES)}

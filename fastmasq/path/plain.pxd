@@ -1,13 +1,21 @@
 # A packet that leaves no trace: routed as it is, or translated without a session.
 
-
-from fastmasq.path cimport filter, leave, match, verdict
+from fastmasq.path cimport filter, leave, match, untranslated, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.rewrite cimport decrement_ttl, rewrite_ends
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
+from fastmasq.table cimport keys
 from fastmasq.table.keys cimport Ends
+
+
+cdef inline void mind_source(Path *p, const Packet *packet) noexcept nogil:
+    """Take note of a private source that leaves the inside as it is: what came from outside is no business of ours."""
+    if (p.links[packet.hop.link].side == keys.OUTSIDE and packet.side == keys.INSIDE
+            and untranslated.is_private(packet.ends.saddr)):
+        p.notes[verdict.NOTE_PRIVATE_UNTRANSLATED] += 1
+        untranslated.note(p.untranslated, &p.table.secret, &packet.ends)
 
 
 cdef inline Outcome send_plain(Path *p, Packet *packet) noexcept nogil:
@@ -17,6 +25,7 @@ cdef inline Outcome send_plain(Path *p, Packet *packet) noexcept nogil:
         outcome = filter.sent_out(p, packet, &packet.ends, match.ACCEPT)
     if outcome != verdict.GOES_ON:
         return outcome
+    mind_source(p, packet)
     decrement_ttl(packet.ip, 0)
     return send_packet(p, packet)
 

@@ -91,6 +91,7 @@ DROPPED_FLOW = np.dtype(
     ]
 )
 NO_RULE = 0xFFFFFFFF
+UNTRANSLATED = np.dtype([("packets", "u8"), ("source", "u4"), ("destination", "u4")])
 WAY = np.dtype(
     [
         ("key0", "u8"),

@@ -14,6 +14,7 @@ from fastmasq.path.redirects cimport Redirects
 from fastmasq.path.rules cimport Chains, Passage
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.tunnels cimport Tunnels
+from fastmasq.path.untranslated cimport Untranslated
 from fastmasq.path.verdict cimport DROP_REASON_COUNT, NOTE_COUNT
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, Sender
 from fastmasq.table.bucket cimport Bucket
@@ -91,6 +92,7 @@ cdef struct Path:
     uint64_t replied            # drops that their sender was told of
     uint64_t drops[DROP_REASON_COUNT]
     uint64_t notes[NOTE_COUNT]
+    Untranslated *untranslated  # [UNTRANSLATED]
     # the batch
     Frame frames[BATCH]
     Packet packets[BATCH]

@@ -3,7 +3,7 @@
 VERDICTS = ("forward", "deliver", "reply", "punt", "drop")
 
 NOTES = ("replies_suppressed", "stateless_inbound", "batches", "tx_calls", "held", "segmented", "fragmented", "gathered",
-         "answers_to_host")
+         "answers_to_host", "private_untranslated")
 
 _SENTENCES = {
     TRUNCATED: ("truncated", "the frame was longer than its ring slot and no copy of the whole could be had"),

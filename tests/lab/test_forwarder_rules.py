@@ -93,6 +93,18 @@ def test_what_scripts_begin_with_keeps_masquerading_and_reset_brings_it_back(net
     assert [each for each in outside.packets() if each.source.startswith("10.")] == []
 
 
+def test_a_private_source_that_rules_let_out_is_forwarded_and_reported(net: Network) -> None:
+    net.start()
+    outside = net.sniff("router", "eth0")
+    change(net, Change(do="append", chain="forward", rule=Rule(target="ACCEPT")))
+    net.udp("inside").sendto(b"?", SERVER)
+    eventually(lambda: net.fastmasq.ask("status")["untranslated"]["hosts"], what="the host in the status")
+    host = {"source": INSIDE_ADDRESS, "destination": SERVER_ADDRESS, "packets": 1}
+    assert net.fastmasq.ask("status")["untranslated"] == {"packets": 1, "hosts": [host]}
+    assert [each.destination for each in outside.of(source=INSIDE_ADDRESS)] == [SERVER_ADDRESS]
+    assert f"{INSIDE_ADDRESS}, a private address, leaves by eth1 untranslated" in net.fastmasq.errors()
+
+
 def test_the_trace_tells_what_the_packet_then_meets(net: Network) -> None:
     net.start()
     net.echo_udp()

@@ -68,6 +68,8 @@ STATUS = {
         {"reason": "no_route", "packets": 1, "per_s": 0.0, "sentence": "No route to the destination."},
         {"reason": "ttl_exceeded", "packets": 3, "per_s": 1.5, "sentence": "The packet had been forwarded too often."},
     ],
+    "ip_rules": [],
+    "untranslated": {"packets": 0, "hosts": []},
     "fallbacks": [
         {
             "use": "virtio header on rings",

@@ -120,7 +120,29 @@ def test_status_without_drops(run, forwarder):
     }
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)
     assert "No packet was dropped." in lines
-    assert "External 200.200.200.200, ports 61000-65095" in lines
+    assert "External 200.200.200.200, 200.200.200.201, ports 61000-65095" in lines
+
+
+def test_status_tells_of_private_sources_that_leave_as_they_are(run, forwarder):
+    hosts = [
+        {"source": "10.0.0.3", "destination": "203.0.113.5", "packets": 7},
+        {"source": "10.0.0.2", "destination": "199.0.0.1", "packets": 2},
+    ]
+    forwarder.status = {**forwarder.status, "untranslated": {"packets": 12, "hosts": hosts}}
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    at = lines.index("Left with a private source")
+    assert lines[at + 1 : at + 5] == [
+        "Packets Private source Last to",
+        "7 10.0.0.3 203.0.113.5",
+        "2 10.0.0.2 199.0.0.1",
+        "12 in all",
+    ]
+
+
+def test_status_tells_of_rules_that_are_not_followed(run, forwarder):
+    forwarder.status = {**forwarder.status, "ip_rules": ["77: from 10.0.0.0/24 lookup 100"]}
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert "Not followed ip rule 77: from 10.0.0.0/24 lookup 100" in lines
 
 
 def test_status_counts_sessions_of_all_protocols(run, forwarder):

@@ -56,12 +56,12 @@ cdef inline Outcome take_new(Path *p, Packet *packet) noexcept nogil:
         return errors.translate(p, packet) if packet.kind == KIND_ICMP_ERROR else verdict.NO_SESSION
     if route.is_martian_destination(p, packet):
         return verdict.MARTIAN_DESTINATION
+    if packet.kind == KIND_ICMP_ERROR:
+        return errors.take(p, packet)
     if not stands_for_pieces(packet) and route.is_martian_source(p, packet):
         return verdict.MARTIAN_SOURCE
     if proxy.takes(p, packet):
         return proxy.open(p, packet)
-    if packet.kind == KIND_ICMP_ERROR:
-        return errors.take(p, packet)
     return outbound.take(p, packet, owner) if packet.side == keys.INSIDE else inbound.take(p, packet, owner)
 
 

@@ -141,6 +141,26 @@ cdef inline Outcome translate(Path *p, Packet *packet) noexcept nogil:
     return send_packet(p, packet)
 
 
+cdef inline bint quotes_session(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether an error quotes exactly what a session or a tunnel of ours has sent over the link that it comes by."""
+    cdef Quote quote
+    cdef Rewrite new
+    return (quotes.parse_quote(packet, &quote) == verdict.GOES_ON
+            and route.find_route(p, quote.ends.daddr).link == packet.link
+            and quotes.find_session_or_tunnel(p, packet, &quote, &new) == verdict.GOES_ON)
+
+
+cdef inline bint is_martian_source(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether an error may not be from where it says: a router may have any address that is not ours (RFC 4787 REQ-12a).
+
+    Some carriers number their links as the inside is numbered, and without their word path MTU discovery fails. Who
+    quotes a session has seen a packet of it.
+    """
+    if not route.is_martian_source(p, packet):
+        return False
+    return not route.may_be_a_router(p, packet.ends.saddr) or not quotes_session(p, packet)
+
+
 cdef inline bint is_about_answer(const Path *p, const Packet *packet) noexcept nogil:
     """Whether an error from outside, to an address that is not ours, quotes what a program has answered as that."""
     cdef Quote quote
@@ -151,9 +171,11 @@ cdef inline bint is_about_answer(const Path *p, const Packet *packet) noexcept n
 
 cdef inline Outcome take(Path *p, Packet *packet) noexcept nogil:
     """An error from inside or outside."""
+    if is_martian_source(p, packet):
+        return verdict.MARTIAN_SOURCE
     if route.route_of(p, packet).kind != links.ROUTE_LOCAL:
         if packet.side == keys.INSIDE and not route.leads_on(packet.route):
-            return outbound.refuse_route(packet)
+            return leave.refuse_route(packet, packet.route)
         if packet.side == keys.OUTSIDE and not is_about_answer(p, packet):
             return inbound.pass_through(p, packet)
     return translate(p, packet)

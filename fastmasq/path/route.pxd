@@ -64,6 +64,13 @@ cdef inline bint is_martian_destination(const Path *p, Packet *packet) noexcept 
             or leads_to_proxies(p, route_of(p, packet)))
 
 
+cdef inline bint may_be_a_router(const Path *p, uint32_t address) noexcept nogil:
+    """Whether an address can be that of some router, wherever: one host's, and not one of this host's own."""
+    cdef const Route *route = find_route(p, address)
+    return (is_unicast_source(address) and route.kind != links.ROUTE_LOCAL and route.kind != links.ROUTE_BROADCAST
+            and not leads_to_proxies(p, route))
+
+
 cdef inline bint is_martian_source(const Path *p, const Packet *packet) noexcept nogil:
     """Whether the way back to the source does not lead over the link it came from (RFC 3704 section 2.2, strict)."""
     cdef const Route *back

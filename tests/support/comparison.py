@@ -413,7 +413,7 @@ class Comparison(RuleBasedStateMachine):
     def report(self, data: st.DataObject, session: AnySession, checksum: int | str | None, ipsum: str | None) -> None:
         link, remote, shown = self.inward(session)
         quote = self.sent_packet(data, session, tcp.OUT, (shown, remote), checksum, ipsum)
-        routers = traffic.hosts if link == INSIDE else traffic.remotes
+        routers = traffic.hosts | traffic.remotes | traffic.any_address
         self.exchange(link, data.draw(traffic.errors_about(routers, dotted(shown[0]), quote), label="error"))
 
     @with_session(*EVERY_PROTOCOL)
@@ -423,7 +423,8 @@ class Comparison(RuleBasedStateMachine):
         session = self.pick_session(data, *EVERY_PROTOCOL)
         link, hidden, remote = self.outward(session)
         quote = self.sent_packet(data, session, tcp.IN, (remote, hidden), checksum, ipsum)
-        reporters = traffic.hosts if link == INSIDE else st.just(dotted(hidden[0]))
+        routers = traffic.hosts | traffic.remotes | traffic.any_address
+        reporters = routers if link == INSIDE else st.just(dotted(hidden[0]))
         self.exchange(link, data.draw(traffic.errors_about(reporters, dotted(remote[0]), quote), label="error"))
 
     def sent_packet(self, data, session, direction, ends, checksum, ipsum) -> bytes:

@@ -154,16 +154,35 @@ class Model:
         """Refuse addresses that cannot be right (RFC 1812 section 5.3.7)."""
         if is_within(packet.destination, *MARTIAN_NETWORKS, PROGRAM_NETWORK):
             raise Refused("martian_destination")
-        if not self.may_be_source(link, packet.source):
+        if not self.may_be_source(link, packet.source) and not self.is_report(link, packet):
             raise Refused("martian_source")
 
     def may_be_source(self, link: str, address: int) -> bool:
         """Return whether the way back to a source leads over the link it came from (RFC 3704 section 2.2)."""
+        return self.may_be_router(address) and is_within(address, self.inside_network) == (link == INSIDE)
+
+    def may_be_router(self, address: int) -> bool:
+        """Return whether an address can be that of a host, other than this one, on whatever link."""
         if is_within(address, *MARTIAN_NETWORKS, MULTICAST, PROGRAM_NETWORK):
             return False
-        if address in self.own or self.is_broadcast(address):
+        return address not in self.own and not self.is_broadcast(address)
+
+    def is_report(self, link: str, packet: Parsed) -> bool:
+        """Return whether a packet is an error that quotes a session exactly: a router may have whatever address."""
+        if not packet.is_error or packet.is_fragment or not self.may_be_router(packet.source):
             return False
-        return is_within(address, self.inside_network) == (link == INSIDE)
+        try:
+            quoted = check_error(packet)
+        except Refused:
+            return False
+        if packet.destination != quoted.source:
+            return False
+        program = self.find_program_client(link, quoted)
+        if program:
+            return tcp_quote_is_recent(program, OUT, quoted)
+        if link == OUTSIDE:
+            return quoted.destination not in self.own and bool(self.find_quoted_sender(packet))
+        return bool(self.find_quoted_receiver(quoted))
 
     def is_broadcast(self, address: int) -> bool:
         networks = (self.inside_network, self.outside_network)
@@ -655,8 +674,7 @@ class Model:
     def error_for_program(self, link: str, packet: Parsed) -> Verdict | None:
         """An error about what a program has sent to a client on this link; None if it is about anything else."""
         quoted = check_error(packet)
-        client, asked = (quoted.destination, quoted.destination_id), (quoted.source, quoted.source_id)
-        session = self.programs.get((quoted.protocol, link, client, asked))
+        session = self.find_program_client(link, quoted)
         if not session or packet.destination != quoted.source:
             return None
         if not tcp_quote_is_recent(session, OUT, quoted):
@@ -670,6 +688,11 @@ class Model:
         outer.quote(inner.bytes())
         outer.destination(session.program[0], None)
         return self.forward(PROGRAMS, outer)
+
+    def find_program_client(self, link: str, quoted: Parsed) -> ProgramSession | None:
+        """Return the session of a client on this link that a quoted packet was to, as if from what it had asked."""
+        client, asked = (quoted.destination, quoted.destination_id), (quoted.source, quoted.source_id)
+        return self.programs.get((quoted.protocol, link, client, asked))
 
     # -- datagrams in pieces ----------------------------------------------------------------------------------------
 
@@ -792,6 +815,18 @@ class Model:
         if session and session.inside == receiver and not tcp_quote_is_recent(session, IN, quoted):
             raise Refused("no_session")
         return mapping.external_id
+
+    def find_quoted_receiver(self, quoted: Parsed) -> Session | PlainSession | None:
+        """Return the session by which a packet quoted by the inside has come in."""
+        if is_plain(quoted):
+            session = self.plain.get((quoted.protocol, quoted.source))
+            return session if session and session.inside[0] == quoted.destination else None
+        receiver = (quoted.destination, quoted.destination_id)
+        mapping = self.by_inside.get((quoted.protocol, *receiver))
+        session = mapping and mapping.sessions.get((quoted.source, quoted.source_id))
+        if not session or quoted.is_request or session.inside != receiver:
+            return None
+        return session if tcp_quote_is_recent(session, IN, quoted) else None
 
     def hairpin_error(self, packet: Parsed) -> Verdict:
         """An error about a packet that turned round goes the same way back (RFC 5508 REQ-7), or is for the host."""

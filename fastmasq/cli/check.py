@@ -11,7 +11,7 @@ from fastmasq.cli.options import CONFIG_FILE, json_option
 
 if TYPE_CHECKING:
     from fastmasq.advice.lint import ForwardedPort
-    from fastmasq.config.schema import Settings
+    from fastmasq.daemon.policy import Declared
     from fastmasq.policy.forwards import Forward
 
 
@@ -24,7 +24,7 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
     """Find mistakes in a configuration, and what this host lacks.
 
     Mistakes are printed as FILE:LINE: what; suggestion. Nothing is changed. Exit status: 0 ready to run (there may be
-    warnings), 1 this host lacks something, 2 the configuration is wrong.
+    warnings), 1 this host lacks something, or routes as fastmasq does not, 2 the configuration is wrong.
     """
     from fastmasq.config.load import SAMPLE, load
     from fastmasq.errors import ConfigurationError
@@ -32,6 +32,8 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
     if sample:
         click.echo(SAMPLE.read_text(), nl=False)
         return
+    from fastmasq.daemon.policy import declare
+
     try:
         loaded = load(config)
         found = [("warning", warning) for warning in loaded.warnings]
@@ -61,13 +63,12 @@ def _print(config: str, found: list[tuple[str, str]]) -> None:
     from fastmasq.cli.render import print_json
 
     findings = [{"severity": severity, "text": text} for severity, text in found]
-    print_json({"config": config, "ready": all(severity != "error" for severity, _ in found), "findings": findings})
+    print_json({"config": config, "ready": _is_ready(found), "findings": findings})
 
 
 def _read_rules(settings: Settings) -> list[tuple[str, str]]:
     """Return what is to be said about rule files, rules and forwards: (severity, text). Raises ConfigurationError."""
     from fastmasq.advice.lint import Surroundings, lint
-    from fastmasq.daemon.policy import declare
 
     declared = declare(settings)
     links, addresses = settings.interfaces, _addresses()

@@ -27,12 +27,14 @@ def forward() -> None:
 @click.argument("to", nargs=-1, required=True)
 @click.option("--preference", "preferences", metavar="COUNT", type=click.IntRange(1), multiple=True,
               help="New sessions in a row for the target of the same place; 10 without.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Take the port even from a running program of the gateway.")
 @client_options
 def add(
     protocol: str,
     listen: str,
     to: tuple[str, ...],
     preferences: tuple[int, ...],
+    force: bool,
     socket: str | None,
     config: str | None,
 ) -> None:
@@ -42,7 +44,7 @@ def add(
     """
     from fastmasq.policy import forwards
 
-    new = forwards.read(protocol, listen, to, preferences)
+    new = forwards.read(protocol, listen, to, preferences, steal=force)
     _change(socket, config, forwards.Change(action="add", forward=new))
 
 

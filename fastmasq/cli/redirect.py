@@ -39,10 +39,11 @@ def redirect() -> None:
 @_PROTOCOL
 @click.argument("host", type=ADDRESS)
 @_FROM
+@click.option("--force", is_flag=True, help="Take the protocol even from a running program or tunnel of the gateway.")
 @client_options
-def add(protocol: str, host: str, source: str, socket: str | None, config: str | None) -> None:
+def add(protocol: str, host: str, source: str, force: bool, socket: str | None, config: str | None) -> None:
     """Have HOST get PROTOCOL; it takes the place of the host that got it before."""
-    _change(socket, config, "set", protocol, host, source)
+    _change(socket, config, "set", protocol, host, source, steal=force)
 
 
 @redirect.command()
@@ -81,8 +82,10 @@ def list_redirects(socket: str | None, config: str | None, as_json: bool) -> Non
         click.echo("\n".join(align((">Protocol", "From", "To"), rows)))
 
 
-def _change(socket: str | None, config: str | None, action: str, protocol: str, host: str, source: str) -> None:
+def _change(
+    socket: str | None, config: str | None, action: str, protocol: str, host: str, source: str, *, steal: bool = False
+) -> None:
     from fastmasq.control.client import call
 
-    redirect: dict[str, Any] = {"protocol": int(protocol), "host": host, "source": source}
+    redirect: dict[str, Any] = {"protocol": int(protocol), "host": host, "source": source, "steal": steal}
     call(find_socket(socket, config), "redirects.change", changes=[{"action": action, "redirect": redirect}])

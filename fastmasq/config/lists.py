@@ -18,11 +18,13 @@ _FORWARD = {  # key: (an example, whether it must be there, what is right)
     "listen": ('"eth1:8080"', True, lambda value: isinstance(value, str)),
     "to": ('"10.0.0.2:80"', True, lambda value: isinstance(value, str) or _is_list(value, str)),
     "preferences": ("[10, 5]", False, lambda value: _is_list(value, int)),
+    "steal": ("true", False, lambda value: isinstance(value, bool)),
 }
 _REDIRECT = {
     "protocol": ("47", True, lambda value: isinstance(value, int) and not isinstance(value, bool)),
     "to": ('"10.0.0.2"', True, lambda value: isinstance(value, str)),
     "from": ('"199.0.0.0/24"', False, lambda value: isinstance(value, str)),
+    "steal": ("true", False, lambda value: isinstance(value, bool)),
 }
 
 
@@ -32,7 +34,8 @@ def read_forwards(written: Any, complain: Remark) -> tuple[forwards.Forward, ...
     for place, table in _tables("forward", written, _FORWARD, complain):
         to = [table["to"]] if isinstance(table["to"], str) else table["to"]
         try:
-            new = forwards.read(table["protocol"], table["listen"], to, table.get("preferences", ()))
+            preferences, steal = table.get("preferences", ()), table.get("steal", False)
+            new = forwards.read(table["protocol"], table["listen"], to, preferences, steal=steal)
             found = forwards.apply(found, [forwards.Change(action="add", forward=new)])
         except ConfigurationError as error:
             complain(place, f"[[forward]]: {error}")
@@ -44,7 +47,10 @@ def read_redirects(written: Any, complain: Remark) -> tuple[redirects.Redirect, 
     found: tuple[redirects.Redirect, ...] = ()
     for place, table in _tables("redirect", written, _REDIRECT, complain):
         new = redirects.Redirect(
-            protocol=table["protocol"], host=table["to"], source=table.get("from", redirects.EVERYWHERE)
+            protocol=table["protocol"],
+            host=table["to"],
+            source=table.get("from", redirects.EVERYWHERE),
+            steal=table.get("steal", False),
         )
         try:
             new = redirects.check(new)

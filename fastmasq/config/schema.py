@@ -81,6 +81,7 @@ class Rules(Section, frozen=True, kw_only=True):
 
     files: FileNames = FileNames()
     strict: bool = False
+    steal: bool = False
 
 
 class Vpn(Section, frozen=True, kw_only=True):

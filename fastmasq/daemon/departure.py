@@ -1,15 +1,21 @@
-"""What becomes of tunnels and sessions of an external address that is no longer the one (P-28, E-10, C-60 to C-62)."""
+"""What becomes of tunnels and sessions whose external address or port is ours no more (P-28, E-10, C-60 to C-62)."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from ipaddress import IPv4Address
+
+import numpy as np
 
 from fastmasq.daemon import listing
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.path.forwarder import Forwarder
+from fastmasq.policy.forwards import Endpoint
 from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import OUTBOUND
+from fastmasq.wire.numbers import CLASSES
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -36,3 +42,21 @@ def leave(
             reset_total += host.reset(rows[rows["flow"][:, 0]["saddr"] == old])
     if closed_total and dynaddr & VERBOSE:
         log.warning("%d sessions of %s closed, %d inside ends reset", closed_total, IPv4Address(old), reset_total)
+
+
+def end(table: MasqTable, forwarder: Forwarder, host: Host, endpoints: Iterable[Endpoint]) -> int:
+    """Close the sessions that inside hosts have by these external endpoints, and reset them; return how many."""
+    gone = {address << 32 | port_class << 16 | port for address, port_class, port in endpoints}
+    closed = 0
+    for first in range(0, table.fresh, listing.CHUNK):
+        with forwarder.locked():
+            rows = table.sessions[first : first + listing.CHUNK]
+            flows = rows["flow"][:, OUTBOUND]
+            names = flows["saddr"].astype("u8") << 32 | rows["port_class"].astype("u8") << 16 | flows["sid"]
+            doomed = np.flatnonzero(np.isin(names, list(gone)) & (rows["state"] != 0))
+            copies = rows[doomed].copy()
+            for number in doomed:
+                table.close(first + int(number))
+        closed += len(doomed)
+        host.reset(copies[copies["port_class"] == CLASSES.index("tcp")])
+    return closed

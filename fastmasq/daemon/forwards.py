@@ -7,9 +7,10 @@ Control methods, with parameters and result:
 
     forwards
      -> [{"protocol": "tcp", "listen": "eth1", "first": 8080, "last": 8080, "address": "200.200.200.200",
-          "state": "in force", "targets": [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}]}, ...]
-        each with its state, its targets beginning with the one whose turn it is; state is "in force", "waiting" or "no
-        address", address then null.
+          "state": "in force", "targets": [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}],
+          "steal": false, "from": "configuration"}, ...]
+        each with its state, its targets beginning with the one whose turn it is; state is "in force", "waiting", "no
+        address", address then null, or "taken": another forward has the port, or one of the ports, of the same address.
 
     forwards.change, see daemon/policy.py
      -> {"forwards": 3, "warnings": ["udp 200.200.200.200:80: sessions still use this port; ...", ...]}
@@ -121,7 +122,7 @@ class Forwards:
         self._each(list(self.left), self._let_go)
         for endpoint in waited:
             if endpoint not in self.waiting:
-                log.info("the forward of %s is in force now", _write(endpoint))
+                log.info("the forward of %s is in force now", forwards.write_endpoint(endpoint))
 
     def _each(self, endpoints: list[Endpoint], action: Callable[[Endpoint], None]) -> None:
         """Do something for every endpoint with the path standing still, but let it go on after every few."""
@@ -163,10 +164,12 @@ class Forwards:
                 ports = range(forward.first, forward.last + 1)
                 yield forward, sum(self.rows.opened(address, port_class, port) for port in ports)
 
-    def reservations(self) -> list[str]:
-        """Return a sentence for each forward that is not in force just now."""
+    def reservations(self, about: Collection[Forward]) -> list[str]:
+        """Return a sentence for each of some forwards that is not in force just now."""
         waiting = [
-            f"{_write(endpoint)}: sessions still use this port; the forward follows them" for endpoint in self.waiting
+            f"{forwards.write_endpoint(endpoint)}: sessions still use this port; the forward follows them"
+            for endpoint in self.waiting
+            if self.owners.get(endpoint) in about
         ]
         absent = [
             f"{forward}: no such address now; it is in force as soon as there is"
@@ -181,7 +184,11 @@ class Forwards:
         if address is None:
             return found
         endpoint = (address, forwards.PROTOCOLS.index(forward.protocol), forward.first)
-        waits = any((*endpoint[:2], port) in self.waiting for port in range(forward.first, forward.last + 1))
+        found["address"] = str(ipaddress.IPv4Address(address))
+        endpoints = [(*endpoint[:2], port) for port in range(forward.first, forward.last + 1)]
+        if any(self.owners.get(each) != forward for each in endpoints):
+            return {**found, "state": "taken"}
+        waits = any(each in self.waiting for each in endpoints)
         with self.forwarder.locked():
             targets = self.rows.targets(*endpoint)
         if targets:
@@ -189,7 +196,7 @@ class Forwards:
                 {"address": str(ipaddress.IPv4Address(host)), "port": port, "preference": weight, "left": left}
                 for host, port, weight, left in targets
             ]
-        return {**found, "address": str(ipaddress.IPv4Address(address)), "state": "waiting" if waits else "in force"}
+        return {**found, "state": "waiting" if waits else "in force"}
 
 
 def _changes(before: Iterable[Forward], after: Iterable[Forward]) -> Iterator[str]:

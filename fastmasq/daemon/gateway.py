@@ -21,7 +21,7 @@ import numpy as np
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
-from fastmasq.daemon import departure, listing, rows
+from fastmasq.daemon import claims, departure, listing, rows, targets
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.leads import Leads
@@ -36,11 +36,12 @@ from fastmasq.daemon.triggers import Triggers
 from fastmasq.daemon.untranslated import Untranslated
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
-from fastmasq.errors import FastmasqError
+from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.kernel.programs import program_of
 from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
-from fastmasq.policy import triggers
+from fastmasq.policy import forwards, triggers
 from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT
 
 log = logging.getLogger("fastmasq.engine")
@@ -91,8 +92,15 @@ class Gateway:
     def begin(self) -> None:
         """Take the host over for the policy declared, and have the path know the kernel's links and routes.
 
-        Raises FastmasqError.
+        Raises FastmasqError. Ends that cannot be are refused, unless a run before has had them.
         """
+        try:
+            self._check_ends(self._policy, None)
+        except ConfigurationError as error:
+            if not self.host.goes_on:
+                raise
+            for line in str(error).splitlines():
+                log.warning("%s", line)
         self.host.reserve(self.settings.masquerade.ports)
         self._look_at_ports()
         if self.host.reach_proxies(self.rules.rule_set, self.forwarder):
@@ -156,6 +164,16 @@ class Gateway:
             self.rules.check(new.rules)
         if (new.forwards, new.triggers) != (old.forwards, old.triggers):
             self.forwards.check((*new.forwards, *triggers.port_forwards(new.triggers)))
+        led, before = ((one.forwards, one.triggers, one.redirects, one.marks) for one in (new, old))
+        if led != before:
+            self._check_ends(new, old)
+
+    def _check_ends(self, new: Policy, old: Policy | None) -> None:
+        """Raise ConfigurationError for what the old policy has not: what programs of the host have, targets outside."""
+        found = list(claims.claims(new, self._addresses_by_name(), self.host.waiting, self.host.tunnels, old))
+        found += targets.outsiders(new, self.watch.snapshot(), old)
+        if found:
+            raise ConfigurationError("\n".join(found))
 
     def _change_rules(self, old: Policy, new: Policy, undo: ExitStack) -> None:
         if new.rules is old.rules:
@@ -250,6 +268,23 @@ class Gateway:
         self._lead_inside(after)
         self._map()
         self._is_settled = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give a port that a forward has left to the program of the host that waits there.
+
+        Sessions of the forward would keep strangers from it for as long as they live: they end.
+        """
+        found = dict(claims.heard(self.forwards.left, self.host.waiting)) if self.forwards.left else {}
+        if not found:
+            return
+        closed = departure.end(self.table, self.forwarder, self.host, found)
+        self.forwards.retry()
+        self._keep()
+        for endpoint, each in found.items():
+            log.warning("%s: given back to %s", forwards.write_endpoint(endpoint), program_of(each))
+        if closed:
+            log.warning("%d sessions of forwards that are gone have ended with that", closed)
 
     def _settle_again(self) -> None:
         """Settle after a change was undone; what is refused even so is tried again at the next look."""
@@ -314,6 +349,7 @@ class Gateway:
         yield self.rules.print_log
         yield lambda: self.untranslated.every_second(now_ns())
         yield self.forwards.retry
+        yield self._give_back
         if self.vpn is not None:
             yield lambda: self.vpn.every_second(now_ns())
 

@@ -22,7 +22,6 @@ from fastmasq.kernel.guard.backends import NoGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
-from fastmasq.kernel.ports import host_protocols
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
@@ -48,6 +47,14 @@ class Host:
         self._small: set[tuple[str, int]] = set()  # names and numbers of links that merge no UDP, by our doing
         self._drifted: list[str] = []
         self._not_enforced: list[str] = []
+        self.binds, self._binds_refused = self._hear_binds()
+        self.goes_on = takeover.adopted  # a run before has ended, and left the host as it was to it
+
+    def _hear_binds(self) -> tuple[Binds | None, str]:
+        try:
+            return Binds(), ""
+        except KernelError as error:
+            return None, str(error)
 
     def reset(self, rows: Iterable[np.void]) -> int:
         """Reset the inside ends of sessions that were closed; return how many were told."""
@@ -110,7 +117,19 @@ class Host:
 
     def protocols(self) -> set[int]:
         """Return the protocols without ports that the host itself uses just now."""
-        return host_protocols(self._watch.interfaces())
+        return kernel_ports.host_protocols(self._watch.interfaces())
+
+    def waiting(self, protocol: int) -> list[kernel_ports.Waiting]:
+        """Return where programs of the host wait to be asked over TCP or UDP, or for a protocol without ports."""
+        return kernel_ports.waiting(protocol)
+
+    def tunnels(self, protocol: int) -> list[str]:
+        """Return the names of the host's tunnels that use a protocol just now."""
+        return kernel_ports.tunnels(self._watch.interfaces(), protocol)
+
+    def unfollowed(self) -> list[str]:
+        """Return the rules of policy routing that packets of our links would meet, see kernel/ip_rules.py."""
+        return ip_rules.concerning([link.name for link in self._watch.snapshot().links])
 
     # -- guard -----------------------------------------------------------------------------------------------------
 
@@ -210,6 +229,14 @@ class UntouchedHost(Host):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self.guard = UntouchedGuard()
+        self.goes_on = False
+        self.binds = None
+
+    def waiting(self, protocol: int) -> list[kernel_ports.Waiting]:
+        return []  # nothing is taken from them
+
+    def tunnels(self, protocol: int) -> list[str]:
+        return []
 
     def refused(self) -> dict[str, str]:
         return {}

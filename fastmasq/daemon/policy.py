@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from fastmasq.config.schema import Settings
 from fastmasq.daemon import timeouts
@@ -87,7 +87,23 @@ def declare(settings: Settings) -> Declared:
     )
     lines = [line_of(item, tolerant=not settings.rules.strict) for item in prepared.others]
     declared, left_out, _ = with_lines(declared, lines)
+    if settings.rules.steal:
+        declared = _stealing(declared, settings)
     return replace(declared, warnings=(*declared.warnings, *left_out))
+
+
+def _stealing(declared: Declared, settings: Settings) -> Declared:
+    """Let what rule files ask for take the ports and protocols of running programs."""
+    of_files = {
+        "forwards": [one for one in declared.forwards if one not in settings.forward],
+        "redirects": [one for one in declared.redirects if one not in settings.redirect],
+        "triggers": list(declared.triggers),
+    }
+    changed = {
+        name: tuple(structs.replace(one, steal=True) if one in found else one for one in getattr(declared, name))
+        for name, found in of_files.items()
+    }
+    return replace(declared, **changed)
 
 
 # -- what requests make of it ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,17 @@ import numpy as np
 from fastmasq.config.schema import Settings
 from fastmasq.control.keys import read_keys
 from fastmasq.daemon import ports
-from fastmasq.errors import FastmasqError
-from fastmasq.kernel import privileges
+from fastmasq.daemon.claims import claims
+from fastmasq.daemon.policy import Declared
+from fastmasq.daemon.rows import addresses_by_name, external_addresses
+from fastmasq.daemon.targets import outsiders
+from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.kernel import ip_rules, privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
-from fastmasq.kernel.ports import format_ports
+from fastmasq.kernel.ports import format_ports, tunnels, waiting
+from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
 from fastmasq.policy.forwards import OUTSIDE, read_address
@@ -50,6 +56,8 @@ def findings(settings: Settings) -> list[Finding]:
         links = watch.snapshot().links
         found += _links(links)
         found += _forwards(settings, links)
+        found += _claims(declared, watch)
+        found += _routing(watch)
         if not complaints:
             found += _rings(settings, links)
     finally:
@@ -120,6 +128,11 @@ def _guard(settings: Settings) -> Iterator[Finding]:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     ranges = settings.masquerade.ports
+    try:
+        ports.reservation(ranges, "")
+    except ConfigurationError as error:
+        yield Finding("error", str(error))
+        return
     allowed = ports.allowed_ports(ranges)
     for row, name in enumerate(("tcp", "udp")):
         taken = ports.wanted_ports(ranges) & ~allowed[row]
@@ -142,6 +155,16 @@ def _forwards(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("error", f"forward {forward}: {forward.listen} is no link of [interfaces]")
         elif read_address(forward.listen) is not None and forward.listen not in addresses:
             yield Finding("warning", f"forward {forward}: the host has no address {forward.listen} now")
+
+
+def _claims(declared: Declared, watch: Watch) -> Iterator[Finding]:
+    """Look for what programs of this host would lose, and for what would lead to no inside host."""
+    external = external_addresses(watch.snapshot(), declared.settings.masquerade.addresses, None)
+    addresses = addresses_by_name(watch.snapshot(), next(iter(external), None))
+    for sentence in claims(declared, addresses, waiting, partial(tunnels, watch.interfaces())):
+        yield Finding("error", sentence)
+    for sentence in outsiders(declared, watch.snapshot()):
+        yield Finding("error", sentence)
 
 
 def _preload(settings: Settings) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,25 @@ _SOCK_DIAG_BY_FAMILY = 20
 _TCP_BOUND_INACTIVE = 13
 _INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions, padding, state bits, socket id
 _INET_DIAG_MESSAGE = rtnetlink.Fixed(">4xH", "port")  # family, state, timer, retransmissions, source port
+
+
+class Waiting(NamedTuple):
+    """A socket of this host that waits for packets of anybody; `port` is the protocol of one that has no ports.
+
+    `user` is the number of its owner; `inode` is what open files of processes name it by.
+    """
+
+    address: str
+    port: int
+    user: int
+    inode: int
+
+    def hears(self, address: int) -> bool:
+        """Whether what is sent to an address of this host reaches it; one of all IPv6 addresses may take IPv4, too."""
+        own = ipaddress.ip_address(self.address)
+        if isinstance(own, ipaddress.IPv6Address) and own.ipv4_mapped:
+            own = own.ipv4_mapped
+        return own.is_unspecified or own == ipaddress.IPv4Address(address)
 
 
 def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
@@ -90,14 +110,23 @@ def host_protocols(interfaces: Iterable[Interface]) -> frozenset[int]:
     return frozenset(used)
 
 
+def tunnels(interfaces: Iterable[Interface], protocol: int) -> list[str]:
+    """Return the names of the tunnels that are up and use a protocol."""
+    return [each.name for each in interfaces if is_tunnel(each) and _TUNNELS[each.hardware] == protocol]
+
+
 def is_tunnel(interface: Interface) -> bool:
     return interface.hardware in _TUNNELS and bool(interface.flags & IFF_UP)
 
 
+def _rows(*tables: Path) -> list[list[str]]:
+    """Return the columns of tables of /proc/net, proc_net(5); nothing of a table that is not there."""
+    return [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
+
+
 def _ends(*tables: Path) -> list[tuple[str, str]]:
-    """Return (local, remote) as in tables of /proc/net, "address:port" in hexadecimal; nothing of a table not there."""
-    rows = (row for table in tables if table.exists() for row in table.read_text().splitlines()[1:])
-    return [(local, remote) for _, local, remote, *_ in map(str.split, rows)]
+    """Return (local, remote) as in such tables, "address:port" in hexadecimal."""
+    return [(local, remote) for _, local, remote, *_ in _rows(*tables)]
 
 
 def _port(end: str) -> int:
@@ -111,12 +140,21 @@ def _address(end: str) -> str:
     return str(ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
 
 
+def waiting(protocol: int) -> list[Waiting]:
+    """Return the sockets where programs wait to be asked over TCP or UDP, or for a protocol without ports."""
+    found = [
+        Waiting(_address(local), _port(local), int(user), int(inode))
+        for _, local, remote, _, _, _, _, user, _, inode, *_ in _rows(*_SOCKETS_OF.get(protocol, (_RAW_SOCKETS,)))
+        if _port(local) and not _port(remote)
+    ]
+    return found if protocol in _SOCKETS_OF else [each for each in found if each.port == protocol]
+
+
 def listeners(protocol: int) -> dict[int, set[str]]:
     """Return, by port, the addresses where programs wait to be asked over TCP or UDP."""
     found: dict[int, set[str]] = {}
-    for local, remote in _ends(*_SOCKETS_OF[protocol]):
-        if _port(local) and not _port(remote):
-            found.setdefault(_port(local), set()).add(_address(local))
+    for each in waiting(protocol):
+        found.setdefault(each.port, set()).add(each.address)
     return found
 
 

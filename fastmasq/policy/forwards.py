@@ -36,7 +36,8 @@ class Target(Struct, frozen=True):
 class Forward(Struct, frozen=True, kw_only=True):
     """Ports `first` to `last` of an address, or of a link whatever address it has, lead to the targets.
 
-    A target's port is that for `first`; those of the other ports follow it.
+    A target's port is that for `first`; those of the other ports follow it. With `steal` it may take the ports of
+    running programs of the host.
     """
 
     protocol: Literal["tcp", "udp"]
@@ -44,6 +45,7 @@ class Forward(Struct, frozen=True, kw_only=True):
     first: int
     last: int
     targets: tuple[Target, ...]
+    steal: bool = False
 
     def __str__(self) -> str:
         return f"{self.protocol} {write_ports(self.listen, self.first, self.last)}"
@@ -193,7 +195,9 @@ def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iter
 # -- how they are written --------------------------------------------------------------------------------------------
 
 
-def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[int] = ()) -> Forward:
+def read(
+    protocol: str, listen: str, to: Sequence[str], preferences: Sequence[int] = (), *, steal: bool = False
+) -> Forward:
     """Return the forward written so: "tcp", "eth1:8080" or "200.200.200.200:6000-6010", ["10.0.0.2:80"].
 
     Raises ConfigurationError with what is wrong and a suggestion.
@@ -215,6 +219,7 @@ def read(protocol: str, listen: str, to: Sequence[str], preferences: Sequence[in
         first=first,
         last=last,
         targets=tuple(_read_target(text, weight) for text, weight in zip(to, weights, strict=True)),
+        steal=steal,
     )
     if any(weight < 1 for weight in weights):
         raise ConfigurationError(f"{forward}: a preference is the number of sessions in a row, 1 or more")
@@ -234,6 +239,12 @@ def read_address(text: str) -> IPv4Address | None:
         return IPv4Address(text)
     except ValueError:
         return None
+
+
+def write_endpoint(endpoint: Endpoint) -> str:
+    """Return an external endpoint as people write it, such as tcp 200.200.200.200:22."""
+    address, protocol, port = endpoint
+    return f"{PROTOCOLS[protocol]} {IPv4Address(address)}:{port}"
 
 
 def write_ports(listen: str, first: int, last: int) -> str:

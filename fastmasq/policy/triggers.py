@@ -24,7 +24,8 @@ class Trigger(Struct, frozen=True, kw_only=True, omit_defaults=True):
     "range": external ports `first` to `last` lead to the same ports of `host`; without a host, of the inside host that
     has last contacted the control port: for 15 s after each contact if is_timed, and for packets from the contacted
     address only if peer_only. "port": the external port `first` leads to the port `hidden` of `host`. "direct":
-    outbound sessions towards the ports `first` to `last` keep their source port.
+    outbound sessions towards the ports `first` to `last` keep their source port. A row that is to `steal` may take the
+    ports of running programs of the host.
     """
 
     kind: Literal["range", "port", "direct"]
@@ -37,6 +38,7 @@ class Trigger(Struct, frozen=True, kw_only=True, omit_defaults=True):
     control_port: int = 0
     is_timed: bool = True
     peer_only: bool = False
+    steal: bool = False
 
     def __str__(self) -> str:
         opened = f" by {self.control_protocol} {self.control_port}" if self.control_protocol else ""

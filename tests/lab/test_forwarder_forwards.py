@@ -277,6 +277,38 @@ def test_5_6_gre_is_redirected_and_answered(running: Network) -> None:
     assert "10.0.0.2" in net.fastmasq.run_command("redirect", "list")
 
 
+def test_the_port_of_a_running_program_is_taken_only_by_force_and_given_back(net: Network) -> None:
+    net.start()
+    net.echo_tcp("inside")
+    net.greet_tcp(b"the gateway's own", "gateway", 2222)
+
+    def asked() -> bytes:
+        return net.connect("server", (EXTERNAL_ADDRESS, 2222)).recv(100)
+
+    add = ("add", "tcp", "eth1:2222", f"{INSIDE_ADDRESS}:{ECHO_PORT}")
+    with pytest.raises(FastmasqError, match=rf"\(process {os.getpid()}\) waits at tcp {EXTERNAL_ADDRESS}:2222"):
+        forward(net, *add)
+    assert asked() == b"the gateway's own"
+    forward(net, *add, "--force")
+    near = net.connect("server", (EXTERNAL_ADDRESS, 2222))
+    assert round_trip(near, None, b"forwarded")
+    forward(net, "clear")
+    assert asked() == b"the gateway's own", "at once, though the session lived"
+    with pytest.raises(ConnectionResetError):
+        near.send(b"and the session is over for both ends")
+        near.recv(1)
+    assert net.sessions() == []
+
+
+def test_a_configuration_that_takes_the_port_of_a_running_program_is_refused(net: Network) -> None:
+    net.listen("gateway", port=8080)
+    with pytest.raises(KernelError, match=rf"tcp eth1:8080: \S+ \(process {os.getpid()}\) waits at tcp"):
+        net.start(FORWARD)
+    net.start(FORWARD.replace(f'"10.0.0.2:{ECHO_PORT}"', f'"10.0.0.2:{ECHO_PORT}"\nsteal = true'))
+    net.echo_tcp("inside")
+    assert connects(net, PUBLIC)
+
+
 def test_the_host_keeps_its_own_ports(running: Network) -> None:
     """What is not forwarded is the gateway's as before."""
     net = running

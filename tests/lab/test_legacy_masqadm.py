@@ -64,9 +64,9 @@ def arrives(sender: socket.socket, receiver: socket.socket, to: tuple[str, int],
 def test_5_5_autofw_example_2_a_control_connection_opens_the_range_for_its_peer(net: Network) -> None:
     net.start()
     player, server, stranger = net.udp("inside", port=6970), net.udp("server"), net.udp("router")
-    net.udp("gateway", port=6970)  # a program of the gateway's on the very port: the guard keeps packets from it
     net.listen("server", port=7070)
     masqadm(net, RANGE)
+    net.udp("gateway", port=6970)  # a program of the gateway's on the very port: the guard keeps packets from it
     public = (EXTERNAL_ADDRESS, 6970)
     server.sendto(b"too early", public)
     net.connect("inside", (SERVER_ADDRESS, 7070))

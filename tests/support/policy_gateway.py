@@ -22,7 +22,9 @@ from fastmasq.daemon.worker import Worker
 from fastmasq.errors import KernelError
 from fastmasq.kernel.addresses import InterfaceAddress
 from fastmasq.kernel.links import Link
-from fastmasq.kernel.routes import Route
+from fastmasq.kernel.ports import Waiting
+from fastmasq.kernel.routes import LOCAL, UNICAST, KernelRoute, flatten
+from fastmasq.kernel.rtnetlink import TABLE_LOCAL, TABLE_MAIN
 from fastmasq.kernel.watch import Snapshot
 from fastmasq.policy.chains import Rule, RuleSet
 from fastmasq.policy.compile import LinkView
@@ -74,7 +76,10 @@ class Links:
 
 
 class Host:
-    """A host that uses no port but `used`; it remembers what it was told, and refuses what is in `refuses`."""
+    """A host that uses no port but `used`; it remembers what it was told, and refuses what is in `refuses`.
+
+    `waits` has the sockets of its programs by protocol, `has_tunnels` the names of its tunnels.
+    """
 
     def __init__(self) -> None:
         self.used = no_ports()
@@ -85,6 +90,10 @@ class Host:
         self.judged = RuleSet()
         self.reserved: PortRanges | None = None
         self.reaches_proxies = False
+        self.waits: dict[int, list[Waiting]] = {}
+        self.has_tunnels: dict[int, list[str]] = {}
+        self.goes_on = False
+        self.were_reset: list[np.void] = []
 
     def _agree(self, name: str) -> None:
         if name in self.refuses:
@@ -107,6 +116,19 @@ class Host:
 
     def protocols(self) -> set[int]:
         return set()
+
+    def waiting(self, protocol: int) -> list[Waiting]:
+        return self.waits.get(protocol, [])
+
+    def tunnels(self, protocol: int) -> list[str]:
+        return self.has_tunnels.get(protocol, [])
+
+    def unfollowed(self) -> list[str]:
+        return []
+
+    def reset(self, sessions: Iterable[np.void]) -> int:
+        self.were_reset.extend(sessions)
+        return len(self.were_reset)
 
     def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
         self._agree("guard")

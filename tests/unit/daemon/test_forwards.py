@@ -115,7 +115,7 @@ def test_redirects_change_and_are_told_to_the_path(gateway: Gateway):
     changes = [redirects.Change(action="set", redirect=gre)]
     assert gateway.call("redirects.change", changes=changes) == {"redirects": 1}
     assert gateway.host.protocols_kept == [47]
-    assert gateway.call("redirects") == [{"protocol": 47, "host": "10.0.0.2", "source": "0.0.0.0/0"}]
+    assert gateway.call("redirects") == [{"protocol": 47, "host": "10.0.0.2", "source": "0.0.0.0/0", "steal": False}]
 
 
 def test_pf9_the_port_of_a_forward_that_has_gone_is_held_until_its_last_session_ends(gateway: Gateway):
@@ -157,3 +157,64 @@ def test_h82_forwards_are_not_logged_usually(gateway: Gateway, caplog: pytest.Lo
     caplog.set_level("INFO", "fastmasq.forwards")
     gateway.change(add("eth1:8080", "10.0.0.2:80"))
     assert caplog.messages == []
+
+
+def test_of_two_forwards_that_come_to_one_port_only_the_first_is_in_force():
+    """A link and its address: nobody knows that they are one until the link has it."""
+    both = (forwards.read("tcp", "eth1:79-80", ["10.0.0.2:79"]), forwards.read("tcp", f"{OLD}:80", ["10.0.0.3:80"]))
+    gateway = PolicyGateway(declared=dataclasses.replace(declare(Settings()), forwards=both))
+    first, second = gateway.call("forwards")
+    assert (first["state"], first["targets"][0]["address"]) == ("in force", "10.0.0.2")
+    assert (second["state"], second["address"], second["targets"][0]["address"]) == ("taken", OLD, "10.0.0.3")
+    gateway.close()
+
+
+def test_a_change_warns_of_what_it_changes_alone(gateway: Gateway):
+    [warning] = gateway.change(add(f"{NEW}:8080", "10.0.0.2:80"))["warnings"]
+    assert warning.startswith(f"tcp {NEW}:8080: no such address now")
+    assert gateway.change(add("eth1:8081", "10.0.0.2:80"))["warnings"] == []
+
+
+def test_each_forward_says_where_it_comes_from():
+    declared = dataclasses.replace(declare(Settings()), forwards=(forwards.read("tcp", "eth1:80", ["10.0.0.2:80"]),))
+    gateway = PolicyGateway(declared=declared)
+    gateway.call("forwards.change", changes=[add("eth1:81", "10.0.0.2:80")])
+    assert [one["from"] for one in gateway.call("forwards")] == ["configuration", "command"]
+    gateway.close()
+
+
+OUTSIDERS = {
+    "8.8.8.8": "the way there leads over eth1; inside are eth0",
+    "10.0.0.1": "it is an address of this host",
+    OLD: "it is an address of this host",
+}
+
+
+@pytest.mark.parametrize("to", OUTSIDERS)
+def test_what_leads_to_no_inside_host_is_refused_with_the_reason(gateway: Gateway, to: str):
+    forward = add("eth1:8080", f"{to}:80")
+    redirect = redirects.Change(action="set", redirect=redirects.Redirect(protocol=47, host=to))
+    trigger = triggers.Change(
+        action="add", row=triggers.Trigger(kind="port", protocol="tcp", first=80, last=80, hidden=80, host=to)
+    )
+    mark = marks.Change(action="add", target=marks.MarkTarget(mark=1, address=to, port=80))
+    wanted = {"forwards": forward, "redirects": redirect, "triggers": trigger, "marks": mark}
+    for what, change in wanted.items():
+        with pytest.raises(ConfigurationError, match=rf": {re.escape(to)} is no inside host: {OUTSIDERS[to]}$"):
+            gateway.call(f"{what}.change", changes=[change])
+        assert gateway.call(what) == []
+
+
+def test_nothing_is_refused_while_the_inside_has_no_address(gateway: Gateway):
+    """At boot the links may come up in any order."""
+    snapshot = gateway.watch.snapshot()
+    bare = dataclasses.replace(snapshot, links=(snapshot.links[0]._replace(addresses=()), snapshot.links[1]))
+    gateway.watch.announced = dataclasses.replace(bare, generation=snapshot.generation + 1)
+    gateway.gateway.read_kernel()
+    gateway.change(add("eth1:8080", "10.0.0.2:80"))
+
+
+def test_ah_is_not_redirected(gateway: Gateway):
+    change = redirects.Change(action="set", redirect=redirects.Redirect(protocol=51, host="10.0.0.2"))
+    with pytest.raises(ConfigurationError, match="AH signs the addresses, so no translator can carry it; use ESP"):
+        gateway.call("redirects.change", changes=[change])

@@ -88,6 +88,15 @@ def test_ports_of_the_settings_that_the_host_uses(gateway: Gateway) -> None:
     assert texts(none, "error") == ["no tcp port is left for masquerading: the host uses all of [masquerade] ports"]
 
 
+def test_a_forward_that_would_take_the_port_of_a_running_program(gateway: Gateway) -> None:
+    wanted, by_force = (read("tcp", "eth1:8080", ["10.0.0.2:80"], steal=steal) for steal in (False, True))
+    with socket.create_server(("0.0.0.0", 8080)):
+        [error] = texts(found(forward=(wanted,)), "error")
+        assert texts(found(forward=(by_force,)), "error") == []
+    assert f"(process {os.getpid()}) waits at tcp " in error
+    assert texts(found(forward=(wanted,)), "error") == []
+
+
 def test_few_ports_are_left_beside_the_hosts(gateway: Gateway) -> None:
     gateway.host.sh("sysctl -qw net.ipv4.ip_local_port_range='1024 65000'")
     warnings = texts(found(), "warning")

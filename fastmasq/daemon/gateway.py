@@ -244,6 +244,19 @@ class Gateway:
         self._settle()
         self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
 
+    def _external_addresses(self) -> list[int]:
+        """Return the addresses that inside hosts leave with, as the kernel and the settings say now."""
+        wanted = self.settings.masquerade.addresses
+        return rows.external_addresses(self.watch.snapshot(), wanted, self.ports.external)
+
+    def _addresses_by_name(self) -> dict[str, int]:
+        external = next(iter(self._external_addresses()), None)
+        return rows.addresses_by_name(self.watch.snapshot(), external)
+
+    def _external_for(self, host: int | None = None) -> int | None:
+        """Return the address that an inside host leaves with, or the usual one; None while there is none."""
+        return self.ports.external if host is None else self.table.external_for(host)
+
     def _say_address(self, address: int | None) -> None:
         if address is None and self.ports.external is not None:
             log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)

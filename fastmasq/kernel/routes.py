@@ -18,9 +18,9 @@ from fastmasq.kernel import netlink, rtnetlink
 LAST_ADDRESS = 0xFFFFFFFF
 
 UNICAST, LOCAL, BROADCAST, MULTICAST = "unicast", "local", "broadcast", "multicast"
-UNREACHABLE, BLACKHOLE, THROW = "unreachable", "blackhole", "throw"
+BLACKHOLE, UNREACHABLE, PROHIBIT, THROW, NONE = "blackhole", "unreachable", "prohibit", "throw", "none"
 
-# anycast is accepted like a local address, prohibit is refused like an unreachable one
+# anycast is accepted like a local address
 _KINDS = {
     rtnetlink.RTN_UNICAST: UNICAST,
     rtnetlink.RTN_LOCAL: LOCAL,
@@ -29,7 +29,7 @@ _KINDS = {
     rtnetlink.RTN_MULTICAST: MULTICAST,
     rtnetlink.RTN_BLACKHOLE: BLACKHOLE,
     rtnetlink.RTN_UNREACHABLE: UNREACHABLE,
-    rtnetlink.RTN_PROHIBIT: UNREACHABLE,
+    rtnetlink.RTN_PROHIBIT: PROHIBIT,
     rtnetlink.RTN_THROW: THROW,
 }
 
@@ -87,14 +87,14 @@ def list_routes() -> tuple[Route, ...]:
 
 
 def read_route(message: bytes) -> KernelRoute:
-    """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one it is unreachable."""
+    """Read an RTM_NEWROUTE message. Of several next hops the first usable one counts; without one there is none."""
     _, length, _, _, table, _, _, kind_number, flags = rtnetlink.RTMSG.read(message)
     values = rtnetlink.RTMSG.attributes(message)
-    kind = _KINDS.get(kind_number, UNREACHABLE)
+    kind = _KINDS.get(kind_number, NONE)
     ifindex, gateway = netlink.read_number(values, rtnetlink.RTA_OIF), 0
     if kind == UNICAST:
-        usable = next(_next_hops(values, flags), None)
-        kind, ifindex, gateway = (UNICAST, *usable) if usable else (UNREACHABLE, 0, 0)
+        hops = tuple(_next_hops(values, flags))
+        kind, ifindex, gateway = (UNICAST, *hops[0]) if hops else (NONE, 0, 0)
     return KernelRoute(
         table=table,
         destination=netlink.read_address(values, rtnetlink.RTA_DST),
@@ -127,8 +127,8 @@ def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tu
         yield ifindex, netlink.read_address(values, rtnetlink.RTA_GATEWAY)
 
 
-def flatten(routes: Sequence[KernelRoute]) -> tuple[Route, ...]:
-    """Return disjoint intervals, sorted, that cover 0..2^32-1; where no route matches, the kind is "unreachable".
+def flatten(routes: Sequence[KernelRoute], ours: Collection[int] = ()) -> tuple[Route, ...]:
+    """Return disjoint intervals, sorted, that cover 0..2^32-1; where no route matches, the kind is NONE.
 
     Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Neighbouring intervals
     with the same outcome are merged.
@@ -202,7 +202,7 @@ def _as_routes(intervals: Iterable[_Interval]) -> Iterator[Route]:
     """Yield routes, merging neighbours with the same outcome."""
     start, end, outcome = 0, -1, None
     for first, last, route in intervals:
-        here = (UNREACHABLE, 0, 0, 0, 0) if route is None else route[4:]
+        here = (NONE, 0, 0, 0, 0) if route is None else route[4:-1]
         if here != outcome:
             if outcome is not None:
                 yield Route(start, end, *outcome)

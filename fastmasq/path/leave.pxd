@@ -1,12 +1,13 @@
 # Whether a packet may leave: by TTL, MTU and next hop, in this order. Asked once for each next hop that it might take.
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastmasq.path cimport links, verdict
 from fastmasq.path.hold cimport hold
 from fastmasq.path.hops cimport choose_hop, find_hop
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet, refused
 from fastmasq.path.links cimport Hop, Route
+from fastmasq.path.route cimport route_towards
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE
@@ -64,11 +65,21 @@ cdef inline Outcome may_leave(Path *p, Packet *packet) noexcept nogil:
     return verdict.GOES_ON
 
 
-cdef inline Outcome tell_no_hop(Packet *packet, Outcome reason) noexcept nogil:
-    """Drop a packet that has no next hop; only where that is for want of a route its sender is told."""
-    if reason == verdict.NO_ROUTE:
-        return refused(packet, verdict.NO_ROUTE, icmp.DESTINATION_UNREACHABLE, icmp.NET_UNREACHABLE, 0)
-    return reason
+cdef inline Outcome refuse_route(Packet *packet, const Route *way) noexcept nogil:
+    """Drop a packet by a route that leads nowhere, and say so as the kernel does (RFC 1812 section 5.2.7.1)."""
+    cdef uint8_t code = icmp.NET_UNREACHABLE
+    if way.kind == links.ROUTE_BLACKHOLE:
+        return verdict.NO_ROUTE
+    if way.kind == links.ROUTE_UNREACHABLE:
+        code = icmp.HOST_UNREACHABLE
+    elif way.kind == links.ROUTE_PROHIBIT:
+        code = icmp.ADMINISTRATIVELY_PROHIBITED
+    return refused(packet, verdict.NO_ROUTE, icmp.DESTINATION_UNREACHABLE, code, 0)
+
+
+cdef inline Outcome tell_no_hop(const Path *p, Packet *packet, uint32_t address, Outcome reason) noexcept nogil:
+    """Drop a packet that has no next hop towards an address; only where that is for want of a route its sender is told."""
+    return refuse_route(packet, route_towards(p, packet, address)) if reason == verdict.NO_ROUTE else reason
 
 
 cdef inline Outcome towards(Path *p, Packet *packet, uint32_t address) noexcept nogil:
@@ -78,7 +89,7 @@ cdef inline Outcome towards(Path *p, Packet *packet, uint32_t address) noexcept 
         return verdict.GOES_ON
     outcome = choose_hop(p, packet, address)
     if outcome != verdict.GOES_ON:
-        return tell_no_hop(packet, outcome)
+        return tell_no_hop(p, packet, address, outcome)
     return may_leave(p, packet)
 
 

@@ -12,11 +12,13 @@ cdef enum:
     HOP_SOURCES = 1024          # buckets of those who want next hops
 
 cdef enum:                 # kinds of routes
-    ROUTE_UNICAST = 1           # 0: unreachable
+    ROUTE_UNICAST = 1           # 0: there is none
     ROUTE_LOCAL = 2
     ROUTE_BROADCAST = 3
     ROUTE_MULTICAST = 4
     ROUTE_BLACKHOLE = 5
+    ROUTE_UNREACHABLE = 6
+    ROUTE_PROHIBIT = 7
 
 cdef enum:                 # states of next hops
     HOP_INCOMPLETE = 0

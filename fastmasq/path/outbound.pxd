@@ -2,15 +2,15 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from fastmasq.path cimport filter, followed, hairpin, leave, links, masquerade, ownership, plain, portless, route, trackers
-from fastmasq.path cimport tunnelled, verdict
+from fastmasq.path cimport filter, followed, hairpin, leave, masquerade, ownership, plain, portless, route, trackers, tunnelled
+from fastmasq.path cimport verdict
 from fastmasq.path.ownership cimport Owner
-from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_SESSION, Packet, refused
+from fastmasq.path.packet cimport KIND_ICMP_ERROR, KIND_ICMP_OTHER, KIND_SESSION, Packet
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys, mappings, opening, rows, sessions
 from fastmasq.table.table cimport Table
-from fastmasq.wire cimport icmp, numbers, tcp
+from fastmasq.wire cimport numbers, tcp
 
 
 # -- on, by policy ---------------------------------------------------------------------------------------------------
@@ -57,13 +57,6 @@ cdef inline Outcome forward_new(Path *p, Packet *packet) noexcept nogil:
     return plain.forward_plain(p, packet) if side == keys.INSIDE else verdict.POLICY_REFUSED
 
 
-cdef inline Outcome refuse_route(Packet *packet) noexcept nogil:
-    """Drop a packet whose destination no route leads to, and say so unless that is wanted (RFC 1812 section 5.2.7.1)."""
-    if packet.route.kind == links.ROUTE_BLACKHOLE:
-        return verdict.NO_ROUTE
-    return refused(packet, verdict.NO_ROUTE, icmp.DESTINATION_UNREACHABLE, icmp.NET_UNREACHABLE, 0)
-
-
 # -- to an address of ours -------------------------------------------------------------------------------------------
 
 cdef inline uint32_t find_target(const Table *t, uint32_t receiver, const Packet *packet) noexcept nogil:
@@ -102,7 +95,7 @@ cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
 
 cdef inline Outcome take(Path *p, Packet *packet, Owner owner) noexcept nogil:
     if owner == ownership.OWNER_NONE:
-        return forward_new(p, packet) if route.leads_on(packet.route) else refuse_route(packet)
+        return forward_new(p, packet) if route.leads_on(packet.route) else leave.refuse_route(packet, packet.route)
     if owner == ownership.OWNER_TRACKER:
         return tunnelled.no_row(packet)         # the guard keeps it from the host
     return take_to_endpoint(p, packet) if owner == ownership.OWNER_ENDPOINT else verdict.DELIVERED

@@ -21,8 +21,15 @@ LINK = np.dtype(
         ("reserved", "u1", 3),
     ]
 )
-ROUTE = np.dtype([("gateway", "u4"), ("mtu", "u4"), ("kind", "u1"), ("link", "u1"), ("reserved", "u1", 2)])
-ROUTE_KINDS = {"unreachable": 0, "unicast": 1, "local": 2, "broadcast": 3, "multicast": 4, "blackhole": 5}
+ROUTE = np.dtype(
+    [("gateway", "u4"), ("mtu", "u4"), ("source", "u4"), ("kind", "u1"), ("link", "u1"), ("reserved", "u1", 2)]
+)
+ROUTE_KINDS = {
+    name: number
+    for number, name in enumerate(
+        ("none", "unicast", "local", "broadcast", "multicast", "blackhole", "unreachable", "prohibit")
+    )
+}
 HOP = np.dtype(
     [
         ("header", "u1", LINK_HEADER),

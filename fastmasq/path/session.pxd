@@ -203,7 +203,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     if outcome == verdict.GOES_ON:
         outcome = choose_flow_hop(p, packet, s, direction)
     if outcome != verdict.GOES_ON:
-        return leave.tell_no_hop(packet, outcome)
+        return leave.tell_no_hop(p, packet, s.flow[direction].daddr, outcome)
     if packet.guessed and s.flow[direction].path_mtu:
         mind_path_mtu(packet, s.flow[direction].path_mtu)
     outcome = leave.may_leave(p, packet)

@@ -95,7 +95,7 @@ cdef inline Outcome turn_round(Path *p, Packet *packet, Way *sent) noexcept nogi
     if outcome == verdict.GOES_ON:
         outcome = choose_way_hop(p, packet, received)
     if outcome != verdict.GOES_ON:
-        return leave.tell_no_hop(packet, outcome)
+        return leave.tell_no_hop(p, packet, received.daddr, outcome)
     outcome = leave.may_leave(p, packet)
     if outcome != verdict.GOES_ON:
         return outcome
@@ -120,7 +120,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     if outcome != verdict.GOES_ON:
         if direction == rows.OUTBOUND and route.route_towards(p, packet, way.daddr).kind == links.ROUTE_LOCAL:
             return turn_round(p, packet, way)
-        return leave.tell_no_hop(packet, outcome)
+        return leave.tell_no_hop(p, packet, way.daddr, outcome)
     outcome = leave.may_leave(p, packet)
     if outcome == verdict.GOES_ON and p.chains != NULL and direction == rows.OUTBOUND and not p.chains.default_forward:
         outcome = filter.ask_forward(p, packet)

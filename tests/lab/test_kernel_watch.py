@@ -14,7 +14,7 @@ import pytest
 
 from fastmasq.kernel import netlink
 from fastmasq.kernel.links import UNSUPPORTED
-from fastmasq.kernel.routes import BLACKHOLE, BROADCAST, LOCAL, UNICAST, UNREACHABLE, Route
+from fastmasq.kernel.routes import BLACKHOLE, BROADCAST, LOCAL, NONE, PROHIBIT, UNICAST, Route
 from fastmasq.kernel.watch import Watch
 from tests.support.harness import address
 from tests.support.namespaces import Gateway, Namespace, join, open_tun
@@ -96,7 +96,7 @@ def test_outside_may_come_later_and_go(watched: Watched) -> None:
     watch = watched.watch()
     assert watch.snapshot().external_address is None
     assert watch.snapshot().links[1].ifindex == 0
-    assert find(watch, "199.0.0.1").kind == UNREACHABLE
+    assert find(watch, "199.0.0.1").kind == NONE
     assert watch.complaints() == []
     join(watched.host, "eth1", watched.outside, "eth0")
     watched.host.ip("addr add 200.200.200.200/24 dev eth1")
@@ -164,12 +164,12 @@ def test_routes_and_their_attributes(watched: Watched) -> None:
     settle(watch)
     assert find(watch, "172.16.0.1")[2:] == (UNICAST, eth0, address("10.0.0.2"), 1300, address("10.0.0.1"))
     assert find(watch, "198.18.0.1").kind == BLACKHOLE
-    assert find(watch, "198.51.100.1").kind == UNREACHABLE
+    assert find(watch, "198.51.100.1").kind == PROHIBIT
     assert find(watch, "203.0.113.1").gateway == address("200.200.200.1"), "other tables and TOS are policy routing"
-    assert find(watch, "100.100.0.1").kind == UNREACHABLE, "no next hop over IPv6"
+    assert find(watch, "100.100.0.1").kind == NONE, "no next hop over IPv6"
     assert find(watch, "100.64.0.1").gateway == address("200.200.200.1"), "table main comes before default"
     watched.host.ip("route delete default")
-    follow(watch, lambda: find(watch, "199.0.0.1").kind == UNREACHABLE)
+    follow(watch, lambda: find(watch, "199.0.0.1").kind == NONE)
     assert find(watch, "100.64.0.1").gateway == address("10.0.0.9")
     watched.host.ip("route replace 172.16.0.0/12 via 10.0.0.4")
     follow(watch, lambda: find(watch, "172.16.0.1")[3:6] == (eth0, address("10.0.0.4"), 0))

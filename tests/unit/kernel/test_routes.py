@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fastmasq.kernel.routes import (
     LAST_ADDRESS,
     LOCAL,
+    NONE,
+    PROHIBIT,
     THROW,
     UNICAST,
     UNREACHABLE,
@@ -24,7 +26,7 @@ from fastmasq.kernel.routes import (
 from fastmasq.kernel.rtnetlink import TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN
 from tests.support.harness import address
 
-NOWHERE = (UNREACHABLE, 0, 0, 0, 0)
+NOWHERE = (NONE, 0, 0, 0, 0)
 
 
 def route(prefix: str, table: int = TABLE_MAIN, metric: int = 0, kind: str = UNICAST, **rest: int) -> KernelRoute:
@@ -62,7 +64,7 @@ def kernel_routes(draw: st.DrawFn) -> KernelRoute:
         destination=destination & LAST_ADDRESS,
         length=length,
         metric=draw(st.integers(0, 3)),
-        kind=draw(st.sampled_from((UNICAST, UNICAST, LOCAL, UNREACHABLE, THROW))),
+        kind=draw(st.sampled_from((UNICAST, UNICAST, LOCAL, UNREACHABLE, PROHIBIT, THROW))),
         ifindex=draw(st.integers(1, 3)),
         gateway=draw(st.integers(0, 3)),
     )
@@ -82,7 +84,7 @@ def test_flattened_equals_longest_prefix_match(routes: list[KernelRoute], elsewh
 
 
 def test_no_routes_at_all() -> None:
-    assert flatten([]) == (Route(0, LAST_ADDRESS, UNREACHABLE),)
+    assert flatten([]) == (Route(0, LAST_ADDRESS, NONE),)
 
 
 def test_lowest_metric_wins_then_the_kernel_order() -> None:

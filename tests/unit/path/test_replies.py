@@ -100,16 +100,18 @@ def test_a_packet_whose_time_has_run_out_refreshes_no_session(protocol: int) -> 
     assert [(session["packets_out"], session["packets_in"]) for session in harness.sessions()] == before
 
 
-@pytest.mark.parametrize(("kind", "answered"), [("unreachable", True), ("blackhole", False)])
-def test_no_route(kind: str, answered: bool) -> None:
-    """RFC 1812 section 5.2.7.1: net unreachable; a blackhole swallows in silence."""
-    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain(kind))])
+@pytest.mark.parametrize("of_session", [False, True])
+@pytest.mark.parametrize(("kind", "code"), [("none", NET), ("unreachable", 1), ("prohibit", 13), ("blackhole", None)])
+def test_no_route(kind: str, code: int | None, of_session: bool) -> None:
+    """RFC 1812 section 5.2.7.1, in the kernel's words (ip-route(8)); a blackhole swallows in silence."""
+    harness = opened(UDP) if of_session else Harness()
+    harness.set_routes([*HOWTO_ROUTES, ("199.0.0.0/24", plain(kind))])
     packet = udp(HERE, THERE)
-    if answered:
-        reason, error = refused(harness, INSIDE, packet)
-        is_error(error, 3, NET, packet)
-    else:
+    if code is None:
         reason = dropped(harness, INSIDE, packet)
+    else:
+        reason, error = refused(harness, INSIDE, packet)
+        is_error(error, 3, code, packet)
     assert reason == "no_route"
 
 
@@ -210,12 +212,12 @@ def test_never_about_an_icmp_error(kind: int) -> None:
 @pytest.mark.parametrize("kind", [5, 9, 40, 255])
 def test_never_about_an_icmp_type_that_may_be_an_error(kind: int) -> None:
     """RFC 1812: an unknown type is treated like an error."""
-    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("unreachable"))])
+    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("none"))])
     assert dropped(harness, INSIDE, icmp(HOST, SERVER, kind, payload=bytes(20))) == "no_route"
 
 
 def test_but_about_icmp_queries_and_replies() -> None:
-    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("unreachable"))])
+    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("none"))])
     for kind in (8, 0, 13, 14):
         packet = ping(HOST, SERVER, 1, kind=kind)
         reason, error = refused(harness, INSIDE, packet)
@@ -225,7 +227,7 @@ def test_but_about_icmp_queries_and_replies() -> None:
 
 @pytest.mark.parametrize(("offset", "answered"), [(0, True), (8, False), (65472, False)])
 def test_never_about_a_later_fragment(offset: int, answered: bool) -> None:
-    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("unreachable"))])
+    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("none"))])
     packet = ipv4(HOST, SERVER, UDP, udp(HERE, THERE, bytes(24))[20:], offset=offset, mf=offset < 100)
     if answered:
         reason, error = refused(harness, INSIDE, packet)
@@ -237,7 +239,7 @@ def test_never_about_a_later_fragment(offset: int, answered: bool) -> None:
 
 @pytest.mark.parametrize("packet_type", [1, 2])
 def test_never_about_a_link_broadcast(packet_type: int) -> None:
-    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("unreachable"))])
+    harness = Harness(routes=[*HOWTO_ROUTES, ("199.0.0.0/24", plain("none"))])
     harness.inject(INSIDE, udp(HERE, THERE, ttl=1), packet_type=packet_type)
     assert harness.run() == []
 

@@ -58,6 +58,10 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
     ctx.exit(0 if is_ready else 1)
 
 
+def _is_ready(found: list[tuple[str, str]]) -> bool:
+    return not any(severity in ("error", "problem") for severity, _ in found)
+
+
 def _print(config: str, found: list[tuple[str, str]]) -> None:
     """Print the findings, each with its severity, as JSON."""
     from fastmasq.cli.render import print_json

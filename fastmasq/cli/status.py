@@ -117,6 +117,8 @@ def _facts(report: dict[str, Any]) -> Any:
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")
+    for rule in report["ip_rules"]:
+        table.add_row("Not followed", f"ip rule {rule}")
     table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))
     return table
 

@@ -107,6 +107,8 @@ class Gateway:
             self.watch.read(now_ns())
         if self.watch.snapshot().external_address is None:
             log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+        for rule in self.host.unfollowed():
+            log.warning("ip rule %s: not followed; packets go by the tables local, main and default", rule)
         self.follow()
 
     # -- policy ----------------------------------------------------------------------------------------------------

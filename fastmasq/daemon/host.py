@@ -15,7 +15,8 @@ from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports, proxies, resets
 from fastmasq.errors import KernelError
-from fastmasq.kernel import features, offloads, sysctl
+from fastmasq.kernel import features, ip_rules, offloads, sysctl
+from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import NoGuard

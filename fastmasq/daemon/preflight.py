@@ -31,12 +31,17 @@ from fastmasq.ring.packet_socket import MODES, open_tap
 from fastmasq.units import format_count
 
 FEW_PORTS = 4096  # the range of 1999
+MOST_ADDRESSES = 1 << 31  # a default route may be two halves
 BYTES_PER_SESSION = 260  # when the table is full; see the manual
 PRIVATE = ((0x0A000000, 0x0AFFFFFF), (0xAC100000, 0xAC1FFFFF), (0xC0A80000, 0xC0A8FFFF))  # RFC 1918
 
 
 class Finding(NamedTuple):
-    """One thing to know: severity "error" (it will not run), "warning" (it will, but) or "note"."""
+    """One thing to know, by severity.
+
+    "error": it will not run; "problem": it will, but packets do not go where they should; "warning": it will, but;
+    "note".
+    """
 
     severity: str
     text: str
@@ -84,6 +89,18 @@ def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
         elif link.role == "outside" and any(low <= link.addresses[0].address <= high for low, high in PRIVATE):
             yield Finding("note", f"{link.name} (outside) has a private address: another NAT is before the internet")
+
+
+def _routing(watch: Watch) -> Iterator[Finding]:
+    """Look for a way to the internet, and for routing that we do not follow."""
+    links, routes = watch.snapshot().links, watch.snapshot().routes
+    for link in links:
+        over = (route for route in routes if route.kind == UNICAST and route.ifindex == link.ifindex)
+        leads = sum(route.last - route.first + 1 for route in over)
+        if link.role == "outside" and link.ifindex and leads < MOST_ADDRESSES:
+            yield Finding("problem", f"no default route leads over {link.name} (outside): see `ip route`")
+    for rule in ip_rules.concerning([link.name for link in links]):
+        yield Finding("problem", f"ip rule {rule}: not followed; packets go by the tables local, main and default")
 
 
 def _rings(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ NETWORK = ipaddress.IPv4Network("169.254.255.0/24")
 FIRST, COUNT = int(NETWORK[1]), NETWORK.num_addresses - 2
 
 _MAC = bytes.fromhex("02666d000001")  # of both ends: the host, which asks for no address, then writes the right one
-_TABLE = 6160  # of routing, with one route
+TABLE = 6160  # of routing, with one route
 _PRIORITY = 1  # of the rule, next to that of the table local
 
 _IFF_NOARP = 0x80
@@ -126,7 +126,7 @@ def _ways(host: int, ours: int) -> list[tuple[int, bytes]]:
     everything = rtnetlink.RTMSG.pack(
         family=socket.AF_INET, protocol=rtnetlink.RTPROT_STATIC, scope=rtnetlink.SCOPE_LINK, kind=rtnetlink.RTN_UNICAST
     )
-    everything += netlink.number(rtnetlink.RTA_TABLE, _TABLE) + out_there
+    everything += netlink.number(rtnetlink.RTA_TABLE, TABLE) + out_there
     neighbour = rtnetlink.NDMSG.pack(family=socket.AF_INET, ifindex=ours, state=_PERMANENT)
     neighbour += netlink.attribute(rtnetlink.NDA_DST, first) + netlink.attribute(rtnetlink.NDA_LLADDR, _MAC)
     return [
@@ -154,4 +154,4 @@ def _rule() -> bytes:
     header = rtnetlink.FIB_RULE_HDR.pack(family=socket.AF_INET, source_length=NETWORK.prefixlen, action=_TO_TABLE)
     source = netlink.attribute(rtnetlink.FRA_SRC, NETWORK.network_address.packed)
     priority = netlink.number(rtnetlink.FRA_PRIORITY, _PRIORITY)
-    return header + source + priority + netlink.number(rtnetlink.FRA_TABLE, _TABLE)
+    return header + source + priority + netlink.number(rtnetlink.FRA_TABLE, TABLE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fastmasq.kernel import netlink, rtnetlink
@@ -40,7 +40,10 @@ _RTNEXTHOP = struct.Struct("=HBBi")  # length with the attributes that follow, f
 
 
 class KernelRoute(NamedTuple):
-    """One route as the kernel has it. `mtu` and `metric` are 0 when unset; `gateway` 0 means on-link."""
+    """One route as the kernel has it. `mtu` and `metric` are 0 when unset; `gateway` 0 means on-link.
+
+    `hops` has (ifindex, gateway) of all that are usable of a route with several next hops, the one named by it first.
+    """
 
     table: int
     destination: int
@@ -51,6 +54,7 @@ class KernelRoute(NamedTuple):
     gateway: int = 0
     mtu: int = 0
     source: int = 0
+    hops: tuple[tuple[int, int], ...] = ()
 
 
 class Route(NamedTuple):
@@ -92,6 +96,7 @@ def read_route(message: bytes) -> KernelRoute:
     values = rtnetlink.RTMSG.attributes(message)
     kind = _KINDS.get(kind_number, NONE)
     ifindex, gateway = netlink.read_number(values, rtnetlink.RTA_OIF), 0
+    hops: tuple[tuple[int, int], ...] = ()
     if kind == UNICAST:
         hops = tuple(_next_hops(values, flags))
         kind, ifindex, gateway = (UNICAST, *hops[0]) if hops else (NONE, 0, 0)
@@ -105,6 +110,7 @@ def read_route(message: bytes) -> KernelRoute:
         gateway=gateway,
         mtu=netlink.read_number(netlink.attributes(values.get(rtnetlink.RTA_METRICS, b"")), rtnetlink.RTAX_MTU),
         source=netlink.read_address(values, rtnetlink.RTA_PREFSRC),
+        hops=hops if len(hops) > 1 else (),
     )
 
 
@@ -130,14 +136,21 @@ def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tu
 def flatten(routes: Sequence[KernelRoute], ours: Collection[int] = ()) -> tuple[Route, ...]:
     """Return disjoint intervals, sorted, that cover 0..2^32-1; where no route matches, the kind is NONE.
 
-    Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Neighbouring intervals
-    with the same outcome are merged.
+    Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Of several next hops
+    the first one counts that leads over an interface in `ours`, without one of those the first of all. Neighbouring
+    intervals with the same outcome are merged.
     """
+    routes = [_over(route, ours) if route.hops else route for route in routes]
     intervals = _sweep(route for route in routes if route.table != rtnetlink.TABLE_DEFAULT)
     fallback = [route for route in routes if route.table == rtnetlink.TABLE_DEFAULT]
     if fallback:
         intervals = _fill_holes(intervals, _sweep(fallback))
     return tuple(_as_routes(intervals))
+
+
+def _over(route: KernelRoute, ours: Collection[int]) -> KernelRoute:
+    ifindex, gateway = next((hop for hop in route.hops if hop[0] in ours), route.hops[0])
+    return route._replace(ifindex=ifindex, gateway=gateway, hops=())
 
 
 # Between the steps an interval is (first, last, route), with None for a hole: no route, or a throw.

@@ -70,6 +70,7 @@ class Watch:
 
         self._interfaces: dict[int, Interface] = {}
         self._ours: set[int] = set()  # ifindexes of our links
+        self._routed_over: set[int] = set()  # those when routes were flattened last
         self._addresses: dict[int, list[InterfaceAddress]] = {}
         self._kernel_routes: dict[bytes, KernelRoute] = {}  # by the message's body, in the kernel's order
         self._neighbours = NeighbourTable()
@@ -182,6 +183,7 @@ class Watch:
             return
         new = ours - self._ours
         self._ours = ours
+        self._routes_stale = True  # one of several next hops may be ours now, or no longer
         self._neighbours.keep_only(ours)
         self._addresses_stale = True
         if new:
@@ -244,6 +246,7 @@ class Watch:
                 current[body] = known.get(body) or routes.read_route(message)
         self._routes_stale = False
         self._kernel_routes = current
-        if list(current) == list(known) and self._snapshot.routes:
+        if (list(current), self._ours) == (list(known), self._routed_over) and self._snapshot.routes:
             return self._snapshot.routes
-        return routes.flatten(list(current.values()))
+        self._routed_over = self._ours
+        return routes.flatten(list(current.values()), self._ours)

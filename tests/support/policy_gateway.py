@@ -42,10 +42,15 @@ class Watch:
 
     def announce(self, outside: str | None, *others: str) -> None:
         ours = [address(text) for text in (INSIDE_ADDRESS, outside, *others) if text]
-        external = address(outside) if outside else None
-        links = (_link("eth0", "inside", INSIDE_ADDRESS), _link("eth1", "outside", outside))
-        routes = tuple(Route(one, one, "local") for one in ours)
-        self.announced = Snapshot(self._snapshot.generation + 1, links, routes, external)
+        links = (_link("eth0", "inside", INSIDE_ADDRESS, 1), _link("eth1", "outside", outside, 2))
+        routes = flatten(
+            [
+                KernelRoute(TABLE_MAIN, 0, 0, 0, UNICAST, 2, address("200.200.200.1")),
+                KernelRoute(TABLE_MAIN, address("10.0.0.0"), 8, 0, UNICAST, 1),
+                *(KernelRoute(TABLE_LOCAL, one, 32, 0, LOCAL) for one in ours),
+            ]
+        )
+        self.announced = Snapshot(self._snapshot.generation + 1, links, routes)
 
     def read(self, now: int) -> None:
         if self.announced is not None:

@@ -243,6 +243,14 @@ def test_check_fails_where_something_is_lacking(run, found, file):
     assert (result.exit_code, result.stdout) == (1, "error: eth1: no such link; see `ip link`\n")
 
 
+def test_check_is_not_ready_where_packets_would_go_another_way(run, found, file):
+    found.append(Finding("problem", "no default route leads over eth1 (outside): see `ip route`"))
+    result = run("check", "-c", file(GOOD))
+    assert (result.exit_code, result.stdout) == (
+        1, "problem: no default route leads over eth1 (outside): see `ip route`\n",
+    )  # fmt: skip
+
+
 def test_check_prints_every_mistake_as_editors_read_them(run, found, file):
     path = file("[interface]\n[vpn]\npptp = 1\n")
     result = run("check", "-c", path)

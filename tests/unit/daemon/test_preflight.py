@@ -65,6 +65,23 @@ def test_another_nat_before_the_internet(gateway: Gateway, address: str, private
     assert any("private address" in text for text in texts(found(), "note")) == private
 
 
+def test_no_default_route_over_the_outside_link(gateway: Gateway) -> None:
+    assert texts(found(), "problem") == []
+    gateway.host.ip("route delete default")
+    assert texts(found(), "problem") == ["no default route leads over eth1 (outside): see `ip route`"]
+    assert texts(found(outside="ppp0"), "problem") == []
+    for half in ("0.0.0.0/1", "128.0.0.0/1"):
+        gateway.host.ip(f"route add {half} via 200.200.200.1")
+    assert texts(found(), "problem") == []
+
+
+def test_policy_routing_that_is_not_followed(gateway: Gateway) -> None:
+    gateway.host.ip("rule add priority 77 from 10.0.0.0/24 lookup 100")
+    assert texts(found(), "problem") == [
+        "ip rule 77: from 10.0.0.0/24 lookup 100: not followed; packets go by the tables local, main and default"
+    ]
+
+
 @pytest.mark.parametrize("mode", ["auto", "v2", "v3", "socket"])
 def test_ring_modes_that_work_are_not_mentioned(gateway: Gateway, mode: str) -> None:
     assert not any("ring mode" in text for text in texts(found("rings", mode=mode), "error"))

@@ -122,6 +122,14 @@ def test_table_default_only_fills_holes() -> None:
     assert lookup(intervals, address("11.0.0.0"))[1] == 9
 
 
+def test_of_several_next_hops_the_one_on_our_links_counts() -> None:
+    """As with `ip route add default nexthop dev eth2 nexthop dev eth1` where eth1 is our outside link."""
+    several = route("0.0.0.0/0", ifindex=4, gateway=9, hops=((4, 9), (3, 8), (2, 7)))
+    routes = [several, route("10.0.0.0/8", ifindex=5)]
+    for ours, expected in (({2}, (2, 7)), ({2, 3}, (3, 8)), ({4, 2}, (4, 9)), ({5}, (4, 9)), (set(), (4, 9))):
+        assert lookup(flatten(routes, ours), address("199.0.0.1"))[1:3] == expected
+
+
 @pytest.mark.timeout(60)  # with the square of their number it would take much longer
 def test_ten_thousand_routes_flatten() -> None:
     chance = random.Random(1)

@@ -1,0 +1,55 @@
+"""Rules of policy routing, as `ip rule` sets them: which concern a gateway, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fastmasq.kernel.ip_rules import concerning
+from tests.support.namespaces import Namespace
+
+LINKS = ("eth0", "eth1")
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    namespace = Namespace()
+    yield namespace
+    namespace.remove()
+
+
+RULES = [
+    ("from 10.0.0.0/24 lookup 100", "from 10.0.0.0/24 lookup 100"),
+    ("from 10.0.0.9 to 192.0.2.0/24 lookup 1000", "from 10.0.0.9 to 192.0.2.0/24 lookup 1000"),
+    ("not fwmark 0xca6c lookup 51820", "not from all fwmark 0xca6c lookup 51820"),
+    ("fwmark 1/0xff iif eth0 lookup 7", "from all fwmark 0x1/0xff iif eth0 lookup 7"),
+    ("tos 0x10 lookup 7", "from all tos 0x10 lookup 7"),
+    ("ipproto tcp dport 25 prohibit", "from all ipproto 6 dport 25 prohibit"),
+    ("sport 1-9 to 192.0.2.1 blackhole", "from all to 192.0.2.1 sport 1-9 blackhole"),
+    ("iif eth1 unreachable", "from all iif eth1 unreachable"),
+    ("goto 32767", "from all goto 32767"),
+    ("lookup main suppress_prefixlength 0", None),  # what goes on is followed
+    ("from 10.0.0.0/24 lookup main", None),
+    ("from 10.0.0.0/24 nop", None),
+    ("iif eth7 lookup 100", None),
+    ("iif lo lookup 100", None),
+    ("oif eth1 lookup 100", None),
+    ("uidrange 0-99 lookup 100", None),
+]
+
+
+def test_which_rules_concern_us(host: Namespace) -> None:
+    for rule, shown in RULES:
+        host.ip(f"rule add priority 500 {rule}")
+        with host.entered():
+            assert concerning(LINKS) == ([f"500: {shown}"] if shown else []), rule
+        host.ip("rule delete priority 500")
+
+
+def test_the_kernels_own_rules_and_ours_do_not(host: Namespace) -> None:
+    with host.entered():
+        assert concerning(LINKS) == []
+    host.sh("ip rule add priority 1 from 169.254.255.0/24 lookup 6160; ip rule add l3mdev")
+    with host.entered():
+        assert concerning(LINKS) == []

@@ -108,7 +108,7 @@ def _facts(report: dict[str, Any]) -> Any:
     table.show_header = False
     table.columns[0].style = "bold"
     table.columns[1].no_wrap = False
-    address = external["address"] or "none: no session can be opened until the outside link has an address"
+    address = ", ".join(external["addresses"]) or "none: no session can be opened until the outside link has an address"
     kinds = ", ".join(
         f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp", "other") if sessions[kind] or kind != "other"
     )

@@ -22,6 +22,7 @@ from fastmasq.config.values import (
     DEFAULT_SOCKET,
     SERVICE_SOCKET,
     STATUS_SOCKET,
+    Addresses,
     Bounds,
     Duration,
     FileNames,
@@ -67,6 +68,7 @@ class Timeouts(Section, frozen=True, kw_only=True):
 class Masquerade(Section, frozen=True, kw_only=True):
     """How inside endpoints are shown outside."""
 
+    addresses: Addresses = Addresses()
     ports: PortRanges = PortRanges()
     mapping: Literal["endpoint-independent"] = "endpoint-independent"
     filtering: Literal["address-dependent", "endpoint-independent", "address-and-port-dependent"] = "address-dependent"

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any, Self
 
 from fastmasq.units import format_duration, parse_duration, parse_rate
@@ -123,6 +124,31 @@ class InterfaceNames(tuple[str, ...]):
             if name in names[:index]:
                 raise ValueError(f"names {in_toml(name)} twice; name it once")
         return cls(names)
+
+
+MOST_ADDRESSES = 3  # that masqueraded packets leave with at a time
+
+
+class Addresses(tuple[str, ...]):
+    """IPv4 addresses of hosts, each once, at most MOST_ADDRESSES; none at all is an empty list."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example ["200.200.200.200"]'
+        if not isinstance(written, list):
+            raise ValueError(f"{in_toml(written)} is not a list of addresses; {example}")
+        if len(written) > MOST_ADDRESSES:
+            raise ValueError(f"names {len(written)} addresses; at most {MOST_ADDRESSES} are used at a time")
+        for index, text in enumerate(written):
+            try:
+                address = IPv4Address(text) if isinstance(text, str) else None
+            except ValueError:
+                address = None
+            if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
+                raise ValueError(f"{in_toml(text)} is not the IPv4 address of a host; {example}")
+            if text in written[:index]:
+                raise ValueError(f"names {in_toml(text)} twice; name it once")
+        return cls(written)
 
 
 class FileNames(tuple[str, ...]):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -173,7 +173,7 @@ class Forwards:
         ]
         absent = [
             f"{forward}: no such address now; it is in force as soon as there is"
-            for forward in self.forwards
+            for forward in about
             if forward.listen not in self.addresses
         ]
         return [*sorted(waiting), *absent]
@@ -225,8 +225,3 @@ def _by_address(endpoints: Iterable[Endpoint]) -> dict[int, np.ndarray]:
             ports[address] = no_ports()
         ports[address][port_class, port] = True
     return ports
-
-
-def _write(endpoint: Endpoint) -> str:
-    address, port_class, port = endpoint
-    return f"{forwards.PROTOCOLS[port_class]} {ipaddress.IPv4Address(address)}:{port}"

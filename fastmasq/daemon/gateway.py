@@ -77,6 +77,7 @@ class Gateway:
         self.by_address: frozenset[int] = frozenset()
         self._leading = leading
         self._local: list[int] = []  # the host's addresses
+        self._pool: tuple[int, ...] = ()  # addresses that inside hosts are dealt out to
         self._is_settled = False
         self._put(declared)
 
@@ -84,7 +85,7 @@ class Gateway:
         if not (settings.vpn.pptp or settings.vpn.ipsec):
             return None
         leads = Leads(self.forwards, self.redirects)
-        return Vpn(settings, self.table, self.forwarder, leads, lambda: self.ports.external)
+        return Vpn(settings, self.table, self.forwarder, leads, self._external_for)
 
     def follows_ipsec(self) -> bool:
         return self.vpn is not None and self.vpn.settings.ipsec
@@ -105,7 +106,7 @@ class Gateway:
         self._look_at_ports()
         if self.host.reach_proxies(self.rules.rule_set, self.forwarder):
             self.watch.read(now_ns())
-        if self.watch.snapshot().external_address is None:
+        if not self._external_addresses():
             log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
         for rule in self.host.unfollowed():
             log.warning("ip rule %s: not followed; packets go by the tables local, main and default", rule)
@@ -130,6 +131,9 @@ class Gateway:
         self._check(old, new)
         with ExitStack() as undo:
             undo.callback(self._settle_again)
+            moves = new.settings.masquerade.addresses != old.settings.masquerade.addresses
+            if moves:
+                undo.callback(self.follow)
             self._change_rules(old, new, undo)
             self._change_forwards(old, new, undo)
             if new.redirects != old.redirects:
@@ -141,7 +145,9 @@ class Gateway:
             self._change_ports(old, new, undo)
             undo.callback(self._go_by, old, new)
             self._go_by(new, old)
-            if self._is_unsettling(old, new):
+            if moves:
+                self.follow()
+            elif self._is_unsettling(old, new):
                 self._settle()
             undo.pop_all()
         self.worker.wake()
@@ -232,16 +238,16 @@ class Gateway:
         before = self.watch.snapshot().generation
         self.watch.read(now_ns())
         if self.watch.snapshot().generation != before:
-            self._say_address(self.watch.snapshot().external_address)
+            self._say_address(next(iter(self._external_addresses()), None))
             self.follow()
 
     def follow(self) -> None:
         """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
         snapshot = self.watch.snapshot()
-        self.links.follow(snapshot)
+        self.links.follow(snapshot, by_next_hop=not self.settings.masquerade.addresses)
         self.host.keep_datagrams_apart(self.links.without_sizes())
         self.rules.follow_links(self.links.views())
-        self.forwards.resolve(rows.addresses_by_name(snapshot))
+        self.forwards.resolve(self._addresses_by_name())
         self._local = rows.local_addresses(snapshot.routes)
         self._settle()
         self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
@@ -272,7 +278,7 @@ class Gateway:
         """
         self._is_settled = False
         before = self.ports.led_inside()
-        self.ports.move(self.watch.snapshot().external_address)
+        self.ports.move(*self._external_addresses())
         self.ports.reserve(self.triggers.ports() | self.marks.ports(self.rules.rule_set), self.triggers.keeping())
         self.ports.forward(self.forwards.wanted_ports())
         self._look_at_spare_ports()
@@ -332,18 +338,30 @@ class Gateway:
         """Have the table make new mappings on the external address, and forwards listen where they are wanted."""
         address = self.ports.external
         self.forwards.withdraw()
-        with self.forwarder.locked():
-            stale = self.table.set_external(address, self.ports.for_mappings(address))
-        for listen in self.forwards.listening():
-            with self.forwarder.locked():
-                self.table.hold_external(listen, self.ports.for_mappings(listen))
+        stale = self._allow()
         self.forwards.place()
         if address is None:
             return
-        used = {*stale, *(self.vpn.addresses() if self.vpn else ())} - {address}
+        used = {*stale, *(self.vpn.addresses() if self.vpn else ())} - {*self.ports.externals}
         for old in sorted(used - self.forwards.listening()):  # what a forward that has gone leaves lives on (PF-9)
             if old in self.ports.former or old not in self._local:
                 departure.leave(self.table, self.forwarder, self.vpn, self.host, self._policy.dynaddr, old, address)
+
+    def _allow(self) -> list[int]:
+        """Have the table know our addresses, and which ports it may give; return those that sessions are left on."""
+        address, beside = self.ports.external, {*self.ports.externals[1:], *self.forwards.listening()}
+        pool = self.ports.externals if len(self.settings.masquerade.addresses) > 1 else ()
+        with self.forwarder.locked():
+            if self._pool != pool:
+                self.table.set_pool(())  # its rows may be other addresses' now
+            stale = self.table.set_external(address, self.ports.for_mappings(address), beside)
+        for each in sorted(beside - {address}):
+            with self.forwarder.locked():
+                self.table.hold_external(each, self.ports.for_mappings(each), beside)
+        with self.forwarder.locked():
+            self.table.set_pool(pool)
+        self._pool = pool
+        return stale
 
     def _mapped(self, address: int, ports: np.ndarray) -> np.ndarray:
         """Return which of these ports have mappings on an address."""
@@ -377,9 +395,7 @@ class Gateway:
         if not self._is_settled:
             self._settle_again()
         if self._look_at_ports():
-            address = self.ports.external
-            with self.forwarder.locked():
-                self.table.set_external(address, self.ports.for_mappings(address))
+            self._allow()
         keeping = self.ports.keeps_sources()
         before = self.ports.led_inside() if keeping else None
         self._look_at_spare_ports()

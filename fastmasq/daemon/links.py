@@ -101,14 +101,18 @@ class Links:
             link.close()
         self.attached.clear()
 
-    def follow(self, snapshot: Snapshot) -> None:
-        """Bring the path's links and routes to what the kernel says. Raises FastmasqError, but only at the start."""
+    def follow(self, snapshot: Snapshot, *, by_next_hop: bool) -> None:
+        """Bring the path's links and routes to what the kernel says. Raises FastmasqError, but only at the start.
+
+        by_next_hop: what leaves outside gets the address that fits its route's next hop.
+        """
         self.links = dict(enumerate(snapshot.links))
         fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
         usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
         link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
         local = next((number for number in usable if self.links[number].role == "local"), NO_LINK)
-        first, routes = rows.route_rows(snapshot.routes, link_of_ifindex, local)
+        outside = next(link for link in snapshot.links if link.role == "outside") if by_next_hop else None
+        first, routes = rows.route_rows(snapshot.routes, link_of_ifindex, local, outside)
         with self._forwarder.locked():  # in one go: no route may lead to a link without a sender
             for number, attached in fresh.items():
                 self._hand_over(number, attached)

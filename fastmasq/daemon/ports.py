@@ -34,7 +34,8 @@ class Ports:
       the classes whose outbound sessions may keep a spare port as their source (bool[3]);
     * `trackers`: ports that trackers follow by themselves, such as that of IKE;
     * `forwarded`: the ports that forwards want, by address;
-    * `external`: the address that masqueraded packets leave with; those before it are `former`.
+    * `externals`: the addresses that masqueraded packets leave with, the usual one first, which is `external`; those
+      before them are `former`.
 
     A port that is none of these any more is kept for as long as sessions have it: the host would reset them. `mapped`
     returns which ports of an array have a mapping on an address.
@@ -47,18 +48,21 @@ class Ports:
         self.keeping = np.zeros((len(CLASSES), 1), bool)
         self.trackers = no_ports()
         self.forwarded: Mapping[int, np.ndarray] = {}
-        self.external: int | None = None
+        self.externals: tuple[int, ...] = ()
         self.former: set[int] = set()
         self._mapped = mapped
         self._claimed = no_ports()  # as of the last `take_lost`
         self._in_use = no_ports()  # nobody's any more but for their sessions
 
-    def move(self, external: int | None) -> None:
-        """Masqueraded packets leave with another address from now on, None for none."""
-        if self.external is not None:
-            self.former.add(self.external)
-        self.former.discard(external)
-        self.external = external
+    @property
+    def external(self) -> int | None:
+        return self.externals[0] if self.externals else None
+
+    def move(self, *externals: int) -> None:
+        """Masqueraded packets leave with these addresses from now on."""
+        self.former |= {*self.externals}
+        self.former -= {*externals}
+        self.externals = externals
 
     def leave(self, free: np.ndarray) -> bool:
         """Take what the host leaves to us from now on; return whether that is anything else than before."""
@@ -104,8 +108,8 @@ class Ports:
         masqueraded = self._claim() | self._in_use | self.trackers
         for address in kept.keys() & self.former:
             kept[address] = kept[address] | masqueraded
-        if self.external is not None:
-            kept[self.external] = kept.get(self.external, False) | masqueraded
+        for address in self.externals:
+            kept[address] = kept.get(address, False) | masqueraded
         return dict(sorted(kept.items()))
 
     def take_lost(self) -> np.ndarray:
@@ -113,8 +117,8 @@ class Ports:
         claimed = self._claim()
         gone = (self._claimed | self._in_use) & ~claimed
         still = no_ports()
-        if self.external is not None and gone.any():
-            still = self._mapped(self.external, gone)
+        for address in self.externals if gone.any() else ():
+            still |= self._mapped(address, gone)
         lost = still & ~self._in_use
         self._claimed, self._in_use = claimed, still
         return lost

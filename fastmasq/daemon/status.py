@@ -73,6 +73,7 @@ class Status:
             "guard": {"backend": guard.backend, "detail": guard.describe()},
             "external": {
                 "address": None if external is None else str(IPv4Address(external)),
+                "addresses": [str(IPv4Address(address)) for address in gateway.ports.externals],
                 "ports": format_ports(gateway.ports.free[0] & gateway.ports.free[1]),
             },
             "sessions": {

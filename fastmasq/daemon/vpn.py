@@ -84,7 +84,7 @@ def followable(settings: Settings, *, observes: bool) -> Settings:
 
 
 class Vpn:
-    """The trackers of one gateway. `address` returns the address that masqueraded packets leave with now, or None."""
+    """The trackers of one gateway. `address` returns the one that a host's packets leave with now, or None."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Vpn:
         table: MasqTable,
         forwarder: Forwarder,
         forwards: Leads,
-        address: Callable[[], int | None],
+        address: Callable[..., int | None],
     ) -> None:
         self.settings = settings.vpn
         self.table = table
@@ -173,14 +173,14 @@ class Vpn:
 
     def _gre(self, side: int, source: int, destination: int, call_id: int, now: int) -> Decision:
         if side == OUTBOUND:
-            return self.calls.outbound(source, self.address(), destination, call_id, now)
+            return self.calls.outbound(source, self.address(source), destination, call_id, now)
         redirect = self.forwards.redirected(GRE, source)
         return _or_drop(self.calls.inbound(source, destination, call_id, now, redirect), "gre_no_row")
 
     def _esp(self, side: int, source: int, destination: int, spi: int, sequence: int, now: int) -> Decision:
         if side == OUTBOUND:
             known = self.ipsec.esp.masq_of(source, destination, spi)
-            masq = self._masq(self.ipsec.masq_with(source, destination) if known is None else known)
+            masq = self._masq(source, self.ipsec.masq_with(source, destination) if known is None else known)
             return self.ipsec.esp_outbound(source, masq, destination, spi, sequence, now)
         redirect = self.forwards.redirected(ESP, source)
         return _or_drop(self.ipsec.esp_inbound(source, destination, spi, sequence, now, redirect), "esp_no_row")
@@ -191,17 +191,17 @@ class Vpn:
         header = read_isakmp(payload[_UDP_LENGTH:])
         if side == OUTBOUND:
             if header is None:
-                return Decision(to=(self.address(),))
-            masq = self._masq(self.ipsec.exchanges.masq_of(source, destination, header))
+                return Decision(to=(self.address(source),))
+            masq = self._masq(source, self.ipsec.exchanges.masq_of(source, destination, header))
             return self.ipsec.isakmp_outbound(source, masq, destination, header, now)
         if header is None:
             return self._to(self.ipsec.exchanges.host_of(source, destination, None))
         redirect = self.forwards.target_of(destination, "udp", ISAKMP_PORT)
         return _or_drop(self.ipsec.isakmp_inbound(source, destination, header, now, redirect), "isakmp_no_row")
 
-    def _masq(self, known: int | None) -> int:
+    def _masq(self, host: int, known: int | None) -> int:
         """Return the address that a packet leaves with: that of its row, which `move` keeps right, else the usual."""
-        return self.address() if known is None else known
+        return self.address(host) if known is None else known
 
     def _quote(self, side: int, packet: bytes) -> Decision:
         """Decide about an ICMP error that quotes ISAKMP, or ESP that is not settled: whose packet it was (C-48)."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastmasq.kernel import links, neighbours, netlink, routes, rtnetlink
-from fastmasq.kernel.addresses import InterfaceAddress, address_request, primary, read_addresses
+from fastmasq.kernel.addresses import InterfaceAddress, address_request, read_addresses
 from fastmasq.kernel.alarm import Alarm
 from fastmasq.kernel.links import Interface, Link
 from fastmasq.kernel.neighbours import Neighbour, NeighbourTable
@@ -43,13 +43,12 @@ class Snapshot:
     """The kernel's state at one moment; a new generation for every change of it.
 
     `links` are the inside links in the order they were named, then the outside one, then that to programs of the host,
-    if one was named. `external_address` is None while the outside link is missing or has no global address.
+    if one was named.
     """
 
     generation: int
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
-    external_address: int | None
 
 
 class Watch:
@@ -76,7 +75,7 @@ class Watch:
         self._neighbours = NeighbourTable()
         self._second_look_ns: int | None = None
         self._links_stale = self._addresses_stale = self._routes_stale = True
-        self._snapshot = Snapshot(0, (), (), None)
+        self._snapshot = Snapshot(0, (), ())
         self._update(everything=True)
 
     def close(self) -> None:
@@ -202,11 +201,10 @@ class Watch:
         if self._routes_stale or everything:
             flattened = self._dump_routes()
         our_links = tuple(self._link(name, role) for name, role in self._roles)
-        external_address = next(primary(link.addresses) for link in our_links if link.role == "outside")
         old = self._snapshot
-        if not everything and (our_links, flattened, external_address) == (old.links, old.routes, old.external_address):
+        if not everything and (our_links, flattened) == (old.links, old.routes):
             return False
-        self._snapshot = Snapshot(old.generation + 1, our_links, flattened, external_address)
+        self._snapshot = Snapshot(old.generation + 1, our_links, flattened)
         return True
 
     def _link(self, name: str, role: str) -> Link:

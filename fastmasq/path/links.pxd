@@ -40,6 +40,7 @@ cdef struct Link:
 cdef struct Route:
     uint32_t gateway            # 0: the destination is on the link
     uint32_t mtu                # 0: the link's
+    uint32_t source             # external address that new sessions by it leave with; 0: that of their inside host
     uint8_t kind                # ROUTE_UNICAST and so on
     uint8_t link
     uint8_t reserved[2]

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastmasq.path cimport hairpin, leave, observation, plain, session, triggers, triggers_and_marks, verdict
+from fastmasq.path cimport hairpin, leave, observation, plain, route, session, triggers, triggers_and_marks, verdict
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.refusal cimport refuse_inside
 from fastmasq.path.state cimport Path
@@ -23,7 +23,8 @@ cdef inline bint keeps_port(Path *p, const Packet *packet) noexcept nogil:
 cdef inline uint32_t sender_mapping(const Path *p, const Packet *packet) noexcept nogil:
     """Return the mapping of a packet's source, or NONE."""
     cdef int port_class = rows.class_of(packet.protocol)
-    return mappings.find_internal(p.table, port_class, packet.ends.saddr, packet.ends.sid,
+    return mappings.find_internal(p.table, mappings.external_for(p.table, packet.ends.saddr), port_class,
+                                  packet.ends.saddr, packet.ends.sid,
                                   mappings.endpoint_hash(p.table, port_class, packet.ends.saddr, packet.ends.sid))
 
 
@@ -51,7 +52,8 @@ cdef inline Outcome open(Path *p, Packet *packet, uint32_t towards, uint8_t flag
     outcome = leave.towards(p, packet, towards)
     if outcome != verdict.GOES_ON:
         return outcome
-    row = opening.open_session(p.table, packet.ends, session.birth_of(p, packet, state, flags), keeps_port(p, packet))
+    row = opening.open_session(p.table, route.external_by(p, packet), packet.ends,
+                               session.birth_of(p, packet, state, flags), keeps_port(p, packet))
     if row == table.REFUSED_HALF_OPEN:
         return answer_stateless(p, packet, flags & rows.SESSION_HAIRPIN)
     if row < 0:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from fastmasq.path cimport leave, ownership, redirects, session, verdict
+from fastmasq.path cimport leave, ownership, redirects, route, session, verdict
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.refusal cimport reason_of, refuse_inside
 from fastmasq.path.redirects cimport Redirect
@@ -35,6 +35,7 @@ cdef inline Outcome masquerade(Path *p, Packet *packet) noexcept nogil:
     """A packet from inside: the host that a redirect gives its protocol to may begin, without one any host."""
     cdef const Redirect *redirect = redirects.find(&p.redirects, packet.protocol, packet.ends.daddr)
     cdef bint may_begin
+    cdef int place
     cdef uint32_t external
     cdef Birth birth
     cdef Outcome outcome
@@ -42,12 +43,13 @@ cdef inline Outcome masquerade(Path *p, Packet *packet) noexcept nogil:
     may_begin = redirect.host == packet.ends.saddr if redirect != NULL else p.redirects.by_address[packet.protocol] != 0
     if not may_begin:
         return verdict.AH_NOT_MASQUERADED if packet.protocol == numbers.AH else verdict.PROTOCOL_NOT_MASQUERADED
-    if p.table.current < 0:
+    place = route.external_by(p, packet)
+    if place < 0:
         return verdict.NO_EXTERNAL_ADDRESS
     outcome = leave.towards(p, packet, packet.ends.daddr)
     if outcome != verdict.GOES_ON:
         return outcome
-    external = p.table.external[p.table.current]
+    external = p.table.external[place]
     birth = session.birth_of(p, packet, rows.PLAIN_ACTIVE, 0)
     if redirect != NULL:
         row = opening.open_redirected(p.table, packet.ends, external, False, birth)

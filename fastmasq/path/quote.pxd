@@ -143,10 +143,11 @@ cdef inline Outcome find_mapping(const Path *p, const Packet *packet, const Quot
     """The same for an error from inside about a packet that came in through a mapping without a session."""
     cdef Table *t = p.table
     cdef int port_class = rows.class_of(quote.protocol)
+    cdef int external = mappings.external_for(t, quote.ends.daddr)
     cdef uint32_t mapping
-    if t.current < 0 or port_class < 0 or (quote.protocol == numbers.ICMP and icmp.is_query(quote.transport[icmp.TYPE])):
+    if external < 0 or port_class < 0 or (quote.protocol == numbers.ICMP and icmp.is_query(quote.transport[icmp.TYPE])):
         return verdict.NO_SESSION
-    mapping = mappings.find_internal(t, port_class, quote.ends.daddr, quote.ends.did,
+    mapping = mappings.find_internal(t, external, port_class, quote.ends.daddr, quote.ends.did,
                                      mappings.endpoint_hash(t, port_class, quote.ends.daddr, quote.ends.did))
     if mapping == rows.NONE:
         return verdict.NO_SESSION

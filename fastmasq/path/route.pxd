@@ -6,7 +6,7 @@ from fastmasq.path cimport links
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.links cimport Route
 from fastmasq.path.state cimport Path
-from fastmasq.table cimport keys
+from fastmasq.table cimport keys, mappings
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------
@@ -35,6 +35,16 @@ cdef inline const Route *route_of(const Path *p, Packet *packet) noexcept nogil:
 cdef inline const Route *route_towards(const Path *p, Packet *packet, uint32_t address) noexcept nogil:
     """Return the route by which a packet gets to an address: most often its destination."""
     return route_of(p, packet) if address == packet.ends.daddr else find_route(p, address)
+
+
+cdef inline int external_by(const Path *p, Packet *packet) noexcept nogil:
+    """Return the external row that a new session of a packet from inside leaves with, by the way to its destination; or -1.
+
+    That way may want one that fits its next hop; else it is the inside host's.
+    """
+    cdef const Route *way = route_of(p, packet)
+    cdef int row = mappings.external_of(p.table, way.source)
+    return row if row >= 0 else mappings.external_for(p.table, packet.ends.saddr)
 
 
 cdef inline bint leads_on(const Route *route) noexcept nogil:

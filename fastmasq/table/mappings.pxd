@@ -47,6 +47,22 @@ cdef inline int external_of(const Table *t, uint32_t address) noexcept nogil:
     return -1
 
 
+cdef inline int external_for(const Table *t, uint32_t host) noexcept nogil:
+    """Return the external row that an inside host's mappings are on, or -1: of a pool always the same (RFC 4787 REQ-2).
+
+    A keyed hash of both addresses decides, so that what comes into the pool, or leaves it, moves no more hosts than it must.
+    """
+    cdef int row = t.current
+    cdef uint64_t score
+    cdef uint64_t most = 0
+    cdef int i
+    for i in range(t.pool_size):
+        score = siphash.siphash(&t.secret, (<uint64_t>host << 32) | t.external[t.pool[i]], 0x706f6f6c)
+        if i == 0 or score > most:
+            row, most = t.pool[i], score
+    return row
+
+
 cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_class, uint16_t port) noexcept nogil:
     """Return the mapping of an external endpoint, or NONE."""
     cdef int external = external_of(t, address)
@@ -63,14 +79,14 @@ cdef inline uint32_t endpoint_hash(const Table *t, int port_class, uint32_t addr
     return <uint32_t>siphash.siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
 
 
-cdef inline uint32_t find_internal(const Table *t, int port_class, uint32_t address, uint16_t id,
+cdef inline uint32_t find_internal(const Table *t, int external, int port_class, uint32_t address, uint16_t id,
                                    uint32_t hash) noexcept nogil:
-    """Return the mapping of an internal endpoint: on the current external address, or a forward's; or NONE.
+    """Return the mapping of an internal endpoint: on this external address, or a forward's on any; or NONE.
 
     hash is the endpoint's (endpoint_hash).
     """
     cdef uint32_t at = hash & t.mapping_index.mask
-    cdef int pool = pool_of(t.current, port_class)
+    cdef int pool = pool_of(external, port_class)
     cdef uint32_t row
     while True:
         row = t.mapping_index.entries[at].ref
@@ -126,32 +142,31 @@ cdef inline uint32_t ports_left(const Table *t, int pool, bint low) noexcept nog
     return left if low else left - t.pools[pool].free_low
 
 
-cdef inline int64_t take_mapping(Table *t, int port_class, uint32_t host, uint16_t id, uint32_t hash,
+cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_t host, uint16_t id, uint32_t hash,
                                  bint keep) noexcept nogil:
-    """Give the endpoint of a host with this id its external one, with `keep` of the same port if at all possible.
+    """Give the endpoint of a host with this id one on this external address, with `keep` of the same port if possible.
 
     host is the row of the inside host, hash the endpoint's. Returns the row of the mapping, or a Refusal.
     """
     cdef uint32_t address = t.hosts[host].address
     cdef Mapping *mapping
+    cdef int pool = pool_of(external, port_class)
     cdef int port = ports.NO_PORT
     cdef uint32_t row, left
-    if t.current < 0:
-        return table.REFUSED_NO_EXTERNAL
     if t.hosts[host].ports[port_class] >= t.limits.ports_per_host:
         return table.REFUSED_HOST_PORTS
-    left = ports_left(t, pool_of(t.current, port_class), port_class == numbers.CLASS_ICMP or id < ports.LOW_PORTS)
+    left = ports_left(t, pool, port_class == numbers.CLASS_ICMP or id < ports.LOW_PORTS)
     if not hosts.has_share(t, t.hosts[host].ports[port_class], 0, left) and left:
         return table.REFUSED_HOST_PORTS
     if not hosts.has_share(t, 0, hosts.network_of(t, host).ports[port_class], left) and left:
         return table.REFUSED_NETWORK
     if keep:
-        port = keep_port(t, pool_of(t.current, port_class), address, id)
+        port = keep_port(t, pool, address, id)
     if port == ports.NO_PORT:
-        port = choose_port(t, pool_of(t.current, port_class), port_class, address, id)
+        port = choose_port(t, pool, port_class, address, id)
     if port == ports.NO_PORT:
         return table.REFUSED_PORTS_EXHAUSTED
-    row = mapping_row(t.current, port_class, <uint16_t>port)
+    row = mapping_row(external, port_class, <uint16_t>port)
     mapping = &t.mappings[row]
     mapping.address = address
     mapping.id = id

@@ -267,9 +267,10 @@ cdef class MasqTable:
 
     # -- external addresses and ports ---------------------------------------------------------------------------
 
-    def set_external(self, address, allowed):
+    def set_external(self, address, allowed, wanted=()):
         """Use `address` (int, or None while there is none) for new mappings; `allowed` is bool[3][65536] by class.
 
+        The rows of `wanted` addresses are not given up for it.
         Returns the external addresses that are no longer current but still hold mappings.
         """
         cdef Table *t = &self.table
@@ -278,7 +279,7 @@ cdef class MasqTable:
         else:
             row = mappings.external_of(t, address)
             if row < 0:
-                row = self._unused_external()
+                row = self._unused_external(wanted)
                 t.external[row] = address
                 self._forget_holds(row)
             t.current = row
@@ -286,19 +287,32 @@ cdef class MasqTable:
         return [t.external[row] for row in range(EXTERNALS)
                 if t.external[row] and row != t.current and self._holds_mappings(row)]
 
-    def hold_external(self, address, allowed):
-        """Have a row for an address besides the current one, for forwards that listen on it; `allowed` as above."""
+    def hold_external(self, address, allowed, wanted=()):
+        """Have a row for an address besides the current one, for forwards or mappings; `allowed` and `wanted` as above."""
         cdef Table *t = &self.table
         if mappings.external_of(t, address) < 0:
-            row = self._unused_external()
+            row = self._unused_external(wanted)
             self._forget_holds(row)
             t.external[row] = address
         self._allow(mappings.external_of(t, address), allowed)
 
-    def _unused_external(self):
+    def set_pool(self, addresses):
+        """Deal inside hosts out to these external addresses, which have rows; without any, all have the current one."""
+        cdef Table *t = &self.table
+        for number, address in enumerate(addresses):
+            t.pool[number] = mappings.external_of(t, address)
+        t.pool_size = len(addresses)
+
+    def external_for(self, uint32_t host):
+        """Return the external address that an inside host's mappings are on, None while there is none."""
+        cdef int row = mappings.external_for(&self.table, host)
+        return self.table.external[row] if row >= 0 else None
+
+    def _unused_external(self, wanted):
         cdef Table *t = &self.table
         for row in range(EXTERNALS):
-            if t.external[row] == 0 or (row != t.current and not self._holds_mappings(row)):
+            if t.external[row] == 0 or (
+                    row != t.current and t.external[row] not in wanted and not self._holds_mappings(row)):
                 return row
         raise CapacityError(f"sessions of {EXTERNALS} external addresses are still open")
 
@@ -384,7 +398,7 @@ cdef class MasqTable:
         cdef uint8_t first = (rows.TCP_SYN_SENT, rows.UDP_ACTIVE, rows.ICMP_ACTIVE)[rows.class_of(protocol)]
         cdef Birth birth = sessions.make_birth(protocol, first, 0, now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
         cdef Ends ends = keys.make_ends(saddr, sid, daddr, did)
-        cdef int64_t row = opening.open_session(&self.table, ends, birth, False)
+        cdef int64_t row = opening.open_session(&self.table, mappings.external_for(&self.table, saddr), ends, birth, False)
         return row if row >= 0 else REFUSALS[row]
 
     def close(self, uint32_t row):

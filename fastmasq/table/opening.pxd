@@ -26,16 +26,17 @@ cdef inline int64_t may_use_forward(const Table *t, uint32_t mapping, Ends ends,
     return 0
 
 
-cdef inline int64_t open_session(Table *t, Ends ends, Birth birth, bint keep) noexcept nogil:
-    """Open the session of an inside endpoint towards a remote one, by the mapping it has or a new one.
+cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth, bint keep) noexcept nogil:
+    """Open the session of an inside endpoint towards a remote one, by the mapping it has on an external address or a new one.
 
+    external: the row of that address, negative without one.
     birth.flags is SESSION_HAIRPIN when the remote is an external endpoint of ours, else 0. keep: the port is to stay the same.
     """
     cdef int port_class = rows.class_of(birth.protocol)
     cdef int64_t host, mapping
     cdef int64_t refusal = 0
     cdef uint32_t endpoint
-    if t.current < 0:
+    if external < 0:
         return table.REFUSED_NO_EXTERNAL
     if t.active >= t.capacity:
         return table.REFUSED_TABLE_FULL
@@ -43,9 +44,9 @@ cdef inline int64_t open_session(Table *t, Ends ends, Birth birth, bint keep) no
     if host < 0:
         return host
     endpoint = mappings.endpoint_hash(t, port_class, ends.saddr, ends.sid)
-    mapping = mappings.find_internal(t, port_class, ends.saddr, ends.sid, endpoint)
+    mapping = mappings.find_internal(t, external, port_class, ends.saddr, ends.sid, endpoint)
     if mapping == rows.NONE:
-        mapping = mappings.take_mapping(t, port_class, <uint32_t>host, ends.sid, endpoint, keep)
+        mapping = mappings.take_mapping(t, external, port_class, <uint32_t>host, ends.sid, endpoint, keep)
         refusal = mapping if mapping < 0 else 0
     elif t.mappings[mapping].in_use == rows.MAPPING_FORWARD:
         refusal = may_use_forward(t, <uint32_t>mapping, ends, birth)

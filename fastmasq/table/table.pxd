@@ -28,7 +28,7 @@ from fastmasq.table.wheel cimport Wheel
 from fastmasq.wire cimport numbers
 
 cdef enum:
-    EXTERNALS = 4               # external addresses at once: the present one, those of forwards, and those that are ending
+    EXTERNALS = 4               # external addresses at once: the present ones, those of forwards, and those that are ending
     POOLS = EXTERNALS * numbers.CLASS_COUNT
     PORTS = 65536
 
@@ -98,6 +98,8 @@ cdef struct Table:
     HoldQueue held[POOLS]
     uint32_t external[EXTERNALS]    # addresses; 0 is an unused row
     int current                 # row of the external address for new mappings, or -1
+    int pool[EXTERNALS]         # rows that inside hosts are dealt out to, if there are any
+    int pool_size
     Wheel wheel
     uint32_t timeout[rows.STATE_COUNT]    # ticks
     Filtering filtering

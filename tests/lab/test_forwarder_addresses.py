@@ -196,3 +196,46 @@ def test_dynaddr_decides_what_happens_to_old_sessions(net: Network, dynaddr: int
     if survives:  # it can go on when the old address comes back
         change_address(net, EXTERNAL_ADDRESS)
         assert round_trip(connection, None, b"after", 2)
+
+
+def test_each_of_two_networks_on_the_outside_link_is_reached_by_its_own_address(net: Network) -> None:
+    """The modem's network comes first on the link, the internet's second; the next hop decides, as in the kernel."""
+    net.ip("router", "address add 192.168.100.1/24 dev eth0")
+    remove_address(net)
+    net.ip("gateway", "address add 192.168.100.2/24 dev eth1")
+    add_address(net, EXTERNAL_ADDRESS)
+    assert f"({EXTERNAL_ADDRESS})" in net.start()
+    net.echo_udp()
+    net.echo_udp("router")
+    inside, modem = net.udp("inside"), ("192.168.100.1", ECHO_PORT)
+    heard = net.sniff("router", "eth0")
+    for remote, own in ((SERVER, EXTERNAL_ADDRESS), (modem, "192.168.100.2")):
+        assert round_trip(inside, remote, b"?")
+        assert {each.source for each in heard.of(destination=remote[0], sent=False)} == {own}
+    net.ip("gateway", "route replace default via 192.168.100.1")
+    eventually(lambda: net.status()["external"]["address"] == "192.168.100.2", what="the address that fits now")
+    assert round_trip(inside, SERVER, b"and the session that was there")
+    assert net.drops() == {}
+
+
+def test_rfc4787_req2_hosts_share_the_addresses_of_the_settings(net: Network) -> None:
+    net.ip("gateway", f"address add {NEW_ADDRESS}/24 dev eth1")
+    net.start(f'[masquerade]\naddresses = ["{EXTERNAL_ADDRESS}", "{NEW_ADDRESS}"]')
+    net.echo_udp()
+    net.echo_tcp()
+    heard = net.sniff("router", "eth0")
+    for number in range(4, 12):
+        net.ip("inside", f"address add 10.0.0.{number}/8 dev eth0")
+        assert round_trip(net.udp("inside", f"10.0.0.{number}"), SERVER, b"?")
+    sources = {each["inside"].partition(":")[0]: each["external"].partition(":")[0] for each in net.sessions()}
+    assert set(sources.values()) == {EXTERNAL_ADDRESS, NEW_ADDRESS}
+    assert {each.source for each in heard.of(destination=SERVER_ADDRESS, sent=False)} == set(sources.values())
+    assert net.status()["external"]["addresses"] == [EXTERNAL_ADDRESS, NEW_ADDRESS]
+    with pytest.raises(TimeoutError):  # the guard keeps the host off the ports of both
+        net.connect("server", (NEW_ADDRESS, 20000), timeout=0.3)
+    text = net.fastmasq.configuration.read_text()
+    net.fastmasq.configuration.write_text(text.replace(f'"{EXTERNAL_ADDRESS}", ', ""))
+    assert net.fastmasq.ask("reload")["changed"] == ["masquerade.addresses"]
+    asking = net.udp("inside", "10.0.0.4")
+    assert round_trip(asking, SERVER, b"?")
+    assert {each["external"].partition(":")[0] for each in net.sessions(host="10.0.0.4")} >= {NEW_ADDRESS}

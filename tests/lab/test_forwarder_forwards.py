@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.lab import services
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from fastmasq.wire.numbers import GRE

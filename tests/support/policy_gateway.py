@@ -37,7 +37,7 @@ class Watch:
     """What the kernel says: links eth0 and eth1 with their addresses, and further addresses of the host."""
 
     def __init__(self) -> None:
-        self._snapshot = Snapshot(0, (), (), None)
+        self._snapshot = Snapshot(0, (), ())
         self.announced: Snapshot | None = None
 
     def announce(self, outside: str | None, *others: str) -> None:
@@ -60,9 +60,9 @@ class Watch:
         return self._snapshot
 
 
-def _link(name: str, role: str, text: str | None) -> Link:
+def _link(name: str, role: str, text: str | None, ifindex: int) -> Link:
     addresses = (InterfaceAddress(address(text), 24),) if text else ()
-    return Link(name, 1, role, up=True, mtu=1500, mac=bytes(6), header_length=14, addresses=addresses, qdisc="")
+    return Link(name, ifindex, role, up=True, mtu=1500, mac=bytes(6), header_length=14, addresses=addresses, qdisc="")
 
 
 class Links:
@@ -70,7 +70,10 @@ class Links:
 
     links: Mapping[int, Link] = {}
 
-    def follow(self, snapshot: Snapshot) -> None:
+    def follow(self, snapshot: Snapshot, *, by_next_hop: bool) -> None:
+        pass
+
+    def every_second(self) -> None:
         pass
 
     def without_sizes(self) -> list[Link]:
@@ -168,7 +171,7 @@ class PolicyGateway:
         self.watch = Watch()
         self.watch.announce(OUTSIDE_ADDRESS)
         self.watch.read(0)
-        self.host = Host()
+        self.host = host or Host()
         self.worker = Worker(self.harness.forwarder)
         self.gateway = Gateway(
             settings, declared or declare(settings), self.harness.forwarder, self.worker, self.watch, self.host,

@@ -41,7 +41,7 @@ class Gateway:
             self.harness.table,
             self.harness.forwarder,
             Leads(self.forwards, self.redirects),
-            lambda: address(GATEWAY_OUT),
+            lambda host=None: address(GATEWAY_OUT),
         )
         self.asked = 0  # packets that a tracker had to look at
 

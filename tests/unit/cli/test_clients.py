@@ -116,7 +116,11 @@ def test_status_without_drops(run, forwarder):
     forwarder.status = {
         **forwarder.status,
         "drops": [],
-        "external": {"address": "200.200.200.200", "ports": "61000-65095"},
+        "external": {
+            "address": "200.200.200.200",
+            "addresses": ["200.200.200.200", "200.200.200.201"],
+            "ports": "61000-65095",
+        },
     }
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)
     assert "No packet was dropped." in lines

@@ -136,6 +136,24 @@ def test_what_is_not_toml(text, line, said):
             5,
             "masquerade.timeouts: is a section, not a key; write [masquerade.timeouts]",
         ),
+        (
+            LINKS + '[masquerade]\naddresses = "1.2.3.4"',
+            5,
+            'masquerade.addresses: "1.2.3.4" is not a list of addresses; ',
+        ),
+        (
+            LINKS + '[masquerade]\naddresses = ["eth1"]',
+            5,
+            '"eth1" is not the IPv4 address of a host; write for example [',
+        ),
+        (LINKS + "[masquerade]\naddresses = [1]", 5, "masquerade.addresses: 1 is not the IPv4 address of a host; "),
+        (LINKS + '[masquerade]\naddresses = ["127.0.0.1"]', 5, '"127.0.0.1" is not the IPv4 address of a host; '),
+        (LINKS + '[masquerade]\naddresses = ["1.2.3.4", "1.2.3.4"]', 5, 'names "1.2.3.4" twice; name it once'),
+        (
+            LINKS + '[masquerade]\naddresses = ["1.0.0.1", "1.0.0.2", "1.0.0.3", "1.0.0.4"]',
+            5,
+            "masquerade.addresses: names 4 addresses; at most 3 are used at a time",
+        ),
         # units
         (
             LINKS + "[masquerade.timeouts]\n\nudp = '5 minutes'",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from fastmasq.config.schema import Settings
+from fastmasq.daemon.policy import declare
 from fastmasq.errors import ConfigurationError
-from fastmasq.policy import forwards, redirects
+from fastmasq.policy import forwards, marks, redirects, triggers
 from tests.support.harness import address
 from tests.support.packets import decode, dotted, tcp, udp
 from tests.support.path_network import HOST, INSIDE, OTHER_HOST, OUTSIDE, SERVER, dropped, passes

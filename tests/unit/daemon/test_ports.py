@@ -11,6 +11,7 @@ import pytest
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports
 from fastmasq.daemon.ports import Ports, no_ports
+from fastmasq.errors import ConfigurationError
 from tests.support.namespaces import Namespace
 
 AUTO = PortRanges()
@@ -184,7 +185,7 @@ def test_a_former_address_is_guarded_while_a_forward_listens_there(ledger: Ledge
 
 def test_without_an_address_nothing_is_mapped_and_nothing_lost(ledger: Ledger) -> None:
     ledger.sessions[OURS] = some(TCP, 80)
-    ledger.move(None)
+    ledger.move()
     ledger.leave(no_ports())
     assert not ledger.take_lost().any()
     assert ledger.kept() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import pytest
 from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
 from fastmasq.daemon import preflight
+from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preflight import Finding, findings
+from fastmasq.policy.forwards import Forward, read
 from tests.support.namespaces import Gateway
 
 
-def found(section: str = "", /, inside: str = "eth0", outside: str = "eth1", **keys: Any) -> list[Finding]:
-    """Return the findings with these links, and these keys of one section."""
-    settings: Settings = defaults()
+def found(
+    section: str = "", /, inside: str = "eth0", outside: str = "eth1", forward: tuple[Forward, ...] = (), **keys: Any
+) -> list[Finding]:
+    """Return the findings with these links and forwards, and these keys of one section."""
+    settings: Settings = msgspec.structs.replace(defaults(), forward=forward)
     links = msgspec.structs.replace(
         settings.interfaces, inside=InterfaceNames([inside]), outside=InterfaceName(outside)
     )
@@ -26,7 +31,7 @@ def found(section: str = "", /, inside: str = "eth0", outside: str = "eth1", **k
     if section:
         changed = msgspec.structs.replace(getattr(settings, section), **keys)
         settings = msgspec.structs.replace(settings, **{section: changed})
-    return findings(settings)
+    return findings(declare(settings))
 
 
 def texts(all_found: list[Finding], severity: str) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmasq.daemon.rows import link_row, local_addresses, route_rows
+from fastmasq.daemon.rows import addresses_by_name, external_addresses, link_row, local_addresses, route_rows
 from fastmasq.kernel.addresses import InterfaceAddress
 from fastmasq.kernel.links import Link, make_link
 from fastmasq.kernel.routes import Route
+from fastmasq.kernel.watch import Snapshot
 from fastmasq.path import rows as shared
+from tests.support.harness import address
 
 MAC = bytes.fromhex("020000000101")
 ADDRESS = InterfaceAddress(0xC8C8C8C8, 24)
@@ -68,3 +70,71 @@ def test_local_addresses_are_those_that_can_appear_on_a_wire() -> None:
         Route(0xE0000000, 0xEFFFFFFF, "multicast"),
     )
     assert local_addresses(routes) == [0x0A000001, 0x0AFFFFFF, 0xC8C8C8C8, 0xC8C8C8C9]
+
+
+MODEM = InterfaceAddress(address("192.168.100.2"), 24)
+SECOND = InterfaceAddress(address("200.200.200.201"), 24, secondary=True)
+TO_MODEM = Route(address("192.168.100.0"), address("192.168.100.255"), "unicast", 3, source=MODEM.address)
+ON_LINK = Route(address("200.200.200.0"), address("200.200.200.255"), "unicast", 3, source=ADDRESS.address)
+
+
+def by_default(gateway: str, source: int = 0) -> tuple[Route, ...]:
+    """Return routes to the internet over a gateway, and to the two networks on the outside link."""
+    hop = {"ifindex": 3, "gateway": address(gateway), "source": source}
+    last = 0xFFFFFFFF
+    return (
+        Route(0, TO_MODEM.first - 1, "unicast", **hop),
+        TO_MODEM,
+        Route(TO_MODEM.last + 1, ON_LINK.first - 1, "unicast", **hop),
+        ON_LINK,
+        Route(ON_LINK.last + 1, last, "unicast", **hop),
+    )
+
+
+def outside(routes: tuple[Route, ...], *addresses: InterfaceAddress, wanted=(), before: int | None = None) -> list[str]:
+    """Return the addresses that inside hosts leave with."""
+    snapshot = Snapshot(1, (a_link(addresses=addresses or (MODEM, ADDRESS)),), routes)
+    found = external_addresses(snapshot, wanted, before)
+    return [str(InterfaceAddress(each, 32)).partition("/")[0] for each in found]
+
+
+def test_the_address_of_the_outside_is_that_which_fits_the_next_hop_of_the_default_route() -> None:
+    """The modem's network comes first on the link; the kernel takes the address that fits the route, and so do we."""
+    both = ["200.200.200.200", "192.168.100.2"]
+    assert outside(by_default("200.200.200.1")) == both
+    assert outside(by_default("200.200.200.1"), ADDRESS, MODEM) == both
+    assert outside(by_default("192.168.100.1")) == both[::-1]
+    assert outside(by_default("192.168.100.1", source=ADDRESS.address)) == both
+    assert outside(by_default("200.200.200.1", source=SECOND.address), MODEM, ADDRESS, SECOND)[0] == "200.200.200.201"
+    assert outside(by_default("10.9.9.9"))[0] == "192.168.100.2", "it fits none: the first"
+
+
+def test_without_a_default_route_the_address_stays_what_it_was() -> None:
+    assert outside((TO_MODEM, ON_LINK), before=ADDRESS.address)[0] == "200.200.200.200"
+    assert outside((TO_MODEM, ON_LINK), before=address("200.200.200.99"))[0] == "192.168.100.2"
+    assert outside((), before=None) == ["192.168.100.2"]
+
+
+def test_without_an_address_there_is_none() -> None:
+    snapshot = Snapshot(1, (make_link("ppp0", "outside", None, ()),), ())
+    assert external_addresses(snapshot, (), None) == external_addresses(snapshot, ("200.200.200.200",), None) == []
+
+
+def test_addresses_of_the_settings_count_while_the_link_has_them() -> None:
+    wanted = ("200.200.200.200", "200.200.200.99", "200.200.200.201")
+    assert outside(by_default("192.168.100.1"), MODEM, ADDRESS, SECOND, wanted=wanted) == [wanted[0], wanted[2]]
+
+
+def test_routes_over_the_outside_link_name_the_address_that_fits() -> None:
+    link = a_link(addresses=(MODEM, ADDRESS))
+    routes = (*by_default("200.200.200.1"), Route(0, 0, "unicast", ifindex=2), Route(0, 0, "local", ifindex=3))
+    _, rows = route_rows(routes, {2: 0, 3: 1}, outside=link)
+    assert rows["source"].tolist() == [ADDRESS.address, MODEM.address, *[ADDRESS.address] * 3, 0, 0]
+    _, rows = route_rows(routes, {2: 0, 3: 1})
+    assert not rows["source"].any()
+
+
+def test_the_outside_link_has_the_first_of_them() -> None:
+    snapshot = Snapshot(1, (a_link(addresses=(MODEM, ADDRESS)),), ())
+    found = addresses_by_name(snapshot, ADDRESS.address)
+    assert found["eth1"] == found["outside"] == ADDRESS.address

@@ -45,7 +45,7 @@ def naive_lookup(routes: Sequence[KernelRoute], wanted: int) -> tuple:
         if candidates:
             best = min(candidates, key=lambda each: (-each.length, -each.table, each.metric))
             if best.kind != THROW:
-                return best[4:]
+                return best[4:-1]
     return NOWHERE
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from fastmasq.errors import CapacityError
 from fastmasq.table.forward_table import ForwardTable
-from fastmasq.table.rows import STATES
+from fastmasq.table.masq import MasqTable
+from fastmasq.table.rows import POOLS, STATES
 from tests.support.tables import (
     CLASS,
     ECHO,
@@ -34,6 +35,7 @@ from tests.support.tables import (
 
 REPLIED = 0x02  # rows.pxd, SESSION_REPLIED
 ALL_PORTS = range(1, 65536)
+EXTERNALS = POOLS // len(CLASS)  # addresses at once
 
 
 # --- one mapping for each inside endpoint ------------------------------------------------------------------------
@@ -251,17 +253,17 @@ def test_addresses_without_mappings_are_not_named() -> None:
 
 
 def test_an_address_left_by_all_makes_room() -> None:
-    """Four addresses at once are the limit; those without sessions do not count, however many there have been."""
+    """So many addresses at once are the limit; those without sessions do not count, however many there have been."""
     table = make_table()
     for number in range(40):
         table.set_external(EXTERNAL + number, allowed(ALL_PORTS))
         table.close(opened(table, UDP, 4000))
     rows = []
-    for number in range(100, 104):
+    for number in range(100, 100 + EXTERNALS):
         table.set_external(EXTERNAL + number, allowed(ALL_PORTS))
         rows.append(opened(table, UDP, 4000))
-    assert len({external_endpoint(table, row) for row in rows}) == 4
-    with pytest.raises(CapacityError, match="4 external addresses"):
+    assert len({external_endpoint(table, row) for row in rows}) == EXTERNALS
+    with pytest.raises(CapacityError, match=f"{EXTERNALS} external addresses"):
         table.set_external(EXTERNAL + 200, allowed(ALL_PORTS))
     table.close(rows[1])
     table.set_external(EXTERNAL + 200, allowed(ALL_PORTS))
@@ -271,7 +273,7 @@ def test_an_address_left_by_all_makes_room() -> None:
 def test_an_address_used_again_for_another_row_starts_empty() -> None:
     """The row of an address that is gone serves the next one: nothing of the old may shine through."""
     table = make_table()
-    for number in range(4):
+    for number in range(EXTERNALS):
         table.set_external(EXTERNAL + number, allowed(ALL_PORTS))
         table.close(opened(table, UDP, 4000))
     table.set_external(EXTERNAL + 9, allowed([61000, 61001]))
@@ -293,6 +295,59 @@ def test_pf9_a_port_that_was_held_down_is_free_when_its_forward_has_gone(changes
     forwards.remove(address, CLASS[TCP], 8080)
     assert not table.is_mapped(address, CLASS[TCP], 8080)
     assert external_port(table, opened(table, TCP, 8080, host=OTHER_HOST)) == 8080
+
+
+def pooled(table: MasqTable, *addresses: int) -> None:
+    """Deal inside hosts out to these addresses, of which the first is the current one."""
+    table.set_external(addresses[0], allowed(ALL_PORTS), addresses)
+    for address in addresses[1:]:
+        table.hold_external(address, allowed(ALL_PORTS), addresses)
+    table.set_pool(addresses)
+
+
+def addresses_of(table: MasqTable, hosts: range) -> dict[int, int]:
+    """Return the external address that each of some hosts gets, by a session that is closed again."""
+    found = {}
+    for host in hosts:
+        row = opened(table, UDP, 4000, host=host)
+        found[host] = external_endpoint(table, row)[0]
+        assert table.external_for(host) == found[host]
+        table.close(row)
+    return found
+
+
+HOSTS = range(HOST, HOST + 200)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rfc4787_req2_a_host_has_one_address_of_the_pool(protocol: int) -> None:
+    table = make_table(external=None)
+    pooled(table, EXTERNAL, NEW_EXTERNAL)
+    for host in HOSTS:
+        rows = [opened(table, protocol, 4000 + n, host=host, remote=REMOTE + n) for n in range(3)]
+        assert {external_endpoint(table, row)[0] for row in rows} == {table.external_for(host)}
+        for row in rows:
+            table.close(row)
+
+
+def test_hosts_are_spread_over_the_pool_and_few_move_when_it_changes() -> None:
+    table = make_table(external=None)
+    pooled(table, EXTERNAL, EXTERNAL + 1, EXTERNAL + 2)
+    before = addresses_of(table, HOSTS)
+    assert min(list(before.values()).count(EXTERNAL + n) for n in range(3)) > len(HOSTS) // 5
+    pooled(table, EXTERNAL, EXTERNAL + 1)
+    after = addresses_of(table, HOSTS)
+    assert all(after[host] == before[host] for host in HOSTS if before[host] != EXTERNAL + 2)
+    table.set_pool(())
+    assert set(addresses_of(table, HOSTS).values()) == {EXTERNAL}
+
+
+def test_rows_of_wanted_addresses_are_not_given_up_for_others() -> None:
+    table = make_table(external=None)
+    for round_ in range(EXTERNALS):
+        wanted = [EXTERNAL + 10 * round_ + n for n in range(3)]
+        pooled(table, *wanted)
+        assert set(addresses_of(table, HOSTS).values()) == {*wanted}
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])

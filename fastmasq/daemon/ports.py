@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from fastmasq.config.values import PortRanges
+from fastmasq.errors import ConfigurationError
+from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT
 from fastmasq.kernel.ports import PortSet, ephemeral_range, format_ports, host_ports, parse_ports
 from fastmasq.wire.numbers import CLASSES
 
@@ -146,6 +148,7 @@ def allowed_ports(ranges: PortRanges) -> np.ndarray:
     for row, protocol in enumerate(_PROTOCOLS):
         allowed[row] = wanted & ~host_ports(protocol, ours=wanted if ranges else None)
     allowed[2] = wanted if ranges else True
+    allowed[UDP_CLASS, DHCP_CLIENT_PORT] = False  # a client listens behind the guard, by a socket that has no port
     return allowed
 
 

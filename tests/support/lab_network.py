@@ -251,15 +251,15 @@ class Network:
 
     def echo_udp(self, host: str = "server", address: str = "0.0.0.0", port: int = ECHO_PORT) -> None:
         """Have a UDP port answer every datagram with itself, from now to the end of the test."""
-        self._serve(self.udp(host, address, port), _echo_datagrams)
+        self.serve(self.udp(host, address, port), _echo_datagrams)
 
     def echo_tcp(self, host: str = "server", address: str = "0.0.0.0", port: int = ECHO_PORT) -> None:
         """Have a TCP port send back what it receives, from now to the end of the test."""
-        self._serve(self.listen(host, address, port), _echo_streams)
+        self.serve(self.listen(host, address, port), _echo_streams)
 
     def greet_tcp(self, greeting: bytes, host: str, port: int) -> None:
         """Have a TCP port send a greeting on every connection and close it, from now to the end of the test."""
-        self._serve(self.listen(host, port=port), lambda server, is_over: _greet(server, is_over, greeting))
+        self.serve(self.listen(host, port=port), lambda server, is_over: _greet(server, is_over, greeting))
 
     def sniff(self, host: str, interface: str) -> Sniffer:
         with self.on(host):
@@ -283,7 +283,8 @@ class Network:
         if self._fastmasq is not None and self._fastmasq.is_running():
             self._fastmasq.remove()
 
-    def _serve(self, server: socket.socket, serve: Callable[[socket.socket, Callable[[], bool]], None]) -> None:
+    def serve(self, server: socket.socket, serve: Callable[[socket.socket, Callable[[], bool]], None]) -> None:
+        """Have a thread serve a socket, whose waiting ends soon, until it is told that all is over."""
         server.settimeout(0.05)
         thread = threading.Thread(target=serve, args=(server, lambda: self._closing))
         thread.start()

@@ -34,7 +34,8 @@ def spelled(row: np.ndarray) -> str:
 
 def test_auto_is_all_that_the_host_does_not_use(host: Namespace) -> None:
     allowed = ports.allowed_ports(AUTO)
-    assert spelled(allowed[TCP]) == spelled(allowed[UDP]) == "1-32767,61000-65535"
+    assert spelled(allowed[TCP]) == "1-32767,61000-65535"
+    assert spelled(allowed[UDP]) == "1-67,69-32767,61000-65535", "a DHCP client's is not to be seen, and never ours"
     assert allowed[ICMP].all()
 
 
@@ -75,6 +76,17 @@ def test_the_host_is_kept_off_what_is_in_its_ephemeral_range(
     host: Namespace, written: str, present: str, value: str | None
 ) -> None:
     assert ports.reservation(PortRanges.read(written), present) == value
+
+
+@pytest.mark.parametrize("written", ["1-65535", "1024-65535", "32768-60999"])
+def test_ports_that_leave_the_host_none_are_refused(host: Namespace, written: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"{written} leaves programs of this host none of the ports 32768-60999"
+    ):
+        ports.reservation(PortRanges.read(written), "")
+    with pytest.raises(ConfigurationError, match="leaves programs of this host none"):
+        ports.reservation(PortRanges.read("32769-60999"), "32768")
+    assert ports.reservation(PortRanges.read("32769-60999"), "") == "32769-60999"
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------

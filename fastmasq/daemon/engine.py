@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastmasq.engine")
 
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
+LOOK_OFTEN_S = 0.25  # the same for its sockets, where nobody tells of those that are bound
+BINDS_S = 0.02  # between looks at them when many are bound
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 RESETS_NS = 5 * NS_PER_SECOND  # at most, for telling inside hosts that their sessions end
 SETTLE_S = 0.1  # for packets of theirs that are under way then: the guard still drops them
@@ -114,6 +116,8 @@ class Engine:
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self._seconds = 0
+        self._looks_at = 0.0  # not before then at the host's ports again, after a bind
+        self._will_look = False
         self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
         self._undo = ExitStack()
         self._undo.callback(self.loop.close)
@@ -304,9 +308,34 @@ class Engine:
         wakes = [(self.watch.fileno(), self.read_kernel), (self.worker.notify, self._answer_path)]
         if self.forwarding is not None:
             wakes.append((self.forwarding.fileno(), self._hold_forwarding))
+        if self.gateway.host.binds is not None:
+            wakes.append((self.gateway.host.binds.fileno(), self._note_bind))
+        elif not self.observes:
+            self._look_often()
         for descriptor, action in wakes:
             self.loop.add_reader(descriptor, self._attempt, action)
             self._undo.callback(self.loop.remove_reader, descriptor)
+
+    def _note_bind(self) -> None:
+        """Look which ports the host uses, as a program has bound one: at once, but BINDS_S apart from the last look."""
+        self.gateway.host.binds.take()
+        now = self.loop.time()
+        if self._looks_at <= now:
+            self._looks_at = now + BINDS_S
+            self._attempt(self.gateway.look)
+        elif not self._will_look:
+            self._will_look = True
+            self.loop.call_at(self._looks_at, self._look_late)
+
+    def _look_late(self) -> None:
+        self._will_look = False
+        self._looks_at = self.loop.time() + BINDS_S
+        self._attempt(self.gateway.look)
+
+    def _look_often(self) -> None:
+        """Look at the host's ports every LOOK_OFTEN_S, where nobody tells of those that are bound."""
+        self.loop.call_later(LOOK_OFTEN_S, self._look_often)
+        self._attempt(self.gateway.look)
 
     def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
         """React, and go on when the kernel refuses something meanwhile, or by a mistake of ours: it is tried again."""

@@ -18,6 +18,7 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import features, ip_rules, offloads, sysctl
 from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
+from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import NoGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
@@ -63,14 +64,16 @@ class Host:
 
     def close(self) -> None:
         """Give up what ends with this process."""
-        if self._destinations is not None:
-            self._destinations.close()
-            self._destinations = None
+        for part in (self._destinations, self.binds):
+            if part is not None:
+                part.close()
+        self._destinations = self.binds = None
 
     def refused(self) -> dict[str, str]:
         """Return what this host does not allow, by its name in `features.USES`, with the reason."""
         found = {f"guard {backend}": reason for backend, reason in (self.guard.refused if self.guard else {}).items()}
         found[features.HOST_RULES] = self._takeover.host_rules_refused
+        found[features.BINDS] = self._binds_refused
         found[features.ORIGINAL_DESTINATIONS] = self._destinations_refused
         return {use: reason for use, reason in found.items() if reason}
 

@@ -25,6 +25,7 @@ GUARD_NFTABLES = "guard nftables"
 GUARD_IPTABLES = "guard iptables"
 HOST_RULES = "rules for the host itself"
 ORIGINAL_DESTINATIONS = "original destinations for proxies"
+BINDS = "news of bound ports"
 AHEAD = "memory ahead of use"
 IDLE_PORTS = "ports bound and idle"
 PORT_SETTINGS = "port settings of a network namespace"
@@ -73,6 +74,9 @@ USES: dict[str, Use] = {
     GUARD_IPTABLES: Use("no guard", "the host sees packets that are ours, and may answer them with a reset"),
     HOST_RULES: Use("nothing", "the chains input and output do not judge the host's own packets"),
     ORIGINAL_DESTINATIONS: Use("nothing", "proxies on this host do not learn whom their clients asked for"),
+    BINDS: Use(
+        "a look every 250 ms", "a program that binds a port of ours, and asks at once, loses answers for so long"
+    ),
     AHEAD: Use("memory comes when it is first touched", "a page fault in the path for every 20 new sessions"),
     IDLE_PORTS: Use("nothing", "a TCP port that a program has bound, without listening or connecting, may be taken"),
     PORT_SETTINGS: Use(
@@ -115,14 +119,16 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature("nf_tables fib", "4.10", (HOST_RULES,), "nfnetlink: ENOENT", "f6d0cbcf09c5"),
     Feature("names of eBPF programs", "4.15", (GUARD_TC,), "bpf(BPF_PROG_LOAD): E2BIG", "cb4d2b3f03d8"),
+    Feature("eBPF asked after bind", "4.17", (BINDS,), "bpf(BPF_PROG_LOAD): EINVAL", "aac3fc320d94"),
     Feature("PACKET_IGNORE_OUTGOING", "4.20", (IGNORE_OUTGOING,), "setsockopt: ENOPROTOOPT", "fa788d986a3a, packet(7)"),
     Feature("eBPF jumps of 32 bits", "5.1", (GUARD_TC,), "bpf(BPF_PROG_LOAD): EINVAL", "092ed0968bb6"),
     Feature("eBPF addresses of map values", "5.2", (GUARD_TC,), "bpf(BPF_PROG_LOAD): EINVAL", "d8eca5bbb2be"),
-    Feature("fsopen(2)", "5.2", (ORIGINAL_DESTINATIONS,), "ENOSYS", "24dcb3d90a1f"),
-    Feature("eBPF links to control groups", "5.7", (ORIGINAL_DESTINATIONS,), "bpf(): EINVAL", "af6eea57437a"),
+    Feature("fsopen(2)", "5.2", (ORIGINAL_DESTINATIONS, BINDS), "ENOSYS", "24dcb3d90a1f"),
+    Feature("eBPF links to control groups", "5.7", (ORIGINAL_DESTINATIONS, BINDS), "bpf(): EINVAL", "af6eea57437a"),
     Feature("eBPF asked by getsockname", "5.8", (ORIGINAL_DESTINATIONS,), "bpf(BPF_PROG_LOAD): EINVAL", "1b66d253610c"),
+    Feature("eBPF ring buffers", "5.8", (BINDS,), "bpf(BPF_MAP_CREATE): EINVAL", "457f44363a88"),
     Feature("MADV_POPULATE_WRITE", "5.14", (AHEAD,), "madvise: EINVAL", "4ca9b3859dac, madvise(2)"),
-    Feature("SO_NETNS_COOKIE", "5.14", (ORIGINAL_DESTINATIONS,), "getsockopt: ENOPROTOOPT", "e8b9eab99232"),
+    Feature("SO_NETNS_COOKIE", "5.14", (ORIGINAL_DESTINATIONS, BINDS), "getsockopt: ENOPROTOOPT", "e8b9eab99232"),
     Feature(
         "VIRTIO_NET_HDR_GSO_UDP_L4", "6.2", (RING_HEADER, UDP_BURSTS),
         "no answer: a tap with the header loses the packet; a ring v2 receives nothing from then on",

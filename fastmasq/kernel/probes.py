@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import features, identity, netlink
+from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.host_rules.ruleset import HostRules
@@ -40,6 +41,7 @@ def lacking() -> dict[str, str]:
         **{use: make_guard(backend).check for use, backend in _GUARDS.items()},
         features.HOST_RULES: HostRules().check,
         features.ORIGINAL_DESTINATIONS: OriginalDestinations.check,
+        features.BINDS: Binds.check,
     }
     for use, check in checks.items():
         try:

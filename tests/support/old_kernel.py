@@ -255,6 +255,14 @@ def _loading(number: int, wrong: Callable[[bytes, list[tuple[int, int]]], bool])
     return Behaviour((BPF,), answer)
 
 
+def _ring_buffers(call: Call) -> Answer | None:
+    """A kernel without ring buffers knows no maps of that type."""
+    if call.arguments[0] != 0:
+        return None
+    (kind,) = struct.unpack_from("=I", call.read(call.arguments[1], 4))
+    return errno.EINVAL if kind == 27 else None
+
+
 def _release(line: str) -> Behaviour:
     """uname(2) says that it is this kernel."""
 
@@ -296,6 +304,10 @@ def behaviours(line: str) -> dict[str, Behaviour]:
         "eBPF asked by getsockname": _loading(
             errno.EINVAL, lambda attributes, _: struct.unpack_from("=I", attributes, 68)[0] in (31, 32)
         ),
+        "eBPF asked after bind": _loading(
+            errno.EINVAL, lambda attributes, _: struct.unpack_from("=I", attributes, 68)[0] in (12, 13)
+        ),
+        "eBPF ring buffers": Behaviour((BPF,), _ring_buffers),
         "eBPF links to control groups": Behaviour(
             (BPF,), lambda call: errno.EINVAL if call.arguments[0] == 28 else None
         ),

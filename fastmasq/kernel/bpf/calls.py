@@ -12,7 +12,7 @@ from fastmasq.errors import KernelError
 
 SYSTEM_CALL = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
 _BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_LINK_CREATE = 0, 2, 5, 28
-_BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH = 2, 9
+_BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH, _BPF_MAP_TYPE_RINGBUF = 2, 9, 27
 _BPF_PROG_TYPE_SCHED_CLS = 3
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, the same on every machine
 _CLOSE_ON_EXEC, _CREATE = 1, 6
@@ -62,6 +62,11 @@ def load_value(value: bytes) -> int:
 def make_cache(key_bytes: int, value_bytes: int, entries: int) -> int:
     """Make a hash map that forgets what was not used for longest, and return its descriptor. Raises OSError."""
     return _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_LRU_HASH, key_bytes, value_bytes, entries))
+
+
+def make_ring(octets: int) -> int:
+    """Make a ring buffer of a page or more, and return its descriptor, to be mapped and polled. Raises OSError."""
+    return _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_RINGBUF, 0, 0, octets))
 
 
 def open_root_group() -> int:

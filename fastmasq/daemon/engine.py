@@ -36,6 +36,7 @@ from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.reload import Reload
 from fastmasq.daemon.status import Status
+from fastmasq.daemon.targets import why_not_inside
 from fastmasq.daemon.vpn import followable
 from fastmasq.daemon.watchdog import Watchdog
 from fastmasq.daemon.worker import Worker
@@ -162,8 +163,8 @@ class Engine:
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)
         self.status = Status(self.gateway, self.confirmation, started_ns)
-        self.reload = Reload(self.gateway, declared, self.read_again, self.confirmation)
-        preload = Preload(self.gateway.vpn)
+        self.reload = Reload(self.gateway, self.read_again, self.confirmation)
+        preload = Preload(self.gateway.vpn, lambda host: why_not_inside(self.watch.snapshot(), host))
         methods |= self._handlers(preload)
         if keys is not None:
             from fastmasq.control.inside import InsideServer  # and cryptography with it

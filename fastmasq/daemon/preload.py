@@ -60,10 +60,14 @@ class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Preload:
-    """What root and inside hosts may ask of the trackers; without `vpn` everything is refused."""
+    """What root and inside hosts may ask of the trackers; without `vpn` everything is refused.
 
-    def __init__(self, vpn: Vpn | None) -> None:
+    `why_not_inside` returns why an address is no inside host's, None if it is.
+    """
+
+    def __init__(self, vpn: Vpn | None, why_not_inside: Callable[[int], str | None]) -> None:
         self.vpn = vpn
+        self._why_not_inside = why_not_inside
 
     def handlers(self) -> dict[str, Callable[[dict], object]]:
         """Return the control methods, for root."""
@@ -108,8 +112,11 @@ class Preload:
         if change.do == "delete":
             preload.delete(table, remote, masq, change.inbound_spi, caller)
             return 1
+        inside = _address("inside", change.inside or own)
+        if caller is None and (reason := self._why_not_inside(inside)):
+            raise PreloadError("EINVAL", f"inside: {dotted(inside)} is no inside host: {reason}")
         announcement = Announcement(
-            inside=_address("inside", change.inside or own),
+            inside=inside,
             remote=remote,
             masq=masq,
             inbound_spi=change.inbound_spi,
@@ -147,7 +154,7 @@ def _address(name: str, text: str | None) -> int:
 
 def _masq(vpn: Vpn, text: str | None, caller: int | None) -> int:
     """Return the external address: the one that the route has now, or one of ours that root has named."""
-    present = vpn.address()
+    present = vpn.address(caller)
     if text is None:
         if present is None:
             raise PreloadError("ENOENT", "the outside link has no address now; try again when it has one")

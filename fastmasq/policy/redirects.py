@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.path.rows import REDIRECT
-from fastmasq.wire.numbers import DCCP, ICMP, TCP, UDP, UDP_LITE
+from fastmasq.wire.numbers import AH, DCCP, ICMP, TCP, UDP, UDP_LITE
 
 EVERYWHERE = "0.0.0.0/0"
 LARGEST = 64  # redirects at once: path/redirects.pxd
@@ -20,11 +21,15 @@ _SUMMED = {DCCP: "DCCP", UDP_LITE: "UDP-Lite"}
 
 
 class Redirect(Struct, frozen=True, kw_only=True):
-    """Packets of `protocol` that no session and no tracker claims go to `host`, when they come from `source`."""
+    """Packets of `protocol` that no session and no tracker claims go to `host`, when they come from `source`.
+
+    One that is to `steal` may take the protocol from a running program of this host.
+    """
 
     protocol: int
     host: str
     source: str = EVERYWHERE
+    steal: bool = False
 
     def __str__(self) -> str:
         return f"protocol {self.protocol}" + ("" if self.source == EVERYWHERE else f" from {self.source}")
@@ -65,6 +70,8 @@ def check(redirect: Redirect) -> Redirect:
         raise ConfigurationError(f"protocol {redirect.protocol} is not 0 to 255; GRE is 47, ESP is 50")
     if redirect.protocol in _WITH_PORTS:
         raise ConfigurationError(f"{redirect}: {_WITH_PORTS[redirect.protocol]}; use a port forward")
+    if redirect.protocol == AH:
+        raise ConfigurationError(f"{redirect}: IPsec AH signs the addresses, so no translator can carry it; use ESP")
     if redirect.protocol in _SUMMED:
         raise ConfigurationError(f"{redirect}: {_SUMMED[redirect.protocol]} has a checksum over the addresses")
     try:
@@ -81,7 +88,7 @@ def check(redirect: Redirect) -> Redirect:
         raise ConfigurationError(
             f"{redirect}: {redirect.source!r} is not a network; write for example 199.0.0.0/24"
         ) from None
-    return Redirect(protocol=redirect.protocol, host=str(host), source=str(source))
+    return replace(redirect, host=str(host), source=str(source))
 
 
 def compile_redirects(redirects: Sequence[Redirect]) -> np.ndarray:

@@ -402,7 +402,7 @@ def test_parameters_of_control_methods(gateway: PolicyGateway, method: str, valu
 
 @given(values(*PARAMETERS))
 def test_parameters_of_what_inside_hosts_ask(value: object) -> None:
-    preload = Preload(None)
+    preload = Preload(None, lambda host: None)
     for handler in preload.inside_handlers().values():
         if isinstance(value, dict):
             with only_our_errors():

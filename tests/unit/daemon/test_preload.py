@@ -17,6 +17,11 @@ SA = {"inside": HOST, "remote": REMOTE, "inbound_spi": 0x5000, "outbound_spi": 0
 OWN, OTHER = address(HOST), address(OTHER_HOST)
 
 
+def why_not_inside(host: int) -> str | None:
+    """Take 8.8.8.8 alone for a host that is not inside."""
+    return "the way there leads over eth1; inside are eth0" if host == address("8.8.8.8") else None
+
+
 @pytest.fixture
 def gateway() -> Gateway:
     return Gateway()
@@ -24,7 +29,7 @@ def gateway() -> Gateway:
 
 @pytest.fixture
 def preload(gateway: Gateway) -> Preload:
-    return Preload(gateway.vpn)
+    return Preload(gateway.vpn, why_not_inside)
 
 
 def refused(reason: str, preload: Preload, caller: int | None, **params: object) -> str:
@@ -64,6 +69,11 @@ def test_what_is_deleted_no_longer_passes(gateway: Gateway, preload: Preload) ->
     preload.change(OWN, {"do": "delete", "remote": REMOTE, "inbound_spi": 0x5000})
     assert gateway.dropped(OUTSIDE, esp(REMOTE, GATEWAY_OUT, 0x5000)) == "esp_no_row"
     refused("ENOENT", preload, OWN, do="delete", remote=REMOTE, inbound_spi=0x5000)
+
+
+def test_root_speaks_for_inside_hosts_alone(preload: Preload) -> None:
+    text = refused("EINVAL", preload, None, do="add", **{**SA, "inside": "8.8.8.8"})
+    assert text == "inside: 8.8.8.8 is no inside host: the way there leads over eth1; inside are eth0"
 
 
 def test_a_host_speaks_for_itself_alone(preload: Preload) -> None:
@@ -139,20 +149,20 @@ def test_only_root_names_another_external_address() -> None:
     forward = Forward(protocol="tcp", listen=second, first=80, last=80, targets=(Target(THIRD_HOST, 80),))
     gateway = Gateway(forwards=(forward,))
     gateway.forwards.resolve({second: address(second)})
-    preload = Preload(gateway.vpn)
+    preload = Preload(gateway.vpn, why_not_inside)
     refused("EINVAL", preload, OWN, do="add", **SA, masq=second)
     preload.change(None, {"do": "add", **SA, "masq": second})
     assert preload.listed(None, {})[0]["masq"] == second
 
 
 def test_without_an_external_address(gateway: Gateway, preload: Preload) -> None:
-    gateway.vpn.address = lambda: None
+    gateway.vpn.address = lambda host=None: None
     assert "the outside link has no address now" in refused("ENOENT", preload, OWN, do="add", **SA)
 
 
 def test_with_ipsec_off() -> None:
     for vpn in (None, Gateway(vpn=VpnSettings(ipsec=False)).vpn):
-        preload = Preload(vpn)
+        preload = Preload(vpn, why_not_inside)
         for ask in (lambda: preload.listed(None, {}), lambda: preload.change(None, {"do": "flush"})):  # noqa: B023
             with pytest.raises(FastmasqError, match=r"IPsec is not followed.*\[vpn\] ipsec is off"):
                 ask()

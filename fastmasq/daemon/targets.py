@@ -1,0 +1,48 @@
+"""Whether those whom a policy leads packets to are inside hosts: the way to them must lead over an inside link."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from fastmasq.daemon.policy import Policy
+from fastmasq.kernel.routes import UNICAST, Route
+from fastmasq.kernel.watch import Snapshot
+
+
+def outsiders(policy: Policy, snapshot: Snapshot, before: Policy | None = None) -> Iterator[str]:
+    """Yield a sentence for each forward, redirect, trigger or mark of no inside host, but for those of `before`."""
+    had = set(_targets(before)) if before is not None else set()
+    for owner, text in _targets(policy):
+        reason = why_not_inside(snapshot, int(IPv4Address(text)))
+        if reason and (owner, text) not in had:
+            yield f"{owner}: {text} is no inside host: {reason}"
+
+
+def why_not_inside(snapshot: Snapshot, address: int) -> str | None:
+    """Return why an address is no inside host's, None if it is, or as long as an inside link is missing or has none."""
+    links = {link.ifindex: link for link in snapshot.links}
+    inside = [link for link in snapshot.links if link.role == "inside"]
+    if not all(link.ifindex and link.addresses for link in inside):
+        return None
+    route = snapshot.routes[bisect.bisect_right(snapshot.routes, address, key=lambda each: each.first) - 1]
+    if route.kind == UNICAST and route.ifindex in [link.ifindex for link in inside]:
+        return None
+    if route.kind != UNICAST:
+        return "it is an address of this host" if route.kind == "local" else f"the way there is {_kind(route)}"
+    name = links[route.ifindex].name if route.ifindex in links else "no link of ours"
+    return f"the way there leads over {name}; inside are {', '.join(link.name for link in inside)}"
+
+
+def _kind(route: Route) -> str:
+    return "none" if route.kind == "none" else f"a route of kind {route.kind}"
+
+
+def _targets(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Yield what leads somewhere, as it is written, and the address that it leads to."""
+    for forward in policy.forwards:
+        yield from ((str(forward), target.address) for target in forward.targets)
+    yield from ((str(redirect), redirect.host) for redirect in policy.redirects)
+    yield from ((f"trigger {row}", row.host) for row in policy.triggers if row.host)
+    yield from ((f"mark {mark.mark}", mark.address) for mark in policy.marks)

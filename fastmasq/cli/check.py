@@ -36,8 +36,7 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
 
     try:
         loaded = load(config)
-        found = [("warning", warning) for warning in loaded.warnings]
-        found += _read_rules(loaded.settings)
+        declared = declare(loaded.settings)
     except ConfigurationError as error:
         if as_json:
             _print(config, [("error", line) for line in str(error).splitlines()])
@@ -46,8 +45,10 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
         ctx.exit(error.exit_status)
     from fastmasq.daemon.preflight import findings
 
-    found += [(finding.severity, finding.text) for finding in findings(loaded.settings)]
-    is_ready = all(severity != "error" for severity, _ in found)
+    found = [("warning", warning) for warning in loaded.warnings]
+    found += _remarks(declared)
+    found += [(finding.severity, finding.text) for finding in findings(declared)]
+    is_ready = _is_ready(found)
     if as_json:
         _print(config, found)
     else:
@@ -70,19 +71,18 @@ def _print(config: str, found: list[tuple[str, str]]) -> None:
     print_json({"config": config, "ready": _is_ready(found), "findings": findings})
 
 
-def _read_rules(settings: Settings) -> list[tuple[str, str]]:
-    """Return what is to be said about rule files, rules and forwards: (severity, text). Raises ConfigurationError."""
+def _remarks(declared: Declared) -> list[tuple[str, str]]:
+    """Return what is to be said about rule files, rules and forwards: (severity, text)."""
     from fastmasq.advice.lint import Surroundings, lint
 
-    declared = declare(settings)
-    links, addresses = settings.interfaces, _addresses()
+    links, addresses = declared.settings.interfaces, _addresses()
     around = Surroundings(
         inside=tuple(links.inside),
         outside=links.outside,
         addresses=addresses,
         forwards=tuple(_from_outside(declared.forwards, links.outside, addresses)),
         redirects=tuple(one.protocol for one in declared.redirects),
-        pptp=settings.vpn.pptp,
+        pptp=declared.settings.vpn.pptp,
     )
     return [
         *(("warning", warning) for warning in declared.warnings),

@@ -91,10 +91,11 @@ def list_forwards(socket: str | None, config: str | None, as_json: bool) -> None
                 one["address"] or "",
                 ", ".join(_target(target) for target in one["targets"]),
                 one["state"],
+                one["from"],
             )
             for one in forwards
         ]
-        click.echo("\n".join(align(("Protocol", "Listen", "Address", "To", "State"), rows)))
+        click.echo("\n".join(align(("Protocol", "Listen", "Address", "To", "State", "From"), rows)))
 
 
 def _target(target: dict[str, Any]) -> str:

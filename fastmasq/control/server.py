@@ -51,16 +51,28 @@ class Server(LineServer):
         self._path = os.fspath(path)
         self._handlers = handlers
         try:
-            listener = _listen(self._path, self.what, self.mode)
+            self._listener = self._make()
         except KernelError:
             super().close()
             raise
         self._identity = _identity(self._path)
-        self.listen(listener)
+        self.listen(self._listener)
+
+    def _make(self) -> socket.socket:
+        """Return a listener at our path. Raises KernelError."""
+        return _listen(self._path, self.what, self.mode)
 
     def every_second(self) -> None:
-        """Close the connections that are idle."""
+        """Close the connections that are idle, and make the socket anew if somebody has deleted its file.
+
+        Raises KernelError if that cannot be.
+        """
         self.drop_idle(self.loop.time() - IDLE_S)
+        if _identity(self._path) is None:
+            deleted, self._listener = self._listener, self._make()
+            self.leave(deleted)
+            self._identity = _identity(self._path)
+            self.listen(self._listener)
 
     def close(self) -> None:
         """End all connections and remove the socket, unless another has taken its place."""
@@ -117,8 +129,12 @@ class StatusServer(Server):
     ) -> None:  # fmt: skip
         self._is_reading = is_reading
         super().__init__(path, handlers, loop)
+
+    def _make(self) -> socket.socket:
+        listener = super()._make()
         with contextlib.suppress(OSError):  # it is for whoever has the folder, then
             os.chown(self._path, -1, os.stat(os.path.dirname(self._path)).st_gid)
+        return listener
 
     def admit(self, connection: socket.socket, peer: object) -> tuple[int, bytes] | None:
         return _peer_uid(connection), b""

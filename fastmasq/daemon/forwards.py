@@ -51,6 +51,7 @@ class Forwards:
         self.of_triggers: tuple[Forward, ...] = ()
         self.addresses: Mapping[str, int] = {}
         self.wanted: dict[Endpoint, Placed] = {}
+        self.owners: dict[Endpoint, Forward] = {}  # of what is wanted
         self.placed: dict[Endpoint, Placed] = {}
         self.waiting: set[Endpoint] = set()
         self.left: set[Endpoint] = set()  # taken away, but sessions still have them
@@ -82,11 +83,12 @@ class Forwards:
             if before != after:
                 log.debug("%s: moved from %s to %s", forward, before, after)
         self.addresses = dict(addresses)
-        self.wanted = {}
+        self.wanted, self.owners = {}, {}
         for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.of_triggers), addresses):
             if endpoint in self.wanted:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
             self.wanted.setdefault(endpoint, targets)
+            self.owners.setdefault(endpoint, forward)
 
     def wanted_ports(self) -> dict[int, np.ndarray]:
         """Return the ports wanted on each address, see daemon/ports.py."""

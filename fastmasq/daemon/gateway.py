@@ -79,6 +79,7 @@ class Gateway:
         self._local: list[int] = []  # the host's addresses
         self._pool: tuple[int, ...] = ()  # addresses that inside hosts are dealt out to
         self._is_settled = False
+        self.declared = declared  # what the files said last
         self._put(declared)
 
     def _make_vpn(self, settings: Settings) -> Vpn | None:

@@ -40,19 +40,19 @@ class Methods:
     def handlers(self) -> dict[str, Handler]:
         """Return the methods. They raise FastmasqError; nothing has changed then."""
         gateway = self._gateway
-        tell: dict[str, Callable[[Policy], dict[str, Any]]] = {
-            "rules.change": lambda _: {"generation": gateway.rules.rule_set.generation},
-            "forwards.change": lambda new: {"forwards": len(new.forwards), "warnings": gateway.forwards.reservations()},
-            "redirects.change": lambda new: {"redirects": len(new.redirects)},
-            "triggers.change": lambda new: {"rows": len(new.triggers)},
-            "marks.change": lambda new: {"targets": len(new.marks)},
-            "timeouts": lambda new: timeouts.describe(new.timeouts),
-            "dynaddr": lambda new: {"value": new.dynaddr},
+        tell: dict[str, Callable[[Policy, Policy], dict[str, Any]]] = {
+            "rules.change": lambda _old, _new: {"generation": gateway.rules.rule_set.generation},
+            "forwards.change": self._tell_forwards,
+            "redirects.change": lambda _, new: {"redirects": len(new.redirects)},
+            "triggers.change": lambda _, new: {"rows": len(new.triggers)},
+            "marks.change": lambda _, new: {"targets": len(new.marks)},
+            "timeouts": lambda _, new: timeouts.describe(new.timeouts),
+            "dynaddr": lambda _, new: {"value": new.dynaddr},
         }
         return {
             "rules": self._list_rules,
             "rules.check": gateway.rules.evaluate,
-            "forwards": lambda _: gateway.forwards.describe(),
+            "forwards": lambda _: self._list_forwards(),
             "redirects": lambda _: [msgspec.to_builtins(one) for one in gateway.redirects.redirects],
             "triggers": lambda _: gateway.triggers.describe(),
             "marks": lambda _: gateway.marks.describe(),
@@ -65,15 +65,26 @@ class Methods:
         self._gateway.count()
         return self._gateway.rules.listed(params)
 
+    def _list_forwards(self) -> list[dict[str, Any]]:
+        """Return the forwards, each with where it comes from: "configuration", rule files included, or "command"."""
+        gateway = self._gateway
+        declared = {forward: "configuration" for forward in gateway.declared.forwards}
+        described = zip(gateway.forwards.forwards, gateway.forwards.describe(), strict=True)
+        return [{**row, "from": declared.get(forward, "command")} for forward, row in described]
+
+    def _tell_forwards(self, old: Policy, new: Policy) -> dict[str, Any]:
+        changed = [forward for forward in new.forwards if forward not in old.forwards]
+        return {"forwards": len(new.forwards), "warnings": self._gateway.forwards.reservations(changed)}
+
     def _change(
-        self, method: str, tell: Callable[[Policy], dict[str, Any]], params: dict[str, Any]
+        self, method: str, tell: Callable[[Policy, Policy], dict[str, Any]], params: dict[str, Any]
     ) -> dict[str, Any]:  # fmt: skip
         if method == "rules.change":
             self._gateway.count()  # some changes set counters to zero
         old = self._gateway.policy()
         new = changed(old, method, params)
         self._gateway.apply(old, new)
-        return tell(new)
+        return tell(old, new)
 
     def _change_lines(self, params: dict[str, Any]) -> dict[str, Any]:
         wanted = read_parameters("policy", params, _Lines)

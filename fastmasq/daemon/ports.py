@@ -160,7 +160,7 @@ def is_bound(protocol: int, port: int) -> bool:
 def reservation(ranges: PortRanges, present: str) -> str | None:
     """Return the value ip_local_reserved_ports must have so that the host stays off our ports; None to leave it.
 
-    present: the value it has, in the spelling of the kernel.
+    present: the value it has, in the spelling of the kernel. Raises ConfigurationError if the host would have none.
     """
     if not ranges:
         return None
@@ -170,4 +170,10 @@ def reservation(ranges: PortRanges, present: str) -> str | None:
     wanted = wanted_ports(ranges)
     if not (wanted & ephemeral).any():
         return None
-    return format_ports(parse_ports(present) | wanted)
+    reserved = parse_ports(present) | wanted
+    if not (ephemeral & ~reserved).any():
+        raise ConfigurationError(
+            f"masquerade.ports: {ranges} leaves programs of this host none of the ports {first}-{last} that they "
+            'connect from (net.ipv4.ip_local_port_range); leave some out, or use "auto"'
+        )
+    return format_ports(reserved)

@@ -47,8 +47,9 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(settings: Settings) -> list[Finding]:
+def findings(declared: Declared) -> list[Finding]:
     """Look at privileges, links, rings, guard, ports, memory and conflicts, and return what is worth saying."""
+    settings = declared.settings
     lacking = privileges.missing()
     if lacking:
         return [Finding("error", f"{' and '.join(lacking)} missing: run as root; nothing else could be looked at")]

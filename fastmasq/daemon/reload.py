@@ -7,6 +7,7 @@ the files change takes the place of the running one as a whole. Sessions live on
 Control method, with parameters and result:
 
     reload {"enforce": true,                  optional; close the sessions that policy would no longer let open
+            "exact": true,                    optional; have exactly what the files say, nothing that was changed since
             "confirm_s": 60}                  optional, see daemon/confirmation.py
      -> {"changed": ["masquerade.timeouts.udp", "rules", "forward tcp eth1:8080"], "warnings": ["f.toml:7: ..."],
          "closed": 12, "reset": 3, "sessions": ["tcp 10.0.0.2:1234 -> 199.0.0.1:80: the chain forward says DENY", ...]}
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -47,17 +48,17 @@ _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 class _Wanted(Struct, forbid_unknown_fields=True):
     enforce: bool = False
+    exact: bool = False
     confirm_s: Seconds | None = None
 
 
 class Reload:
-    """Has a gateway follow its files: `declared` is what they said last, `read_again` reads them (None without any)."""
+    """Has a gateway follow its files, which `read_again` reads (None without any)."""
 
     def __init__(
-        self, gateway: Gateway, declared: Declared, read_again: Callable[[], Loaded] | None, confirmation: Confirmation
-    ) -> None:
+        self, gateway: Gateway, read_again: Callable[[], Loaded] | None, confirmation: Confirmation
+    ) -> None:  # fmt: skip
         self._gateway = gateway
-        self._declared = declared
         self._read_again = read_again
         self._confirmation = confirmation
 
@@ -66,16 +67,18 @@ class Reload:
         wanted = read_parameters("reload", params, _Wanted)
         if wanted.enforce and wanted.confirm_s:
             raise ConfigurationError("sessions that are closed cannot come back: enforce once the reload is confirmed")
-        return self.reload(to_enforce=wanted.enforce, confirm_s=wanted.confirm_s)
+        return self.reload(to_enforce=wanted.enforce, exactly=wanted.exact, confirm_s=wanted.confirm_s)
 
-    def reload(self, *, to_enforce: bool = False, confirm_s: int | None = None) -> dict[str, Any]:
+    def reload(
+        self, *, to_enforce: bool = False, exactly: bool = False, confirm_s: int | None = None
+    ) -> dict[str, Any]:  # fmt: skip
         """Read the files again and make the difference; say in the log what came of it. Raises FastmasqError."""
         if self._read_again is None:
             raise KernelError("started without a configuration, so there is nothing to reload; use `run -c FILE`")
-        before, declared = self._gateway.policy(), self._declared
+        before, declared = self._gateway.policy(), self._gateway.declared
         try:
             self._confirmation.require_none()
-            result = self._reload(self._read_again(), to_enforce=to_enforce)
+            result = self._reload(self._read_again(), to_enforce=to_enforce, exactly=exactly)
         except FastmasqError as error:
             for line in str(error).splitlines():
                 log.error("not reloaded: %s", line)
@@ -84,23 +87,30 @@ class Reload:
             log.warning("%s", warning)
         log.info("%s", _report(result))
         if confirm_s:
-            go_back = partial(setattr, self, "_declared", declared)
+            go_back = partial(setattr, self._gateway, "declared", declared)
             self._confirmation.expect("the reload", confirm_s, before, now_ns(), go_back)
         return result
 
-    def _reload(self, loaded: Loaded, *, to_enforce: bool) -> dict[str, Any]:
-        old, new = self._declared, declare(loaded.settings)
+    def _reload(self, loaded: Loaded, *, to_enforce: bool, exactly: bool) -> dict[str, Any]:
+        new, running = declare(loaded.settings), self._gateway.policy()
+        difference(self._gateway.declared, new)  # what cannot change is refused
+        old = _as_declared(running, self._gateway.declared) if exactly else self._gateway.declared
         changed = difference(old, new)
         if not new.rules.equals(old.rules):
             self._gateway.count()
-        running = self._gateway.policy()
+            running = self._gateway.policy()
         self._gateway.apply(running, following(running, old, new))
-        self._declared = new
+        self._gateway.declared = new
         result = {"changed": changed, "warnings": [*loaded.warnings, *new.warnings]}
         if not to_enforce:
             return {**result, "closed": 0, "reset": 0, "sessions": []}
         closed = enforce.close_forbidden(self._gateway)
         return {**result, "closed": len(closed.lines), "reset": closed.reset, "sessions": closed.lines[:MOST_SHOWN]}
+
+
+def _as_declared(running: Policy, declared: Declared) -> Declared:
+    """Return what runs as if files had said so, for the new ones to be compared with."""
+    return replace(declared, **{each.name: getattr(running, each.name) for each in fields(Policy)})
 
 
 def _report(result: dict[str, Any]) -> str:

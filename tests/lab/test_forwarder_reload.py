@@ -86,6 +86,19 @@ def test_want08_a_stream_and_a_forward_go_through_reloads(net: Network, tmp_path
     assert round_trip(net.connect("server", (EXTERNAL_ADDRESS, 8080)), None, b"new")
 
 
+def test_exactly_what_the_file_says_comes_back(net: Network) -> None:
+    """A forward cleared at run time stays away, and one made then stays, until all is to be as the file says."""
+    net.start(FORWARD.format(listen=8080, to=ECHO_PORT))
+    net.fastmasq.run_command("forward", "clear")
+    net.fastmasq.run_command("forward", "add", "tcp", "eth1:9090", "10.0.0.2:80")
+    assert reload(net) == "nothing changed\n"
+    assert "eth1:9090" in net.fastmasq.run_command("forward", "list")
+    assert reload(net, "--exact") == "changed: forward tcp eth1:9090, forward tcp eth1:8080\n"
+    [_, row] = net.fastmasq.run_command("forward", "list").splitlines()
+    assert (row.split()[1], row.split()[-1]) == ("eth1:8080", "configuration")
+    assert reload(net, "--exact") == "nothing changed\n"
+
+
 def test_changed_timeouts_take_effect(net: Network) -> None:
     net.start('[masquerade.timeouts]\nicmp = "60s"\n')
     configure(net, '[masquerade.timeouts]\nudp = "2s"\nicmp = "60s"\n')

@@ -164,7 +164,10 @@ class Host:
 class PolicyGateway:
     """A gateway whose policy is changed as over the control socket, and what it then does with packets."""
 
-    def __init__(self, *, ports: str = "1-65535", local: Iterable[str] = (), declared: Declared | None = None) -> None:
+    def __init__(
+        self, *, ports: str = "1-65535", local: Iterable[str] = (), declared: Declared | None = None,
+        host: Host | None = None,
+    ) -> None:  # fmt: skip
         self.harness = Harness(routes=[*HOWTO_ROUTES, *((f"{text}/32", plain("local")) for text in local)])
         masquerade = msgspec.structs.replace(Settings().masquerade, ports=PortRanges.read(ports), other_protocols=False)
         settings = Settings(vpn=VpnSettings(pptp=False, ipsec=False), masquerade=masquerade)

@@ -588,3 +588,20 @@ def test_the_running_one_is_found(tmp_path, path, daemon):
         dead.bind(refused)
     assert find_running([nowhere, refused, path]) == path
     assert find_running([nowhere, refused]) == nowhere
+
+
+def test_a_deleted_socket_is_made_anew(daemon, path):
+    with connection(path) as before:
+        before.sendall(b'{"method": "ping"}\n')
+        assert lines(before, 1) == [{"result": "pong"}]
+        os.unlink(path)
+        with pytest.raises(KernelError, match="no fastmasq is running"):
+            call(path, "ping")
+        daemon.loop.call_soon_threadsafe(daemon.server.every_second)
+        deadline = time.monotonic() + 5
+        while not is_served(path):
+            assert time.monotonic() < deadline
+        assert call(path, "ping") == "pong"
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        before.sendall(b'{"method": "ping"}\n')
+        assert lines(before, 1) == [{"result": "pong"}], "who was connected still is"

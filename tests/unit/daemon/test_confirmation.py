@@ -105,7 +105,8 @@ def test_a_reload_goes_back_and_can_be_tried_again(gateway: PolicyGateway, tmp_p
     masquerade = '[masquerade]\nports = "1-65535"\nother_protocols = false\n'
     before = parse(links + masquerade, "f.toml").settings
     after = parse(f'{links}{masquerade}[rules]\nfiles = ["{rules}"]\n', "f.toml").settings
-    reload = Reload(gateway.gateway, declare(before), lambda: Loaded(after, ()), gateway.confirmation)
+    gateway.gateway.declared = declare(before)
+    reload = Reload(gateway.gateway, lambda: Loaded(after, ()), gateway.confirmation)
     for _ in range(2):
         assert reload.handle({"confirm_s": 60})["changed"] == ["rules"]
         assert input_policy(gateway) == "DENY"
@@ -116,7 +117,7 @@ def test_a_reload_goes_back_and_can_be_tried_again(gateway: PolicyGateway, tmp_p
 
 
 def test_a_reload_that_closes_sessions_cannot_go_back(gateway: PolicyGateway) -> None:
-    reload = Reload(gateway.gateway, declare(gateway.gateway.settings), lambda: None, gateway.confirmation)
+    reload = Reload(gateway.gateway, lambda: None, gateway.confirmation)
     with pytest.raises(ConfigurationError, match="sessions that are closed cannot come back"):
         reload.handle({"enforce": True, "confirm_s": 60})
 

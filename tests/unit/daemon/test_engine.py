@@ -17,7 +17,6 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
-from fastmasq.daemon.policy import declare
 from fastmasq.daemon.reload import Reload
 from fastmasq.errors import KernelError
 from fastmasq.kernel import sysctl
@@ -175,7 +174,7 @@ def test_a_step_that_fails_takes_nothing_from_those_after_it(
 def test_a_hang_up_with_a_mistake_that_nobody_foresaw_changes_nothing(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine.reload = Reload(engine.gateway, declare(engine.settings), lambda: int("9" * 5000), engine.confirmation)
+    engine.reload = Reload(engine.gateway, lambda: int("9" * 5000), engine.confirmation)
     for _ in range(5):
         engine._hang_up()
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

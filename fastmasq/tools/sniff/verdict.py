@@ -81,6 +81,7 @@ class Talk(Struct, eq=False):
     problems: list[str]
     client_near: bool | None = None
     ended_away: bool | None = None  # direction of the first packet that ends the control connection or its call
+    ended_at: int = 0  # its number among all packets
 
 
 class Watch:
@@ -108,7 +109,7 @@ class Watch:
         if "syn" in seen.tags:
             talk.ended_away = None
         elif talk.ended_away is None and not seen.icmp_from and not set(_ENDINGS).isdisjoint(seen.tags):
-            talk.ended_away = away
+            talk.ended_away, talk.ended_at = away, self.packets
         ours = sent and talk.link.side == "outside" and seen.icmp_from == talk.near  # a packet that no host here wants
         if seen.problem and not ours and seen.problem not in talk.problems and len(talk.problems) < MOST_PROBLEMS:
             talk.problems.append(seen.problem)
@@ -139,6 +140,7 @@ class Watch:
     def _views(self) -> Iterator[View]:
         """Yield each pair of an inside host and a remote, with what the outside saw of that remote."""
         sides = {link.side for link in self.links.values()}
+        blind = {link.side for link in self.links.values() if not link.sees_sent}
         outer: dict[tuple[Family, str], list[Talk]] = {}
         for talk in self._talks.values():
             if talk.link.side == "outside":
@@ -147,19 +149,23 @@ class Watch:
         for talk in self._talks.values():
             if talk.link.side == "inside":
                 explained.add((talk.family, talk.far))
-                yield View(talk, [talk], outer.get((talk.family, talk.far), []) if "outside" in sides else None)
+                yield View(talk, [talk], outer.get((talk.family, talk.far), []) if "outside" in sides else None, blind)
             elif not talk.link.side:
-                yield View(talk, [talk], None)
+                yield View(talk, [talk], None, blind)
         for key in outer.keys() - explained:
             for talk in outer[key]:
                 own = talk.client_near is not False  # the gateway is the client itself: nothing of it is inside
-                yield View(talk, None if own or "inside" not in sides else [], [talk])
+                yield View(talk, None if own or "inside" not in sides else [], [talk], blind)
 
 
 class View:
-    """The packets of one pair, by direction and point. Talks are None for a side that is not watched."""
+    """The packets of one pair, by direction and point. Talks are None for a side that is not watched.
 
-    def __init__(self, talk: Talk, inner: list[Talk] | None, outer: list[Talk] | None) -> None:
+    What leaves by a side in `blind` cannot be seen.
+    """
+
+    def __init__(self, talk: Talk, inner: list[Talk] | None, outer: list[Talk] | None, blind: set[Side]) -> None:
+        self._blind = blind if talk.link.side else set()
         self.family, self.near, self.far = talk.family, talk.near, talk.far
         self._inner, self._outer = inner, outer
         self._talks = [*(inner or ()), *(outer or ())]
@@ -198,6 +204,12 @@ class View:
         forth, back = (max(counts, default=None) for counts in ways)
         return Channel(forth, back, lost=any(0 in counts and any(counts) for counts in ways))
 
+    def only_asks(self) -> bool:
+        """Return whether all that was seen is a client that asks, where no answer could be seen: it says nothing."""
+        control = CONTROL[self.family]
+        answers = [point.count for point in self.points(control) if point.answers]
+        return bool(self.seen(control)) and answers == [None, None] and not any(map(self.seen, ("gre", "esp", "natt")))
+
     def lights(self) -> dict[Kind, tuple[int, int]]:
         counts: dict[Kind, tuple[int, int]] = {}
         for kind, family in FAMILIES.items():
@@ -208,16 +220,17 @@ class View:
         return counts
 
     def server_ended(self) -> bool:
-        """Return whether the server was the first to end the control connection or its call."""
-        return any(talk.ended_away == (not self.client_near) for talk in self._talks)
+        """Return whether the server was the first to end the control connection or its call, on whatever link."""
+        ends = [(talk.ended_at, talk.ended_away) for talk in self._talks if talk.ended_away is not None]
+        return bool(ends) and min(ends)[1] != self.client_near
 
     def problems(self) -> list[str]:
         return list(dict.fromkeys(problem for talk in self._talks for problem in talk.problems))
 
     def _way(self, away: bool, tag: str) -> list[int | None]:
         """Return the packets at both points of one direction, in the order in which they pass them."""
-        inner = _count(self._inner, away, tag, sent=not away)
-        outer = _count(self._outer, away, tag, sent=away)
+        inner = None if not away and "inside" in self._blind else _count(self._inner, away, tag)
+        outer = None if away and "outside" in self._blind else _count(self._outer, away, tag)
         return [inner, outer] if away else [outer, inner]
 
 
@@ -229,10 +242,8 @@ class Point(NamedTuple):
     count: int | None
 
 
-def _count(talks: list[Talk] | None, away: bool, tag: str, sent: bool) -> int | None:
-    if talks is None or (talks and talks[0].link.side and sent and not talks[0].link.sees_sent):
-        return None
-    return sum(talk.counts[away, tag] for talk in talks)
+def _count(talks: list[Talk] | None, away: bool, tag: str) -> int | None:
+    return None if talks is None else sum(talk.counts[away, tag] for talk in talks)
 
 
 def _client_is_near(seen: Seen, away: bool) -> bool | None:
@@ -246,6 +257,8 @@ def _client_is_near(seen: Seen, away: bool) -> bool | None:
 
 
 def _judge(view: View) -> Finding:
+    if view.only_asks():
+        return _finding(view, None, "the client asks; answers are not watched", "watch the link that they come by, too")
     facts = _pptp(view) if view.family == "pptp" else _ipsec(view)
     lack, kind = judge(facts)
     if lack in _PLACED:

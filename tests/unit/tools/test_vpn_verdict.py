@@ -322,6 +322,39 @@ def test_two_clients_of_one_server_have_findings_of_their_own() -> None:
     assert "another client's" in second.hint
 
 
+@pytest.mark.parametrize("client", ["near", "far"])
+def test_what_the_server_drops_is_not_lost_in_the_gateway_whose_sending_is_hidden(client: str) -> None:
+    """On default links what fastmasq sends is seen by nobody: no point 2, and so nothing that is missing there."""
+    gateway = Gateway(BLIND, client=client)
+    gateway.lost["control"] = 7 if client == "near" else 5
+    for _ in range(3):
+        gateway.ask(SYN)
+        gateway.answer(SYN_ACK)
+    finding = gateway.finding()
+    place = {"near": (7, "in from the server"), "far": (5, "in from the inside server")}[client]
+    assert finding.said.startswith("TCP port 1723 is sent and nothing comes back: missing at point ")
+    assert (finding.point, finding.said.count(place[1])) == (place[0], 1)
+
+
+def test_a_server_that_filters_is_no_control_connection_that_works() -> None:
+    gateway = Gateway((WatchedLink("eth0", "inside", False),))
+    for packet in (SYN, SYN, START, CALL):
+        gateway.ask(packet)
+        assert (gateway.finding().good, gateway.finding().said) == (None, "the client asks; answers are not watched")
+    gateway.ask(GRE)
+    assert gateway.finding().good
+
+
+@pytest.mark.parametrize(("first", "server_did"), [("ask", False), ("answer", True)])
+def test_who_ended_a_call_is_told_by_the_order_on_both_links(first: str, server_did: bool) -> None:
+    gateway = Gateway(BLIND)
+    gateway.control()
+    gateway.ask(GRE)
+    for way in (first, "ask", "answer"):
+        getattr(gateway, way)(TCP(flags="FA"))
+    assert gateway.finding().said.startswith("the server made the call and ended it") is server_did
+
+
 # --- IPsec -------------------------------------------------------------------------------------------------------
 
 

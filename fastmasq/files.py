@@ -16,11 +16,18 @@ _MOST_LINKS = 40  # on the way to a file, as path_resolution(7) has it
 
 def trusted_owners() -> set[int]:
     """Return the users whose files we go by: root, our own, and for root whoever has called sudo."""
-    owners = {0, os.geteuid()}
+    return {0, os.geteuid(), _caller()}
+
+
+def caller_may_see() -> bool:
+    """Return whether whoever has called us may be shown what we read: through sudo he might not read it himself."""
+    return _caller() == os.geteuid()
+
+
+def _caller() -> int:
+    """Return the user who has called us: through sudo, or ourselves."""
     caller = os.environ.get("SUDO_UID", "")
-    if os.geteuid() == 0 and caller.isdecimal() and len(caller) <= 10:
-        owners.add(int(caller))
-    return owners
+    return int(caller) if os.geteuid() == 0 and caller.isdecimal() and len(caller) <= 10 else os.geteuid()
 
 
 def service_user() -> set[int]:

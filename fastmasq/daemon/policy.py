@@ -67,13 +67,14 @@ class Declared(Policy):
 _AnyPolicy = TypeVar("_AnyPolicy", bound=Policy)
 
 
-def declare(settings: Settings) -> Declared:
+def declare(settings: Settings, *, quoting: bool = False) -> Declared:
     """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake.
 
-    Rule files are run on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
+    Messages quote lines of other programs if they are for whoever has called us, and not for a log. Rule files are run
+    on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
     """
     start = RuleSet(default_forward=not settings.rules.files)
-    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict)
+    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict, quoting=quoting)
     masquerade = settings.masquerade
     written = masquerade.timeouts
     declared = Declared(

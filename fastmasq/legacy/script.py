@@ -54,6 +54,7 @@ READERS: dict[str, Reader] = {
 It returns one of the requests in requests.py and raises FastmasqError."""
 
 _NEEDS_SHELL = "needs a shell; run the script with sh, and fastmasq's programs in its PATH"
+_NOT_SAID = "needs a shell, or is a mistake; `fastmasq check` says what it is"
 _SHELLS = ("sh", "ash", "bash", "csh", "dash", "ksh", "tcsh", "zsh", "fastmasq", "ipchains-restore")  # read other files
 _RUNNERS = (
     *("busybox", "chroot", "doas", "env", "ionice", "nice", "nohup", "nsenter", "setsid", "stdbuf", "su", "sudo"),
@@ -83,21 +84,27 @@ class Script(Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-def load(path: str | Path, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = ()) -> Script:
+def load(
+    path: str | Path, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = (), quoting: bool = True
+) -> Script:
     """Read a rule file; arguments are what $1, ${2} ... in it stand for.
 
-    Raises ConfigurationError whose text has one line for each mistake.
+    A file that is no rule file may be a secret that somebody has named by mistake: without `quoting`, as for a log that
+    others read, nothing is said of what stands in lines that are not of our programs, but where. Raises
+    ConfigurationError whose text has one line for each mistake.
     """
     try:
         text = files.read(path, LARGEST).decode(errors="replace")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; name a file of rules") from None
-    return parse(text, str(path), names, tolerant=tolerant, arguments=arguments)
+    return parse(text, str(path), names, tolerant=tolerant, arguments=arguments, quoting=quoting)
 
 
-def parse(text: str, name: str, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = ()) -> Script:
+def parse(
+    text: str, name: str, names: Names, *, tolerant: bool = True, arguments: Sequence[str] = (), quoting: bool = True
+) -> Script:
     """Read the text of a rule file; `name` stands for the file in messages. Raises as `load` does."""
-    reading = _Reading(name, names, tolerant)
+    reading = _Reading(name, names, tolerant, quoting)
     if "\0" in text:
         raise ConfigurationError(f"{name}: has zero octets, so it is no script; name a file of rules")
     if tolerant and "\r\n" in text:
@@ -107,7 +114,7 @@ def parse(text: str, name: str, names: Names, *, tolerant: bool = True, argument
         for command in commands(text, arguments, READERS):
             reading.take(command)
     except Refused as refused:
-        reading.mistakes.append(f"{name}:{refused.line}: {refused}")
+        reading.mistakes.append(f"{name}:{refused.line}: {refused if reading.may_quote else _NOT_SAID}")
     if reading.mistakes:
         raise ConfigurationError("\n".join(dict.fromkeys(reading.mistakes)))
     return Script(tuple(reading.items), tuple(reading.warnings))
@@ -128,6 +135,7 @@ def prepare(
     *,
     tolerant: bool = True,
     arguments: Sequence[str] = (),
+    quoting: bool = True,
 ) -> Prepared:
     """Read rule files, one after the other, and try their changes on a copy of `rule_set`.
 
@@ -137,7 +145,7 @@ def prepare(
     trial = rule_set.copy()
     prepared = Prepared([], [], [])
     for path in paths:
-        script = load(path, names, tolerant=tolerant, arguments=arguments)
+        script = load(path, names, tolerant=tolerant, arguments=arguments, quoting=quoting)
         prepared.warnings.extend(script.warnings)
         mistakes: list[str] = []
         may_fail = False
@@ -181,8 +189,9 @@ def _rehearse(item: Item, trial: RuleSet, prepared: Prepared, tolerant: bool) ->
 class _Reading:
     """One pass over one file: collects requests, warnings and mistakes."""
 
-    def __init__(self, name: str, names: Names, tolerant: bool) -> None:
+    def __init__(self, name: str, names: Names, tolerant: bool, quoting: bool) -> None:
         self.name = name
+        self.may_quote = quoting and files.caller_may_see()
         self.names = names
         self.tolerant = tolerant
         self.items: list[Item] = []
@@ -196,9 +205,11 @@ class _Reading:
         first = command.words[0] if command.words else ""
         program = first.rpartition("/")[2]
         if not command.words:
-            mistake = f"the program depends on {command.doubt}; write it out"
+            doubt = command.doubt if self.may_quote else "what only a shell can find out"
+            mistake = f"the program depends on {doubt}; write it out"
         elif first.startswith("-"):
-            mistake = f"begins with the option {first}; end the line before it with \\, or name the program"
+            option = f"the option {first}" if self.may_quote else "an option"
+            mistake = f"begins with {option}; end the line before it with \\, or name the program"
         elif program in READERS:
             mistake = f"depends on {command.doubt}; write it out" if command.doubt else self._read(place, command)
         elif program in _SHELLS or _may_run_ours(program, command):
@@ -247,7 +258,8 @@ class _Reading:
             self.warnings.append(f"{place}: ignored: {program}; fastmasq needs no modules of the kernel")
         elif program not in _SILENT:
             shown = " ".join(plain_dashes(word) for word in command.words[:4])
-            self.warnings.append(f"{place}: ignored: {shown!r}, a line of another program")
+            shown = f"{shown!r}, " if self.may_quote else ""
+            self.warnings.append(f"{place}: ignored: {shown}a line of another program")
         return None
 
     def _setting(self, place: str, setting: str, command: Command) -> str | None:

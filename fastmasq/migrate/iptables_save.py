@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from fastmasq import files
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate.foreign import (
     HOOKS,
@@ -90,7 +91,8 @@ def read(text: str) -> Iterator[ForeignChain]:
                 raise ConfigurationError(f"line {number}: there is no chain {name!r} in table {table!r}")
             chains[table, name].rules.append(_Rule(words, number, line).read())
         else:
-            raise ConfigurationError(f"line {number}: not a line of iptables-save: {line[:60]!r}")
+            shown = f": {line[:60]!r}" if files.caller_may_see() else ""
+            raise ConfigurationError(f"line {number}: not a line of iptables-save{shown}")
     yield from chains.values()
 
 

@@ -82,3 +82,12 @@ def test_what_belongs_to_another_user_is_refused(file: Path, tmp_path: Path, mon
     link.symlink_to(file)
     os.chown(link, NOBODY, -1, follow_symlinks=False)
     assert refusal(link).startswith(f"{link} belongs to the user nobody"), "who can make the link can make another"
+
+
+def test_whoever_has_called_sudo_might_not_read_the_file_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert files.caller_may_see()
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    assert not files.caller_may_see()
+    monkeypatch.setenv("SUDO_UID", "0")
+    assert files.caller_may_see()

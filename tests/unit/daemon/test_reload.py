@@ -152,3 +152,11 @@ def test_hosts_of_marks_likewise_and_those_that_stay_keep_their_turn(tmp_path: P
         ("1 -> 10.0.0.5:0", 10, None),
     ]
     assert difference(old, new) == ["mark 1 -> 10.0.0.2:0", "mark 1 -> 10.0.0.3:0", "mark 1 -> 10.0.0.5:0"]
+
+
+def test_what_the_daemon_says_of_a_rule_file_quotes_no_line_of_other_programs(tmp_path: Path) -> None:
+    """Its log has other readers than root, and so has the answer to a reload that the service's user asks for."""
+    script = tmp_path / "rc.firewall"
+    script.write_text("10.0.0.2 secret\n")
+    found = declared(f'[rules]\nfiles = ["{script}"]\n')
+    assert found.warnings == (f"{script}:1: ignored: a line of another program",)

@@ -144,6 +144,35 @@ def test_a_file_of_another_system_is_read_with_a_warning():
         parse("ipchains\0 -F", "f", NAMES)
 
 
+SECRETS = {
+    "passwd": "secret:x:0:0:root:/root:/usr/sbin/nologin\n",
+    "key": "-----secret KEY-----\nsecretAKCAQEA secret\n",
+    "hash": "root:$secret$salt:19000:0:99999:7:::\n",
+    "braces": "x ${secret/}\n",
+    "keys": "10.0.0.2 secret\n",
+}
+
+
+@pytest.mark.parametrize("quoting", [True, False])
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_that_is_named_as_a_rule_file_is_not_quoted_to_others(name, quoting, monkeypatch):
+    """Root sees what stands in a line of no program of ours; a log, and whoever has called sudo, only where."""
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    said = said_of(SECRETS[name], quoting=quoting)
+    assert ("secret" in said) == quoting
+    assert "f:1: " in said
+    monkeypatch.setenv("SUDO_UID", "1000")
+    assert "secret" not in said_of(SECRETS[name], quoting=quoting)
+
+
+def said_of(text, *, quoting):
+    """Return the warnings about a text, or its mistakes."""
+    try:
+        return "\n".join(parse(text, "f", NAMES, quoting=quoting).warnings)
+    except ConfigurationError as error:
+        return str(error)
+
+
 def test_all_mistakes_of_a_file_are_reported():
     assert [line.split(": ")[0] for line in mistakes_of("ipfwadm -q\nipfwadm -F -f\nipchains -q\nfi\n")] == [
         "f:1",

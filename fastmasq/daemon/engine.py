@@ -42,6 +42,7 @@ from fastmasq.daemon.watchdog import Watchdog
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import local_link, privileges
+from fastmasq.kernel.alterations import Alterations
 from fastmasq.kernel.forwarding import Forwarding
 from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.takeover import Takeover
@@ -116,6 +117,7 @@ class Engine:
         self.status_server: StatusServer | None = None
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
+        self.alterations: Alterations | None = None  # likewise
         self._seconds = 0
         self._looks_at = 0.0  # not before then at the host's ports again, after a bind
         self._will_look = False
@@ -194,6 +196,8 @@ class Engine:
         self.forwarding = Forwarding(takeover, (*map(str, links.inside), str(links.outside)))
         self._undo.callback(self.forwarding.close)
         self.forwarding.stop()
+        self.alterations = Alterations()
+        self._undo.callback(self.alterations.close)
         return Host(self.settings, takeover, self.watch)
 
     def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
@@ -313,6 +317,8 @@ class Engine:
             wakes.append((self.gateway.host.binds.fileno(), self._note_bind))
         elif not self.observes:
             self._look_often()
+        if self.alterations is not None:
+            wakes.append((self.alterations.fileno(), self._look_after_host))
         for descriptor, action in wakes:
             self.loop.add_reader(descriptor, self._attempt, action)
             self._undo.callback(self.loop.remove_reader, descriptor)
@@ -387,6 +393,11 @@ class Engine:
         if self.forwarding is not None and (news := self.forwarding.read(now_ns())):
             log.warning("%s", news)
 
+    def _look_after_host(self) -> None:
+        """Put back what somebody has altered."""
+        if self.alterations is not None and self.alterations.read():
+            self.gateway.look_after_host()
+
     def _pass_second(self) -> None:
         """Do what time asks for; a step that fails takes nothing from those after it."""
         self._next_second = self.loop.call_later(1, self._pass_second)
@@ -409,7 +420,7 @@ class Engine:
         if self.inside_server is not None:
             yield lambda: self.inside_server.every_second(now_ns())
         if self._seconds % LOOK_EVERY == 0:
-            yield from (self.gateway.check_host, self.gateway.look)
+            yield from (self.gateway.look_after_host, self.gateway.check_host, self.gateway.look)
             if self.forwarding is not None:
                 yield self._hold_forwarding
         if self._seconds % PROBE_EVERY == 0:

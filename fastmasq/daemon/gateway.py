@@ -387,8 +387,12 @@ class Gateway:
         if self.vpn is not None:
             yield lambda: self.vpn.every_second(now_ns())
 
+    def look_after_host(self) -> None:
+        """Put back what somebody has changed of the host. Raises KernelError for what cannot be."""
+        self.host.look_after(now_ns())
+
     def check_host(self) -> None:
-        """Say what on the host is not as it was."""
+        """Say what on the host is not as it should be."""
         self.host.check(self.rules.rule_set)
 
     def look(self) -> None:

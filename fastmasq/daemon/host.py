@@ -1,7 +1,8 @@
 """The host that policy needs: its guard, its ports, the rules for itself, and the link to its proxies.
 
-Each call brings one of them to what it is told, and does nothing if it is so already. `Takeover` puts all back.
-Of the host of one that only observes nothing is changed.
+Each call brings one of them to what it is told, and does nothing if it is so already. What somebody else makes of it
+meanwhile `look_after` sets right. `Takeover` puts all back in the end. Of the host of one that only observes nothing is
+changed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
+from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy.chains import RuleSet
 
@@ -43,11 +45,16 @@ class Host:
         self._takeover = takeover
         self._watch = watch
         self.guard: Guard | None = None
+        self.is_whole = True  # as of the last look at what was taken over
+        self._mishaps = Mishaps(log)
         self._guarded: tuple | None = None  # what the guard was told last
+        self._spec: GuardSpec | None = None  # the same in its own words
+        self._reserved: PortRanges | None = None
         self._destinations: OriginalDestinations | None = None
         self._destinations_refused = ""
         self._small: set[tuple[str, int]] = set()  # names and numbers of links that merge no UDP, by our doing
-        self._drifted: list[str] = []
+        self._off: dict[str, Sequence[str]] = {}  # what is to be off for that, by the name of a link
+        self._out_of_reach: list[str] = []
         self._not_enforced: list[str] = []
         self.binds, self._binds_refused = self._hear_binds()
         self.goes_on = takeover.adopted  # a run before has ended, and left the host as it was to it
@@ -93,6 +100,7 @@ class Host:
                 self._switch_off(HOST_END, offloads.BURSTS)
 
     def _switch_off(self, interface: str, names: Sequence[str]) -> None:
+        self._off[interface] = names
         try:
             off = self._takeover.switch_off(interface, names)
         except KernelError as error:
@@ -107,6 +115,7 @@ class Host:
 
     def reserve(self, ranges: PortRanges) -> None:
         """Keep the host's programs off these ports of ours, where the kernel can. Raises KernelError."""
+        self._reserved = ranges
         try:
             given = self._takeover.original(RESERVED_PORTS)
         except FileNotFoundError:
@@ -159,14 +168,14 @@ class Host:
         )
         if state == self._guarded:
             return
-        self._guarded = None
+        self._guarded = self._spec = None
         if self.guard is None:
             self.guard = self._takeover.guard(self._backend, spec)
             if self.guard.backend == "none":
                 log.warning("%s", self.guard.describe())
         else:
             self.guard.update(spec)
-        self._guarded = state
+        self._guarded, self._spec = state, spec
 
     # -- rules -----------------------------------------------------------------------------------------------------
 
@@ -212,12 +221,58 @@ class Host:
         self._takeover.remove_local_link()
 
     def check(self, rule_set: RuleSet) -> None:
-        """Say it, once, when what we depend on is not as it should be: settings of the kernel, proxies of the host."""
-        drifted = self._takeover.drifted() + proxies.out_of_reach(rule_set)
-        for sentence in drifted:
-            if sentence not in self._drifted:
+        """Say it, once, when proxies of the host listen where they are not reached."""
+        found = proxies.out_of_reach(rule_set)
+        for sentence in found:
+            if sentence not in self._out_of_reach:
                 log.warning("%s", sentence)
-        self._drifted = drifted
+        self._out_of_reach = found
+
+    # -- what others do --------------------------------------------------------------------------------------------
+
+    def look_after(self, now_ns: int) -> None:
+        """Put back what somebody has removed or changed of what was taken over, and say so, a line for each.
+
+        Raises KernelError for what cannot be; `is_whole` is False then, and the next look tries again.
+        """
+        refused = []
+        for look in (
+            self._put_back_guard,
+            self._takeover.put_back_host_rules,
+            self._takeover.put_back_local_link,
+            self._put_back_reservation,
+            self._put_back_offloads,
+        ):
+            try:
+                sentence = look()
+            except (KernelError, OSError) as error:
+                refused.append(error.strerror if isinstance(error, OSError) else str(error))
+            else:
+                if sentence:
+                    self._mishaps.warn(sentence, now_ns)
+        self.is_whole = not refused
+        if refused:
+            raise KernelError("; ".join(dict.fromkeys(refused)))
+
+    def _put_back_guard(self) -> str:
+        if self.guard is None or self._spec is None:  # not in force yet, or not as it should be: `keep` is to come
+            return ""
+        altered = self.guard.look()
+        if not altered:
+            return ""
+        self.guard.update(self._spec)
+        return f"somebody removed or changed the guard ({self.guard.backend}) at {', '.join(altered)}; it is back"
+
+    def _put_back_reservation(self) -> str:
+        if self._reserved is None or not self._takeover.concede(RESERVED_PORTS):
+            return ""
+        self.reserve(self._reserved)
+        return f"somebody set {RESERVED_PORTS}; it has our ports, too, again"
+
+    def _put_back_offloads(self) -> str:
+        on = {name: self._takeover.switch_off(name, features) for name, features in self._off.items()}
+        found = [f"{', '.join(features)} of {name}" for name, features in on.items() if features]
+        return f"somebody switched on {' and '.join(found)}: off again" if found else ""
 
 
 class UntouchedGuard(NoGuard):
@@ -235,6 +290,7 @@ class UntouchedHost(Host):
         self.guard = UntouchedGuard()
         self.goes_on = False
         self.binds = None
+        self.is_whole = True
 
     def waiting(self, protocol: int) -> list[kernel_ports.Waiting]:
         return []  # nothing is taken from them
@@ -273,4 +329,7 @@ class UntouchedHost(Host):
         pass
 
     def check(self, rule_set: RuleSet) -> None:
+        pass
+
+    def look_after(self, now_ns: int) -> None:
         pass

@@ -61,7 +61,12 @@ def _program(purpose: str, kind: str) -> str:
 
 
 def _run(purpose: str, argv: list[str], text: str | None) -> str:
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except OSError as error:
+        raise KernelError(f"{purpose}: {argv[0]} cannot be started: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise KernelError(f"{purpose}: {argv[0]} did not end within {_TIMEOUT_S} s") from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise KernelError(f"{purpose}: {lines[0] if lines else f'{argv[0]} ended with status {done.returncode}'}")

@@ -85,7 +85,6 @@ def _make(requests: netlink.RequestSocket, mtu: int) -> None:
     requests.ask(netlink.RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, _pair(mtu))
     for name in (HOST_END, OUR_END):
         sysctl.write_if_present(f"net.ipv6.conf.{name}.disable_ipv6", "1")
-    sysctl.write(f"net.ipv4.conf.{HOST_END}.rp_filter", "2")  # the way back to a sender is never over this link
     _lead(requests)
 
 
@@ -97,6 +96,8 @@ def _lead(requests: netlink.RequestSocket) -> bool:
     for each in down:
         requests.ask(netlink.RTM_NEWLINK, 0, rtnetlink.IFINFOMSG.pack(ifindex=each, flags=IFF_UP, changed=IFF_UP))
     missing = [_is_new(requests, kind, body) for kind, body in _ways(host, ours)]
+    # the way back to a sender is never over this link
+    missing.append(sysctl.write_if_present(f"net.ipv4.conf.{HOST_END}.rp_filter", "2"))
     return bool(down) or any(missing)
 
 

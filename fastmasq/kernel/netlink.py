@@ -35,6 +35,7 @@ RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 GROUP_LINK, GROUP_NEIGHBOUR, GROUP_TC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 0x1, 0x4, 0x8, 0x10, 0x40
 GROUP_IPV4_NETCONF = 0x800000
+GROUP_NFTABLES = 0x40  # of NETLINK_NETFILTER
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port id
 ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
@@ -115,15 +116,17 @@ def split(datagram: bytes) -> Iterator[bytes]:
 class EventSocket:
     """What the kernel announces, in the network namespace this was made in."""
 
-    def __init__(self, groups: int, receive_buffer: int) -> None:
-        """Subscribe to the bit set `groups`; `receive_buffer` is in bytes, beyond the system's limit if we may."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    def __init__(self, groups: int, receive_buffer: int, protocol: int = socket.NETLINK_ROUTE) -> None:
+        """Subscribe to the bit set `groups`; `receive_buffer` is in bytes, beyond the system's limit if we may.
+
+        Raises KernelError.
+        """
+        self._socket = _open(protocol, groups)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.setblocking(False)
-        self._socket.bind((0, groups))
         self._buffer = bytearray(_RECEIVE_BYTES)
 
     def fileno(self) -> int:
@@ -153,8 +156,8 @@ class RequestSocket:
     """Questions to the kernel with their answers; apart from events, so that neither can overflow the other."""
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        self._socket.bind((0, 0))
+        """Raises KernelError."""
+        self._socket = _open(protocol)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", _REPLY_TIMEOUT_S, 0))
         self._sequence = 0
 
@@ -200,6 +203,14 @@ class RequestSocket:
                 raise_error(message)
                 return
 
+    def get(self, kind: int, body: bytes) -> bytes:
+        """Do one request that one message answers, and return that. Raises OSError with the kernel's error number."""
+        self._send(kind, 0, body)
+        reply = next(self._replies())
+        if message_type(reply) == NLMSG_ERROR:
+            raise_error(reply)
+        return reply
+
     def dump(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         """Return all objects of a kind, and whether the list is consistent (no change happened while it was made)."""
         messages: list[bytes] = []
@@ -222,6 +233,19 @@ class RequestSocket:
                 raise_error(message)
             messages.append(message)
         return messages, consistent
+
+
+def _open(protocol: int, groups: int = 0) -> socket.socket:
+    """Return a socket that hears of `groups`. Raises KernelError."""
+    opened: socket.socket | None = None
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        opened.bind((0, groups))
+    except OSError as error:
+        if opened is not None:
+            opened.close()
+        raise KernelError(f"netlink: the kernel gives no socket (protocol {protocol}): {error.strerror}") from None
+    return opened
 
 
 def raise_error(message: bytes) -> None:

@@ -76,7 +76,7 @@ class Takeover:
 
     def original(self, name: str) -> str:
         """Return the value that a setting had before we, or a predecessor, changed it."""
-        known = next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
+        known = self._known(name)
         return sysctl.read(name) if known is None else known["old"]
 
     def stop_forwarding(self) -> None:
@@ -149,11 +149,14 @@ class Takeover:
         if not off:
             return []
         entry = {"offloads": interface, "features": off}
-        self._journal.append(entry)
+        is_new = entry not in self._journal.entries
+        if is_new:
+            self._journal.append(entry)
         try:
             return offloads.switch(interface, off, on=False)
         except KernelError:
-            self._journal.remove(entry)
+            if is_new:
+                self._journal.remove(entry)
             raise
 
     def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
@@ -196,19 +199,28 @@ class Takeover:
         self._journal.remove(_LOCAL_LINK)
         self._local_mtu = 0
 
-    def drifted(self) -> list[str]:
-        """Return one sentence for each setting that somebody else has changed while we run; see `Forwarding` for those.
+    def put_back_host_rules(self) -> str:
+        """Put back what somebody has made of the rules for the host itself; say so if it was so. Raises KernelError."""
+        if not self.host_rules.put_back():
+            return ""
+        return "somebody removed or changed the nftables table ip fastmasq; it is back"
 
-        Rules for the host itself and the link to its programs are put back at once.
+    def put_back_local_link(self) -> str:
+        """Do the same for the link to programs of this host, once it was made."""
+        if not self._local_mtu or not local_link.put_back(self._local_mtu):
+            return ""
+        return f"somebody changed the link {local_link.HOST_END}, its routes or its rule; it is back"
+
+    def concede(self, name: str) -> bool:
+        """Take what somebody has set a setting to since we did for the value it is to have after us.
+
+        Return whether that was so: ours has to be set anew then. Raises KernelError.
         """
-        removed = ["somebody removed the nftables table ip fastmasq; it is back"] if self.host_rules.put_back() else []
-        if self._local_mtu and local_link.put_back(self._local_mtu):
-            removed.append(f"somebody changed the link {local_link.HOST_END}, its routes or its rule; it is back")
-        return removed + [
-            f"{entry['sysctl']} is {now}, but fastmasq needs {entry['new']}: somebody changed it; set it back"
-            for entry in self._journal.entries
-            if "sysctl" in entry and not _is_forwarding(entry) and (now := sysctl.read(entry["sysctl"])) != entry["new"]
-        ]
+        known = self._known(name)
+        if known is None or (now := sysctl.read(name)) == known["new"]:
+            return False
+        self._journal.replace(known, {**known, "old": now})
+        return True
 
     def restore(self) -> Restored:
         """Undo everything, the last change first and the guard at the end, and give up the namespace.
@@ -226,11 +238,15 @@ class Takeover:
 
     def _record(self, name: str, new: str, dependents: dict[str, str]) -> None:
         """Journal a setting's present value; if a predecessor did, that value stays the old one."""
-        known = next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
+        known = self._known(name)
         if known is None:
             self._journal.append({"sysctl": name, "old": sysctl.read(name), "new": new, "dependents": dependents})
         elif known["new"] != new:
             self._journal.replace(known, {**known, "new": new})
+
+    def _known(self, name: str) -> Entry | None:
+        """Return the journal's entry about a setting."""
+        return next((entry for entry in self._journal.entries if entry.get("sysctl") == name), None)
 
 
 def release(folder: Path = FOLDER, former_journal: Path | None = None) -> Restored:

@@ -331,7 +331,9 @@ def test_what_somebody_else_takes_away_is_put_back(proxied: Network, command: st
     net = proxied
     before = state(net)
     net.ip("gateway", command)
+    net.run("gateway", "sysctl", "-qwe", f"net.ipv4.conf.{HOST_END}.rp_filter=1")
     eventually(lambda: state(net) == before, what="the link as it was")
+    eventually(lambda: net.sysctl("gateway", f"net.ipv4.conf.{HOST_END}.rp_filter") == "2", what="its setting")
     eventually(lambda: net.link(OUR_END)["state"] == "up", what="the tap")
     assert greeting(net, "inside", (ELSEWHERE, 80)) == b"the gateway"
     assert f"the link {HOST_END}" in net.fastmasq.errors()

@@ -298,14 +298,24 @@ def test_a_set_that_cannot_be_enforced_leaves_the_old_one(gateway: Gateway, judg
     assert ping(gateway.outside, EXTERNAL)
 
 
-def test_what_somebody_flushed_is_put_back(gateway: Gateway, judged: Judged) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nft flush ruleset",
+        "nft flush table ip fastmasq",
+        "nft 'add table ip fastmasq { flags dormant; }'",
+        "nft list chains ip | sed -n 's/.*chain \\(.*\\) {/flush chain ip fastmasq \\1/p' | nft -f -",
+    ],
+)
+def test_what_somebody_flushed_is_put_back(gateway: Gateway, judged: Judged, command: str) -> None:
     judged.policy(INPUT, DENY)
     with gateway.host.entered():
         assert judged.rules.put_back() is False
-        gateway.host.sh("nft flush ruleset")
+        gateway.host.sh(command)
         assert ping(gateway.outside, EXTERNAL)
         assert judged.rules.put_back() is True
-    assert not ping(gateway.outside, EXTERNAL)
+        assert not ping(gateway.outside, EXTERNAL)
+        assert judged.rules.put_back() is False
     assert judged.counts(INPUT) == [1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 from fastmasq.errors import KernelError
+from fastmasq.kernel import nft
+from fastmasq.kernel.alterations import Alterations
 from fastmasq.kernel.guard.backends import make_guard, open_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.ports import parse_ports
@@ -547,6 +550,109 @@ def test_a_taken_priority_is_named(gateway: Gateway) -> None:
     with pytest.raises(KernelError, match="cannot attach a filter with priority 1 to the ingress of eth1"):
         guarded.update()
     guarded.remove()
+
+
+CLASSIC_PROGRAM = "bpf bytecode '1,6 0 0 4294967295,' direct-action"  # says: go on with the next filter
+ALTERATIONS = {
+    "tc": {
+        "tc qdisc del dev eth1 clsact": ("eth1",),
+        "tc filter del dev eth0 ingress": ("eth0",),
+        f"tc filter replace dev eth1 ingress pref 1 handle 0xfa57 protocol all {CLASSIC_PROGRAM}": ("eth1",),
+    },
+    "nftables": {
+        "nft flush ruleset": ("eth0", "eth1"),
+        "nft flush chain netdev fastmasq link_eth1": ("eth1",),
+        "nft flush set netdev fastmasq external": ("eth0", "eth1"),
+        "nft 'add table netdev fastmasq { flags dormant; }'": ("eth0", "eth1"),
+    },
+    "iptables": {
+        "iptables-legacy -t raw -F": ("eth0", "eth1"),
+        "iptables-legacy -t raw -D PREROUTING -i eth1 -j fastmasq-outside": ("eth0", "eth1"),
+    },
+}
+
+
+def test_what_somebody_alters_is_noticed_and_put_back(gateway: Gateway, guarded: Guarded, backend: str) -> None:
+    with gateway.host.entered():
+        guard = guarded.guard
+        assert guard.look() == ()
+        before = guard.describe()
+        for command, links in ALTERATIONS[backend].items():
+            gateway.host.sh(command)
+            assert tuple(sorted(guard.look())) == links, command
+            assert f"missing at {links[0]}" in guard.describe()
+            guard.update(SPEC)
+            assert guard.look() == (), command
+            assert guard.describe() == before
+            assert tcp(gateway.outside, EXTERNAL, OUR_PORT) == "silence", command
+        gateway.host.sh("nft add table netdev other; tc qdisc replace dev eth0 root pfifo; iptables-legacy -t raw -N x")
+        assert guard.look() == (), "of others"
+
+
+def test_a_link_that_went_or_was_made_anew_is_not_taken_for_altered(
+    gateway: Gateway, guarded: Guarded, backend: str
+) -> None:
+    gateway.host.ip("link delete eth1")
+    with gateway.host.entered():
+        assert set(guarded.guard.look()) <= {"eth0"}, "iptables' rules name it still, and nftables' set is of both"
+        join(gateway.host, "eth1", gateway.outside, "eth0")
+        assert "eth1" not in guarded.guard.look()
+        guarded.guard.update(SPEC)
+        assert guarded.guard.look() == ()
+
+
+def test_a_link_that_refuses_it_takes_it_from_no_other(gateway: Gateway) -> None:
+    guarded = Guarded(gateway.host, "tc")
+    gateway.host.sh("tc qdisc add dev eth0 clsact")
+    gateway.host.sh("tc filter add dev eth0 ingress pref 1 protocol ip u32 match u32 0 0")
+    with pytest.raises(KernelError, match="priority 1 to the ingress of eth0"):
+        guarded.update()
+    assert guarded.guard.describe().endswith("at the ingress of eth1; missing at eth0")
+    assert tcp(gateway.outside, EXTERNAL, OUR_PORT) == "silence"
+
+
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [
+        ("tc qdisc add dev eth0 clsact", True),
+        ("tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress pref 7 protocol ip u32 match u32 0 0", True),
+        ("nft add table netdev fastmasq; nft add chain netdev fastmasq x", True),
+        ("nft add table ip fastmasq", True),
+        ("nft add table ip other; nft add chain ip other x; nft add rule ip other x accept; nft flush ruleset", False),
+        ("tc qdisc replace dev eth0 root pfifo", False),
+        ("ip address add 10.1.1.1/32 dev lo", False),
+    ],
+)
+def test_the_kernel_tells_at_once_of_what_may_be_ours(gateway: Gateway, command: str, is_ours: bool) -> None:
+    with gateway.host.entered(), contextlib.closing(Alterations()) as alterations:
+        assert alterations.read() is False
+        gateway.host.sh(command)
+        heard = bool(select.select([alterations], [], [], 5 if is_ours else 0)[0])
+        assert heard or not is_ours
+        assert alterations.read() is is_ours
+
+
+def test_what_comes_between_a_transaction_and_the_look_at_it_is_not_taken_for_ours(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule set that somebody flushes just then (`systemctl restart nftables` while we start) is put back as well."""
+    run, scripts = nft.run, []
+
+    def run_and_flush(purpose: str, *arguments: str, script: str | None = None) -> str:
+        result = run(purpose, *arguments, script=script)
+        if script is not None:
+            scripts.append(script)
+            if len(scripts) == 1:
+                gateway.host.sh("nft flush ruleset")
+        return result
+
+    guarded = Guarded(gateway.host, "nftables")
+    monkeypatch.setattr(nft, "run", run_and_flush)
+    guarded.update()
+    assert len(scripts) == 2
+    assert tcp(gateway.outside, EXTERNAL, OUR_PORT) == "silence"
+    with gateway.host.entered():
+        assert guarded.guard.look() == ()
 
 
 @pytest.mark.machine

@@ -10,7 +10,7 @@
     3  path
     2  ring | table
     1  wire   mishaps
-    0  errors   units   clock   log_limit   program   files   output
+    0  errors   units   clock   log_limit   program   files   output   scarcity
 
 A module may import from lower layers and from its own folder, and from nothing else. Commands that need a higher layer
 load it by name, when they are run. No module imports itself in a circle, not even for type checkers.
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastmasq"
 
 LAYERS = (
-    ("errors", "units", "clock", "log_limit", "program", "files", "output"),
+    ("errors", "units", "clock", "log_limit", "program", "files", "output", "scarcity"),
     ("wire", "mishaps"),
     ("ring", "table"),
     ("path",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 import pytest
@@ -54,3 +55,20 @@ def test_many_kinds_at_once_are_no_storm(mishaps: Mishaps, caplog) -> None:
 def test_a_text_without_end_is_cut(mishaps: Mishaps, caplog) -> None:
     mishaps.report("a step", KernelError("x" * 100_000), 0)
     assert len(caplog.records[0].getMessage()) == 400
+
+
+def test_want_of_descriptors_is_no_mistake_of_ours(mishaps: Mishaps, caplog) -> None:
+    for now in range(10):
+        mishaps.report("not reloaded", OSError(errno.EMFILE, "whatever"), now)
+    (record,) = caplog.records
+    assert (record.getMessage(), record.exc_info) == ("not reloaded: Too many open files", None)
+
+
+def test_what_others_do_is_a_warning_once_a_minute(mishaps: Mishaps, caplog) -> None:
+    for now in range(10):
+        mishaps.warn("somebody removed it; it is back", now)
+    mishaps.warn("somebody removed it; it is back", REPEAT_NS)
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("WARNING", "somebody removed it; it is back"),
+        ("WARNING", "somebody removed it; it is back (9 times more in the minute before)"),
+    ]

@@ -8,13 +8,14 @@ from fastmasq.kernel import netlink, rtnetlink
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 
-_PARENT, _HANDLE = 0xFFFFFFF1, 0xFFFF0000
+PARENT = 0xFFFFFFF1  # of the discipline, as of the older one "ingress"
+_HANDLE = 0xFFFF0000
 _ETH_P_ALL = 0x0003
 
 
 def qdisc(ifindex: int) -> bytes:
     """Return the body of a request about the discipline of a link."""
-    return rtnetlink.TCMSG.pack(ifindex=ifindex, handle=_HANDLE, parent=_PARENT)
+    return rtnetlink.TCMSG.pack(ifindex=ifindex, handle=_HANDLE, parent=PARENT)
 
 
 def classifier(ifindex: int, priority: int, handle: int = 0) -> bytes:

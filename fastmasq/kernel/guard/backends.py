@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastmasq.errors import KernelError
@@ -25,6 +25,9 @@ class NoGuard(Guard):
 
     def remove(self) -> bool:
         return False
+
+    def _altered(self) -> Collection[str]:
+        return ()
 
     def describe(self) -> str:
         return "none: the host sees our packets too and may answer them with RST or port unreachable"

@@ -15,7 +15,7 @@ packet meets the old rules or the new ones.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from fastmasq.kernel import iptables
@@ -34,6 +34,10 @@ class IptablesGuard(Guard):
 
     backend = "iptables"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: list[str] = []  # what iptables lists of ours since the last update
+
     def check(self) -> None:
         chain = f"{_CHAIN}probe"
         iptables.restore(
@@ -44,7 +48,8 @@ class IptablesGuard(Guard):
         )
 
     def update(self, spec: GuardSpec) -> None:
-        chains, jumps = self._present()
+        links = present(spec)
+        chains, jumps = _chains_and_jumps(self._listed())
         wanted = dict(_chains(spec))
         lines = [f":{name} - [0:0]" for name in {**dict.fromkeys(chains), **wanted}]
         lines += [f"-D PREROUTING {jump}" for jump in jumps]
@@ -52,11 +57,12 @@ class IptablesGuard(Guard):
         lines += [f"-A {name} {rule}" for name, rules in wanted.items() for rule in rules]
         lines += [f"-X {name}" for name in chains if name not in wanted]
         iptables.restore(_PURPOSE, _TABLE, lines)
-        self.guarded = tuple(interface.name for interface, _ in present(spec))
+        self._written = self._listed()
+        self._put_on(interface for interface, _ in links)
 
     def remove(self) -> bool:
-        self.guarded = ()
-        chains, jumps = self._present()
+        self._put_on(())
+        chains, jumps = _chains_and_jumps(self._listed())
         if not chains and not jumps:
             return False
         lines = [f":{name} - [0:0]" for name in chains]
@@ -66,21 +72,28 @@ class IptablesGuard(Guard):
         return True
 
     def describe(self) -> str:
-        where = ", ".join(self.guarded) or "no interface yet"
-        return f"iptables: chains {_CHAIN}* of table {_TABLE}, at the ingress of {where}"
+        return f"iptables: chains {_CHAIN}* of table {_TABLE}, at the ingress of {self._where()}"
 
-    def _present(self) -> tuple[list[str], list[str]]:
-        """Return our chains and the rules of PREROUTING that lead to them or are ours, also those of a predecessor."""
+    def _altered(self) -> Collection[str]:
+        return () if self._listed() == self._written else self.guarded
+
+    def _listed(self) -> list[str]:
+        """Return our chains, their rules, and those of PREROUTING that lead to them, also those of a predecessor."""
         if not iptables.has_table(_TABLE):
-            return [], []
-        chains, jumps = [], []
-        for line in iptables.chains_and_rules(_PURPOSE, _TABLE):
-            kind, name, *rest = shlex.split(line)
-            if kind == "-N" and name.startswith(_CHAIN):
-                chains.append(name)
-            elif kind == "-A" and name == "PREROUTING" and any(each.startswith(_CHAIN) for each in rest):
-                jumps.append(line.removeprefix("-A PREROUTING "))
-        return chains, jumps
+            return []
+        return [line for line in iptables.chains_and_rules(_PURPOSE, _TABLE) if f" {_CHAIN}" in line]
+
+
+def _chains_and_jumps(listed: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return, of what is listed, the names of our chains and the rules of PREROUTING that lead to them."""
+    chains, jumps = [], []
+    for line in listed:
+        kind, name, *rest = shlex.split(line)
+        if kind == "-N" and name.startswith(_CHAIN):
+            chains.append(name)
+        elif kind == "-A" and name == "PREROUTING" and any(each.startswith(_CHAIN) for each in rest):
+            jumps.append(line.removeprefix("-A PREROUTING "))
+    return chains, jumps
 
 
 def _jumps(spec: GuardSpec) -> list[str]:

@@ -13,8 +13,8 @@ for a moment. With chains and named sets that stay, none of 25 million packets s
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 from fastmasq.errors import KernelError
 from fastmasq.kernel import nft
@@ -31,43 +31,43 @@ class NftablesGuard(Guard):
 
     backend = "nftables"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._table = nft.Table(_PURPOSE, "netdev", NAME)
+
     def check(self) -> None:
         nft.run(_PURPOSE, "--check", script=f"add table netdev {NAME}\nadd chain netdev {NAME} probe {_hook('lo')}")
 
     def update(self, spec: GuardSpec) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
-            links = [(interface.name, role) for interface, role in present(spec)]
+            links = present(spec)
             try:
-                nft.run(_PURPOSE, script=_script(spec, links, *self._present()))
+                self._table.write(partial(_script, spec, [(interface.name, role) for interface, role in links]))
             except KernelError:
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                self.guarded = tuple(name for name, _ in links)
+                self._put_on(interface for interface, _ in links)
                 return
 
     def remove(self) -> bool:
-        self.guarded = ()
-        if NAME not in nft.run(_PURPOSE, "list", "tables", "netdev").split():
-            return False
-        nft.run(_PURPOSE, "delete", "table", "netdev", NAME)
-        return True
+        self._put_on(())
+        return self._table.delete()
 
     def describe(self) -> str:
-        return f"nftables: table netdev {NAME} at the ingress of {', '.join(self.guarded) or 'no interface yet'}"
+        return f"nftables: table netdev {NAME} at the ingress of {self._where()}"
 
-    def _present(self) -> tuple[list[str], list[str]]:
-        """Return the names of the chains and of the sets that our table has now, also those of a predecessor."""
-        listing = nft.run(_PURPOSE, "--terse", "list", "ruleset", "netdev")
-        table = re.search(rf"^table netdev {NAME} {{\n(.*?)^}}", listing, re.MULTILINE | re.DOTALL)
-        chains, sets = (
-            re.findall(rf"^\t{kind} (\S+) {{", table[1], re.MULTILINE) if table else [] for kind in ("chain", "set")
-        )
-        return chains, sets
+    def _altered(self) -> Collection[str]:
+        altered = self._table.altered()
+        of_links = {f"chain {_chain_name(name)}": name for name in self.guarded}
+        if all(each in of_links for each in altered):
+            return [of_links[each] for each in altered]
+        return self.guarded  # the sets are of all links
 
 
-def _script(spec: GuardSpec, links: Sequence[tuple[str, str]], chains: Sequence[str], sets: Sequence[str]) -> str:
-    """Return the transaction that makes the table say what `spec` wants; `chains` and `sets` are those it has now."""
+def _script(spec: GuardSpec, links: Sequence[tuple[str, str]], objects: nft.Objects) -> str:
+    """Return the transaction that makes the table, which has these objects now, say what `spec` wants."""
+    chains, sets = nft.names(objects, "chain"), nft.names(objects, "set")
     lines = [f"add table netdev {NAME}"]
     wanted_sets = _sets(spec)
     for name, (kind, elements) in wanted_sets.items():

@@ -13,13 +13,14 @@ without a VLAN tag; ARP, IPv6 and all else pass.
 
 A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
 `fastmasq release`. `install` and `update` are the same: they replace whatever is in force, without a moment between in
-which nothing is. Interfaces that do not exist are left out; call `update` when one has appeared.
+which nothing is. Interfaces that do not exist are left out; call `update` when one has appeared. `look` finds out what
+somebody else has removed or changed, and `update` puts it back.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,9 @@ class Guard(ABC):
     backend: str
 
     def __init__(self) -> None:
-        self.guarded: tuple[str, ...] = ()  # interfaces it is in force on, as of the last update
+        self.guarded: tuple[str, ...] = ()  # interfaces it was put in force on by the last update
+        self.absent: tuple[str, ...] = ()  # those of them where it is not as it was put, as of the last look
+        self._numbers: dict[str, int] = {}  # of those that are guarded, by name
         self.refused: dict[str, str] = {}  # backends that come before it and do not work here, with the reason
 
     @abstractmethod
@@ -85,9 +88,36 @@ class Guard(ABC):
         """Return what the journal must keep so that another process can remove this guard without a trace."""
         return {}
 
+    def look(self) -> tuple[str, ...]:
+        """Return the interfaces where it is no longer as the last `update` has put it. Raises KernelError.
+
+        One that has gone, or was made anew since, is none of them: that is for the next `update` to follow.
+        """
+        altered = self._altered()
+        if altered:
+            present = {each.name: each.ifindex for each in list_interfaces()}
+            altered = [name for name in altered if self._numbers.get(name) == present.get(name)]
+        self.absent = tuple(altered)
+        return self.absent
+
+    @abstractmethod
+    def _altered(self) -> Collection[str]:
+        """Return the names of those that were guarded by the last `update` and are no longer so. Raises KernelError."""
+
     @abstractmethod
     def describe(self) -> str:
         """Return one line for `fastmasq status`."""
+
+    def _put_on(self, interfaces: Iterable[Interface]) -> None:
+        """Take note of where it is in force now."""
+        self._numbers = {each.name: each.ifindex for each in interfaces}
+        self.guarded, self.absent = tuple(self._numbers), ()
+
+    def _where(self) -> str:
+        """Return where it is in force, for `describe`, and where it should be."""
+        present = ", ".join(name for name in self.guarded if name not in self.absent)
+        missing = ", ".join(self.absent)
+        return f"{present or 'nothing'}; missing at {missing}" if missing else present or "no interface yet"
 
 
 def present(spec: GuardSpec) -> list[tuple[Interface, str]]:

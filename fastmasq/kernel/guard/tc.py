@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class TcGuard(Guard):
         super().__init__()
         self._requests = netlink.RequestSocket()
         self._not_ours = frozenset(memory["qdiscs"] if "qdiscs" in memory else self._names_with_qdisc())
+        self._shown: dict[str, bytes] = {}  # how the kernel shows each filter since the last update, with its program
 
     def memory(self) -> dict[str, Any]:
         return {"qdiscs": sorted(self._not_ours)}
@@ -56,35 +57,54 @@ class TcGuard(Guard):
         os.close(_load(probe, "outside", 14))
 
     def update(self, spec: GuardSpec) -> None:
-        guarded = []
+        links, refused = [], []
+        self._shown = {}
         for interface, role in present(spec):
-            program = _load(spec, role, header_length(interface.hardware))
             try:
-                self._attach(interface, program)
+                self._guard(interface, _load(spec, role, header_length(interface.hardware)))
             except OSError as error:
                 if error.errno == errno.ENODEV:  # vanished meanwhile
                     continue
-                raise KernelError(
+                refused.append(
                     f'guard "tc": cannot attach a filter with priority {_PRIORITY} to the ingress of {interface.name}: '
                     f"{error.strerror}"
-                ) from None
-            finally:
-                os.close(program)
-            guarded.append(interface.name)
-        self.guarded = tuple(guarded)
+                )
+            except KernelError as error:
+                refused.append(str(error))
+            links.append(interface)
+        self._put_on(links)
+        if refused:
+            self.look()
+            raise KernelError("; ".join(dict.fromkeys(refused)))
 
     def remove(self) -> bool:
-        self.guarded = ()
+        self._put_on(())
         removed = [self._detach(interface) for interface in list_interfaces()]
         return any(removed)
 
     def describe(self) -> str:
-        return f"tc: eBPF classifier at the ingress of {', '.join(self.guarded) or 'no interface yet'}"
+        return f"tc: eBPF classifier at the ingress of {self._where()}"
 
-    def _attach(self, interface: Interface, program: int) -> None:
-        with contextlib.suppress(FileExistsError):
-            clsact.add(self._requests, interface.ifindex)
-        clsact.attach(self._requests, _classifier(interface), program, NAME)
+    def _altered(self) -> Collection[str]:
+        return [name for name, number in self._numbers.items() if self._show(number) != self._shown.get(name)]
+
+    def _guard(self, interface: Interface, program: int) -> None:
+        """Have the program judge what comes in by an interface, and close its descriptor. Raises OSError."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                clsact.add(self._requests, interface.ifindex)
+            clsact.attach(self._requests, _classifier(interface), program, NAME)
+        finally:
+            os.close(program)
+        self._shown[interface.name] = self._show(interface.ifindex)
+
+    def _show(self, ifindex: int) -> bytes:
+        """Return how the kernel shows our filter, with the number of its program; nothing if it is not there."""
+        for message in self._filters(ifindex, clsact.INGRESS):
+            _, _, handle, _, info = rtnetlink.TCMSG.read(message)
+            if (handle, info >> 16) == (_HANDLE, _PRIORITY):
+                return rtnetlink.TCMSG.attributes(message).get(rtnetlink.TCA_OPTIONS, b"")
+        return b""
 
     def _detach(self, interface: Interface) -> bool:
         if NAME not in self._filter_names(interface, clsact.INGRESS):
@@ -102,13 +122,17 @@ class TcGuard(Guard):
 
     def _filter_names(self, interface: Interface, parent: int) -> list[str]:
         """Return the names of the filters at one hook, "" for a filter that has none."""
+        return [_filter_name(message) for message in self._filters(interface.ifindex, parent)]
+
+    def _filters(self, ifindex: int, parent: int) -> list[bytes]:
+        """Return the messages that show the filters at one hook."""
         try:
             messages, _ = self._requests.dump(
-                netlink.RTM_GETTFILTER, rtnetlink.TCMSG.pack(ifindex=interface.ifindex, parent=parent)
+                netlink.RTM_GETTFILTER, rtnetlink.TCMSG.pack(ifindex=ifindex, parent=parent)
             )
         except OSError:  # no such hook
             return []
-        return [_filter_name(message) for message in messages if rtnetlink.TCMSG.read(message)[2]]
+        return [message for message in messages if rtnetlink.TCMSG.read(message)[2]]
 
     def _names_with_qdisc(self) -> list[str]:
         names = {interface.ifindex: interface.name for interface in list_interfaces()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from fastmasq.errors import KernelError
@@ -35,6 +35,7 @@ class HostRules:
         self._translation = Translation()
         self._names: dict[CounterKey, str] = {}
         self._start, self._serial = os.urandom(3).hex(), 0  # a predecessor's counters have other names
+        self._table = nft.Table(_PURPOSE, "ip", NAME)
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> packets and bytes as of the last `collect`
 
     def check(self) -> None:
@@ -67,7 +68,7 @@ class HostRules:
         if not self._translation.counters:
             return
         try:
-            listed = _objects("counter", "list", "counters", "table", "ip", NAME)
+            listed = _counters()
         except KernelError:
             if not self.put_back():
                 raise
@@ -82,11 +83,15 @@ class HostRules:
             self._seen[name] = now
 
     def put_back(self) -> bool:
-        """Install again what somebody has removed (`nft flush ruleset`); return whether that was so. KernelError."""
-        if not self._translation.chains or NAME in nft.run(_PURPOSE, "list", "tables", "ip").split():
+        """Install again what somebody has removed (`nft flush ruleset`) or changed; return whether that was so.
+
+        Raises KernelError.
+        """
+        if not self._translation.chains or not self._table.altered():
             return False
-        self._seen.clear()
-        nft.run(_PURPOSE, script=_script(self._translation, (), ()))
+        left = nft.names(self._table.objects(), "counter")
+        self._seen = {name: seen for name, seen in self._seen.items() if name in left}
+        self._table.write(partial(_script, self._translation))
         return True
 
     def remove(self) -> bool:
@@ -94,10 +99,7 @@ class HostRules:
         self._translation = Translation()
         self._names.clear()
         self._seen.clear()
-        if NAME not in nft.run(_PURPOSE, "list", "tables", "ip").split():
-            return False
-        nft.run(_PURPOSE, "delete", "table", *_TABLE.split())
-        return True
+        return self._table.delete()
 
     def _counter_name(self, key: CounterKey) -> str:
         """Return the name of a rule's counter, which no other rule has had before."""
@@ -107,24 +109,21 @@ class HostRules:
         return self._names[key]
 
     def _put_in_force(self, wanted: Translation) -> None:
-        chains, counters = (
-            [each["name"] for each in _objects(kind, "list", f"{kind}s", "ip") if each["table"] == NAME]
-            for kind in ("chain", "counter")
-        )
-        nft.run(_PURPOSE, script=_script(wanted, chains, counters))
+        self._table.write(partial(_script, wanted))
         self._translation = wanted
         self._names = {key: name for name, key in wanted.counters.items()}
         self._seen = {name: seen for name, seen in self._seen.items() if name in wanted.counters}
 
 
-def _objects(kind: str, *arguments: str) -> list[dict[str, Any]]:
-    """Return what nft lists of one kind."""
-    listed = json.loads(nft.run(_PURPOSE, "-j", *arguments))["nftables"]
-    return [each[kind] for each in listed if kind in each]
+def _counters() -> list[dict[str, Any]]:
+    """Return the counters of the table."""
+    listed = json.loads(nft.run(_PURPOSE, "-j", "list", "counters", "table", "ip", NAME))["nftables"]
+    return [each["counter"] for each in listed if "counter" in each]
 
 
-def _script(wanted: Translation, chains: Collection[str], counters: Collection[str]) -> str:
-    """Return the transaction that makes the table what is `wanted`; it has these chains and counters now."""
+def _script(wanted: Translation, objects: nft.Objects) -> str:
+    """Return the transaction that makes the table, which has these objects now, what is `wanted`."""
+    chains, counters = nft.names(objects, "chain"), nft.names(objects, "counter")
     lines = [f"add table {_TABLE}"]
     lines += [f"add counter {_TABLE} {name}" for name in wanted.counters if name not in counters]
     lines += [f"add chain {_TABLE} {name} {wanted.hooks.get(name, '')}" for name in wanted.chains]

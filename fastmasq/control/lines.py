@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -22,10 +21,11 @@ from fastmasq.clock import now_ns
 from fastmasq.control.protocol import Failure, Reply, encode
 from fastmasq.errors import FastmasqError
 from fastmasq.mishaps import Mishaps
+from fastmasq.scarcity import is_scarcity
 
 PAUSE_S = 0.5  # after a connection that there was no descriptor or memory for
+WAY_S = 1.5  # for others to take what clients had to give up
 _CHUNK = 64 * 1024  # bytes read at once
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger("fastmasq.control")
 _MOST_LEFT_OVER = 16  # reads of what comes after the one request
 
@@ -43,7 +43,7 @@ class LineServer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.mishaps = Mishaps(_log)
-        self._listening: set[socket.socket] = set()
+        self._listening: dict[socket.socket, asyncio.TimerHandle | None] = {}  # with the end of its pause, if any
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # given up to refuse one when there are no more
         self.clients: dict[Client, None] = {}  # the one that was active last comes last
         self.chunk = memoryview(bytearray(_CHUNK))  # what a read fills before it is looked at, whoever's it is
@@ -63,12 +63,14 @@ class LineServer:
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on a listener, which does not block, until `leave`."""
-        self._listening.add(listener)
+        self._listening[listener] = None
         self.loop.add_reader(listener, self._accept, listener)
 
     def leave(self, listener: socket.socket) -> None:
         """Accept on a listener no more, and close it."""
-        self._listening.discard(listener)
+        pause = self._listening.pop(listener)
+        if pause is not None:
+            pause.cancel()
         self.loop.remove_reader(listener)
         listener.close()
 
@@ -87,11 +89,20 @@ class LineServer:
         for client in [client for client in self.clients if client.quiet_since <= since]:
             client.drop()
 
+    def make_way(self) -> None:
+        """Have all clients go, and none come for a moment: what they hold is needed."""
+        if not self.clients:
+            return
+        for client in list(self.clients):
+            client.drop()
+        for listener in self._listening:
+            self._pause(listener, WAY_S)
+
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, peer = listener.accept()
         except OSError as error:
-            if error.errno in _SCARCE:
+            if is_scarcity(error):
                 self._refuse(listener)
             return  # else it went away again
         connection.setblocking(False)
@@ -119,12 +130,19 @@ class LineServer:
             listener.accept()[0].close()
         with contextlib.suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._pause(listener, PAUSE_S)
+
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
+        """Accept nobody for a while; the last pause that began is the one that counts."""
+        pause = self._listening[listener]
+        if pause is not None:
+            pause.cancel()
         self.loop.remove_reader(listener)
-        self.loop.call_later(PAUSE_S, self._accept_again, listener)
+        self._listening[listener] = self.loop.call_later(seconds, self._accept_again, listener)
 
     def _accept_again(self, listener: socket.socket) -> None:
-        if listener in self._listening:
-            self.loop.add_reader(listener, self._accept, listener)
+        self._listening[listener] = None
+        self.loop.add_reader(listener, self._accept, listener)
 
     def reply(self, client: Client, line: bytes) -> bytes:
         """Return what `answer` does, or that there was a mistake of ours."""
@@ -142,7 +160,8 @@ class LineServer:
             return Reply(error=Failure(str(error), error.exit_status, getattr(error, "reason", msgspec.UNSET)))
         except Exception as error:
             self.mishaps.report(method, error, now_ns())
-            return Reply(error=Failure(f"{method}: internal error; see fastmasq's log"))
+            reason = os.strerror(error.errno) if is_scarcity(error) else "internal error; see fastmasq's log"
+            return Reply(error=Failure(f"{method}: {reason}"))
 
 
 class Client(asyncio.BufferedProtocol):

@@ -49,6 +49,7 @@ from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
 from fastmasq.path.rows import LINKS
+from fastmasq.scarcity import descriptors_left
 from fastmasq.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastmasq.engine")
 
+SPARE_DESCRIPTORS = 10  # for a link's ring and sender, or a program that we start, with its pipes
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 LOOK_OFTEN_S = 0.25  # the same for its sockets, where nobody tells of those that are bound
 BINDS_S = 0.02  # between looks at them when many are bound
@@ -365,7 +367,6 @@ class Engine:
         snapshot = self.watch.snapshot()
         if self.inside_server is None or snapshot.generation == self._listens_since:
             return
-        self._listens_since = snapshot.generation
         from fastmasq.control.inside import Endpoint
 
         self.inside_server.follow(
@@ -374,6 +375,7 @@ class Engine:
             if link.role == "inside" and link.ifindex
             for each in link.addresses
         )
+        self._listens_since = snapshot.generation
 
     def _answer_path(self) -> None:
         """Do what the path waits for: a tracker's word on a packet, then next hops, then more memory."""
@@ -398,6 +400,13 @@ class Engine:
         if self.alterations is not None and self.alterations.read():
             self.gateway.look_after_host()
 
+    def _make_way(self) -> None:
+        """Have clients go when hardly a descriptor is left: what has to be opened again needs them more."""
+        if not descriptors_left(SPARE_DESCRIPTORS):
+            for server in (self.server, self.status_server, self.inside_server):
+                if server is not None:
+                    server.make_way()
+
     def _pass_second(self) -> None:
         """Do what time asks for; a step that fails takes nothing from those after it."""
         self._next_second = self.loop.call_later(1, self._pass_second)
@@ -408,6 +417,7 @@ class Engine:
             self._attempt(step)
 
     def _steps(self) -> Iterator[Callable[[], object]]:
+        yield self._make_way
         yield self.status.every_second
         yield lambda: self.log_levels.every_second(now_ns())
         yield lambda: self.confirmation.every_second(now_ns())

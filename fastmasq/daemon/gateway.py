@@ -78,7 +78,7 @@ class Gateway:
         self._leading = leading
         self._local: list[int] = []  # the host's addresses
         self._pool: tuple[int, ...] = ()  # addresses that inside hosts are dealt out to
-        self._is_settled = False
+        self._is_in_step = False  # with what the kernel says, and policy
         self.declared = declared  # what the files said last
         self._put(declared)
 
@@ -244,6 +244,7 @@ class Gateway:
 
     def follow(self) -> None:
         """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
+        self._is_in_step = False
         snapshot = self.watch.snapshot()
         self.links.follow(snapshot, by_next_hop=not self.settings.masquerade.addresses)
         self.host.keep_datagrams_apart(self.links.without_sizes())
@@ -252,6 +253,7 @@ class Gateway:
         self._local = rows.local_addresses(snapshot.routes)
         self._settle()
         self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
+        self._is_in_step = True
 
     def _external_addresses(self) -> list[int]:
         """Return the addresses that inside hosts leave with, as the kernel and the settings say now."""
@@ -277,7 +279,7 @@ class Gateway:
 
         The guard is before the table, or the host would reset the first sessions on an address it thinks its own.
         """
-        self._is_settled = False
+        was_in_step, self._is_in_step = self._is_in_step, False
         before = self.ports.led_inside()
         self.ports.move(*self._external_addresses())
         self.ports.reserve(self.triggers.ports() | self.marks.ports(self.rules.rule_set), self.triggers.keeping())
@@ -289,7 +291,7 @@ class Gateway:
         self._keep()
         self._lead_inside(after)
         self._map()
-        self._is_settled = True
+        self._is_in_step = was_in_step
         self._give_back()
 
     def _give_back(self) -> None:
@@ -309,7 +311,7 @@ class Gateway:
             log.warning("%d sessions of forwards that are gone have ended with that", closed)
 
     def _settle_again(self) -> None:
-        """Settle after a change was undone; what is refused even so is tried again at the next look."""
+        """Settle after a change was undone; what is refused even so is tried again each second."""
         try:
             self._settle()
         except FastmasqError as error:
@@ -380,12 +382,23 @@ class Gateway:
         """Yield what time asks for, a step after the other: each may fail by itself."""
         yield self.table.make_ready
         yield self.links.every_second
+        yield self.retry
         yield self.rules.print_log
         yield lambda: self.untranslated.every_second(now_ns())
         yield self.forwards.retry
         yield self._give_back
         if self.vpn is not None:
             yield lambda: self.vpn.every_second(now_ns())
+
+    def retry(self) -> None:
+        """Do what could not be done before: open a link, have the guard follow, put back what somebody has changed.
+
+        Raises FastmasqError.
+        """
+        if not self._is_in_step or not self.links.are_attached():
+            self.follow()
+        if not self.host.is_whole:
+            self.look_after_host()
 
     def look_after_host(self) -> None:
         """Put back what somebody has changed of the host. Raises KernelError for what cannot be."""
@@ -397,8 +410,6 @@ class Gateway:
 
     def look(self) -> None:
         """Give up ports that the host uses meanwhile, and take back those it has left."""
-        if not self._is_settled:
-            self._settle_again()
         if self._look_at_ports():
             self._allow()
         keeping = self.ports.keeps_sources()

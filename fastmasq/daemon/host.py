@@ -30,6 +30,7 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy.chains import RuleSet
+from fastmasq.scarcity import descriptors_left
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -200,17 +201,35 @@ class Host:
         Raises KernelError.
         """
         mtus = (link.mtu for link in self._watch.snapshot().links if link.role == "inside")
-        if not proxies.redirects(rule_set) or not self._takeover.make_local_link(max(mtus)):
+        if not proxies.redirects(rule_set):
             return False
+        is_new = self._takeover.make_local_link(max(mtus))
+        try:
+            if self._destinations is None:
+                self._tell_programs(forwarder)
+        except KernelError:
+            if is_new:
+                self._takeover.remove_local_link()
+            raise
+        return is_new
+
+    def _tell_programs(self, forwarder: Forwarder) -> None:
+        """Have programs learn the original destination of what is redirected to them, where the kernel can.
+
+        Raises KernelError when there are no descriptors for it.
+        """
         try:
             self._destinations = OriginalDestinations()
         except KernelError as error:
-            log.warning("%s", error)
+            if not descriptors_left(OriginalDestinations.DESCRIPTORS):
+                raise
+            if str(error) != self._destinations_refused:
+                log.warning("%s", error)
             self._destinations_refused = str(error)
-            return True
+            return
+        self._destinations_refused = ""
         with forwarder.locked():
             forwarder.tell_original_destinations(self._destinations.map, self._destinations.cookie, calls.system_call())
-        return True
 
     def leave_proxies(self, forwarder: Forwarder) -> None:
         """Take back what `reach_proxies` has made. Raises KernelError."""

@@ -91,6 +91,7 @@ class Links:
         self.attached: dict[int, AttachedLink] = {}
         self.has_begun = False  # until the worker runs, a link that cannot be opened is an error, and nothing is news
         self._stopped: set[str] = set()  # names of links whose ring v2 has stopped once
+        self._refused: dict[str, str] = {}  # the line about it, by the name of a link that cannot be opened
         self._settings = settings
         self._forwarder = forwarder
         self._worker = worker
@@ -135,6 +136,13 @@ class Links:
                 with self._forwarder.locked():
                     self._hand_over(number, fresh)
                 self._replace(number, fresh)
+
+    def are_attached(self) -> bool:
+        """Whether the path has each link that there is and that can be used."""
+        return all(
+            number in self.attached or not link.ifindex or link.header_length == UNSUPPORTED
+            for number, link in self.links.items()
+        )
 
     def views(self) -> list[LinkView]:
         """Return what rules may ask for, by number."""
@@ -191,16 +199,25 @@ class Links:
         if not link.ifindex:
             return None
         if link.header_length == UNSUPPORTED:
-            log.error("%s: fastmasq works on Ethernet-like, ppp and tun interfaces; this one is left alone", link.name)
+            kinds = "Ethernet-like, ppp and tun interfaces"
+            self._refuse(link, f"{link.name}: fastmasq works on {kinds}; this one is left alone")
             return None
         try:
             may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
-            return AttachedLink(link, self._settings, sends=not self._forwarder.observes, v2_may_stop=may_stop)
+            opened = AttachedLink(link, self._settings, sends=not self._forwarder.observes, v2_may_stop=may_stop)
         except FastmasqError as error:
             if not self.has_begun:
                 raise
-            log.error("%s", error)  # it vanished again meanwhile; its next event brings us back here
+            self._refuse(link, str(error))  # it is tried again each second, if it has not vanished again meanwhile
             return None
+        self._refused.pop(link.name, None)
+        return opened
+
+    def _refuse(self, link: Link, line: str) -> None:
+        """Say why a link is not opened, once for as long as it is so."""
+        if self._refused.get(link.name) != line:
+            self._refused[link.name] = line
+            log.error("%s", line)
 
     def _hand_over(self, number: int, attached: AttachedLink | None) -> None:
         """Have the path use this ring and sender for a link from now on, or none; its lock is held."""

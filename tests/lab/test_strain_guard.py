@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+import selectors
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from fastmasq import program
+from fastmasq.errors import FastmasqError
+from fastmasq.kernel.local_link import HOST_END
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.lab.test_forwarder_host import change_rules
+from tests.lab.test_forwarder_links import make_outside_link
 from tests.support.lab_network import ECHO_PORT, Network, eventually, round_trip
 
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 RESERVED = "net.ipv4.ip_local_reserved_ports"
+ELSEWHERE, PROXY = "198.51.100.7", 8080
 FREE_PORT = 20_000  # one of ours, without a session
 PUT_BACK = "somebody removed or changed the guard ({}) at {}; it is back"
 TAKEN_AWAY = {
@@ -85,7 +96,7 @@ def test_status_shows_where_the_guard_is_missing_until_it_can_be_put(net: Networ
         )
     eventually(lambda: lines(net, "cannot attach a filter with priority 1 to the ingress of eth1") == 1)
     assert net.status()["guard"]["detail"] == "tc: eBPF classifier at the ingress of eth0; missing at eth1"
-    assert host_answers(net)
+    eventually(lambda: host_answers(net), what="a reset of the host")
     shell(net, "tc filter del dev eth1 ingress pref 1")
     eventually(lambda: net.status()["guard"]["detail"] == before, what="the guard")
     assert not host_answers(net)
@@ -99,3 +110,93 @@ def test_settings_that_somebody_sets_have_what_we_need_and_keep_what_he_wants(ne
     assert lines(net, f"somebody set {RESERVED}; it has our ports, too, again") == 1
     net.fastmasq.remove()
     assert net.sysctl("gateway", RESERVED) == "9090"
+
+
+def limit_descriptors(net: Network, left: int) -> tuple[int, int]:
+    """Leave fastmasq so many descriptors beside those it has; return the limits of before."""
+    pid = net.fastmasq.process.pid
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + left, hard))
+
+
+class Idlers:
+    """Clients of the control socket that say nothing, and come again when they are turned away."""
+
+    def __init__(self, net: Network, count: int) -> None:
+        self._path = str(net.fastmasq.socket)
+        self._is_over = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self.turned_away = 0
+        for _ in range(count):
+            self._come()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()
+        self._selector.close()
+
+    def _come(self) -> None:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(1)
+        with contextlib.suppress(OSError):  # there are too many in the queue
+            client.connect(self._path)
+        self._selector.register(client, selectors.EVENT_READ)
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            for key, _ in self._selector.select(0.05):
+                self._selector.unregister(key.fileobj)
+                key.fileobj.close()
+                self.turned_away += 1
+                self._come()
+
+
+def test_a_link_made_anew_comes_back_though_idle_clients_have_all_descriptors(net: Network) -> None:
+    net.start()
+    net.echo_udp()
+    near = net.udp("inside")
+    assert round_trip(near, SERVER, b"before")
+    limit_descriptors(net, 3)
+    idlers = net.keep(Idlers(net, 12))
+    net.ip("gateway", "link delete eth1")
+    eventually(lambda: idlers.turned_away > 12, what="clients that take what the link has left")
+    make_outside_link(net)
+    eventually(lambda: round_trip(near, SERVER, b"after", 0.1), what="forwarding")
+    eventually(lambda: not host_answers(net), what="the guard")
+    assert "Traceback" not in net.fastmasq.errors()
+
+
+REDIRECT = {
+    "do": "append",
+    "chain": "input",
+    "rule": {"match": {"protocol": 6, "destination_ports": [[80, 80]]}, "target": "REDIRECT", "redirect_port": PROXY},
+}
+
+
+def test_a_redirect_that_there_are_no_descriptors_for_is_refused_as_a_whole_and_may_come_later(net: Network) -> None:
+    """Or proxies would never learn the original destination, for want of what was to be had again a second later."""
+    net.start()
+    pid = net.fastmasq.process.pid
+    before = limit_descriptors(net, 6)
+    with pytest.raises(FastmasqError, match=r"cannot learn the original destination.*: Too many open files"):
+        change_rules(net, REDIRECT)
+    assert HOST_END not in net.ip("gateway", "link show")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    change_rules(net, REDIRECT)
+    listener = net.listen("gateway", port=PROXY)
+    net.connect("inside", (ELSEWHERE, 80))
+    far = net.keep(listener.accept()[0])
+    assert far.getsockname() == (ELSEWHERE, 80)
+    assert "Traceback" not in net.fastmasq.errors()
+
+
+def test_a_hang_up_under_nohup_is_ignored_with_a_word(net: Network) -> None:
+    net.start(command=["nohup", *program.command()])
+    net.fastmasq.process.send_signal(signal.SIGHUP)
+    assert net.answers("inside", SERVER_ADDRESS)
+    assert lines(net, "SIGHUP is ignored, as nohup wants it; `fastmasq reload` reads the configuration again") == 1

@@ -70,6 +70,9 @@ class Links:
 
     links: Mapping[int, Link] = {}
 
+    def are_attached(self) -> bool:
+        return True
+
     def follow(self, snapshot: Snapshot, *, by_next_hop: bool) -> None:
         pass
 
@@ -102,6 +105,7 @@ class Host:
         self.has_tunnels: dict[int, list[str]] = {}
         self.goes_on = False
         self.were_reset: list[np.void] = []
+        self.is_whole = True
 
     def _agree(self, name: str) -> None:
         if name in self.refuses:
@@ -159,6 +163,11 @@ class Host:
 
     def check(self, rule_set: RuleSet) -> None:
         pass
+
+    def look_after(self, now_ns: int) -> None:
+        self.is_whole = False
+        self._agree("look")
+        self.is_whole = True
 
 
 class PolicyGateway:

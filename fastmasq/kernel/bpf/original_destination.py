@@ -41,6 +41,8 @@ _SOCKADDR_BYTES = 16
 class OriginalDestinations:
     """The map and the programs, in force from now until `close`. `map` is the descriptor, `cookie` our namespace's."""
 
+    DESCRIPTORS = 8  # at most, that it has open at a time
+
     def __init__(self) -> None:
         """Raises KernelError if the kernel or the system lacks something."""
         self._descriptors = contextlib.ExitStack()

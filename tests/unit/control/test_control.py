@@ -19,12 +19,14 @@ import msgspec
 import pytest
 
 from fastmasq.control import client as control_client
+from fastmasq.control import lines as control_lines
 from fastmasq.control import server as control_server
 from fastmasq.control.client import call, find_running, is_served
 from fastmasq.control.protocol import LARGEST_REQUEST
 from fastmasq.control.server import MOST_CLIENTS, Server, StatusServer
 from fastmasq.errors import ConfigurationError, FastmasqError, KernelError
 from fastmasq.policy.chains import RuleError
+from tests.support.lab_network import eventually
 
 NOBODY = 65534
 
@@ -568,6 +570,24 @@ def test_without_descriptors_the_quietest_goes_and_the_loop_sleeps(path, daemon)
     assert call(path, "ping") == "pong"
     for one in idle:
         one.close()
+
+
+def test_clients_make_way_for_what_needs_their_descriptors(path, daemon, monkeypatch):
+    """All go, and nobody comes for a moment; then whoever waited is served."""
+    monkeypatch.setattr(control_lines, "WAY_S", 0.4)
+    with connection(path) as idle:
+        idle.sendall(b'{"method": "ping"}\n')
+        assert lines(idle, 1) == [{"result": "pong"}]
+        started = time.monotonic()
+        daemon.loop.call_soon_threadsafe(daemon.server.make_way)
+        assert idle.recv(1) == b""
+        assert call(path, "ping") == "pong"
+        assert time.monotonic() - started > 0.4
+    eventually(lambda: not daemon.server.clients, what="no clients")
+    daemon.loop.call_soon_threadsafe(daemon.server.make_way)
+    started = time.monotonic()
+    assert call(path, "ping") == "pong"
+    assert time.monotonic() - started < 0.4, "nobody had to go"
 
 
 def test_the_status_socket_only_tells(path, loop):

@@ -205,7 +205,7 @@ def test_an_undo_that_is_refused_is_tried_again_at_the_next_look(gateway: Policy
         gateway.call("policy.change", lines=everything())
     gateway.host.kept = {}
     gateway.host.refuses.clear()
-    gateway.gateway.look()
+    gateway.gateway.retry()
     assert state(gateway) == before
 
 
@@ -217,14 +217,32 @@ def test_a_rule_and_other_times_ask_nothing_of_the_guard(gateway: PolicyGateway)
     assert dropped(gateway.harness, INSIDE, tcp((HOST, 1), (PEER, 77), "S", seq=1)) == "input_denied"
 
 
-def test_a_look_tries_again_where_guard_and_table_cannot_follow(gateway: PolicyGateway):
-    gateway.host.refuses.add("guard")
-    with pytest.raises(KernelError, match="the guard refuses"):
-        gateway.call("policy.change", lines=everything())
-    with pytest.raises(KernelError, match="the guard refuses"):
-        gateway.gateway.look()
+@pytest.mark.parametrize("what", ["guard", "nft"])
+def test_each_second_it_is_tried_to_follow_where_something_refuses(gateway: PolicyGateway, what: str):
+    gateway.host.refuses.add(what)
+    with pytest.raises(KernelError, match=f"the {what} refuses"):
+        gateway.move("200.200.200.201")
+    for _ in range(2):
+        with pytest.raises(KernelError, match=f"the {what} refuses"):
+            gateway.gateway.retry()
     gateway.host.refuses.clear()
-    gateway.gateway.look()
+    gateway.gateway.retry()
+    assert address("200.200.200.201") in gateway.host.kept
+    gateway.host.refuses.add(what)
+    gateway.gateway.retry()  # has nothing to do
+
+
+def test_what_could_not_be_put_back_is_tried_again_each_second(gateway: PolicyGateway):
+    gateway.gateway.retry()
+    gateway.host.refuses.add("look")
+    gateway.gateway.retry()
+    with pytest.raises(KernelError, match="the look refuses"):
+        gateway.gateway.look_after_host()
+    with pytest.raises(KernelError, match="the look refuses"):
+        gateway.gateway.retry()
+    gateway.host.refuses.clear()
+    gateway.gateway.retry()
+    assert gateway.host.is_whole
 
 
 def test_rules_that_stay_count_on_through_a_change_that_is_refused(gateway: PolicyGateway):

@@ -235,8 +235,9 @@ class Host:
         """Take back what `reach_proxies` has made. Raises KernelError."""
         with forwarder.locked():
             forwarder.tell_original_destinations(-1, 0, 0)
-        self.close()
-        self._destinations_refused = ""
+        if self._destinations is not None:
+            self._destinations.close()
+        self._destinations, self._destinations_refused = None, ""
         self._takeover.remove_local_link()
 
     def check(self, rule_set: RuleSet) -> None:

@@ -155,7 +155,7 @@ def test_a_tun_as_inside(net: Network) -> None:
 
     def refused() -> bool:
         asking.send(b"?")
-        return icmp_error(asking) == (3, 0, 0, f"{INSIDE_NETWORK}.1")
+        return icmp_error(asking) == (3, 1, 0, f"{INSIDE_NETWORK}.1")
 
     eventually(refused, 3, "the gateway's word that there is no way")
     assert tunnel.faults == []

@@ -93,7 +93,11 @@ def test_rings_step_by_step(
     ("refused", "guard", "missed"),
     [
         (("qdisc clsact",), "nftables", {features.GUARD_TC}),
-        (("bpf(2)", "nf_tables family netdev"), "iptables", {features.GUARD_TC, features.GUARD_NFTABLES}),
+        (
+            ("bpf(2)", "nf_tables family netdev"),
+            "iptables",
+            {features.GUARD_TC, features.GUARD_NFTABLES, features.BINDS},
+        ),
     ],
     ids=["no-clsact", "no-bpf-no-netdev"],
 )
@@ -112,14 +116,22 @@ def test_guards_step_by_step(
 
 
 @pytest.mark.parametrize(
-    "refused", ["SO_NETNS_COOKIE", "fsopen(2)", "eBPF asked by getsockname", "eBPF links to control groups"]
+    ("refused", "missed"),
+    [
+        ("SO_NETNS_COOKIE", {features.ORIGINAL_DESTINATIONS, features.BINDS}),
+        ("fsopen(2)", {features.ORIGINAL_DESTINATIONS, features.BINDS}),
+        ("eBPF asked by getsockname", {features.ORIGINAL_DESTINATIONS}),
+        ("eBPF links to control groups", {features.ORIGINAL_DESTINATIONS, features.BINDS}),
+    ],
 )
-def test_proxies_do_without_the_original_destination(kernel_without: Kernels, net: Network, refused: str) -> None:
+def test_proxies_do_without_the_original_destination(
+    kernel_without: Kernels, net: Network, refused: str, missed: set[str]
+) -> None:
     rules = net.lab.directory / "rules"
     rules.write_text(old_line.RULES)
     kernel = kernel_without(refused)
     net.start(f'[rules]\nfiles = ["{rules}"]', command=(*kernel.command, *program.command()))
-    assert fallbacks(net).keys() == {features.ORIGINAL_DESTINATIONS}
+    assert fallbacks(net).keys() == missed
     assert kernel.answers[refused]
     net.greet_tcp(b"the proxy", "gateway", 3128)
     connection = net.connect("inside", ("199.0.0.77", 8080))

@@ -7,6 +7,7 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.table cimport forwards, holds, index, mappings, ports, rows
 from fastmasq.table.masq cimport MasqTable
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
 
@@ -68,11 +69,12 @@ cdef class ForwardTable:
             holds.end_hold(t, mappings.row_pool(row), port)
         elif mapping.in_use == rows.MAPPING_FREE and ports.is_free(&t.pools[mappings.row_pool(row)], port):
             ports.take_port(&t.pools[mappings.row_pool(row)], port)
-        mapping.address, mapping.id = 0, 0
         if mapping.in_use != rows.MAPPING_FORWARD:
             mapping.host = self._free_forwards.take()
             self._forwards[mapping.host] = (0, 0, 0, 0)
         mapping.in_use = rows.MAPPING_FORWARD
+        keep_order()
+        mapping.address, mapping.id = 0, 0
         self._fill(row, targets, before)
         return True
 

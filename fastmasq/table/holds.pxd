@@ -8,6 +8,7 @@
 from libc.stdint cimport uint16_t, uint32_t
 
 from fastmasq.table cimport ports, rows, table
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport HoldQueue, Table
 from fastmasq.table.wheel cimport TICKS_PER_SECOND
@@ -32,9 +33,10 @@ cdef inline void hold_down(Table *t, int pool, uint16_t port) noexcept nogil:
     """Put the port of a closed mapping at the end of its pool's queue."""
     cdef HoldQueue *queue = &t.held[pool]
     cdef Mapping *of_pool = &t.mappings[rows.mapping_row(pool, 0)]
-    of_pool[port].in_use = rows.MAPPING_HELD_DOWN
     of_pool[port].sessions = t.now + HOLD_DOWN_TICKS
     set_neighbours(&of_pool[port], queue.last, 0)
+    keep_order()
+    of_pool[port].in_use = rows.MAPPING_HELD_DOWN
     if queue.last:
         set_neighbours(&of_pool[queue.last], previous_held(&of_pool[queue.last]), port)
     else:

@@ -6,6 +6,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport forwards, holds, hosts, index, ports, rows, siphash, table
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport numbers
@@ -142,6 +143,20 @@ cdef inline uint32_t ports_left(const Table *t, int pool, bint low) noexcept nog
     return left if low else left - t.pools[pool].free_low
 
 
+cdef inline void give_mapping(Table *t, uint32_t row, uint32_t host, uint16_t id, uint32_t hash) noexcept nogil:
+    """Give a mapping that nobody has to the endpoint of a host with this id; hash is the endpoint's."""
+    cdef Mapping *mapping = &t.mappings[row]
+    mapping.address = t.hosts[host].address
+    mapping.id = id
+    mapping.host = host
+    mapping.sessions = 0
+    keep_order()
+    mapping.in_use = rows.MAPPING_OPEN
+    hosts.count_port(t, host, row_class(row), 1)
+    t.mappings_in_use += 1
+    index.insert(&t.mapping_index, hash, row)
+
+
 cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_t host, uint16_t id, uint32_t hash,
                                  bint keep) noexcept nogil:
     """Give the endpoint of a host with this id one on this external address, with `keep` of the same port if possible.
@@ -149,7 +164,6 @@ cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_
     host is the row of the inside host, hash the endpoint's. Returns the row of the mapping, or a Refusal.
     """
     cdef uint32_t address = t.hosts[host].address
-    cdef Mapping *mapping
     cdef int pool = pool_of(external, port_class)
     cdef int port = ports.NO_PORT
     cdef uint32_t row, left
@@ -167,15 +181,7 @@ cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_
     if port == ports.NO_PORT:
         return table.REFUSED_PORTS_EXHAUSTED
     row = mapping_row(external, port_class, <uint16_t>port)
-    mapping = &t.mappings[row]
-    mapping.address = address
-    mapping.id = id
-    mapping.host = host
-    mapping.sessions = 0
-    mapping.in_use = rows.MAPPING_OPEN
-    hosts.count_port(t, host, port_class, 1)
-    t.mappings_in_use += 1
-    index.insert(&t.mapping_index, hash, row)
+    give_mapping(t, row, host, id, hash)
     return row
 
 

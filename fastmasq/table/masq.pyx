@@ -27,7 +27,7 @@ from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
 from fastmasq.table.limits import Limits
-from fastmasq.table.memory import lay_out
+from fastmasq.table.memory import lay_out, offset_of
 from fastmasq.table.timeouts import Timeouts
 from fastmasq.wire cimport numbers
 
@@ -98,6 +98,7 @@ cdef enum:
     PAGE = 4096
     ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
     FIRST_ROWS = 16384          # the same while there are few
+    ROWS_AT_ONCE = 32768        # sessions that there is memory for at first, and by which it grows: whole pages
 
 
 cdef void *address_of(array):
@@ -130,17 +131,27 @@ cdef class MasqTable:
 
     capacity: sessions at the most (default one million), reserved now but touched only as they are used.
     filtering: one of FILTERINGS (RFC 4787 section 5). secret: 16 bytes for the keyed hash, random by default.
-    sequential: ports ascending and never kept, as in 1999 (rule C-2). buffer: where the rows are to live (memory.lay_out).
-    Raises CapacityError when the memory cannot be had.
+    sequential: ports ascending and never kept, as in 1999 (rule C-2). buffer: where the rows of sessions and mappings are
+    to live (memory.lay_out). back(offset, octets) is called before a part of the buffer is touched for the first time, and
+    has memory there when it returns; without it all may be touched. Raises CapacityError when the memory cannot be had.
+
+    A file on tmpfs takes memory when room is made in it, not when it is mapped, and what finds no room dies of SIGBUS. So
+    room is made by the daemon's thread: for the mappings of an external address (3 MB) when there is one, and for sessions
+    ROWS_AT_ONCE (4 MB) at first, then ROWS_AHEAD of what is used (32 MB); the path asks when half of that is left, and
+    opens nothing beyond (`Table.backed`).
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, limits=Limits(), filtering="address-dependent", bint sequential=False,
-                 secret=None, now_ns=0, buffer=None):
+                 secret=None, now_ns=0, buffer=None, back=None):
         if not 1 <= capacity <= MAXIMUM_SESSIONS:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
         cdef Table *t = &self.table
         self.memory = lay_out(capacity, buffer)
         self.sessions, self.mappings, self.hosts = self.memory.sessions, self.memory.mappings, self.memory.hosts
+        self._back = back
+        if back is not None:
+            back(0, self.memory.header.nbytes)
+        self._backed_externals = set()
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
@@ -148,15 +159,21 @@ cdef class MasqTable:
         t.host_capacity = hosts.HOSTS
         t.free_row = t.host_free = t.network_free = rows.NONE
         t.current = -1
+        t.low_water = rows.NONE
         t.next_sequential = 61000
         t.wheel.tick = t.now = now_ns // TICK_NS
         t.filtering = FILTERINGS[filtering]
         t.sequential = sequential
         key = secret or os.urandom(16)
-        t.secret.k0 = int.from_bytes(key[:8], "little")
-        t.secret.k1 = int.from_bytes(key[8:], "little")
+        self.take_secret(int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little"))
         self.set_limits(limits)
         self.set_timeouts(Timeouts())
+        self.reserve(ROWS_AT_ONCE)
+
+    cdef take_secret(self, uint64_t k0, uint64_t k1):
+        """Have a table that is empty find its rows by another secret."""
+        self.table.secret.k0, self.table.secret.k1 = k0, k1
+        self.memory.header["secret"] = k0, k1
 
     def _point_into_memory(self):
         """Have the C struct use the arrays."""
@@ -192,7 +209,31 @@ cdef class MasqTable:
     @property
     def wants_memory(self):
         """Whether `make_ready` is to be called soon."""
-        return self.table.active >= growth.FEW and not self.table.has_memory
+        cdef Table *t = &self.table
+        return t.active >= growth.FEW and not t.has_memory or t.fresh >= t.low_water
+
+    cpdef reserve(self, uint32_t ahead):
+        """Have memory for so many rows of sessions that were never used, as far as there are rows. May be called while
+        the path runs."""
+        cdef Table *t = &self.table
+        cdef uint64_t wanted = -(-(<uint64_t>t.fresh + ahead) // ROWS_AT_ONCE) * ROWS_AT_ONCE
+        cdef uint32_t until = <uint32_t>min(wanted, <uint64_t>t.capacity)
+        if self._back is None:
+            t.backed = t.capacity
+            return
+        if until > t.backed:
+            first = offset_of("sessions", t.capacity)
+            self._back(first + t.backed * sizeof(Session), (until - t.backed) * sizeof(Session))
+            self.memory.header["rows"] = until
+            t.backed = until
+        t.low_water = t.backed - ahead // 2 if t.backed < t.capacity else <uint32_t>rows.NONE
+
+    def _reserve_mappings(self, int external):
+        """Have memory for the mappings of an external row."""
+        cdef size_t octets = numbers.CLASS_COUNT * PORTS * sizeof(Mapping)
+        if self._back is not None and external not in self._backed_externals:
+            self._back(offset_of("mappings", self.table.capacity) + external * octets, octets)
+        self._backed_externals.add(external)
 
     def make_ready(self):
         """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
@@ -202,8 +243,11 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         memory = self.memory
         cdef bint is_young = t.active < growth.FEW and not t.has_memory and len(memory.whole_index)
+        cdef uint32_t ahead = FIRST_ROWS if is_young else ROWS_AHEAD
+        self.reserve(ROWS_AT_ONCE if is_young else ROWS_AHEAD)
         if not self._is_ready:
             self._is_ready = True
+            self._reserve_mappings(0)
             for array in (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
                           self.mappings[:numbers.CLASS_COUNT * PORTS]):
                 populate_array(array)
@@ -211,7 +255,7 @@ cdef class MasqTable:
             for array in (memory.whole_index, memory.whole_permits, memory.whole_mapping_index):
                 populate_array(array)
             t.has_memory = True
-        populate_array(self.sessions[t.fresh:t.fresh + (FIRST_ROWS if is_young else ROWS_AHEAD)])
+        populate_array(self.sessions[t.fresh:min(t.fresh + ahead, t.backed)])
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
@@ -277,24 +321,33 @@ cdef class MasqTable:
         if address is None:
             t.current = -1
         else:
-            row = mappings.external_of(t, address)
-            if row < 0:
-                row = self._unused_external(wanted)
-                t.external[row] = address
-                self._forget_holds(row)
-            t.current = row
-            self._allow(row, allowed)
+            t.current = self.row_of_external(address, wanted)
+            self._allow(t.current, allowed)
+        self.memory.header["current"] = address or 0
         return [t.external[row] for row in range(EXTERNALS)
                 if t.external[row] and row != t.current and self._holds_mappings(row)]
 
     def hold_external(self, address, allowed, wanted=()):
         """Have a row for an address besides the current one, for forwards or mappings; `allowed` and `wanted` as above."""
+        self._allow(self.row_of_external(address, wanted), allowed)
+
+    cdef int row_of_external(self, uint32_t address, wanted) except -1:
+        """Return the row of an external address, which it is given if it has none. Raises CapacityError."""
         cdef Table *t = &self.table
-        if mappings.external_of(t, address) < 0:
-            row = self._unused_external(wanted)
-            self._forget_holds(row)
-            t.external[row] = address
-        self._allow(mappings.external_of(t, address), allowed)
+        cdef int row = mappings.external_of(t, address)
+        if row >= 0:
+            return row
+        row = self._unused_external(wanted)
+        self.give_external(row, address)
+        return row
+
+    cdef give_external(self, int row, uint32_t address):
+        """Have an external row, on which no mapping is open, be an address's from now on."""
+        external = self.memory.header["external"][0]
+        external[row] = 0
+        self._reserve_mappings(row)
+        self._forget_holds(row)
+        self.table.external[row] = external[row] = address
 
     def set_pool(self, addresses):
         """Deal inside hosts out to these external addresses, which have rows; without any, all have the current one."""
@@ -302,6 +355,9 @@ cdef class MasqTable:
         for number, address in enumerate(addresses):
             t.pool[number] = mappings.external_of(t, address)
         t.pool_size = len(addresses)
+        pool = self.memory.header["pool"][0]
+        pool[:] = 0
+        pool[:len(addresses)] = addresses
 
     def external_for(self, uint32_t host):
         """Return the external address that an inside host's mappings are on, None while there is none."""
@@ -317,8 +373,7 @@ cdef class MasqTable:
         raise CapacityError(f"sessions of {EXTERNALS} external addresses are still open")
 
     def _holds_mappings(self, row):
-        span = numbers.CLASS_COUNT * PORTS
-        in_use = self.mappings["in_use"][row * span:(row + 1) * span]
+        in_use = self._in_use(row)
         return bool(((in_use != rows.MAPPING_FREE) & (in_use != rows.MAPPING_HELD_DOWN)).any())
 
     def _forget_holds(self, row):
@@ -330,10 +385,9 @@ cdef class MasqTable:
             self.table.held[pool].count = 0
 
     def _allow(self, int external, allowed):
-        span = numbers.CLASS_COUNT * PORTS
         bits = np.array(allowed, bool).reshape(numbers.CLASS_COUNT, PORTS)
         bits[:, 0] = False
-        used = self.mappings["in_use"][external * span:(external + 1) * span].reshape(numbers.CLASS_COUNT, PORTS) != 0
+        used = self._in_use(external) != rows.MAPPING_FREE
         for port_class in range(numbers.CLASS_COUNT):
             pool = external * numbers.CLASS_COUNT + port_class
             self.memory.allowed_ports[pool] = np.packbits(bits[port_class], bitorder="little").view("u8")
@@ -370,7 +424,7 @@ cdef class MasqTable:
 
     @property
     def fresh(self):
-        """Rows [fresh, capacity) were never used: a snapshot need not look at them."""
+        """Rows from here on were never used: a snapshot need not look at them."""
         return self.table.fresh
 
     def counts(self):
@@ -379,7 +433,7 @@ cdef class MasqTable:
         return {
             "active": t.active, "capacity": t.capacity, "tcp": t.active_by_class[numbers.CLASS_TCP],
             "udp": t.active_by_class[numbers.CLASS_UDP], "icmp": t.active_by_class[numbers.CLASS_ICMP],
-            "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "opened_total": sum(t.opened_by_class),
+            "mappings": t.mappings_in_use, "hosts": t.hosts_in_use, "adopted": t.adopted, "opened_total": sum(t.opened_by_class),
             "opened_tcp": t.opened_by_class[numbers.CLASS_TCP], "opened_udp": t.opened_by_class[numbers.CLASS_UDP],
             "opened_icmp": t.opened_by_class[numbers.CLASS_ICMP], "opened_other": t.opened_by_class[rows.CLASS_NONE],
             "closed_total": t.closed, "expired_total": t.expired,
@@ -387,6 +441,26 @@ cdef class MasqTable:
 
     def timeout_ns(self, state):
         return self.table.timeout[state] * TICK_NS
+
+    def mapped_ports(self, address):
+        """Return which ports of an external address have a mapping, bool[3][65536] by class."""
+        cdef int external = mappings.external_of(&self.table, address)
+        if external < 0:
+            return np.zeros((numbers.CLASS_COUNT, PORTS), bool)
+        in_use = self._in_use(external)
+        return (in_use != rows.MAPPING_FREE) & (in_use != rows.MAPPING_HELD_DOWN)
+
+    def orphans(self):
+        """Return (address, class, port) of the external endpoints that are nobody's but for their sessions."""
+        return {(self.table.external[external], int(port_class), int(port))
+                for external in range(EXTERNALS) if self.table.external[external]
+                for port_class, port in np.argwhere(self._in_use(external) == rows.MAPPING_ORPHAN)}
+
+    def _in_use(self, int external):
+        """Return what the mappings of an external row are, by class and port."""
+        span = numbers.CLASS_COUNT * PORTS
+        of_external = self.mappings["in_use"][external * span:(external + 1) * span]
+        return of_external.reshape(numbers.CLASS_COUNT, PORTS)
 
     def is_mapped(self, address, int port_class, uint16_t port):
         return mappings.find_external(&self.table, address, port_class, port) != rows.NONE

@@ -1,7 +1,13 @@
-"""Where the rows of a table live: all arrays that it consists of, each by itself or all in one buffer that is given."""
+"""Where the rows of a table live: what must outlive a process in a buffer that is given, the rest in memory of its own.
+
+Sessions and mappings cannot be found out again, and external addresses say what the rows of mappings mean: these can
+lie in a file, from which adoption.pyx opens the sessions again. Indexes, permits, hosts, networks, ports and timers
+follow from them, and are made anew.
+"""
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +22,11 @@ ALIGNMENT = 64  # octets: a cache line, so that a session's row lies in two
 class Memory:
     """The arrays of a table; the C struct `Table` points into them."""
 
+    header: np.ndarray
+    mappings: np.ndarray
     sessions: np.ndarray
     index: np.ndarray
     permits: np.ndarray
-    mappings: np.ndarray
     mapping_index: np.ndarray
     whole_index: np.ndarray
     whole_permits: np.ndarray
@@ -35,8 +42,23 @@ class Memory:
     targets: np.ndarray
 
 
-def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Return (type, shape) of every array of a table for so many sessions, in the order in which they lie.
+Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+
+def lasting(capacity: int) -> Arrays:
+    """Return (type, shape) of the arrays of a table for so many sessions that may outlive it, as the buffer has them.
+
+    Each begins at a page, so that each pool of mappings, and a thousand rows of sessions, is of whole pages.
+    """
+    return {
+        "header": (rows.HEADER, (1,)),
+        "mappings": (rows.MAPPING, (rows.POOLS * rows.PORTS,)),
+        "sessions": (rows.SESSION, (capacity,)),
+    }
+
+
+def passing(capacity: int) -> Arrays:
+    """Return (type, shape) of the others.
 
     Indexes and permits are powers of two, and at most half full. Those of a young table have room for rows.YOUNG
     sessions; the whole ones, which replace them once (growth.pxd), are empty where there can be no more.
@@ -44,10 +66,8 @@ def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     young = min(capacity, rows.YOUNG)
     whole = capacity if capacity > rows.YOUNG else 0
     return {
-        "sessions": (rows.SESSION, (capacity,)),
         "index": (rows.INDEX_ENTRY, (_power_of_two(4 * young),)),
         "permits": (rows.PERMIT, (_power_of_two(2 * young),)),
-        "mappings": (rows.MAPPING, (rows.POOLS * rows.PORTS,)),
         "mapping_index": (rows.INDEX_ENTRY, (_mapping_index(young),)),
         "whole_index": (rows.INDEX_ENTRY, (_power_of_two(4 * whole),)),
         "whole_permits": (rows.PERMIT, (_power_of_two(2 * whole),)),
@@ -65,28 +85,38 @@ def arrays_of(capacity: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
 
 
 def size_of(capacity: int) -> int:
-    """Return how many octets a buffer for a table of so many sessions must have."""
-    return sum(_padded(_octets(*array)) for array in arrays_of(capacity).values())
+    """Return how many octets a buffer for the lasting arrays of a table of so many sessions must have."""
+    return sum(_padded(_octets(*array)) for array in lasting(capacity).values())
+
+
+def offset_of(name: str, capacity: int) -> int:
+    """Return where in the buffer a lasting array begins."""
+    arrays = lasting(capacity)
+    before = list(arrays)[: list(arrays).index(name)]
+    return sum(_padded(_octets(*arrays[each])) for each in before)
 
 
 def lay_out(capacity: int, buffer=None) -> Memory:
     """Return the arrays of a table for so many sessions.
 
-    buffer: writable, zeroed, aligned to ALIGNMENT and of at least size_of(capacity) octets; the arrays keep it alive.
-    Without one each array gets memory of its own, whose end a sanitizer knows; it is touched only as it is used.
-    Raises ValueError about a buffer that does not do, and CapacityError when memory cannot be had.
+    buffer: for the lasting ones: writable, zeroed, aligned to a page and of at least size_of(capacity) octets; the
+    arrays keep it alive. Others get memory of their own, each array by itself, so that a sanitizer knows its end; it is
+    touched only as it is used. Raises ValueError about a buffer that does not do, and CapacityError when memory cannot
+    be had.
     """
     room = _Room(size_of(capacity), buffer) if buffer is not None else None
     try:
         octets = {
-            name: room.take(_octets(*array)) if room else _zeros(_octets(*array))
-            for name, array in arrays_of(capacity).items()
+            **{
+                name: room.take(_octets(*each)) if room else _zeros(_octets(*each))
+                for name, each in lasting(capacity).items()
+            },
+            **{name: _zeros(_octets(*each)) for name, each in passing(capacity).items()},
         }
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
-    return Memory(
-        **{name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays_of(capacity).items()}
-    )
+    arrays = {**lasting(capacity), **passing(capacity)}
+    return Memory(**{name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()})
 
 
 class _Room:
@@ -99,8 +129,10 @@ class _Room:
             raise ValueError("a table cannot live in a buffer that is read-only")
         if self._octets.size < needed:
             raise ValueError(f"the buffer has {self._octets.size} octets: the table needs {needed}")
-        if self._octets.ctypes.data % ALIGNMENT:
-            raise ValueError(f"the buffer begins at {self._octets.ctypes.data:#x}: not at a multiple of {ALIGNMENT}")
+        if self._octets.ctypes.data % mmap.PAGESIZE:
+            raise ValueError(
+                f"the buffer begins at {self._octets.ctypes.data:#x}: not at a multiple of {mmap.PAGESIZE}"
+            )
 
     def take(self, octets: int) -> np.ndarray:
         first = self._taken
@@ -125,7 +157,7 @@ def _octets(dtype: np.dtype, shape: tuple[int, ...]) -> int:
 
 
 def _padded(octets: int) -> int:
-    return -(-octets // ALIGNMENT) * ALIGNMENT
+    return -(-octets // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _power_of_two(at_least: int) -> int:

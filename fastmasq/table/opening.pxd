@@ -38,7 +38,7 @@ cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth,
     cdef uint32_t endpoint
     if external < 0:
         return table.REFUSED_NO_EXTERNAL
-    if t.active >= t.capacity:
+    if table.is_full(t):
         return table.REFUSED_TABLE_FULL
     host = hosts.paying_host(t, ends.saddr, birth.now_ms)
     if host < 0:
@@ -92,7 +92,7 @@ cdef inline int64_t open_forwarded(Table *t, uint32_t mapping, uint32_t remote, 
     cdef Ends ends = keys.make_ends(target.address, target.port, remote, port)
     cdef int64_t host
     cdef uint32_t row
-    if t.active >= t.capacity:
+    if table.is_full(t):
         return table.REFUSED_TABLE_FULL
     if forwards.is_crowded(&t.forwards, forward):
         return table.REFUSED_HALF_OPEN
@@ -131,7 +131,7 @@ cdef inline int64_t open_inbound(Table *t, uint32_t row, Ends ends, uint32_t hal
     """Open the session of a remote endpoint with the inside one on a mapping that may lead there (may_lead_to)."""
     cdef Mapping *mapping = &t.mappings[row]
     cdef int64_t host
-    if t.active >= t.capacity:
+    if table.is_full(t):
         return table.REFUSED_TABLE_FULL
     if mapping.in_use == rows.MAPPING_BY_SESSION and mapping.host >= half_open_limit:
         return table.REFUSED_HALF_OPEN
@@ -149,7 +149,7 @@ cdef inline int64_t open_inbound(Table *t, uint32_t row, Ends ends, uint32_t hal
 cdef inline int64_t may_open_plain(Table *t, Ends ends, uint32_t external, uint8_t protocol) noexcept nogil:
     """Return 0 or a Refusal: only addresses are translated, so one inside host has a remote one to itself."""
     cdef Ends answer = keys.make_ends(ends.daddr, 0, external, 0)
-    if t.active >= t.capacity:
+    if table.is_full(t):
         return table.REFUSED_TABLE_FULL
     if sessions.has_flow(t, protocol, keys.OUTSIDE, answer) or sessions.has_flow(t, protocol, keys.INSIDE, ends):
         return table.REFUSED_CLASH
@@ -208,7 +208,7 @@ cdef inline int64_t open_proxied(Table *t, Ends original, uint8_t side, Proxies 
     cdef uint32_t hash
     cdef int64_t host
     cdef int tried
-    if t.active >= t.capacity:
+    if table.is_full(t):
         return table.REFUSED_TABLE_FULL
     if sessions.has_flow(t, birth.protocol, keys.LOCAL, ends):
         hash = hosts.host_hash(t, original.daddr)

@@ -58,6 +58,10 @@ NETWORK = np.dtype(
     ]
 )
 
+HEADER = np.dtype([("secret", "u8", 2), ("external", "u4", 4), ("pool", "u4", 4), ("current", "u4"), ("rows", "u4")])
+"""What the rows that outlive a table mean: external addresses in the order of their pools (0 for none), those that
+inside hosts are dealt out to by the secret, or the one of all, and how many rows of sessions may have been used."""
+
 INDEX_ENTRY = np.dtype([("hash", "u4"), ("ref", "u4")])
 PERMIT = np.dtype([("fingerprint", "u8"), ("count", "u4"), ("reserved", "u4")])
 TARGET = np.dtype(

@@ -5,6 +5,7 @@ from libc.string cimport memset
 
 from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, table, wheel
 from fastmasq.table.keys cimport Ends
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, Session
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport numbers
@@ -111,6 +112,14 @@ cdef inline void set_flow(Flow *flow, uint8_t protocol, uint8_t side, Ends arriv
     flow.packets = 0
 
 
+cdef inline void set_flows(Session *s, uint8_t protocol, Ends ends, Place place) noexcept nogil:
+    """Have a session translate between (saddr, sid) on the near side, and (daddr, did) on the far one."""
+    cdef Ends translated = keys.make_ends(place.external, place.port, ends.daddr, ends.did)
+    set_flow(&s.flow[OUTBOUND], protocol, place.near, ends, translated)
+    set_flow(&s.flow[INBOUND], protocol, place.far | keys.KEY_REPLY if protocol == numbers.ICMP else place.far,
+             keys.turned(translated), keys.turned(ends))
+
+
 cdef inline uint32_t take_row(Table *t) noexcept nogil:
     cdef uint32_t row = t.free_row
     if row != rows.NONE:
@@ -118,6 +127,8 @@ cdef inline uint32_t take_row(Table *t) noexcept nogil:
         return row
     row = t.fresh
     t.fresh += 1
+    if t.fresh == t.low_water:
+        t.asks_for_memory = True
     return row
 
 
@@ -150,20 +161,18 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     cdef int port_class = rows.class_of(birth.protocol)
     cdef uint32_t row = take_row(t)
     cdef Session *s = &t.sessions[row]
-    cdef Ends translated = keys.make_ends(place.external, place.port, ends.daddr, ends.did)
     if port_class < 0:
         port_class = rows.CLASS_NONE
     growth.make_room(t)
     memset(s, 0, sizeof(Session))
     s.mapping = place.mapping
-    s.state = birth.state
     s.flags = birth.flags
     s.scale = (rows.UNKNOWN_SCALE << 4) | rows.UNKNOWN_SCALE
     s.port_class = port_class
-    set_flow(&s.flow[OUTBOUND], birth.protocol, place.near, ends, translated)
-    set_flow(&s.flow[INBOUND], birth.protocol,
-             place.far | keys.KEY_REPLY if birth.protocol == numbers.ICMP else place.far,
-             keys.turned(translated), keys.turned(ends))
+    s.expires = birth.tick + t.timeout[birth.state]
+    set_flows(s, birth.protocol, ends, place)
+    keep_order()
+    s.state = birth.state
     index.insert(&t.index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
     index.insert(&t.index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
     if place.mapping != rows.NONE:
@@ -174,7 +183,6 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     t.active += 1
     t.active_by_class[port_class] += 1
     t.opened_by_class[port_class] += 1
-    s.expires = birth.tick + t.timeout[birth.state]
     wheel.link(&t.wheel, t.sessions, row, s.expires)
     return row
 
@@ -194,6 +202,9 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     cdef Session *s = &t.sessions[row]
     cdef uint32_t mapping = s.mapping
     cdef uint32_t host = host_of_session(t, s)
+    cdef int state = s.state
+    s.state = rows.STATE_FREE
+    keep_order()
     wheel.unlink(&t.wheel, t.sessions, row)
     index.remove(&t.index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
     index.remove(&t.index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
@@ -202,13 +213,12 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     t.closed += 1
     if mapping != rows.NONE:
         filtering.withdraw_permit(t, mapping, keys.key_daddr(s.flow[OUTBOUND].key0))
-        note_half_open(t, mapping, s.state, rows.STATE_FREE)
+        note_half_open(t, mapping, state, rows.STATE_FREE)
         t.mappings[mapping].sessions -= 1
         if t.mappings[mapping].sessions == 0:
             mappings.give_back_mapping(t, mapping)
     hosts.count_session(t, host, -1)
     hosts.give_back_unused_host(t, host)
-    s.state = rows.STATE_FREE
     s.timer_next = t.free_row
     t.free_row = row
 

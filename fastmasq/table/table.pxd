@@ -8,6 +8,19 @@
 # with one prefix hold, so that neither can take the table or the ports (hosts.pxd). Sessions are opened in as many ways as
 # there are in opening.pxd. What nobody has answered goes before its time while something is short (shortage.pxd).
 #
+# A table's sessions and mappings may outlive it, and whoever writes them may be killed anywhere (adoption.pyx reads what is then
+# there). So there is an order of writes:
+#
+# * A row of a session counts while its `state` is not STATE_FREE. That is written last when one is opened, and first when one is
+#   closed; flows and mapping do not change between. What does - state, timer, counts, what TCP ends have said - is written in
+#   words that stand for themselves, and a flag that a number is known after the number.
+# * A mapping is there, `in_use` written last, before the first session on it, and is given back after the last. What lies in it
+#   means what `in_use` says at every moment, but for `host` and `sessions`, which are counted anew.
+# * An external address is taken away before the rows of its mappings are emptied, and put there after.
+#
+# keep_order (order.pxd) stands where a compiler could change that; a processor shows others what it writes in its order once
+# the writer is dead.
+#
 # Nothing here allocates, and no call does an unbounded amount of work except the choice of a port from a nearly empty pool
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
 # REQ-11).
@@ -68,10 +81,12 @@ cdef struct HoldQueue:          # ports held down, in the order of their times; 
 cdef struct Table:
     Session *sessions
     uint32_t capacity
+    uint32_t backed             # rows of sessions that there is memory for; those from here on must not be touched yet
+    uint32_t low_water          # row from which on more are wanted, or NONE
     uint32_t indexed            # sessions that the indexes in use are for
     bint has_memory             # for the whole ones: it is there, or they will never be used
     bint asks_for_memory        # the daemon has not been told yet
-    uint32_t fresh              # rows [fresh, capacity) were never used
+    uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     uint32_t active
     uint32_t active_by_class[rows.SESSION_CLASSES]
@@ -112,8 +127,14 @@ cdef struct Table:
     Secret secret
     uint64_t random
     uint64_t opened_by_class[rows.SESSION_CLASSES]
+    uint64_t adopted            # sessions of a table before this one
     uint64_t closed
     uint64_t expired
+
+
+cdef inline bint is_full(const Table *t) noexcept nogil:
+    """Whether no row of a session can be taken."""
+    return t.free_row == rows.NONE and t.fresh >= t.backed
 
 
 cdef inline uint64_t next_random(Table *t) noexcept nogil:

@@ -28,6 +28,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport (
     INBOUND, OUTBOUND, SESSION_ACKED_IN, SESSION_ACKED_OUT, SESSION_HAIRPIN, SESSION_REPLIED, SESSION_SEEN_IN,
     SESSION_SEEN_OUT, SESSION_UNSCALED_IN, SESSION_UNSCALED_OUT, Session, TCP_ESTABLISHED, TCP_FIN_BOTH, TCP_FIN_IN, TCP_FIN_OUT,
@@ -80,6 +81,7 @@ cdef inline void forget_end(Session *s, int direction, int scale) noexcept nogil
         s.flags &= ~(SESSION_SEEN_OUT | SESSION_ACKED_OUT | SESSION_UNSCALED_OUT)
         s.flags |= SESSION_UNSCALED_OUT if scale < 0 else 0
         s.scale = (s.scale & 0x0F) | (nibble << 4)
+    keep_order()
 
 
 cdef inline void tcp_track(Session *s, int direction, const Segment *segment) noexcept nogil:
@@ -93,13 +95,21 @@ cdef inline void tcp_track(Session *s, int direction, const Segment *segment) no
         forget_end(s, direction, segment.scale)
     else:
         shift = window_shift(s, direction)
-    end.end = later(segment.last, end.end) if s.flags & seen else segment.last
-    s.flags |= seen
+    if s.flags & seen:
+        end.end = later(segment.last, end.end)
+    else:
+        end.end = segment.last
+        keep_order()
+        s.flags |= seen
     if segment.flags & ACK:
         edge = segment.ack + (segment.window << shift)
-        end.ack = later(segment.ack, end.ack) if s.flags & acked else segment.ack
-        end.edge = later(edge, end.edge) if s.flags & acked else edge
-        s.flags |= acked
+        if s.flags & acked:
+            end.ack = later(segment.ack, end.ack)
+            end.edge = later(edge, end.edge)
+        else:
+            end.ack, end.edge = segment.ack, edge
+            keep_order()
+            s.flags |= acked
 
 
 cdef inline bint fits_window(const Session *s, int direction, const Segment *segment) noexcept nogil:
@@ -160,8 +170,9 @@ cdef inline TcpVerdict tcp_reset(Session *s, int direction, const Segment *segme
 
 cdef inline TcpVerdict tcp_synchronise(Session *s, int direction, const Segment *segment) noexcept nogil:
     if direction == OUTBOUND and (s.state == TCP_TRANSITORY or s.state == TCP_FIN_BOTH):
-        s.state = TCP_SYN_RECEIVED if segment.flags & ACK else TCP_SYN_SENT
         s.flags &= SESSION_HAIRPIN
+        keep_order()
+        s.state = TCP_SYN_RECEIVED if segment.flags & ACK else TCP_SYN_SENT
         s.scale = (UNKNOWN_SCALE << 4) | UNKNOWN_SCALE
         tcp_track(s, direction, segment)
         return TCP_CHANGED

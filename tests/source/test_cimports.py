@@ -14,7 +14,7 @@ ORDER = {  # of the files of a folder: each knows only those before it
         keys bucket index order permits ports siphash
         rows forwards wheel tcp_state
         table growth filtering holds hosts mappings sessions shortage opening
-        masq forward_table
+        masq adoption forward_table
     """,
     "path": """
         verdict links redirects marks match triggers datagrams tunnels punts remembered triggers_and_marks held rules

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fastmasq.table.masq import MasqTable
 from tests.support.tables import (
     CLASS,
     EXTERNAL,
@@ -53,14 +54,14 @@ class TableHistory(RuleBasedStateMachine):
         super().__init__()
         self.now = 0
         self.pool = set(POOL)
-        self.table = make_table(
-            POOL,
-            capacity=CAPACITY,
-            sessions_per_host=SESSIONS_PER_HOST,
-            ports_per_host=PORTS_PER_HOST,
-        )
+        self.table = self.make_table()
+        self.table.set_external(EXTERNAL, allowed(POOL))
         self.known: dict[tuple, Known] = {}  # (protocol, host, port, remote, remote port)
         self.held: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external port): last host, since
+
+    def make_table(self, **settings: object) -> MasqTable:
+        limits = {"sessions_per_host": SESSIONS_PER_HOST, "ports_per_host": PORTS_PER_HOST}
+        return make_table(capacity=CAPACITY, external=None, now_ns=self.now, **limits, **settings)
 
     def mappings(self) -> dict[tuple, int]:
         return {key[:3]: session.external for key, session in self.known.items()}
@@ -167,7 +168,7 @@ class TableHistory(RuleBasedStateMachine):
         assert counts["hosts"] == len({key[1] for key in self.known})
         for protocol, name in ((6, "tcp"), (17, "udp"), (1, "icmp")):
             assert counts[name] == sum(key[0] == protocol for key in self.known)
-        assert counts["opened_total"] - counts["closed_total"] == counts["active"]
+        assert counts["opened_total"] + counts["adopted"] - counts["closed_total"] == counts["active"]
         assert np.count_nonzero(self.table.sessions["state"]) == counts["active"]
         assert np.count_nonzero(self.table.mappings["in_use"] == MAPPING_OPEN) == counts["mappings"]
 

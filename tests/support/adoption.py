@@ -1,0 +1,82 @@
+"""Tables whose rows outlive them: what is left in memory, adopted by another table, and what must be true of that."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from fastmasq.table import memory, rows
+from fastmasq.table.adoption import adopt
+from fastmasq.table.masq import MasqTable
+from fastmasq.wire.numbers import ICMP
+from tests.support.tables import make_table
+
+FREE, HELD_DOWN, MAPPING_OPEN = 0, 2, 1
+
+
+def shared(capacity: int) -> mmap.mmap:
+    """Return memory for the lasting rows of a table, which a forked process shares."""
+    return mmap.mmap(-1, memory.size_of(capacity))
+
+
+def copied(buffer: mmap.mmap) -> mmap.mmap:
+    copy = mmap.mmap(-1, len(buffer))
+    copy[:] = buffer[:]
+    return copy
+
+
+def adopted(left: mmap.mmap, capacity: int, now_ns: int, **settings: object) -> tuple[MasqTable, dict[str, int]]:
+    """Return a table that has adopted what a table of the same capacity left in memory, and what was dropped."""
+    table = make_table(capacity=capacity, external=None, now_ns=now_ns, **{"secret": None, **settings})
+    return table, adopt_all(table, memory.lay_out(capacity, left), now_ns)
+
+
+def adopt_all(table: MasqTable, former: memory.Memory, now_ns: int) -> dict[str, int]:
+    return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns)
+
+
+def assert_consistent(table: MasqTable, externals: tuple[int, ...]) -> None:
+    """What a table counts is what its rows say, every session is found, and no two share an external endpoint."""
+    found = table.sessions[: table.fresh]
+    found = found[found["state"] != FREE]
+    counts = table.counts()
+    assert counts["active"] == len(found)
+    out, back = found["flow"][:, 0], found["flow"][:, 1]
+    for flows, direction in ((out, 0), (back, 1)):
+        for at, flow in enumerate(flows):
+            key0, key1 = int(flow["key0"]), int(flow["key1"])
+            ends = (key0 >> 32, key1 >> 32 & 0xFFFF, key0 & 0xFFFFFFFF, key1 & 0xFFFFFFFF)
+            hit = table.find(key1 >> 56, key1 >> 48 & 0xFF, *ends)
+            assert hit is not None and hit[1] == direction
+            assert table.sessions[hit[0]].tobytes() == found[at].tobytes()
+    with_mapping = found[found["mapping"] != 0xFFFFFFFF]
+    users, sessions = np.unique(with_mapping["mapping"], return_counts=True)
+    assert (table.mappings["sessions"][users] == sessions).all()
+    in_use = table.mappings["in_use"]
+    assert set(np.flatnonzero((in_use != FREE) & (in_use != HELD_DOWN))) == set(users)
+    assert counts["mappings"] == np.count_nonzero(in_use == MAPPING_OPEN)
+    for session in with_mapping:
+        row, flow = int(session["mapping"]), session["flow"][0]
+        assert (row & 0xFFFF, row >> 16) == (flow["sid"], externals.index(flow["saddr"]) * 3 + session["port_class"])
+        if in_use[row] == MAPPING_OPEN:
+            mapping = table.mappings[row]
+            assert (mapping["address"], mapping["id"]) == (flow["key0"] >> 32, flow["key1"] >> 32 & 0xFFFF)
+    endpoints = [(row >> 16, *map(int, table.mappings[row][["address", "id"]])) for row in users if in_use[row] == 1]
+    assert len(set(endpoints)) == len(endpoints), "an endpoint has one mapping on each address"
+    hosts, number = np.unique(out["key0"] >> 32, return_counts=True)
+    known = {int(row["address"]): int(row["sessions"]) for row in table.hosts if row["address"]}
+    assert known == dict(zip(hosts.tolist(), number.tolist(), strict=True))
+    assert counts["icmp"] == sum(int(key1) >> 56 == ICMP for key1 in out["key1"])
+    assert (out["hop"] == 0xFFFF).all() and (found["known"] == 0).all()
+    assert rows.SESSION.itemsize == found.itemsize
+
+
+def empty(table: MasqTable) -> None:
+    """Close every session: nothing may be left behind, whatever was adopted."""
+    for row in np.flatnonzero(table.sessions["state"][: table.fresh]):
+        table.close(int(row))
+    counts = table.counts()
+    assert (counts["active"], counts["mappings"], counts["hosts"]) == (0, 0, 0)
+    in_use = table.mappings["in_use"]
+    assert set(in_use[in_use != FREE]) <= {HELD_DOWN}

@@ -309,6 +309,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "lintian": lintian,
     "wheel": wheel,
     "sdist": source_distribution,
+    "killed-writers": partial(tests_of, "killed_writers"),
     "units": partial(tests_of, "units"),
     "install": partial(tests_of, "install"),
     "systemd": partial(tests_of, "systemd"),

@@ -103,7 +103,7 @@ def _facts(report: dict[str, Any]) -> Any:
     from fastmasq.cli.render import make_table
     from fastmasq.units import format_count
 
-    guard, external, sessions = report["guard"], report["external"], report["sessions"]
+    guard, external, sessions, adopted = (report[name] for name in ("guard", "external", "sessions", "adopted"))
     table = make_table("", "")
     table.show_header = False
     table.columns[0].style = "bold"
@@ -117,6 +117,9 @@ def _facts(report: dict[str, Any]) -> Any:
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")
+    if adopted["sessions"] or adopted["dropped"]:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in adopted["dropped"].items())
+        table.add_row("", f"{adopted['sessions']} adopted from the run before{dropped and f'; dropped: {dropped}'}")
     for rule in report["ip_rules"]:
         table.add_row("Not followed", f"ip rule {rule}")
     table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))

@@ -28,6 +28,7 @@ from fastmasq.config.values import (
     FileNames,
     FilePath,
     Floor,
+    FolderPath,
     InterfaceName,
     InterfaceNames,
     OptionalPort,
@@ -130,6 +131,12 @@ class Takeover(Section, frozen=True, kw_only=True):
     guard: Literal["auto", "tc", "nftables", "iptables", "none"] = "auto"
 
 
+class State(Section, frozen=True, kw_only=True):
+    """Where sessions outlive the process."""
+
+    directory: FolderPath = FolderPath("/run/fastmasq")
+
+
 class Control(Section, frozen=True, kw_only=True):
     """Where the running forwarder is reached."""
 
@@ -160,6 +167,7 @@ class Settings(Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     rings: Rings = Rings()
     takeover: Takeover = Takeover()
+    state: State = State()
     control: Control = Control()
     forward: tuple[Forward, ...] = ()
     redirect: tuple[Redirect, ...] = ()

@@ -179,6 +179,18 @@ class FilePath(str):
         return cls(written)
 
 
+class FolderPath(str):
+    """The absolute path of a folder."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if not isinstance(written, str) or not written.startswith("/") or "\0" in written:
+            raise ValueError(
+                f'{in_toml(written)} is not the absolute path of a folder; write for example "/run/fastmasq"'
+            )
+        return cls(written)
+
+
 class OptionalPort(int):
     """A TCP port; 0 is written "off"."""
 

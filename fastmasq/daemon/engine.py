@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmasq.clock import now_ns
@@ -35,6 +36,7 @@ from fastmasq.daemon.path import make_path
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.reload import Reload
+from fastmasq.daemon.state import State
 from fastmasq.daemon.status import Status
 from fastmasq.daemon.targets import why_not_inside
 from fastmasq.daemon.vpn import followable
@@ -120,6 +122,7 @@ class Engine:
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self.alterations: Alterations | None = None  # likewise
+        self.state: State | None = None  # unless we only observe
         self._seconds = 0
         self._looks_at = 0.0  # not before then at the host's ports again, after a bind
         self._will_look = False
@@ -156,7 +159,10 @@ class Engine:
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
         host = UntouchedHost(self.watch) if self.observes else self._claim_host()
         started_ns = now_ns()
-        forwarder = make_path(settings, started_ns, observes=self.observes)
+        if not self.observes:
+            self.state = State(Path(settings.state.directory), settings.limits.sessions)
+            self._undo.callback(self.state.close)
+        forwarder = make_path(settings, started_ns, self.state, observes=self.observes)
         has_time = (os.cpu_count() or 1) > 1 and not self.observes
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
@@ -166,7 +172,7 @@ class Engine:
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)
-        self.status = Status(self.gateway, self.confirmation, started_ns)
+        self.status = Status(self.gateway, self.confirmation, started_ns, self.state.dropped if self.state else {})
         self.reload = Reload(self.gateway, self.read_again, self.confirmation)
         preload = Preload(self.gateway.vpn, lambda host: why_not_inside(self.watch.snapshot(), host))
         methods |= self._handlers(preload)
@@ -177,7 +183,10 @@ class Engine:
             self._undo.callback(self.inside_server.close)
         if not self.observes:
             self._serve_status(methods)
+        if self.state is not None and self.state.former is not None:
+            self.gateway.go_on(self.state.former.externals)
         self.gateway.begin()
+        self._begin_state()
         self._follow_inside()
         self._watch()
         self._start_worker()
@@ -201,6 +210,13 @@ class Engine:
         self.alterations = Alterations()
         self._undo.callback(self.alterations.close)
         return Host(self.settings, takeover, self.watch)
+
+    def _begin_state(self) -> None:
+        """Have our sessions be those that the next run goes on with. Raises KernelError."""
+        if self.state is not None:
+            if self.state.path is not None:
+                self.gateway.host.keep_state(self.state.path)
+            self.state.begin()
 
     def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
         self.status_server = serve_reading(self.settings.control, methods, self.loop)

@@ -91,6 +91,17 @@ class Gateway:
     def follows_ipsec(self) -> bool:
         return self.vpn is not None and self.vpn.settings.ipsec
 
+    def go_on(self, externals: tuple[int, ...]) -> None:
+        """Have the sessions that the table has adopted be ours as if there had been one run all along; before `begin`.
+
+        externals: the addresses that masqueraded packets left with, the usual one first.
+        """
+        mapped = no_ports()
+        for address in externals:
+            mapped |= self.table.mapped_ports(address)
+        self.ports.go_on(externals, mapped)
+        self.forwards.left |= self.table.orphans()
+
     def begin(self) -> None:
         """Take the host over for the policy declared, and have the path know the kernel's links and routes.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -69,6 +70,10 @@ class Host:
     def reset(self, rows: Iterable[np.void]) -> int:
         """Reset the inside ends of sessions that were closed; return how many were told."""
         return resets.send_resets(rows)
+
+    def keep_state(self, path: Path) -> None:
+        """Have the file with our sessions stay until everything is put back. Raises KernelError."""
+        self._takeover.keep_state(path)
 
     def close(self) -> None:
         """Give up what ends with this process."""

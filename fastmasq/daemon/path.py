@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastmasq.config.schema import Settings
+from fastmasq.daemon.state import State
 from fastmasq.kernel import local_link
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.limits import Limits
@@ -14,16 +15,23 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host, limits.prefix)
 
 
-def make_path(settings: Settings, now: int, *, observes: bool) -> Forwarder:
-    """Return the path over a new table; now is in nanoseconds. Raises CapacityError."""
+def make_path(settings: Settings, now: int, state: State | None, *, observes: bool) -> Forwarder:
+    """Return the path over a new table, which goes on with the sessions of the run before if there is a file for them.
+
+    now is in nanoseconds. Raises CapacityError.
+    """
     masquerade = settings.masquerade
+    in_file = {} if state is None or state.buffer is None else {"buffer": state.buffer, "back": state.back}
     table = MasqTable(
         settings.limits.sessions,
         filtering=masquerade.filtering,
         limits=limits_of(settings),
         sequential=settings.sequential_ports,
         now_ns=now,
+        **in_file,
     )
+    if state is not None:
+        state.adopt(table, now)
     table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_proxies(local_link.FIRST, local_link.COUNT)

@@ -66,6 +66,10 @@ class Ports:
         self.former -= {*externals}
         self.externals = externals
 
+    def go_on(self, externals: tuple[int, ...], mapped: np.ndarray) -> None:
+        """Take it from a run before: masqueraded packets left with these addresses, by these ports among others."""
+        self.externals, self._in_use = externals, mapped
+
     def leave(self, free: np.ndarray) -> bool:
         """Take what the host leaves to us from now on; return whether that is anything else than before."""
         before, self.free = self.free, free

@@ -42,7 +42,16 @@ from fastmasq.policy.triggers import Trigger
 log = logging.getLogger("fastmasq.engine")
 
 MOST_SHOWN = 20
-_FIXED = ("compat", "interfaces", "vpn", "limits.sessions", "rings", "takeover", "control")  # what all else is built on
+_FIXED = (
+    "compat",
+    "interfaces",
+    "vpn",
+    "limits.sessions",
+    "rings",
+    "takeover",
+    "state",
+    "control",
+)  # what all else is built on
 _BY_OUTCOME = ("rules", "forward", "redirect")  # compared by what they come to
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import Annotated, Any
 
@@ -35,12 +36,18 @@ class _Wanted(Struct, forbid_unknown_fields=True):
 
 
 class Status:
-    """Answers what is asked about a gateway that started at a time in nanoseconds."""
+    """Answers what is asked about a gateway that started at a time in nanoseconds.
 
-    def __init__(self, gateway: Gateway, confirmation: Confirmation, started_ns: int) -> None:
+    dropped: how many sessions of the run before it could not go on with, by reason.
+    """
+
+    def __init__(
+        self, gateway: Gateway, confirmation: Confirmation, started_ns: int, dropped: Mapping[str, int]
+    ) -> None:
         self._gateway = gateway
         self._confirmation = confirmation
         self._started_ns = started_ns
+        self._dropped = dropped
         self._rates = Rates()
         self.fallbacks = Fallbacks(gateway.links, gateway.host)
 
@@ -82,6 +89,7 @@ class Status:
                 "opened_total": counts["opened_total"],
                 "opened_per_s": round(self._rates.rate("opened"), 1),
             },
+            "adopted": {"sessions": counts["adopted"], "dropped": self._dropped},
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),

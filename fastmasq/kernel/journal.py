@@ -76,12 +76,19 @@ class OffloadsEntry(Struct, frozen=True, forbid_unknown_fields=True):
     features: list[Feature]
 
 
+class StateEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """The file that the sessions outlive us in."""
+
+    state: Annotated[str, Meta(pattern=r"^/([^/\x00]+/)*net-[0-9]+\.state$")]
+
+
 KINDS: dict[str, type[Struct]] = {
     "sysctl": SettingEntry,
     "guard": GuardEntry,
     "host_rules": HostRulesEntry,
     "link": LinkEntry,
     "offloads": OffloadsEntry,
+    "state": StateEntry,
 }
 """What an entry is, by the key that only its kind has."""
 

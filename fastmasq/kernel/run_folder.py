@@ -20,6 +20,8 @@ from fastmasq.kernel.identity import start_time
 
 FOLDER = Path("/run/fastmasq")
 LARGEST_FILE = 4 << 20  # octets
+STATE_KINDS = ("state", "state.new", "state.old")
+"""Files with the rows of a table: in use, being made, and set aside."""
 
 _MODE = 0o750  # the group may reach the sockets, and see the names
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -73,6 +75,47 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def open(self, name: str) -> int | None:
+        """Return a descriptor to read a file of any size by, None if there is none.
+
+        Raises KernelError for one that others could have written.
+        """
+        try:
+            descriptor = os.open(name, os.O_RDONLY | _SAFE, dir_fd=self._folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._complaint(name, error) from None
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid in self._owners and not status.st_mode & 0o022:
+            return descriptor
+        os.close(descriptor)
+        raise KernelError(f"{self.path / name}: it is no regular file that only root or {files.SERVICE_USER} may write")
+
+    def make(self, name: str) -> int:
+        """Return a descriptor of a new file of mode 0600, in place of any of that name. Raises KernelError."""
+        try:
+            self.remove(name)
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=self._folder)
+            self._own(descriptor)
+        except OSError as error:
+            raise self._complaint(name, error) from None
+        return descriptor
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, and have it in place of what had that. Raises KernelError."""
+        try:
+            os.replace(old, new, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError as error:
+            raise self._complaint(new, error) from None
+
+    def is_in_memory(self) -> bool:
+        """Whether the folder is on a tmpfs or ramfs, whose files are memory and nothing else."""
+        device = f"{os.major(self._status.st_dev)}:{os.minor(self._status.st_dev)}"
+        mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        kinds = {mount[mount.index("-") + 1] for mount in mounts if mount[2] == device}
+        return bool(kinds & {"tmpfs", "ramfs"})
+
     def write(self, name: str, content: bytes) -> None:
         """Have a file of mode 0600 hold this, durably: all of it, or what it held before. Raises KernelError."""
         fresh = name + ".new"
@@ -101,7 +144,7 @@ class RunFolder:
 
     def forget(self, inode: int) -> None:
         """Remove what lies here about a network namespace that is going to go."""
-        for kind in ("journal", "journal.old", "lock"):
+        for kind in ("journal", "journal.old", "lock", *STATE_KINDS):
             self.remove(file_of(inode, kind))
 
     def lock(self, name: str, what: str) -> Lock:

@@ -21,7 +21,7 @@ from fastmasq.kernel.host_rules.match import Addresses
 from fastmasq.kernel.host_rules.ruleset import HostRules
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.journal import Entry, Journal, shown
-from fastmasq.kernel.run_folder import FOLDER, Lock, RunFolder, file_of
+from fastmasq.kernel.run_folder import FOLDER, STATE_KINDS, Lock, RunFolder, file_of
 from fastmasq.policy.chains import RuleSet
 
 IP_FORWARD = "net.ipv4.ip_forward"
@@ -43,8 +43,8 @@ class Takeover:
     """What one running forwarder has changed. Only one can exist in a network namespace.
 
     Journal entries are {"sysctl": name, "old": value, "new": value, "dependents": {name: old value}} and
-    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend}, {"link": name} and
-    {"offloads": interface, "features": [name that was on]}.
+    {"guard": backend, "memory": what its removal needs to know}, {"host_rules": backend}, {"link": name},
+    {"offloads": interface, "features": [name that was on]} and {"state": path}.
     """
 
     def __init__(self, folder: Path = FOLDER, former_journal: Path | None = None) -> None:
@@ -182,6 +182,12 @@ class Takeover:
                 ]
             self._journal.append(_HOST_RULES)
         return self.host_rules.update(rule_set, addresses)
+
+    def keep_state(self, path: Path) -> None:
+        """Have a file with rows of sessions go when everything is put back, not before."""
+        entry = {"state": str(path)}
+        if entry not in self._journal.entries:
+            self._journal.append(entry)
 
     def make_local_link(self, mtu: int) -> bool:
         """Make the link to programs of this host, once; return whether it is new. Raises KernelError."""
@@ -330,6 +336,9 @@ def _undo(entry: Entry) -> list[str]:
         return ["rules for the host itself removed"] if HostRules().remove() else []
     if "link" in entry:
         return [f"link {entry['link']} removed"] if local_link.remove() else []
+    if "state" in entry:
+        _remove_state(Path(entry["state"]))
+        return []
     if "offloads" in entry:
         back = offloads.switch(entry["offloads"], entry["features"], on=True)
         return [f"{entry['offloads']}: {', '.join(back)} on"] if back else []
@@ -350,6 +359,14 @@ def _undo(entry: Entry) -> list[str]:
         if sysctl.write_if_present(dependent, value):
             done.append(f"{dependent} = {value}")
     return done
+
+
+def _remove_state(path: Path) -> None:
+    """Remove a file with rows of sessions, and what lies there beside it. Raises KernelError."""
+    if path.parent.is_dir():
+        with RunFolder(path.parent) as folder:
+            for kind in STATE_KINDS:
+                folder.remove(path.with_suffix(f".{kind}").name)
 
 
 def _is_forwarding(entry: Entry) -> bool:

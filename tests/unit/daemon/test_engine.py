@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import msgspec
 import pytest
 
 from fastmasq.clock import now_ns
-from fastmasq.config.schema import Settings, defaults
-from fastmasq.config.values import InterfaceName, InterfaceNames, SocketPath
+from fastmasq.config.schema import Settings, State, defaults
+from fastmasq.config.values import FolderPath, InterfaceName, InterfaceNames, SocketPath
 from fastmasq.daemon.engine import Engine, run_forever
 from fastmasq.daemon.reload import Reload
 from fastmasq.errors import KernelError
@@ -98,6 +99,37 @@ def test_a_start_that_fails_leaves_nothing(
         run_forever(make_settings(inside, outside), lambda line: pytest.fail(line))
     assert words in str(failed.value)
     assert state(tmp_path) == before
+
+
+def test_sessions_go_on_in_the_next_run(gateway: Gateway, make_settings: Callable) -> None:
+    """Those of the run before are all there, its port outside is kept from the host, and another address ends them."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        usual = make_settings()
+        settings = msgspec.structs.replace(usual, state=State(directory=FolderPath(folder)))
+        first = Engine(settings, keep=True)
+        first.start()
+        with first.gateway.forwarder.locked():
+            for number in range(5):
+                assert isinstance(
+                    first.gateway.table.open(6, 0x0A000002, 40_000 + number, 0xC7000001, 53, now_ns()), int
+                )
+        ports = sorted(int(port) for port in first.gateway.table.sessions["flow"][:5, 0]["sid"])
+        first.stop()
+        second = Engine(settings, keep=True)
+        second.start()
+        told = second.status.status({})
+        assert told["adopted"] == {"sessions": 5, "dropped": {}} and told["sessions"]["opened_total"] == 0
+        assert sorted(int(port) for port in second.gateway.table.sessions["flow"][:5, 0]["sid"]) == ports
+        second.gateway.look()
+        second.stop()
+        gateway.host.ip("addr flush dev eth1")
+        gateway.host.ip("addr add 200.200.200.201/24 dev eth1")
+        third = Engine(settings)
+        third.start()
+        told = third.status.status({})
+        assert (told["adopted"]["sessions"], told["sessions"]["active"]) == (5, 0), "dynaddr closes them"
+        third.stop()
+        assert list(Path(folder).iterdir()) == []
 
 
 @pytest.fixture

@@ -1,0 +1,211 @@
+"""The file that sessions outlive this process in: one page that says whose it is, then the rows of the table.
+
+It lies in `[state] directory`, which must be a tmpfs: the path writes to it as to any memory, and nothing reads it but
+a start after a kill, a crash, or SIGTERM under `--keep`. That copies what is to go on (table/adoption.pyx) into a file
+of its own, which takes the place of the one before when all is ready. So whoever dies meanwhile has lost nothing, and
+the table may have another size.
+
+The file is mapped as a whole and has memory only where `back` was called (table/masq.pyx says when). Where there is no
+room, that part of the rows is memory of this process alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from fastmasq.errors import KernelError
+from fastmasq.kernel.identity import Namespace, network_namespace
+from fastmasq.kernel.run_folder import RunFolder, file_of
+from fastmasq.table import memory, rows
+from fastmasq.table.adoption import adopt
+from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
+
+log = logging.getLogger("fastmasq.engine")
+
+VERSION = 1
+"""Of what the rows mean; a change of their types is told by `ROW_TYPES`."""
+ROW_TYPES = zlib.crc32(repr([rows.HEADER.descr, rows.MAPPING.descr, rows.SESSION.descr, rows.STATES]).encode())
+
+_AT_ONCE = 16384  # rows read
+_MAP_FIXED = 0x10  # mmap(2)
+
+
+class Identity(Struct, frozen=True):
+    """What the first page says, as JSON: what the rows are, for how many sessions, and of which network namespace."""
+
+    version: int
+    row_types: int
+    sessions: int
+    namespace: int
+    cookie: int
+    boot: str
+
+    def complaint(self, here: Namespace) -> str | None:
+        """Return why the rows behind it are nothing for us, None if they are."""
+        if (self.version, self.row_types) != (VERSION, ROW_TYPES):
+            return "another version of fastmasq has written it"
+        if not Namespace(self.namespace, self.cookie, self.boot).is_same(here):
+            return "it is about a network namespace that is gone"
+        return None if 1 <= self.sessions <= MAXIMUM_SESSIONS else "it is damaged"
+
+
+class Former:
+    """The rows that a process before has left, read from its file; nothing of them is believed."""
+
+    def __init__(self, descriptor: int, capacity: int) -> None:
+        self._descriptor = descriptor
+        self._capacity = capacity
+        self.header = np.zeros(1, rows.HEADER)
+        self._read(self.header, "header")
+
+    def adopt(self, table: MasqTable, now_ns: int) -> dict[str, int]:
+        """Open its sessions in an empty table; return how many were dropped, by reason."""
+        return adopt(table, self.header[0], self._mappings(), self._sessions(), now_ns)
+
+    @property
+    def externals(self) -> tuple[int, ...]:
+        """The external addresses that new mappings were made on, the usual one first."""
+        found = [int(self.header["current"][0]), *self.header["pool"][0].tolist()]
+        return tuple(dict.fromkeys(address for address in found if address))
+
+    def _mappings(self) -> np.ndarray:
+        """Return all rows of mappings; those without an external address were never used."""
+        mappings = np.zeros(rows.POOLS * rows.PORTS, rows.MAPPING)
+        span = len(mappings) // len(self.header["external"][0])
+        for external, address in enumerate(self.header["external"][0]):
+            if address:
+                self._read(mappings[external * span : (external + 1) * span], "mappings", external * span)
+        return mappings
+
+    def _sessions(self) -> Iterator[np.ndarray]:
+        """Yield the rows of sessions that may have been used, some at once."""
+        stop = min(int(self.header["rows"][0]), self._capacity)
+        piece = np.empty(_AT_ONCE, rows.SESSION)
+        for first in range(0, stop, _AT_ONCE):
+            piece = piece[: stop - first]
+            piece[:] = 0
+            self._read(piece, "sessions", first)
+            yield piece
+
+    def _read(self, into: np.ndarray, name: str, first: int = 0) -> None:
+        """Read rows of an array of the file, from `first` on; what it does not have stays as it is."""
+        place = mmap.PAGESIZE + memory.offset_of(name, self._capacity) + first * into.itemsize
+        os.preadv(self._descriptor, [into.view("u1")], place)
+
+
+class State:
+    """The file of one run, if it can be had: `buffer` and `back` are for its table; `former` is what there was before.
+
+    Nothing of what was there is gone before `begin`. `dropped`: how many sessions could not be adopted, by reason.
+    """
+
+    def __init__(self, directory: Path, capacity: int) -> None:
+        """Make a file for a table of so many sessions. What cannot be had is said in a line, and done without."""
+        self.buffer: mmap.mmap | None = None
+        self.former: Former | None = None
+        self.path: Path | None = None
+        self.dropped: dict[str, int] = {}
+        self._adopted = 0
+        self._namespace = network_namespace()
+        self._name = file_of(self._namespace.inode, "state")
+        self._new = file_of(self._namespace.inode, "state.new")
+        self._lacks_room = False
+        self._lacking = ""  # why there is no file
+        self._complaint: str | None = None  # about the one of before
+        self._open = contextlib.ExitStack()
+        try:
+            self._folder = self._open.enter_context(RunFolder(directory))
+            if not self._folder.is_in_memory():
+                raise KernelError(f"{directory} is no tmpfs ([state] directory)")
+            self.former = self._find_former()
+            self._make(capacity)
+        except (KernelError, OSError) as error:  # only its words are kept: its frames hold all that there is
+            self._lacking = f"{directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+    def _find_former(self) -> Former | None:
+        descriptor = self._folder.open(self._name)
+        if descriptor is None:
+            return None
+        self._open.callback(os.close, descriptor)
+        try:
+            identity = msgspec.json.decode(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"), type=Identity)
+        except (msgspec.DecodeError, RecursionError):
+            self._complaint = "it is damaged"
+            return None
+        self._complaint = identity.complaint(self._namespace)
+        return Former(descriptor, identity.sessions) if self._complaint is None else None
+
+    def _make(self, capacity: int) -> None:
+        octets = mmap.PAGESIZE + memory.size_of(capacity)
+        here = self._namespace
+        identity = Identity(VERSION, ROW_TYPES, capacity, here.inode, here.cookie, here.boot)
+        self._descriptor = self._folder.make(self._new)
+        self._open.callback(os.close, self._descriptor)
+        self._open.callback(self._folder.remove, self._new)
+        os.ftruncate(self._descriptor, octets)
+        os.posix_fallocate(self._descriptor, 0, 2 * mmap.PAGESIZE)  # with the table's header
+        os.pwrite(self._descriptor, msgspec.json.encode(identity), 0)
+        self.buffer = mmap.mmap(self._descriptor, octets - mmap.PAGESIZE, offset=mmap.PAGESIZE)
+        self.path = self._folder.path / self._name
+
+    def back(self, offset: int, octets: int) -> None:
+        """Have memory for a part of the buffer: of the file, or else of this process alone."""
+        try:
+            os.posix_fallocate(self._descriptor, mmap.PAGESIZE + offset, octets)
+        except OSError as error:
+            self._take_own_memory(offset, octets)
+            if not self._lacks_room:
+                log.warning("%s: %s: not all sessions outlive this process", self.path, error.strerror)
+            self._lacks_room = True
+
+    def _take_own_memory(self, offset: int, octets: int) -> None:
+        """Have memory of our own in place of a part of the file, which was not touched yet."""
+        assert self.buffer is not None
+        map_ = ctypes.CDLL(None, use_errno=True).mmap
+        map_.restype = ctypes.c_void_p
+        map_.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        place = np.frombuffer(self.buffer, "u1").ctypes.data + offset
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        if map_(place, octets, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != place:
+            raise KernelError(f"no memory for sessions: {os.strerror(ctypes.get_errno())}")
+
+    def adopt(self, table: MasqTable, now_ns: int) -> None:
+        """Open the sessions of the run before in a table."""
+        if self.former is not None:
+            self.dropped = self.former.adopt(table, now_ns)
+            self._adopted = table.counts()["adopted"]
+
+    def begin(self) -> None:
+        """Have the file in the place of what was there before, and say what has become of that. Raises KernelError."""
+        self._say()
+        if self.path is not None:
+            self._folder.rename(self._new, self._name)
+        elif self.former is not None:
+            self._folder.remove(self._name)  # it has been adopted, and would be again
+
+    def _say(self) -> None:
+        """Say what was adopted, set aside, or cannot be had; what was there and is nothing for us is set aside."""
+        if self.former is not None:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
+            dropped = f"; {sum(self.dropped.values())} dropped: {reasons}" if reasons else ""
+            log.info("adopted %d sessions%s", self._adopted, dropped)
+        if self._complaint is not None:
+            path, aside = self._folder.path / self._name, self._folder.set_aside(self._name)
+            log.warning("%s: its sessions are not adopted: %s; it is now %s", path, self._complaint, aside)
+        if self._lacking:
+            log.warning("sessions do not outlive this process: %s", self._lacking)
+
+    def close(self) -> None:
+        """Give up what is open, but for the buffer; a file that has not begun goes."""
+        self._open.close()

@@ -1,0 +1,164 @@
+"""What sessions notice of a kill and a new start, or of SIGTERM under --keep: a pause, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastmasq.kernel.run_folder import file_of
+from fastmasq.lab import hosts
+from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.lab.test_forwarder_life import kill
+from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, round_trip
+
+MEMORY = Path("/dev/shm")  # a tmpfs, which /run is not everywhere
+FORWARDED = 8080
+FORWARD = f'[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{FORWARDED}"\nto = "{INSIDE_ADDRESS}:{ECHO_PORT}"\n'
+DOWNLOADS, PIECES, PIECE, PAUSE_S = 5, 600, 4096, 0.005
+
+
+@pytest.fixture
+def folder(net: Network) -> Iterator[Path]:
+    """A folder on a tmpfs, for the network's forwarders."""
+    made = MEMORY / f"fastmasq-{net.lab.namespace('gateway')}"
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def settings(folder: Path, more: str = FORWARD) -> str:
+    return f'[state]\ndirectory = "{folder}"\n{more}'
+
+
+def state_file(net: Network, folder: Path) -> Path:
+    return folder / file_of(hosts.inode(net.lab.namespace("gateway")), "state")
+
+
+def end(net: Network) -> None:
+    net.fastmasq.process.send_signal(signal.SIGTERM)
+    assert net.fastmasq.process.wait(10) == 0
+
+
+def active(net: Network) -> int:
+    return net.status()["sessions"]["active"]
+
+
+def assert_adopted(net: Network, sessions: int) -> None:
+    """All sessions of the run before are there, and nobody had to open one in their place."""
+    status = net.fastmasq.ask("status")
+    assert status["adopted"] == {"sessions": sessions, "dropped": {}}
+    assert status["sessions"]["opened_total"] == 0
+    assert net.fastmasq.errors().count(f"adopted {sessions} sessions") == 1
+
+
+class Downloads:
+    """Files that the server sends to inside, at a pace, while other things happen."""
+
+    def __init__(self, net: Network) -> None:
+        self.sent, self.received = [b""] * DOWNLOADS, [b""] * DOWNLOADS
+        self._threads = []
+        for number in range(DOWNLOADS):
+            near, far = net.pair()
+            for job, end in ((self._send, far), (self._receive, near)):
+                self._threads.append(threading.Thread(target=job, args=(number, end)))
+                self._threads[-1].start()
+
+    def _send(self, number: int, far: socket.socket) -> None:
+        digest = hashlib.sha256()
+        for piece in range(PIECES):
+            octets = (b"%d %d " % (number, piece)).ljust(PIECE, b".")
+            digest.update(octets)
+            far.sendall(octets)
+            time.sleep(PAUSE_S)
+        far.shutdown(socket.SHUT_WR)
+        self.sent[number] = digest.digest()
+
+    def _receive(self, number: int, near: socket.socket) -> None:
+        digest = hashlib.sha256()
+        while octets := near.recv(65536):
+            digest.update(octets)
+        self.received[number] = digest.digest()
+
+    def go_on(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
+
+    def end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        assert self.received == self.sent and all(self.sent)
+
+
+def test_sessions_outlive_a_kill_and_a_stop_that_keeps(net: Network, folder: Path) -> None:
+    net.start(settings(folder))
+    net.echo_tcp("inside")
+    udp = net.udp("server", port=ECHO_PORT)
+    near, far = net.pair()
+    client = net.udp("inside", port=40_000)
+    client.sendto(b"who", (SERVER_ADDRESS, ECHO_PORT))
+    _, seen = udp.recvfrom(100)
+    assert seen[1] != 40_000, "the host keeps this port, so it is another one outside: only the table knows which"
+    stranger = net.connect("router", (EXTERNAL_ADDRESS, FORWARDED))
+    assert round_trip(stranger, None, b"by the forward")
+    downloads = Downloads(net)
+    before = active(net)
+    assert before == DOWNLOADS + 3
+
+    def all_go_on(word: bytes) -> None:
+        far.sendall(word)  # the outside end first
+        assert near.recv(100) == word
+        assert round_trip(stranger, None, word)
+        udp.sendto(word, seen)
+        assert client.recv(100) == word
+        client.sendto(word, (SERVER_ADDRESS, ECHO_PORT))
+        assert udp.recvfrom(100) == (word, seen)
+
+    kill(net)
+    net.start(settings(folder), options=("--keep",))
+    assert_adopted(net, before)
+    all_go_on(b"after a kill")
+    end(net)
+    net.start(settings(folder))
+    assert_adopted(net, before)
+    assert downloads.go_on()
+    all_go_on(b"after a stop")
+    downloads.end()
+    assert round_trip(net.connect("router", (EXTERNAL_ADDRESS, FORWARDED)), None, b"again")
+    assert state_file(net, folder).stat().st_mode & 0o777 == 0o600
+    net.fastmasq.remove()
+    assert list(folder.iterdir()) == [], "what is put back leaves no sessions"
+
+
+def test_sessions_of_a_forward_that_is_gone_live_on(net: Network, folder: Path) -> None:
+    net.start(settings(folder))
+    net.echo_tcp("inside")
+    stranger = net.connect("router", (EXTERNAL_ADDRESS, FORWARDED))
+    assert round_trip(stranger, None, b"by the forward")
+    kill(net)
+    net.start(settings(folder, more=""))
+    assert_adopted(net, 1)
+    assert round_trip(stranger, None, b"by none")
+    with pytest.raises(OSError):
+        net.connect("router", (EXTERNAL_ADDRESS, FORWARDED), timeout=0.5)
+
+
+def test_without_room_there_is_a_line_and_everything_works(net: Network, folder: Path) -> None:
+    """A tmpfs of 3 MB, which the mappings of one external address alone would fill."""
+    folder.mkdir(mode=0o750)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=0750", "fastmasq", str(folder)], check=True)
+    try:
+        net.start(settings(folder))
+        net.echo_udp()
+        assert "No space left on device: not all sessions outlive this process" in net.fastmasq.errors()
+        clients = [net.udp("inside") for _ in range(20)]
+        assert all(round_trip(client, (SERVER_ADDRESS, ECHO_PORT), b"no room") for client in clients)
+    finally:
+        net.fastmasq.remove()
+        subprocess.run(["umount", str(folder)], check=True)

@@ -18,7 +18,7 @@ from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses
 from fastmasq.daemon.targets import outsiders
 from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.kernel import ip_rules, privileges
+from fastmasq.kernel import ip_rules, macvlans, privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
@@ -63,6 +63,7 @@ def findings(declared: Declared) -> list[Finding]:
         found += _links(links)
         found += _forwards(settings, links)
         found += _claims(declared, watch)
+        found += _macvlans(links)
         found += _routing(watch)
         if not complaints:
             found += _rings(settings, links)
@@ -90,6 +91,14 @@ def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
         elif link.role == "outside" and any(low <= link.addresses[0].address <= high for low, high in PRIVATE):
             yield Finding("note", f"{link.name} (outside) has a private address: another NAT is before the internet")
+
+
+def _macvlans(links: tuple[Link, ...]) -> Iterator[Finding]:
+    """Look for addresses that other machines may send to, and nothing of ours takes."""
+    names = {link.ifindex: link.name for link in links if link.ifindex}
+    for name, below in macvlans.over(names):
+        said = f"{name} is a macvlan over {names[below]}: packets that come for its link address are not forwarded"
+        yield Finding("warning", f"{said}; have VRRP without one (keepalived: no use_vmac)")
 
 
 def _routing(watch: Watch) -> Iterator[Finding]:

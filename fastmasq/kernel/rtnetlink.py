@@ -38,7 +38,8 @@ FIB_RULE_HDR = Fixed("=BBBBB2xBI", "family", "length", "source_length", "tos", "
 NDMSG = Fixed("=B3xiHBB", "family", "ifindex", "state", "flags", "kind")
 TCMSG = Fixed("=B3xiIII", "family", "ifindex", "handle", "parent", "info")
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 6, 10, 18, 29
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 6, 10, 18
+IFLA_EXT_MASK = 29
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9

@@ -152,3 +152,15 @@ def test_the_keys_of_inside_hosts(gateway: Gateway, tmp_path: Path) -> None:
     keys.write_text("10.0.0.2 a-long-secret-key\n")
     assert texts(found("vpn", **wanted), "warning") == []
     assert texts(found("vpn", ipsec=False, **wanted), "warning") == ["[vpn] preload does nothing while ipsec is off"]
+
+
+def test_a_macvlan_over_a_link_of_ours_is_said_to_get_nothing(gateway: Gateway) -> None:
+    """As keepalived makes one for a virtual router's address; one over another link is nobody's business."""
+    gateway.host.ip("link add other type veth peer name end")
+    gateway.host.ip("link add link other name elsewhere type macvlan mode private")
+    assert texts(found(), "warning") == []
+    gateway.host.ip("link add link eth0 name vrrp.51 type macvlan mode private")
+    [warning] = texts(found(), "warning")
+    assert warning.startswith(
+        "vrrp.51 is a macvlan over eth0: packets that come for its link address are not forwarded"
+    )

@@ -54,12 +54,7 @@ cdef extern from * nogil:
     int ATOMIC_ADD(int *word, int value)
     int ATOMIC_LOAD(const int *word)
 
-cdef enum:
-    ROOM = 256                  # more octets than a row has
-
-
 cdef union Row:
-    uint8_t octets[ROOM]
     Link link
     Route route
     Hop hop
@@ -69,20 +64,33 @@ cdef union Row:
     Untranslated untranslated
 
 
+cdef lay_pattern(Row *row, size_t size):
+    cdef bytes octets = pattern(size)
+    memcpy(row, <const char *>octets, size)
+
+
+def compare(name, size, struct):
+    if not mirrors(getattr(rows, name), size, struct):
+        raise ImportError(f"path/rows.py and the structs of path/*.pxd disagree about the layout of {name}")
+
+
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    cdef bytes octets = pattern(sizeof(Row))
-    memcpy(&row, <const char *>octets, sizeof(Row))
-    for name, dtype, size, struct in (
-        ("LINK", rows.LINK, sizeof(Link), row.link), ("ROUTE", rows.ROUTE, sizeof(Route), row.route),
-        ("HOP", rows.HOP, sizeof(Hop), row.hop), ("REDIRECT", rows.REDIRECT, sizeof(Redirect), row.redirect),
-        ("TUNNEL", rows.TUNNEL, sizeof(Tunnel), row.tunnel),
-        ("DROPPED_FLOW", rows.DROPPED_FLOW, sizeof(DroppedFlow), row.dropped),
-        ("UNTRANSLATED", rows.UNTRANSLATED, sizeof(Untranslated), row.untranslated),
-    ):
-        if not mirrors(dtype, size, struct):
-            raise ImportError(f"path/rows.py and the structs of path/*.pxd disagree about the layout of {name}")
+    lay_pattern(&row, sizeof(Link))
+    compare("LINK", sizeof(Link), row.link)
+    lay_pattern(&row, sizeof(Route))
+    compare("ROUTE", sizeof(Route), row.route)
+    lay_pattern(&row, sizeof(Hop))
+    compare("HOP", sizeof(Hop), row.hop)
+    lay_pattern(&row, sizeof(Redirect))
+    compare("REDIRECT", sizeof(Redirect), row.redirect)
+    lay_pattern(&row, sizeof(Tunnel))
+    compare("TUNNEL", sizeof(Tunnel), row.tunnel)
+    lay_pattern(&row, sizeof(DroppedFlow))
+    compare("DROPPED_FLOW", sizeof(DroppedFlow), row.dropped)
+    lay_pattern(&row, sizeof(Untranslated))
+    compare("UNTRANSLATED", sizeof(Untranslated), row.untranslated)
 
 
 check_mirrors()

@@ -14,31 +14,34 @@ from fastmasq.table.bucket cimport fill
 from fastmasq.path import rows
 from fastmasq.table.rows import mirrors, pattern
 
-cdef enum:
-    ROOM = 256                  # more octets than a row has
-
-
 cdef union Row:
-    uint8_t octets[ROOM]
     ChainRule rule
     PortRange range
     RuleCount count
     LogRecord record
 
 
+cdef lay_pattern(Row *row, size_t size):
+    cdef bytes octets = pattern(size)
+    memcpy(row, <const char *>octets, size)
+
+
+def compare(name, size, struct):
+    if not mirrors(getattr(rows, name), size, struct):
+        raise ImportError(f"path/rows.py and path/match.pxd or rules.pxd disagree about the layout of {name}")
+
+
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    cdef bytes octets = pattern(sizeof(Row))
-    memcpy(&row, <const char *>octets, sizeof(Row))
-    for name, dtype, size, struct in (
-        ("CHAIN_RULE", rows.CHAIN_RULE, sizeof(ChainRule), row.rule),
-        ("PORT_RANGE", rows.PORT_RANGE, sizeof(PortRange), row.range),
-        ("RULE_COUNT", rows.RULE_COUNT, sizeof(RuleCount), row.count),
-        ("LOG_RECORD", rows.LOG_RECORD, sizeof(LogRecord), row.record),
-    ):
-        if not mirrors(dtype, size, struct):
-            raise ImportError(f"path/rows.py and path/match.pxd or rules.pxd disagree about the layout of {name}")
+    lay_pattern(&row, sizeof(ChainRule))
+    compare("CHAIN_RULE", sizeof(ChainRule), row.rule)
+    lay_pattern(&row, sizeof(PortRange))
+    compare("PORT_RANGE", sizeof(PortRange), row.range)
+    lay_pattern(&row, sizeof(RuleCount))
+    compare("RULE_COUNT", sizeof(RuleCount), row.count)
+    lay_pattern(&row, sizeof(LogRecord))
+    compare("LOG_RECORD", sizeof(LogRecord), row.record)
 
 
 check_mirrors()

@@ -45,12 +45,7 @@ FILTERINGS = {
     "address-and-port-dependent": table.ADDRESS_AND_PORT_DEPENDENT,
 }
 
-cdef enum:
-    ROOM = 256                  # more octets than a row has
-
-
 cdef union Row:
-    uint8_t octets[ROOM]
     Session session
     Mapping mapping
     Host host
@@ -61,20 +56,35 @@ cdef union Row:
     Permit permit
 
 
+cdef lay_pattern(Row *row, size_t size):
+    cdef bytes octets = mirrors.pattern(size)
+    memcpy(row, <const char *>octets, size)
+
+
+def compare(name, size, struct):
+    if not mirrors.mirrors(getattr(mirrors, name), size, struct):
+        raise ImportError(f"table/rows.py and the structs of table/*.pxd disagree about the layout of {name}")
+
+
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    cdef bytes octets = mirrors.pattern(sizeof(Row))
-    memcpy(&row, <const char *>octets, sizeof(Row))
-    for name, dtype, size, struct in (
-        ("SESSION", mirrors.SESSION, sizeof(Session), row.session), ("MAPPING", mirrors.MAPPING, sizeof(Mapping), row.mapping),
-        ("HOST", mirrors.HOST, sizeof(Host), row.host), ("NETWORK", mirrors.NETWORK, sizeof(Network), row.network),
-        ("FORWARD", mirrors.FORWARD, sizeof(Forward), row.forward), ("TARGET", mirrors.TARGET, sizeof(Target), row.target),
-        ("INDEX_ENTRY", mirrors.INDEX_ENTRY, sizeof(IndexEntry), row.entry),
-        ("PERMIT", mirrors.PERMIT, sizeof(Permit), row.permit),
-    ):
-        if not mirrors.mirrors(dtype, size, struct):
-            raise ImportError(f"table/rows.py and the structs of table/*.pxd disagree about the layout of {name}")
+    lay_pattern(&row, sizeof(Session))
+    compare("SESSION", sizeof(Session), row.session)
+    lay_pattern(&row, sizeof(Mapping))
+    compare("MAPPING", sizeof(Mapping), row.mapping)
+    lay_pattern(&row, sizeof(Host))
+    compare("HOST", sizeof(Host), row.host)
+    lay_pattern(&row, sizeof(Network))
+    compare("NETWORK", sizeof(Network), row.network)
+    lay_pattern(&row, sizeof(Forward))
+    compare("FORWARD", sizeof(Forward), row.forward)
+    lay_pattern(&row, sizeof(Target))
+    compare("TARGET", sizeof(Target), row.target)
+    lay_pattern(&row, sizeof(IndexEntry))
+    compare("INDEX_ENTRY", sizeof(IndexEntry), row.entry)
+    lay_pattern(&row, sizeof(Permit))
+    compare("PERMIT", sizeof(Permit), row.permit)
 
 
 check_mirrors()

@@ -109,10 +109,10 @@ def pattern(size: int) -> bytes:
 def mirrors(dtype: np.dtype, size: int, struct: dict) -> bool:
     """Whether a numpy type has the size and the fields of a C struct, each where that has it.
 
-    struct: what Cython makes of one that has the octets of a `pattern`, which is longer than it. It takes an array of
-    octets for text, which it reads to the end of that.
+    struct: what Cython makes of one that has the octets of a `pattern` as long as it. It takes an array of octets for
+    text, which it reads to the first 0: the last octet of the struct.
     """
-    return dtype.itemsize == size and _is_same(np.frombuffer(pattern(size + 1)[:size], dtype)[0], struct)
+    return dtype.itemsize == size and _is_same(np.frombuffer(pattern(size), dtype)[0], struct)
 
 
 def _is_same(field, value) -> bool:
@@ -120,7 +120,7 @@ def _is_same(field, value) -> bool:
         names = field.dtype.names or ()
         return names == tuple(value) and all(_is_same(field[name], value[name]) for name in names)
     if isinstance(value, bytes):
-        return field.dtype.itemsize == 1 and field.tobytes() == value[: field.size]
+        return field.dtype.itemsize == 1 and field.tobytes() == (value + b"\0")[: field.size]
     if isinstance(value, list):
         return field.shape[:1] == (len(value),) and all(map(_is_same, field, value))
     return field.ndim == 0 and field.dtype.names is None and field.item() == value

@@ -108,5 +108,12 @@ def test_rows_given_back_are_used_before_fresh_ones() -> None:
     ],
 )
 def test_a_mirror_has_every_field_where_the_struct_has_it(fields: list[tuple[str, str]], same: bool) -> None:
-    struct = {"address": 0x04030201, "id": 0x0605, "in_use": 0x0807}
+    struct = {"address": 0x04030201, "id": 0x0605, "in_use": 0x0007}
     assert mirrors(np.dtype(fields), 8, struct) == same
+
+
+@pytest.mark.parametrize(("length", "same"), [(6, True), (4, False)])
+def test_an_array_of_octets_may_end_a_struct(length: int, same: bool) -> None:
+    """Cython reads it as text, to the first 0, which is the last octet: beyond that would be another's memory."""
+    fields = [("link", "u2"), ("mac", "u1", length), ("rest", "u1", 6 - length)]
+    assert mirrors(np.dtype(fields), 8, {"link": 0x0201, "mac": bytes(range(3, 8)), "rest": b""}) == same

@@ -56,7 +56,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     """One packet. `tags` are what a verdict counts; `problem` is why somebody refused something, or empty.
 
     An ICMP error has the kind, source and destination of the packet it is about, and `icmp_from` is who sent it.
-    `server` is the end with port 1723: "source" or "destination", empty for other kinds.
+    `server` is the end with port 1723: "source" or "destination", empty for other kinds; `client_port` is the other's.
     """
 
     kind: Kind
@@ -66,6 +66,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     problem: str = ""
     server: Literal["source", "destination", ""] = ""
+    client_port: int = 0
     icmp_from: str = ""
     icmp_to: str = ""
 
@@ -141,6 +142,7 @@ def _control(source: str, destination: str, segment: bytes) -> Seen | None:
         tags=tuple(tags),
         problem=problem,
         server=server,
+        client_port=ports[0] if server == "destination" else ports[1],
     )
 
 

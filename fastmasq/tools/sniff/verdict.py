@@ -82,6 +82,7 @@ class Talk(Struct, eq=False):
     client_near: bool | None = None
     ended_away: bool | None = None  # direction of the first packet that ends the control connection or its call
     ended_at: int = 0  # its number among all packets
+    client_port: int = 0  # of the control connection that was begun last; 0: none that was watched
 
 
 class Watch:
@@ -106,9 +107,9 @@ class Watch:
                 talk.client_near = _client_is_near(seen, away)
         for tag in seen.tags:
             talk.counts[away, tag] += 1
-        if "syn" in seen.tags:
-            talk.ended_away = None
-        elif talk.ended_away is None and not seen.icmp_from and not set(_ENDINGS).isdisjoint(seen.tags):
+        if "syn" in seen.tags or "syn_ack" in seen.tags:
+            talk.ended_away, talk.client_port = None, seen.client_port
+        elif talk.ended_away is None and _ends(seen, talk.client_port):
             talk.ended_away, talk.ended_at = away, self.packets
         ours = sent and talk.link.side == "outside" and seen.icmp_from == talk.near  # a packet that no host here wants
         if seen.problem and not ours and seen.problem not in talk.problems and len(talk.problems) < MOST_PROBLEMS:
@@ -244,6 +245,13 @@ class Point(NamedTuple):
 
 def _count(talks: list[Talk] | None, away: bool, tag: str) -> int | None:
     return None if talks is None else sum(talk.counts[away, tag] for talk in talks)
+
+
+def _ends(seen: Seen, client_port: int) -> bool:
+    """Whether a packet ends the control connection of this port, or its call; that of an earlier one does not."""
+    if seen.icmp_from or set(_ENDINGS).isdisjoint(seen.tags):
+        return False
+    return client_port in (0, seen.client_port)
 
 
 def _client_is_near(seen: Seen, away: bool) -> bool | None:

@@ -355,6 +355,17 @@ def test_who_ended_a_call_is_told_by_the_order_on_both_links(first: str, server_
     assert gateway.finding().said.startswith("the server made the call and ended it") is server_did
 
 
+def test_an_earlier_connection_that_the_server_closes_now_is_not_the_call() -> None:
+    """As when a client dials again at once."""
+    gateway = Gateway(BLIND)
+    gateway.control()
+    gateway.ask(GRE)
+    gateway.back(TCP(sport=1723, dport=39999, flags="FA"))
+    gateway.ask(TCP(flags="FA"))
+    gateway.answer(TCP(flags="FA"))
+    assert not gateway.finding().said.startswith("the server made the call and ended it")
+
+
 # --- IPsec -------------------------------------------------------------------------------------------------------
 
 

@@ -210,6 +210,9 @@ class _Reading:
         elif first.startswith("-"):
             option = f"the option {first}" if self.may_quote else "an option"
             mistake = f"begins with {option}; end the line before it with \\, or name the program"
+        elif _is_script(first):
+            what = first if self.may_quote else "a script"
+            mistake = f"{what} may have rules of its own and is not run; name it in [rules] files, or remove the line"
         elif program in READERS:
             mistake = f"depends on {command.doubt}; write it out" if command.doubt else self._read(place, command)
         elif program in _SHELLS or _may_run_ours(program, command):
@@ -274,6 +277,13 @@ class _Reading:
         else:
             self.items.append(Item(place, SetDynaddr(int(command.words[1]))))
         return None
+
+
+def _is_script(command: str) -> bool:
+    """Whether a command is a file of somebody's own, by its path: `.` of it is refused as well."""
+    program = command.rpartition("/")[2]
+    own = command.startswith(("./", "../", "/etc/")) or program.endswith(".sh")
+    return program == "run-parts" or ("/" in command and own)
 
 
 def _may_run_ours(program: str, command: Command) -> bool:

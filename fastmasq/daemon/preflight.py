@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import IPv4Address
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ def findings(declared: Declared) -> list[Finding]:
         found += _links(links)
         found += _forwards(settings, links)
         found += _claims(declared, watch)
+        found += _addresses(settings, links)
         found += _macvlans(links)
         found += _routing(watch)
         if not complaints:
@@ -91,6 +93,17 @@ def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
         elif link.role == "outside" and any(low <= link.addresses[0].address <= high for low, high in PRIVATE):
             yield Finding("note", f"{link.name} (outside) has a private address: another NAT is before the internet")
+
+
+def _addresses(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
+    """Look for addresses to leave with that the outside link has not."""
+    outside = next(link for link in links if link.role == "outside")
+    own = [str(IPv4Address(each.address)) for each in outside.addresses]
+    for address in settings.masquerade.addresses:
+        if outside.ifindex and address not in own:
+            has = f"it has {', '.join(own)}" if own else "it has none"
+            said = f"[masquerade] addresses: {outside.name} has no {address}, so nobody leaves with it ({has})"
+            yield Finding("warning", said)
 
 
 def _macvlans(links: tuple[Link, ...]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fastmasq.config.schema import Settings, defaults
-from fastmasq.config.values import FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
+from fastmasq.config.values import Addresses, FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
 from fastmasq.daemon import preflight
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preflight import Finding, findings
@@ -164,3 +164,10 @@ def test_a_macvlan_over_a_link_of_ours_is_said_to_get_nothing(gateway: Gateway) 
     assert warning.startswith(
         "vrrp.51 is a macvlan over eth0: packets that come for its link address are not forwarded"
     )
+
+
+def test_an_address_to_leave_with_that_the_outside_link_has_not(gateway: Gateway) -> None:
+    [own] = [each for each in texts(found("masquerade", addresses=Addresses(["9.9.9.9"])), "warning")]
+    assert own.startswith("[masquerade] addresses: eth1 has no 9.9.9.9, so nobody leaves with it (it has ")
+    there = own.rpartition(" ")[2].rstrip(")")
+    assert texts(found("masquerade", addresses=Addresses([there])), "warning") == []

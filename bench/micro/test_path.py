@@ -25,6 +25,7 @@ ROUNDS = 10_000
 GATEWAY, PEER = b"\x02\x00\x00\x00\x01\x01", b"\x02\x00\x00\x00\x01\x02"
 INSIDE_NET, REMOTE, EXTERNAL = 0x0A000000, 0xC7000001, 0xC8C8C8C8
 FRAME_OCTETS = 60
+FEW = 4096  # sessions
 
 
 def udp_frame(source: int, source_port: int, destination: int) -> bytes:
@@ -69,6 +70,14 @@ class Path:
         for link, hop in self.forwarder.wanted_hops():
             self.forwarder.set_neighbour(link, hop, PEER)
         return sent
+
+    def open(self, frames: np.ndarray) -> None:
+        """Open the sessions of these frames, with memory made ready when the table wants it, as the daemon does."""
+        for first in range(0, len(frames), FEW):
+            self.run(frames[first : first + FEW])
+            if self.table.wants_memory:
+                self.table.make_ready()
+        self.run(frames)
 
 
 def per_packet(benchmark, packets: int) -> None:
@@ -115,8 +124,7 @@ def test_whole_path(benchmark, count):
     path = Path()
     frames = flows(count)
     rounds = max(1, 50_000 // count)
-    path.run(frames)
-    path.run(frames)
+    path.open(frames)
     sent = benchmark(path.run, frames, rounds)
     assert sent >= count * rounds
     per_packet(benchmark, sent)
@@ -148,8 +156,7 @@ def test_whole_path_with_rules(benchmark, count):
     if count:
         path.forwarder.set_chains(numbered(count))
     frames = flows(1000)
-    path.run(frames)
-    path.run(frames)
+    path.open(frames)
     sent = benchmark(path.run, frames, 50)
     assert sent >= 50 * 1000
     per_packet(benchmark, sent)

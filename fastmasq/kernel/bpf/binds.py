@@ -7,14 +7,12 @@ is bound is then read as always. It goes when this process does.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import struct
 
-from fastmasq.errors import KernelError
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.assembler import NETNS_COOKIE, R0, R1, R2, R3, R4, RING_OUTPUT, STACK, Assembler
+from fastmasq.kernel.bpf.group import GroupPrograms
 from fastmasq.kernel.identity import namespace_cookie
 
 _SOCK = 9  # BPF_PROG_TYPE_CGROUP_SOCK
@@ -23,34 +21,10 @@ _RECORD_BYTES = 8
 _POSITION = struct.Struct("=Q")
 
 
-class Binds:
+class Binds(GroupPrograms):
     """The ring of news, from now until `close`; `fileno` is readable when there are some, `take` takes them all."""
 
-    def __init__(self) -> None:
-        """Raises KernelError if the kernel or the system lacks something."""
-        self._open = contextlib.ExitStack()
-        try:
-            group, program = self._prepare()
-            for attach_type in (_POST_BIND4, _POST_BIND6):
-                self._keep(calls.attach_to_group(program[attach_type], group, attach_type))
-        except (OSError, KernelError) as error:
-            self.close()
-            raise _refusal(error) from None
-
-    @classmethod
-    def check(cls) -> None:
-        """Raise KernelError as making one would, but for the last step: nothing is put in force."""
-        tried = cls.__new__(cls)
-        tried._open = contextlib.ExitStack()
-        try:
-            tried._prepare()
-        except (OSError, KernelError) as error:
-            raise _refusal(error) from None
-        finally:
-            tried.close()
-
-    def _prepare(self) -> tuple[int, dict[int, int]]:
-        """Make the ring and load the programs; return a descriptor of the root control group, and the programs."""
+    def _prepare(self) -> list[tuple[int, int]]:
         cookie = namespace_cookie()
         self._ring = self._keep(calls.make_ring(mmap.PAGESIZE))
         # linux/bpf.h: the first page has the reader's position, the second the writer's, then comes the data twice
@@ -59,10 +33,10 @@ class Binds:
             mmap.mmap(self._ring, mmap.PAGESIZE, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
         )
         code = _program(self._ring, cookie)
-        return self._keep(calls.open_root_group()), {
-            attach_type: self._keep(calls.load_program(code, "binds", _SOCK, attach_type))
+        return [
+            (self._keep(calls.load_program(code, "binds", _SOCK, attach_type)), attach_type)
             for attach_type in (_POST_BIND4, _POST_BIND6)
-        }
+        ]
 
     def fileno(self) -> int:
         return self._ring
@@ -70,17 +44,6 @@ class Binds:
     def take(self) -> None:
         """Take all news that there are: from then on only others make the descriptor readable."""
         _POSITION.pack_into(self._read, 0, *_POSITION.unpack_from(self._written))
-
-    def close(self) -> None:
-        self._open.close()
-
-    def _keep(self, descriptor: int) -> int:
-        self._open.callback(os.close, descriptor)
-        return descriptor
-
-
-def _refusal(error: OSError | KernelError) -> KernelError:
-    return KernelError((error.strerror or str(error)) if isinstance(error, OSError) else str(error))
 
 
 def _program(ring: int, cookie: int) -> bytes:

@@ -10,14 +10,12 @@ Addresses and ports are in network byte order here, as the kernel shows them to 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import sys
 
-from fastmasq.errors import KernelError
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.assembler import MAP_LOOKUP, NETNS_COOKIE, R0, R1, R2, R3, R6, R7, R8, STACK, Assembler
+from fastmasq.kernel.bpf.group import GroupPrograms
 from fastmasq.kernel.identity import namespace_cookie
 from fastmasq.kernel.local_link import NETWORK
 
@@ -38,40 +36,17 @@ _KEY_BYTES, _VALUE_BYTES = 24, 8
 _SOCKADDR_BYTES = 16
 
 
-class OriginalDestinations:
+class OriginalDestinations(GroupPrograms):
     """The map and the programs, in force from now until `close`. `map` is the descriptor, `cookie` our namespace's."""
 
     DESCRIPTORS = 8  # at most, that it has open at a time
 
-    def __init__(self) -> None:
-        """Raises KernelError if the kernel or the system lacks something."""
-        self._descriptors = contextlib.ExitStack()
-        try:
-            group = self._prepare()
-            for program, attach_type in self._programs:
-                self._keep(calls.attach_to_group(program, group, attach_type))
-        except (OSError, KernelError) as error:
-            self.close()
-            raise _refusal(error) from None
+    _without = "proxies cannot learn the original destination of their connections: "
 
-    @classmethod
-    def check(cls) -> None:
-        """Raise KernelError as making one would, but for the last step: nothing is put in force."""
-        tried = cls.__new__(cls)
-        tried._descriptors = contextlib.ExitStack()
-        try:
-            tried._prepare()
-        except (OSError, KernelError) as error:
-            raise _refusal(error) from None
-        finally:
-            tried.close()
-
-    def _prepare(self) -> int:
-        """Make the map and load the programs; return a descriptor of the root control group."""
+    def _prepare(self) -> list[tuple[int, int]]:
         self.cookie = namespace_cookie()
         self.map = self._keep(calls.make_cache(_KEY_BYTES, _VALUE_BYTES, ENTRIES))
-        group = self._keep(calls.open_root_group())
-        self._programs = [
+        return [
             (self._keep(calls.load_program(code, name, kind, attach_type)), attach_type)
             for code, name, kind, attach_type in (
                 (_name_program(self.map, _ADDR_IP4), "original_name4", _SOCK_ADDR, _GETSOCKNAME4),
@@ -79,19 +54,6 @@ class OriginalDestinations:
                 (_option_program(self.map), "original_option", _SOCKOPT, _GETSOCKOPT),
             )
         ]
-        return group
-
-    def close(self) -> None:
-        self._descriptors.close()
-
-    def _keep(self, descriptor: int) -> int:
-        self._descriptors.callback(os.close, descriptor)
-        return descriptor
-
-
-def _refusal(error: OSError | KernelError) -> KernelError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return KernelError(f"proxies cannot learn the original destination of their connections: {reason}")
 
 
 def _look_up(code: Assembler, map_descriptor: int) -> None:

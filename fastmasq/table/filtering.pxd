@@ -22,7 +22,7 @@ cdef inline bint admits(const Table *t, uint32_t mapping, uint32_t remote) noexc
 cdef inline void permit_remote(Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:
     """Note that a mapping has a session more with a remote address."""
     if t.filtering == table.ADDRESS_DEPENDENT:
-        permits.grant(&t.permits, permit_fingerprint(t, mapping, remote))
+        permits.grant(&t.permits, permit_fingerprint(t, mapping, remote), 1)
 
 
 cdef inline void withdraw_permit(Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:

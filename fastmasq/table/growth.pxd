@@ -36,7 +36,7 @@ cdef inline void move_permits(PermitSet *permits_in_use, const PermitSet *whole)
     permits_in_use[0] = whole[0]
     for at in range(young.mask + 1):
         if young.entries[at].count:
-            permits.place(permits_in_use, young.entries[at])
+            permits.grant(permits_in_use, young.entries[at].fingerprint, young.entries[at].count)
 
 
 cdef inline void use_whole_indexes(Table *t) noexcept nogil:

@@ -25,23 +25,16 @@ cdef inline bint is_held(const PermitSet *permits, uint64_t fingerprint) noexcep
     return False
 
 
-cdef inline void grant(PermitSet *permits, uint64_t fingerprint) noexcept nogil:
+cdef inline void grant(PermitSet *permits, uint64_t fingerprint, uint32_t sessions) noexcept nogil:
+    """Have so many sessions more grant it."""
     cdef uint32_t at = <uint32_t>fingerprint & permits.mask
     while permits.entries[at].count:
         if permits.entries[at].fingerprint == fingerprint:
-            permits.entries[at].count += 1
+            permits.entries[at].count += sessions
             return
         at = (at + 1) & permits.mask
     permits.entries[at].fingerprint = fingerprint
-    permits.entries[at].count = 1
-
-
-cdef inline void place(PermitSet *permits, Permit permit) noexcept nogil:
-    """Add a permit whose fingerprint the set does not have."""
-    cdef uint32_t at = <uint32_t>permit.fingerprint & permits.mask
-    while permits.entries[at].count:
-        at = (at + 1) & permits.mask
-    permits.entries[at] = permit
+    permits.entries[at].count = sessions
 
 
 cdef inline void revoke(PermitSet *permits, uint64_t fingerprint) noexcept nogil:

@@ -344,15 +344,11 @@ class Engine:
     def _note_bind(self) -> None:
         """Look which ports the host uses, as a program has bound one: at once, but BINDS_S apart from the last look."""
         self.gateway.host.binds.take()
-        now = self.loop.time()
-        if self._looks_at <= now:
-            self._looks_at = now + BINDS_S
-            self._attempt(self.gateway.look)
-        elif not self._will_look:
+        if not self._will_look:
             self._will_look = True
-            self.loop.call_at(self._looks_at, self._look_late)
+            self.loop.call_at(self._looks_at, self._look_at_binds)
 
-    def _look_late(self) -> None:
+    def _look_at_binds(self) -> None:
         self._will_look = False
         self._looks_at = self.loop.time() + BINDS_S
         self._attempt(self.gateway.look)

@@ -35,13 +35,14 @@ from fastmasq.path.untranslated cimport Untranslated
 from fastmasq.ring.ring cimport BIG_FRAME, Frame, HEADROOM, NO_FRAME, RxRing, TxBatch, ring_pending
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
+from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.rows cimport INBOUND, OUTBOUND
 from fastmasq.wire cimport ethernet, ipv4
 from fastmasq.wire.octets cimport load16
 
 from fastmasq.path import rows
 from fastmasq.path.verdict import DROP_REASONS, NOTES
-from fastmasq.table.rows import mirrors, pattern
+from fastmasq.table.rows import compare, pattern
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -64,33 +65,23 @@ cdef union Row:
     Untranslated untranslated
 
 
-cdef lay_pattern(Row *row, size_t size):
-    cdef bytes octets = pattern(size)
-    memcpy(row, <const char *>octets, size)
-
-
-def compare(name, size, struct):
-    if not mirrors(getattr(rows, name), size, struct):
-        raise ImportError(f"path/rows.py and the structs of path/*.pxd disagree about the layout of {name}")
-
-
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, sizeof(Link))
-    compare("LINK", sizeof(Link), row.link)
-    lay_pattern(&row, sizeof(Route))
-    compare("ROUTE", sizeof(Route), row.route)
-    lay_pattern(&row, sizeof(Hop))
-    compare("HOP", sizeof(Hop), row.hop)
-    lay_pattern(&row, sizeof(Redirect))
-    compare("REDIRECT", sizeof(Redirect), row.redirect)
-    lay_pattern(&row, sizeof(Tunnel))
-    compare("TUNNEL", sizeof(Tunnel), row.tunnel)
-    lay_pattern(&row, sizeof(DroppedFlow))
-    compare("DROPPED_FLOW", sizeof(DroppedFlow), row.dropped)
-    lay_pattern(&row, sizeof(Untranslated))
-    compare("UNTRANSLATED", sizeof(Untranslated), row.untranslated)
+    lay_pattern(&row, pattern(sizeof(Link)))
+    compare(rows, "LINK", sizeof(Link), row.link)
+    lay_pattern(&row, pattern(sizeof(Route)))
+    compare(rows, "ROUTE", sizeof(Route), row.route)
+    lay_pattern(&row, pattern(sizeof(Hop)))
+    compare(rows, "HOP", sizeof(Hop), row.hop)
+    lay_pattern(&row, pattern(sizeof(Redirect)))
+    compare(rows, "REDIRECT", sizeof(Redirect), row.redirect)
+    lay_pattern(&row, pattern(sizeof(Tunnel)))
+    compare(rows, "TUNNEL", sizeof(Tunnel), row.tunnel)
+    lay_pattern(&row, pattern(sizeof(DroppedFlow)))
+    compare(rows, "DROPPED_FLOW", sizeof(DroppedFlow), row.dropped)
+    lay_pattern(&row, pattern(sizeof(Untranslated)))
+    compare(rows, "UNTRANSLATED", sizeof(Untranslated), row.untranslated)
 
 
 check_mirrors()

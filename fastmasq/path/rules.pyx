@@ -5,14 +5,15 @@ from typing import NamedTuple
 import numpy as np
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from fastmasq.path cimport match, remembered
 from fastmasq.path.remembered cimport PATH_INDEX, ROUTED_FLOWS, VERDICT_PATHS
 from fastmasq.table.bucket cimport fill
+from fastmasq.table.pattern cimport lay_pattern
 
 from fastmasq.path import rows
-from fastmasq.table.rows import mirrors, pattern
+from fastmasq.table.rows import compare, pattern
 
 cdef union Row:
     ChainRule rule
@@ -21,27 +22,17 @@ cdef union Row:
     LogRecord record
 
 
-cdef lay_pattern(Row *row, size_t size):
-    cdef bytes octets = pattern(size)
-    memcpy(row, <const char *>octets, size)
-
-
-def compare(name, size, struct):
-    if not mirrors(getattr(rows, name), size, struct):
-        raise ImportError(f"path/rows.py and path/match.pxd or rules.pxd disagree about the layout of {name}")
-
-
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, sizeof(ChainRule))
-    compare("CHAIN_RULE", sizeof(ChainRule), row.rule)
-    lay_pattern(&row, sizeof(PortRange))
-    compare("PORT_RANGE", sizeof(PortRange), row.range)
-    lay_pattern(&row, sizeof(RuleCount))
-    compare("RULE_COUNT", sizeof(RuleCount), row.count)
-    lay_pattern(&row, sizeof(LogRecord))
-    compare("LOG_RECORD", sizeof(LogRecord), row.record)
+    lay_pattern(&row, pattern(sizeof(ChainRule)))
+    compare(rows, "CHAIN_RULE", sizeof(ChainRule), row.rule)
+    lay_pattern(&row, pattern(sizeof(PortRange)))
+    compare(rows, "PORT_RANGE", sizeof(PortRange), row.range)
+    lay_pattern(&row, pattern(sizeof(RuleCount)))
+    compare(rows, "RULE_COUNT", sizeof(RuleCount), row.count)
+    lay_pattern(&row, pattern(sizeof(LogRecord)))
+    compare(rows, "LOG_RECORD", sizeof(LogRecord), row.record)
 
 
 check_mirrors()

@@ -10,7 +10,6 @@ import os
 import numpy as np
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from fastmasq.table cimport (
     forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash, table, wheel,
@@ -19,6 +18,7 @@ from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.keys cimport Ends
+from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.permits cimport Permit
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
@@ -56,35 +56,25 @@ cdef union Row:
     Permit permit
 
 
-cdef lay_pattern(Row *row, size_t size):
-    cdef bytes octets = mirrors.pattern(size)
-    memcpy(row, <const char *>octets, size)
-
-
-def compare(name, size, struct):
-    if not mirrors.mirrors(getattr(mirrors, name), size, struct):
-        raise ImportError(f"table/rows.py and the structs of table/*.pxd disagree about the layout of {name}")
-
-
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, sizeof(Session))
-    compare("SESSION", sizeof(Session), row.session)
-    lay_pattern(&row, sizeof(Mapping))
-    compare("MAPPING", sizeof(Mapping), row.mapping)
-    lay_pattern(&row, sizeof(Host))
-    compare("HOST", sizeof(Host), row.host)
-    lay_pattern(&row, sizeof(Network))
-    compare("NETWORK", sizeof(Network), row.network)
-    lay_pattern(&row, sizeof(Forward))
-    compare("FORWARD", sizeof(Forward), row.forward)
-    lay_pattern(&row, sizeof(Target))
-    compare("TARGET", sizeof(Target), row.target)
-    lay_pattern(&row, sizeof(IndexEntry))
-    compare("INDEX_ENTRY", sizeof(IndexEntry), row.entry)
-    lay_pattern(&row, sizeof(Permit))
-    compare("PERMIT", sizeof(Permit), row.permit)
+    lay_pattern(&row, mirrors.pattern(sizeof(Session)))
+    mirrors.compare(mirrors, "SESSION", sizeof(Session), row.session)
+    lay_pattern(&row, mirrors.pattern(sizeof(Mapping)))
+    mirrors.compare(mirrors, "MAPPING", sizeof(Mapping), row.mapping)
+    lay_pattern(&row, mirrors.pattern(sizeof(Host)))
+    mirrors.compare(mirrors, "HOST", sizeof(Host), row.host)
+    lay_pattern(&row, mirrors.pattern(sizeof(Network)))
+    mirrors.compare(mirrors, "NETWORK", sizeof(Network), row.network)
+    lay_pattern(&row, mirrors.pattern(sizeof(Forward)))
+    mirrors.compare(mirrors, "FORWARD", sizeof(Forward), row.forward)
+    lay_pattern(&row, mirrors.pattern(sizeof(Target)))
+    mirrors.compare(mirrors, "TARGET", sizeof(Target), row.target)
+    lay_pattern(&row, mirrors.pattern(sizeof(IndexEntry)))
+    mirrors.compare(mirrors, "INDEX_ENTRY", sizeof(IndexEntry), row.entry)
+    lay_pattern(&row, mirrors.pattern(sizeof(Permit)))
+    mirrors.compare(mirrors, "PERMIT", sizeof(Permit), row.permit)
 
 
 check_mirrors()

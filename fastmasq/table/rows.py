@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
 FLOW = np.dtype(
@@ -113,6 +115,12 @@ def mirrors(dtype: np.dtype, size: int, struct: dict) -> bool:
     text, which it reads to the first 0: the last octet of the struct.
     """
     return dtype.itemsize == size and _is_same(np.frombuffer(pattern(size), dtype)[0], struct)
+
+
+def compare(module: ModuleType, name: str, size: int, struct: dict) -> None:
+    """Raise ImportError if the type of this name in a module does not mirror a C struct, see `mirrors`."""
+    if not mirrors(getattr(module, name), size, struct):
+        raise ImportError(f"{module.__name__} and the structs beside it disagree about the layout of {name}")
 
 
 def _is_same(field, value) -> bool:

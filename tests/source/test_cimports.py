@@ -11,7 +11,7 @@ from tests.source.test_layers import PACKAGE
 
 ORDER = {  # of the files of a folder: each knows only those before it
     "table": """
-        keys bucket index order permits ports siphash
+        keys bucket index order pattern permits ports siphash
         rows forwards wheel tcp_state
         table growth filtering holds hosts mappings sessions shortage opening
         masq adoption forward_table

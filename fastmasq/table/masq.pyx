@@ -16,10 +16,10 @@ from fastmasq.table cimport (
 )
 from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
-from fastmasq.table.index cimport IndexEntry
+from fastmasq.table.index cimport Index, IndexEntry
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.pattern cimport lay_pattern
-from fastmasq.table.permits cimport Permit
+from fastmasq.table.permits cimport Permit, PermitSet
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
@@ -105,6 +105,18 @@ cdef void *address_of(array):
     return <void *><size_t>array.ctypes.data
 
 
+cdef point_index(Index *index, array):
+    """Have an index lie in an array; one without entries is not used."""
+    index.entries = <IndexEntry *>address_of(array)
+    index.mask = <uint32_t>(len(array) - 1)
+
+
+cdef point_permits(PermitSet *permits, array):
+    """The same of a set of permits."""
+    permits.entries = <Permit *>address_of(array)
+    permits.mask = <uint32_t>(len(array) - 1)
+
+
 cdef populate_array(array):
     """Have memory there before it is touched: making a huge page on the way of a packet stalls all packets behind it."""
     cdef size_t first = array.ctypes.data
@@ -182,23 +194,15 @@ cdef class MasqTable:
         t.sessions = <Session *>address_of(memory.sessions)
         t.mappings = <Mapping *>address_of(memory.mappings)
         t.hosts = <Host *>address_of(memory.hosts)
-        t.index.entries = <IndexEntry *>address_of(memory.index)
-        t.index.mask = len(memory.index) - 1
-        t.mapping_index.entries = <IndexEntry *>address_of(memory.mapping_index)
-        t.mapping_index.mask = len(memory.mapping_index) - 1
-        t.host_index.entries = <IndexEntry *>address_of(memory.host_index)
-        t.host_index.mask = len(memory.host_index) - 1
+        point_index(&t.index, memory.index)
+        point_index(&t.mapping_index, memory.mapping_index)
+        point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
-        t.network_index.entries = <IndexEntry *>address_of(memory.network_index)
-        t.network_index.mask = len(memory.network_index) - 1
-        t.permits.entries = <Permit *>address_of(memory.permits)
-        t.permits.mask = len(memory.permits) - 1
-        t.whole_index.entries = <IndexEntry *>address_of(memory.whole_index)
-        t.whole_index.mask = <uint32_t>(len(memory.whole_index) - 1)
-        t.whole_mapping_index.entries = <IndexEntry *>address_of(memory.whole_mapping_index)
-        t.whole_mapping_index.mask = <uint32_t>(len(memory.whole_mapping_index) - 1)
-        t.whole_permits.entries = <Permit *>address_of(memory.whole_permits)
-        t.whole_permits.mask = <uint32_t>(len(memory.whole_permits) - 1)
+        point_index(&t.network_index, memory.network_index)
+        point_permits(&t.permits, memory.permits)
+        point_index(&t.whole_index, memory.whole_index)
+        point_index(&t.whole_mapping_index, memory.whole_mapping_index)
+        point_permits(&t.whole_permits, memory.whole_permits)
         t.forwards.rows = <Forward *>address_of(memory.forwards)
         t.forwards.targets = <Target *>address_of(memory.targets)
         t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)

@@ -110,6 +110,12 @@ class InterfaceName(str):
         return cls(written)
 
 
+def _refuse_twice(name: str, before: list[Any]) -> None:
+    """Raise ValueError for what stands before in its list."""
+    if name in before:
+        raise ValueError(f"names {in_toml(name)} twice; name it once")
+
+
 class InterfaceNames(tuple[str, ...]):
     """One link or several, each once."""
 
@@ -121,8 +127,7 @@ class InterfaceNames(tuple[str, ...]):
             raise ValueError(f'{in_toml(written)} names no links; write for example ["eth0"]')
         names = [InterfaceName.read(name) for name in written]
         for index, name in enumerate(names):
-            if name in names[:index]:
-                raise ValueError(f"names {in_toml(name)} twice; name it once")
+            _refuse_twice(name, names[:index])
         return cls(names)
 
 
@@ -146,8 +151,7 @@ class Addresses(tuple[str, ...]):
                 address = None
             if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
                 raise ValueError(f"{in_toml(text)} is not the IPv4 address of a host; {example}")
-            if text in written[:index]:
-                raise ValueError(f"names {in_toml(text)} twice; name it once")
+            _refuse_twice(text, written[:index])
         return cls(written)
 
 
@@ -162,8 +166,7 @@ class FileNames(tuple[str, ...]):
         for index, name in enumerate(written):
             if not isinstance(name, str) or not name.startswith("/") or "\0" in name:
                 raise ValueError(f"{in_toml(name)} is not the absolute path of a file; {example}")
-            if name in written[:index]:
-                raise ValueError(f"names {in_toml(name)} twice; name it once")
+            _refuse_twice(name, written[:index])
         return cls(written)
 
 

@@ -62,12 +62,9 @@ class RunFolder:
 
     def read(self, name: str) -> bytes | None:
         """Return what a file holds, None if there is none. Raises KernelError for one that is not to be believed."""
-        try:
-            descriptor = os.open(name, os.O_RDONLY | _SAFE, dir_fd=self._folder)
-        except FileNotFoundError:
+        descriptor = self._find(name)
+        if descriptor is None:
             return None
-        except OSError as error:
-            raise self._complaint(name, error) from None
         try:
             return files.read_open(descriptor, name, LARGEST_FILE, self._owners)
         except OSError as error:
@@ -80,17 +77,23 @@ class RunFolder:
 
         Raises KernelError for one that others could have written.
         """
-        try:
-            descriptor = os.open(name, os.O_RDONLY | _SAFE, dir_fd=self._folder)
-        except FileNotFoundError:
+        descriptor = self._find(name)
+        if descriptor is None:
             return None
-        except OSError as error:
-            raise self._complaint(name, error) from None
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_uid in self._owners and not status.st_mode & 0o022:
             return descriptor
         os.close(descriptor)
         raise KernelError(f"{self.path / name}: it is no regular file that only root or {files.SERVICE_USER} may write")
+
+    def _find(self, name: str) -> int | None:
+        """Return a descriptor of a file that is yet to be judged, None if there is none. Raises KernelError."""
+        try:
+            return os.open(name, os.O_RDONLY | _SAFE, dir_fd=self._folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._complaint(name, error) from None
 
     def make(self, name: str) -> int:
         """Return a descriptor of a new file of mode 0600, in place of any of that name. Raises KernelError."""

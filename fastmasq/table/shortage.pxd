@@ -40,12 +40,13 @@ cdef inline bint is_short(const Table *t) noexcept nogil:
 
 
 cdef inline bint is_unanswered(const Session *s) noexcept nogil:
-    """Whether only the end that has begun a session has been heard."""
+    """Whether only the end that has begun a session has been heard; what has no ports, either end may have begun."""
     if (s.state == rows.TCP_SYN_SENT or s.state == rows.TCP_SYN_RECEIVED or s.state == rows.TCP_RESUMED
             or s.state == rows.TCP_UNANSWERED or s.state == rows.UDP_UNANSWERED):
         return True
-    return (s.state == rows.UDP_ACTIVE or s.state == rows.ICMP_ACTIVE or s.state == rows.PLAIN_ACTIVE) and not (
-        s.flags & rows.SESSION_REPLIED)
+    if s.state == rows.UDP_ACTIVE or s.state == rows.ICMP_ACTIVE:
+        return not s.flags & rows.SESSION_REPLIED
+    return s.state == rows.PLAIN_ACTIVE and (s.flow[rows.INBOUND].packets == 0 or s.flow[rows.OUTBOUND].packets == 0)
 
 
 cdef inline bint waits_long(const Table *t, const Session *s, uint32_t tick) noexcept nogil:

@@ -545,6 +545,7 @@ class Model:
                 session = self.open_plain(packet.protocol, host, packet.source)
             except Refused as refused:
                 raise Refused(refused.reason) from None  # the outside is not told
+        session.heard = True
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
         rewriter.destination(host, None)
         return self.forward(INSIDE, rewriter)
@@ -565,6 +566,7 @@ class Model:
                 self.check_share(packet.source)
             session = self.open_plain(packet.protocol, packet.source, packet.destination)
         self.refresh(session)
+        session.answered = True
         rewriter = Rewriter(packet.raw, packet.start, packet.protocol)
         rewriter.source(self.external, None)
         return rewriter
@@ -978,7 +980,7 @@ def is_unanswered(session: AnySession) -> bool:
     """Return whether only the end that has begun a session has been heard."""
     if session.connection:
         return session.state in tcp.OPENING
-    return session.state == tcp.UNANSWERED or not session.heard
+    return session.state == tcp.UNANSWERED or not (session.heard and session.answered)
 
 
 def is_reset(packet: Parsed) -> bool:

@@ -181,13 +181,17 @@ class Session:
 
 @dataclass
 class PlainSession:
-    """The traffic of a protocol without ports between an inside host and one remote address, which it has to itself."""
+    """The traffic of a protocol without ports between an inside host and one remote address, which it has to itself.
+
+    `answered` says that the inside has been heard, `heard` that the remote has: either may have begun.
+    """
 
     protocol: int
     inside: tuple[int, None]
     remote: int
     expires: int = 0
     connection: None = None
+    answered: bool = False
     heard: bool = False
     state: str = "active"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.policy.redirects import Redirect, compile_redirects
-from fastmasq.wire.numbers import AH, ESP, GRE
+from fastmasq.wire.numbers import AH, ESP, GRE, IPV6
 from tests.support.harness import Harness
 from tests.support.packets import decode, dotted, icmp_error, ipv4, problems
 from tests.support.path_network import (
@@ -58,6 +58,20 @@ def test_strangers_have_half_of_the_hosts_share():
     assert dropped(harness, OUTSIDE, packet("198.51.100.3", GATEWAY_OUT)) == "host_session_limit"
     assert plain_ends(passes(harness, OUTSIDE, packet("198.51.100.1", GATEWAY_OUT)))[1] == HOST
     assert plain_ends(passes(harness, INSIDE, packet(HOST, REMOTE)))[0] == GATEWAY_OUT
+
+
+def test_while_sessions_are_short_those_go_of_which_one_end_has_been_heard():
+    """Whichever has begun; and a stranger's, though he has sent twice."""
+    hosts = {GRE: HOST, ESP: "10.1.0.2", IPV6: "10.2.0.2"}
+    redirects = [Redirect(protocol=protocol, host=host) for protocol, host in hosts.items()]
+    harness = redirecting(*redirects, capacity=7, prefix=24)
+    for protocol, host in hosts.items():
+        for _ in range(2):
+            passes(harness, OUTSIDE, packet(REMOTE, GATEWAY_OUT, protocol))
+        passes(harness, INSIDE, packet(host, OTHER_REMOTE, protocol))
+    passes(harness, INSIDE, packet(HOST, REMOTE))
+    harness.advance(5)
+    assert [(dotted(left["inside"][0]), dotted(left["remote"][0])) for left in harness.sessions()] == [(HOST, REMOTE)]
 
 
 @pytest.mark.parametrize("payload", [b"", b"1", b"123"])

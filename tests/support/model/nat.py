@@ -680,7 +680,7 @@ class Model:
         if not session or packet.destination != quoted.source:
             return None
         if not tcp_quote_is_recent(session, OUT, quoted):
-            if link == INSIDE:
+            if link == INSIDE and not is_within(packet.destination, self.inside_network):
                 raise Refused("no_session")  # not either about what came in by a mapping of the client's
             return None
         self.check_way(packet, PROGRAMS)

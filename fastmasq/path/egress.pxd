@@ -13,6 +13,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM
 from fastmasq.ring.ring cimport Frame
 from fastmasq.wire cimport ipv4, numbers, tcp, udp
+from fastmasq.wire.branches cimport unlikely
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16, store16
 
@@ -34,13 +35,13 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     cdef Frame *frame = packet.frame
     cdef int growth = <int>hop.header_length - <int>p.links[packet.link].header_length
     hop.used += 1
-    if packet.renumbered:
+    if unlikely(packet.renumbered):
         renumber(packet)
     if packet.protocol == numbers.TCP and not packet.is_fragment and gather(p, packet):
         return verdict.FORWARDED
-    if frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not p.senders[hop.link].vnet):
+    if unlikely(frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not p.senders[hop.link].vnet)):
         return queue_segments(p, packet)
-    if frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu:
+    if unlikely(frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu):
         return queue_fragments(p, packet)
     if not p.senders[hop.link].vnet:
         if frame.vnet.flags & VNET_NEEDS_CSUM:

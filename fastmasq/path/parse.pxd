@@ -21,7 +21,8 @@ from fastmasq.ring.abi cimport (
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
 from fastmasq.wire cimport ethernet, icmp, ipv4, numbers, tcp, udp
-from fastmasq.wire.checksum cimport sum_octets
+from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.checksum cimport is_right_header
 from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
@@ -46,9 +47,9 @@ cdef inline Outcome parse_network(Packet *packet, uint32_t available) noexcept n
     packet.length = load16(ip + ipv4.TOTAL_LENGTH)
     if packet.length < header_length or packet.length > available:
         return verdict.BAD_TOTAL_LENGTH
-    if sum_octets(ip, header_length) != 0xFFFF:
+    if not is_right_header(ip, header_length):
         return verdict.BAD_IP_CHECKSUM
-    if header_length > ipv4.MINIMUM:
+    if unlikely(header_length > ipv4.MINIMUM):
         options = ipv4.check_options(ip, header_length)
         if options != ipv4.OPTIONS_PLAIN:
             return verdict.SOURCE_ROUTE if options == ipv4.OPTIONS_SOURCE_ROUTE else verdict.BAD_IP_OPTIONS
@@ -238,7 +239,7 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     packet.guessed = False
     packet.is_fragment = ipv4.is_fragment(packet.ip)
     packet.renumbered = False
-    if packet.is_fragment:
+    if unlikely(packet.is_fragment):
         memset(&frame.vnet, 0, sizeof(VnetHeader))      # its checksum covers more than is here: nobody can complete it
         outcome = check_fragment(packet)
         if outcome != verdict.GOES_ON:

@@ -16,6 +16,7 @@ from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.sessions cimport Birth, make_birth
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.wire cimport icmp, numbers, tcp
+from fastmasq.wire.branches cimport likely, unlikely
 from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
@@ -126,7 +127,7 @@ cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int di
 cdef inline Outcome check_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
     """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly one comparison."""
     cdef uint32_t other = known_link(1 - direction, EVERY_LINK)
-    if (s.known | other) == ((p.generation << 8) | known_link(direction, packet.link) | other):
+    if likely((s.known | other) == ((p.generation << 8) | known_link(direction, packet.link) | other)):
         return verdict.GOES_ON
     return judge_link(p, packet, s, direction)
 
@@ -138,7 +139,7 @@ cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, int dir
     """
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
-    if flow.hop != rows.NO_HOP:
+    if likely(flow.hop != rows.NO_HOP):
         packet.hop, packet.towards = &p.hops[flow.hop], flow.daddr
         return verdict.GOES_ON
     outcome = hops.choose_hop(p, packet, flow.daddr)
@@ -177,7 +178,7 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
     cdef Ends ends
-    if s.mapping != rows.NONE and trackers.is_control(p, row, flow, packet):
+    if unlikely(s.mapping != rows.NONE and trackers.is_control(p, row, flow, packet)):
         outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
         if outcome != verdict.GOES_ON:
             return outcome
@@ -204,7 +205,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
         outcome = choose_flow_hop(p, packet, s, direction)
     if outcome != verdict.GOES_ON:
         return leave.tell_no_hop(p, packet, s.flow[direction].daddr, outcome)
-    if packet.guessed and s.flow[direction].path_mtu:
+    if unlikely(packet.guessed) and s.flow[direction].path_mtu:
         mind_path_mtu(packet, s.flow[direction].path_mtu)
     outcome = leave.may_leave(p, packet)
     if outcome != verdict.GOES_ON:

@@ -10,6 +10,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.ipv4 cimport MINIMUM
 from fastmasq.wire.octets cimport load16, ntohs, store16
 
 
@@ -49,6 +51,20 @@ cdef inline uint16_t sum_octets(const uint8_t *data, size_t length) noexcept nog
         memcpy(&pair, data, 1)
         total += pair
     return ntohs(fold(total))
+
+
+cdef inline bint is_right_header(const uint8_t *ip, uint32_t length) noexcept nogil:
+    """Whether an IPv4 header of `length` octets, a multiple of 4 and 20 at least, has a right checksum (RFC 791 section 3.1).
+
+    The sum of words that are right is 0xFFFF in whatever order of octets (RFC 1071 section 1.2, B).
+    """
+    cdef uint64_t head[2]
+    cdef uint32_t last
+    if unlikely(length != MINIMUM):
+        return sum_octets(ip, length) == 0xFFFF
+    memcpy(head, ip, 16)
+    memcpy(&last, ip + 16, 4)
+    return fold((head[0] & 0xFFFFFFFFU) + (head[0] >> 32) + (head[1] & 0xFFFFFFFFU) + (head[1] >> 32) + last) == 0xFFFF
 
 
 cdef inline uint16_t sum_pseudo_header(uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t length) noexcept nogil:

@@ -1,12 +1,14 @@
 """Reads rule files: the scripts of 1999 with their ipfwadm and ipchains lines, without a shell.
 
 A file is taken whole or not at all. Its lines become requests with the places they come from; lines of other programs
-are ignored with a warning. What a shell would not run is not run; what it would and we cannot (if, functions, the
-output of a command in a rule) is refused by name, since a rule set with lines missing is worse than none.
+are ignored with a warning, and so are an `if`, a `case` or a loop that hold no rule. What a shell would not run is not
+run; what it would and we cannot (a rule in an `if`, functions, the output of a command in a rule) is refused by name,
+since a rule set with lines missing is worse than none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +63,13 @@ _RUNNERS = (
     *("time", "timeout", "unshare", "xargs"),
 )  # run the program among their words
 _SOMETIMES_RUNNERS = ("find", "ip")
+_POSIX_SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh", "busybox")
+_INTERPRETER = re.compile(r"#!\s*(\S*/env\s+(?:-S\s+)?)?(\S+)")
+_OTHER_FORMS = (  # how the first line of rules begins that are no script
+    (re.compile(r"\*(filter|nat|mangle|raw)\s*$"), "is what iptables-save prints; use `fastmasq import iptables-save`"),
+    (re.compile(r"(table|flush ruleset|add table|define)\b(?! *=)"), "is what nft reads; use `fastmasq import nft`"),
+    (re.compile(r":\w+ (ACCEPT|DENY|REJECT|MASQ|-)\s*$"), "is what ipchains-save prints; use ipchains-restore"),
+)
 _MODULES = ("modprobe", "insmod", "rmmod", "depmod")
 _SILENT = ("echo", "printf", "true", "false", "test", "[", "cd", "umask", "sleep", "wait")
 _SETTINGS = "/proc/sys/net/ipv4/"
@@ -107,6 +116,11 @@ def parse(
     reading = _Reading(name, names, tolerant, quoting)
     if "\0" in text:
         raise ConfigurationError(f"{name}: has zero octets, so it is no script; name a file of rules")
+    if text.startswith("\ufeff") and tolerant:
+        text = text[1:]
+        reading.warnings.append(f"{name}:1: begins with a byte order mark; taken without")
+    if refusal := _other_language(text, quoting=reading.may_quote):
+        raise ConfigurationError(f"{name}:{refusal}")
     if tolerant and "\r\n" in text:
         text = text.replace("\r\n", "\n")
         reading.warnings.append(f"{name}:1: lines end with a carriage return; taken without")
@@ -118,6 +132,21 @@ def parse(
     if reading.mistakes:
         raise ConfigurationError("\n".join(dict.fromkeys(reading.mistakes)))
     return Script(tuple(reading.items), tuple(reading.warnings))
+
+
+def _other_language(text: str, *, quoting: bool) -> str:
+    """Return why a text is no script for sh, with the line that says so; "" if nothing does."""
+    if text.startswith("\ufeff"):
+        return "1: begins with a byte order mark; save the file without"
+    first = _INTERPRETER.match(text)
+    if first and first[2].rpartition("/")[2] not in _POSIX_SHELLS:
+        shown = first[2] if quoting else "another program"
+        return f"1: is a script for {shown}, not for sh; run it with that, and fastmasq's programs in its PATH"
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            found = next((what for pattern, what in _OTHER_FORMS if pattern.match(line)), "")
+            return f"{number}: {found}" if found else ""
+    return ""
 
 
 class Prepared(Struct, frozen=True):
@@ -204,7 +233,11 @@ class _Reading:
         place = f"{self.name}:{command.line}"
         first = command.words[0] if command.words else ""
         program = first.rpartition("/")[2]
-        if not command.words:
+        if command.skipped:
+            what = command.skipped if self.may_quote else "what only a shell can run"
+            self.warnings.append(f"{place}: ignored: {what}; no rule depends on it")
+            mistake = None
+        elif not command.words:
             doubt = command.doubt if self.may_quote else "what only a shell can find out"
             mistake = f"the program depends on {doubt}; write it out"
         elif first.startswith("-"):
@@ -214,11 +247,12 @@ class _Reading:
             what = first if self.may_quote else "a script"
             mistake = f"{what} may have rules of its own and is not run; name it in [rules] files, or remove the line"
         elif program in READERS:
-            mistake = f"depends on {command.doubt}; write it out" if command.doubt else self._read(place, command)
+            doubted = command.unsure or f"depends on {command.doubt}; write it out"
+            mistake = doubted if command.doubt else self._read(place, command)
         elif program in _SHELLS or _may_run_ours(program, command):
             mistake = f"{program!r} {_NEEDS_SHELL}"
         else:
-            mistake = None if command.is_captured else self._ignore(place, program, command)
+            mistake = self._ignore(place, program, command)
         if mistake:
             self.mistakes.append(f"{place}: {mistake}")
 
@@ -255,8 +289,14 @@ class _Reading:
 
     def _ignore(self, place: str, program: str, command: Command) -> str | None:
         """Take a line of another program: settings written by echo are understood, the rest is ignored."""
+        if command.is_captured:
+            return None
         if program == "echo" and command.output.startswith(_SETTINGS):
             return self._setting(place, command.output.removeprefix(_SETTINGS), command)
+        if _makes_rules(program, command.words):
+            return f"{program} makes rules that are not read here; let it run once, and `fastmasq import` what it made"
+        if command.within:
+            return None
         if program in _MODULES:
             self.warnings.append(f"{place}: ignored: {program}; fastmasq needs no modules of the kernel")
         elif program not in _SILENT:
@@ -266,6 +306,8 @@ class _Reading:
         return None
 
     def _setting(self, place: str, setting: str, command: Command) -> str | None:
+        if command.within and setting != "ip_dynaddr":
+            return None
         if setting == "ip_forward":
             self.warnings.append(f"{place}: ignored: ip_forward; fastmasq forwards in place of the kernel")
         elif setting != "ip_dynaddr":
@@ -277,6 +319,18 @@ class _Reading:
         else:
             self.items.append(Item(place, SetDynaddr(int(command.words[1]))))
         return None
+
+
+def _makes_rules(program: str, words: Sequence[str]) -> bool:
+    """Whether a program of later kernels makes rules, which would be missing; not where it lists or clears them."""
+    if program == "nft":
+        return not any(word in ("list", "flush", "delete", "-h", "-v") for word in words)
+    if program in ("iptables-restore", "iptables-apply"):
+        return True
+    options = ("--append", "--insert", "--replace", "--policy")
+    return program in ("iptables", "iptables-nft", "iptables-legacy") and any(
+        word in options or word[:2] in ("-A", "-I", "-R", "-P") for word in words[1:]
+    )
 
 
 def _is_script(command: str) -> bool:

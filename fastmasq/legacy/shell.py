@@ -1,9 +1,11 @@
 """Runs a shell script as far as rules are concerned: which commands would be run, in which order, with which words.
 
-Nothing is started: commands are only told. Variables set in the script, its arguments, loops over words and the results
-of true, false and our own programs are followed. What only a shell can know (the output of a command, a variable from
-elsewhere) makes a command doubtful; whether a shell would run it at all may be unsure. What a shell does and we do not
-raises `Refused` with its name, see legacy/shell_grammar.py. Where the shell would end, we end.
+Nothing is started: commands are only told. Variables set in the script, its arguments, loops over words, groups and the
+results of true, false and our own programs are followed. What only a shell can know (the output of a command, a
+variable from elsewhere) makes a command doubtful; whether a shell would run it at all may be unsure. So it is with all
+that an `if`, a `case` or a loop over the unknown holds: it is told, unsure, and variables that it sets are not known
+any more. What a shell does and we do not raises `Refused` with its name, see legacy/shell_grammar.py. Where the shell
+would end, we end.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ from collections.abc import Collection, Iterator, Sequence
 from msgspec import Struct
 
 from fastmasq.legacy.shell_grammar import (
+    AnyCommand,
+    Choice,
+    Group,
     Lists,
     Loop,
     Output,
     Parameter,
+    Pipeline,
     Redirection,
     Refused,
     Simple,
@@ -37,7 +43,7 @@ _MOST_IN_LOOPS = 4 << 20  # characters of commands, since loops make many of few
 _STEERING = (
     *("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select", "function"),
     *("!", "{", "}", "[[", "eval", "source", ".", "set", "shift", "trap", "return", "break", "continue", "exec"),
-    *("command", "builtin", "alias", "unalias", "read", "getopts", "local", "declare", "typeset", "let", "mapfile"),
+    *("command", "builtin", "alias", "unalias", "getopts", "local", "declare", "typeset", "let", "mapfile"),
     *("enable", "shopt", "coproc", "in"),
 )
 _SETTING = ("export", "readonly", "unset")
@@ -60,6 +66,7 @@ class Command(Struct):
     output: the file its standard output goes to, "" for none; opens: a file that the shell may fail to open, and then
     does not run it. doubt: why its words cannot be known, unsure: why it may not be run, both "" usually. needs_ours:
     whether it stands behind && and one of our programs. is_captured: whether it stands in a command substitution.
+    skipped: what is passed over here, unless one of our programs is in it: the commands told next, which are `within`.
     """
 
     line: int
@@ -70,6 +77,8 @@ class Command(Struct):
     unsure: str = ""
     needs_ours: bool = False
     is_captured: bool = False
+    skipped: str = ""
+    within: str = ""
 
 
 def commands(text: str, arguments: Sequence[str] = (), ours: Collection[str] = ()) -> Iterator[Command]:
@@ -110,6 +119,9 @@ class _Shell:
         self._unsure = ""  # why what is run now may not be run
         self._needs_ours = False
         self._is_captured = False
+        self._within = ""  # what it is that is passed over
+        self._may_break = False  # whether the innermost loop is passed over anyway
+        self._output = ""  # where the output of a group goes
 
     # -- lists, pipelines, loops ---------------------------------------------------------------------------------------
 
@@ -125,7 +137,7 @@ class _Shell:
         result: Result = True
         for joint, pipeline in lists.pipelines:
             wanted = joint != "||"
-            is_sure = not joint or result is wanted or (wanted and result == _OURS)
+            is_sure = not joint or result is wanted or (wanted and result == _OURS and _is_simple(pipeline))
             if not is_sure and result is (not wanted):
                 continue
             why = "" if is_sure else f"is run or not by what stands before {joint}; write it on a line of its own"
@@ -136,12 +148,16 @@ class _Shell:
             result = found if is_sure else None
         return result
 
-    def _pipeline(self, pipeline: list[Simple | Loop]) -> Result:
-        if len(pipeline) == 1:
-            return self._command(pipeline[0])
+    def _pipeline(self, pipeline: Pipeline) -> Result:
+        result = self._piped(pipeline.commands) if len(pipeline.commands) > 1 else self._command(pipeline.commands[0])
+        if pipeline.is_negated:
+            return not result if isinstance(result, bool) else None
+        return result
+
+    def _piped(self, commands: Sequence[AnyCommand]) -> Result:
         result: Result = None
         why = ""
-        for command in pipeline:
+        for command in commands:
             before = len(self.told)
             with self._subshell(), self._doubting(why):
                 result = self._command(command)
@@ -149,30 +165,85 @@ class _Shell:
                 why = "is run while another of our programs runs before |; write it on a line of its own"
         return result
 
-    def _command(self, command: Simple | Loop) -> Result:
-        return self._loop(command) if isinstance(command, Loop) else self._simple(command)
+    def _command(self, command: AnyCommand) -> Result:
+        if isinstance(command, Simple):
+            return self._simple(command)
+        self._begin(command.line, [])
+        output, opens = self._redirections(command.redirections)
+        before, self._output = self._output, output or self._output
+        with self._doubting(f"is not run if the file {opens} cannot be opened; leave that out" if opens else ""):
+            result = self._compound(command)
+        self._output = before
+        return None if command.redirections else result
+
+    def _compound(self, command: Loop | Group | Choice) -> Result:
+        if isinstance(command, Loop):
+            return self._loop(command)
+        if isinstance(command, Choice):
+            return self._choice(command)
+        if not command.is_apart:
+            return self._body(command.body)
+        with self._subshell():
+            return self._body(command.body)
+        return None  # it has ended itself
+
+    def _body(self, body: Sequence[Lists]) -> Result:
+        result: Result = True
+        for lists in body:
+            result = self.run(lists)
+        return result
 
     def _loop(self, loop: Loop) -> Result:
         values, doubt = (self._arguments, "") if loop.words is None else self._fields(loop.words)
         if doubt:
-            raise Refused(loop.line, f"the loop depends on {doubt}; write it out")
+            what = f"a loop over {doubt}"
+            with self._passing_over(loop.line, what, is_loop=True), self._doubting(f"is in {what}; write it out"):
+                self._assign(loop.name, None)
+                self._body([*loop.body, *loop.body])
+            return None
         result: Result = True
         self._loops += 1
+        may_break, self._may_break = self._may_break, False
         for value in values:
             self._begin(loop.line, [value])
             self._assign(loop.name, value)
-            for lists in loop.body:
-                result = self.run(lists)
+            result = self._body(loop.body)
+        self._may_break = may_break
         self._loops -= 1
         return result
+
+    def _choice(self, choice: Choice) -> None:
+        """Tell what may be run, or again and again: twice, so that a loop's later turns are seen as well."""
+        name, is_loop = repr(choice.name), choice.name in ("while", "until")
+        why = str(needs_shell(choice.line, f"is in {name}, which"))
+        with self._passing_over(choice.line, name, is_loop=is_loop):
+            self._body(choice.first)
+            with self._doubting(why):
+                for word in choice.words:
+                    self._value(word)
+                for body in choice.bodies * (2 if is_loop else 1):
+                    self._body(body)
+
+    @contextlib.contextmanager
+    def _passing_over(self, line: int, what: str, *, is_loop: bool) -> Iterator[None]:
+        """Run something of which only a shell knows what is run: what is told is `within`, after this has been told."""
+        before = self._within, self._may_break
+        if not self._within and not self._is_captured:
+            self.told.append(Command(line, [], skipped=what))
+            self._within = what
+        self._may_break |= is_loop
+        yield
+        self._within, self._may_break = before
 
     @contextlib.contextmanager
     def _subshell(self) -> Iterator[None]:
         """Run something whose variables, and whose end, are its own."""
         variables, constants = dict(self._variables), set(self._constants)
+        place = self._loops, self._within, self._may_break, self._output
         with contextlib.suppress(_End):
             yield
         self._variables, self._constants = variables, constants
+        self._loops, self._within, self._may_break, self._output = place
 
     @contextlib.contextmanager
     def _doubting(self, why: str) -> Iterator[None]:
@@ -204,6 +275,10 @@ class _Shell:
             self._value(value)
             self._refuse_constant(variable)
         name = words[0] if words else ""
+        if name in ("break", "continue") and self._may_break and len(words) == 1:
+            return None
+        if name == "read":
+            return self._read(words)
         if name in _STEERING or words[:2] == ["printf", "-v"]:
             raise needs_shell(command.line, repr(name))
         if name in _SPECIAL:
@@ -217,9 +292,10 @@ class _Shell:
                 self._set(name, command.words[1:])
         else:
             told = Command(
-                *(command.line, words, output, opens, doubt, self._unsure),
+                *(command.line, words, output or self._output, opens, doubt, self._unsure),
                 needs_ours=self._needs_ours,
                 is_captured=self._is_captured,
+                within=self._within,
             )
             self.told.append(told)
             if self._is_ours(told):
@@ -238,6 +314,14 @@ class _Shell:
             if any(isinstance(part, Output) for part in word):
                 result = None
         return result
+
+    def _read(self, words: Sequence[str]) -> Result:
+        for variable in words[1:]:
+            if variable != "-r" and not _NAME.fullmatch(variable):
+                raise needs_shell(self._line, f"'read' of {variable!r}")
+            if variable != "-r":
+                self._assign(variable, None)
+        return None
 
     def _exit(self, command: Simple) -> None:
         if self._unsure:
@@ -392,6 +476,10 @@ class _Shell:
             return value, ""
         where = "has a value that only a shell can find" if name in self._variables else "is not set in this file"
         return None, f"${name}, which {where}"
+
+
+def _is_simple(pipeline: Pipeline) -> bool:
+    return all(isinstance(command, Simple) for command in pipeline.commands)
 
 
 def _doubt_of_bare(word: Word, bare: str) -> str:

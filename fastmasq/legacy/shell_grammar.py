@@ -1,8 +1,8 @@
 """Reads the grammar of the shell (POSIX.1-2017, XCU chapter 2), as far as rule scripts go: text becomes commands.
 
 Known are simple commands with quotes, expansions, assignments, redirections and here-documents; pipelines, && and ||,
-lists, and the loop `for`. All else that steers a shell raises `Refused` with its name, and so does what no shell would
-take. Nothing is expanded or run here: legacy/shell.py does that, command by command.
+lists, and the compound commands but for functions. All else that steers a shell raises `Refused` with its name, and so
+does what no shell would take. Nothing is expanded or run here: legacy/shell.py does that, command by command.
 """
 
 from __future__ import annotations
@@ -85,23 +85,59 @@ class Loop(Struct):
     name: str
     words: list[Word] | None
     body: list[Lists]
+    redirections: list[Redirection] = []
+
+
+class Group(Struct):
+    """{ body; }, or ( body ), which has variables of its own."""
+
+    line: int
+    body: list[Lists]
+    is_apart: bool
+    redirections: list[Redirection] = []
+
+
+class Choice(Struct):
+    """What is run or not, or again: if, case, while or until, its `name`.
+
+    first: the condition of an `if`, which is run in any case; bodies: all other lists. words: those of a `case`.
+    """
+
+    line: int
+    name: str
+    first: list[Lists]
+    bodies: list[list[Lists]]
+    words: list[Word] = []
+    redirections: list[Redirection] = []
+
+
+AnyCommand = Simple | Loop | Group | Choice
+
+
+class Pipeline(Struct):
+    """Commands with | between them; is_negated: with ! before them."""
+
+    commands: list[AnyCommand]
+    is_negated: bool = False
 
 
 class Lists(Struct):
     """Pipelines with what stands before each, "", "&&" or "||"; with & they run in the background."""
 
-    pipelines: list[tuple[str, list[Simple | Loop]]]
+    pipelines: list[tuple[str, Pipeline]]
     is_background: bool = False
 
 
 def read(text: str) -> Iterator[Lists]:
     """Yield the lists of a script one by one. Raises `Refused` where it comes to what it does not know."""
-    return _Reading(text, 1, 0).lists("")
+    return _Reading(text, 1, 0).lists()
 
 
 _DEEPEST = 20  # loops, substitutions and arguments in each other
 _REDIRECTIONS = frozenset(("<", ">", ">>", ">|", "<<", "<<-", "<&", ">&", "<>"))
 _OTHER_SHELLS = frozenset(("&>", "&>>", "|&", "<<<"))  # bash and zsh know them; others read them otherwise
+_COMPOUND = frozenset(("for", "case", "if", "while", "until", "{", "("))
+_CLOSING = frozenset(("then", "do", "done", "elif", "else", "esac", "fi", "}"))
 _OPERATORS = _REDIRECTIONS | _OTHER_SHELLS | {"\n", ";", ";;", ";&", ";;&", "&", "&&", "|", "||", "(", ")"}
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -137,8 +173,8 @@ class _Reading:
 
     # -- lists and pipelines -------------------------------------------------------------------------------------------
 
-    def lists(self, end: str) -> Iterator[Lists]:
-        """Yield lists up to `end`, an operator or a reserved word, which is not read; up to the end of text for "".
+    def lists(self, *ends: str) -> Iterator[Lists]:
+        """Yield lists up to one of `ends`, operators or reserved words, which is not read; without, up to the text's.
 
         A list with here-documents comes when their text has been read.
         """
@@ -149,10 +185,10 @@ class _Reading:
                 yield from found
                 found = []
             if self.at >= len(self.text):
-                if end:
-                    raise not_shell(self._line(), f"{end!r} is missing")
+                if ends:
+                    raise not_shell(self._line(), f"{ends[-1]!r} is missing")
                 return
-            if end and self._is_at(end):
+            if self._is_at(*ends):
                 yield from found
                 return
             found.append(self._list())
@@ -166,32 +202,101 @@ class _Reading:
         if operator in (";", "&"):
             self.at = after
             found.is_background = operator == "&"
-        elif operator not in ("", "\n", ")"):
+        elif operator not in ("", "\n", ")", ";;"):
             raise self._misplaced(operator)
-        elif not operator and self.at < len(self.text):
-            raise not_shell(self._line(), "a word behind a loop")
+        elif not operator and self.at < len(self.text) and not self._is_at(*_CLOSING):
+            raise not_shell(self._line(), "a word behind a compound command")
         return found
 
-    def _pipeline(self) -> list[Simple | Loop]:
+    def _pipeline(self) -> Pipeline:
+        self._skip_blanks()
+        is_negated = self._take_reserved("!")
         commands = [self._command()]
         while self._take("|") is not None:
             self._skip_lines()
             commands.append(self._command())
-        return commands
+        return Pipeline(commands, is_negated)
 
-    def _command(self) -> Simple | Loop:
+    def _command(self) -> AnyCommand:
         self._skip_blanks()
-        reserved = _RESERVED.match(self.text, self.at)
-        if reserved is None:
-            return self._simple()
-        if reserved[1] != "for":
-            raise needs_shell(self._line(), repr(reserved[1]))
-        self.at = reserved.end()
-        return self._loop()
-
-    def _loop(self) -> Loop:
         line = self._line()
+        reserved = _RESERVED.match(self.text, self.at)
+        name = reserved[1] if reserved else self._operator()[0]
+        if name not in _COMPOUND:
+            if reserved is not None:
+                raise needs_shell(line, repr(name))
+            return self._simple()
+        if self.text.startswith("((", self.at):
+            raise needs_shell(line, "'((', which not every shell knows,")
+        self.at = reserved.end() if reserved else self._operator()[1]
         self._go_down()
+        found = self._compound(line, name)
+        self._depth -= 1
+        outside = Simple(line, [], [], found.redirections)
+        while self._redirected(outside):
+            pass
+        return found
+
+    def _compound(self, line: int, name: str) -> AnyCommand:
+        """Read what stands behind the first word of a compound command, up to its last."""
+        if name == "for":
+            return self._loop(line)
+        if name == "case":
+            return self._case(line)
+        if name in ("{", "("):
+            body, _ = self._body("}" if name == "{" else ")")
+            return Group(line, body, name == "(", [])
+        if name != "if":
+            return Choice(line, name, [], [self._body("do")[0], self._body("done")[0]], [], [])
+        first, _ = self._body("then")
+        body, end = self._body("elif", "else", "fi")
+        bodies = [body]
+        while end == "elif":
+            bodies.append(self._body("then")[0])
+            body, end = self._body("elif", "else", "fi")
+            bodies.append(body)
+        if end == "else":
+            bodies.append(self._body("fi")[0])
+        return Choice(line, name, first, bodies, [], [])
+
+    def _body(self, *ends: str) -> tuple[list[Lists], str]:
+        """Read lists, at least one, and the word or operator behind them; return it as well."""
+        body = list(self.lists(*ends))
+        end = next(each for each in ends if self._is_at(each))
+        if not body:
+            raise not_shell(self._line(), f"{end!r} behind nothing")
+        if not self._take_reserved(end):
+            self._take(end)
+        return body, end
+
+    def _case(self, line: int) -> Choice:
+        self._skip_blanks()
+        words = [self._word()]
+        self._skip_lines()
+        if not words[0] or not self._take_reserved("in"):
+            raise not_shell(line, "'case' without 'in'")
+        bodies = []
+        self._skip_lines()
+        while not self._take_reserved("esac"):
+            self._take("(")
+            words.append(self._pattern())
+            while self._take("|") is not None:
+                words.append(self._pattern())
+            if self._take(")") is None:
+                raise not_shell(self._line(), "a pattern of 'case' without ')'")
+            bodies.append(list(self.lists(";;", "esac")))
+            self._take(";;")
+            self._skip_lines()
+        return Choice(line, "case", [], bodies, words, [])
+
+    def _pattern(self) -> Word:
+        self._skip_blanks()
+        word = self._word()
+        if not word:
+            raise not_shell(self._line(), "'case' without a pattern, or without 'esac'")
+        return word
+
+    def _loop(self, line: int) -> Loop:
         self._skip_blanks()
         name = _NAME.match(self.text, self.at)
         if name is None:
@@ -213,40 +318,40 @@ class _Reading:
         self._skip_lines()
         if not self._take_reserved("do"):
             raise not_shell(self._line(), "'for' without 'do'")
-        body = list(self.lists("done"))
-        if not body:
-            raise not_shell(self._line(), "'done' behind nothing")
-        self._take_reserved("done")
-        self._depth -= 1
-        self._skip_blanks()
-        if self._operator()[0] in _REDIRECTIONS:
-            raise needs_shell(self._line(), "a redirection of a loop")
-        return Loop(line, name[0], words, body)
+        return Loop(line, name[0], words, self._body("done")[0], [])
 
     def _simple(self) -> Simple:
         found = Simple(self._line(), [], [], [])
         while True:
-            self._skip_blanks()
-            operator, after = self._operator()
-            if operator in _OTHER_SHELLS:
-                raise needs_shell(self._line(), f"{operator!r}, which not every shell knows,")
-            descriptor = _DESCRIPTOR.match(self.text, self.at)
-            if operator in _REDIRECTIONS:
-                self.at = after
-                self._redirection(found, operator, "")
-            elif descriptor is not None:
-                self.at = descriptor.end()
-                operator, self.at = self._operator()
-                self._redirection(found, operator, descriptor[1])
-            elif operator or self.at >= len(self.text):
+            if self._redirected(found):
+                continue
+            operator, _ = self._operator()
+            if operator or self.at >= len(self.text):
                 break
-            else:
-                self._word_into(found)
+            self._word_into(found)
         if operator == "(":
-            raise needs_shell(self._line(), "a function" if found.words else "'('")
+            raise needs_shell(self._line(), "a function")
         if not (found.words or found.assignments or found.redirections):
             raise self._misplaced(operator)
         return found
+
+    def _redirected(self, found: Simple) -> bool:
+        """Read a redirection, if one is next."""
+        self._skip_blanks()
+        operator, after = self._operator()
+        if operator in _OTHER_SHELLS:
+            raise needs_shell(self._line(), f"{operator!r}, which not every shell knows,")
+        descriptor = _DESCRIPTOR.match(self.text, self.at)
+        if operator in _REDIRECTIONS:
+            self.at = after
+            self._redirection(found, operator, "")
+        elif descriptor is not None:
+            self.at = descriptor.end()
+            operator, self.at = self._operator()
+            self._redirection(found, operator, descriptor[1])
+        else:
+            return False
+        return True
 
     def _word_into(self, found: Simple) -> None:
         word = self._word()
@@ -446,7 +551,7 @@ class _Reading:
         self.at = end + 1
         inside = _Reading(text, line, self._depth)
         inside._go_down()
-        return Output(tuple(inside.lists("")))
+        return Output(tuple(inside.lists()))
 
     def _braced(self, is_quoted: bool) -> Part:
         """Read what stands behind ${."""
@@ -531,16 +636,14 @@ class _Reading:
         self.at = after if operator != "\n" else self.at + 1
         return operator
 
-    def _is_at(self, end: str) -> bool:
-        if end in _OPERATORS:
-            return self._operator()[0] == end
+    def _is_at(self, *ends: str) -> bool:
         reserved = _RESERVED.match(self.text, self.at)
-        return reserved is not None and reserved[1] == end
+        return (reserved[1] if reserved else self._operator()[0]) in ends
 
     def _take_reserved(self, word: str) -> bool:
-        end = self.at + len(word)
-        is_next = self.text.startswith(word, self.at) and self.text[end : end + 1] in ("", *" \t\n;&|<>()")
-        self.at = end if is_next else self.at
+        reserved = _RESERVED.match(self.text, self.at)
+        is_next = reserved is not None and reserved[1] == word
+        self.at = reserved.end() if is_next else self.at
         return is_next
 
     def _misplaced(self, operator: str) -> Refused:

@@ -87,9 +87,9 @@ def test_commands_know_their_lines_files_and_what_they_depend_on():
 
 
 def test_what_comes_before_a_refusal_is_told():
-    script = commands("a\nb; if c; then\n")
+    script = commands("a\nb; f() { c; }\n")
     assert [next(script).words, next(script).words] == [["a"], ["b"]]
-    with pytest.raises(Refused, match="'if' needs a shell") as caught:
+    with pytest.raises(Refused, match="a function needs a shell") as caught:
         next(script)
     assert caught.value.line == 2
 

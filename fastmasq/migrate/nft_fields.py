@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -199,18 +198,29 @@ def words(value: Any) -> str:
             return f"{first}-{last}"
         case {"prefix": {"addr": address, "len": length}}:
             return f"{address}/{length}"
-    return json.dumps(value)
+        case dict() if value:
+            return str(next(iter(value)))
+    return "?"
 
 
 def shown(left: Any) -> str:
-    """Return an expression as nft writes it, or else as JSON."""
+    """Return an expression much as nft writes it."""
     match left:
-        case {"meta": {"key": key}}:
-            return f"meta {key}"
         case {"payload": {"protocol": protocol, "field": field}}:
             return f"{protocol} {field}"
-        case {"ct": {"key": key}}:
-            return f"ct {key}"
+        case {"fib": {"result": result, "flags": flags}}:
+            return f"fib {' . '.join(map(shown, listed(flags)))} {result}"
+        case {"concat": parts}:
+            return " . ".join(map(shown, listed(parts)))
+        case {"set": parts}:
+            return f"{{ {', '.join(map(shown, listed(parts)))} }}"
+        case {"range": _} | {"prefix": _}:
+            return words(left)
+        case dict() if left:
+            name, inner = next(iter(left.items()))
+            if isinstance(inner, dict):
+                return " ".join([name, *map(words, inner.values())])
+            return f" {name} ".join(map(shown, listed(inner)))
     return words(left)
 
 

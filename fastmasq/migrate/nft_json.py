@@ -126,9 +126,9 @@ class _Rule:
         family, table, chain = _key(content, "chain")
         self.ruleset, self.table = ruleset, (family, table)
         self.expressions = content["expr"]
-        as_json = " ".join(json.dumps(expression) for expression in self.expressions)
         self.place = f"{family} {table} {chain}"
-        self.text = ruleset.written.get((family, table, chain, content.get("handle", 0)), as_json)
+        handle = content.get("handle", 0)
+        self.text = ruleset.written.get((family, table, chain, handle), f"the rule with handle {handle}")
         self.log = self.sets_mark = False
         self.alters = ""
 
@@ -177,7 +177,8 @@ class _Rule:
             if content.get("stmt"):
                 ways.append([_Case((Unknown(f"{content['op']} {content['set']}"),))])
         elif name == "xt":
-            ways.append([_Case((Unknown(f"xt {json.dumps(content)}"),))])
+            name = " ".join(str(each) for each in (content or {}).values())
+            ways.append([_Case((Unknown(f"the extension {name} of iptables; import what iptables-save prints"),))])
             return False
         else:
             return name in _HARMLESS
@@ -267,7 +268,7 @@ class _Rule:
         except _UnknownSet:
             return [_Case((Unknown(f"the set {right}, whose elements come and go"),))]
         if isinstance(right, list) and content["op"] == "==":  # exactly these bits at once
-            return [_Case((Unknown(f"{shown(content['left'])} == {', '.join(map(str, right))}"),))]
+            return [_Case((Unknown(f"{shown(content['left'])} == {', '.join(map(shown, right))}"),))]
         return self._compare(content["left"], content["op"], values)
 
     def _values(self, right: Any) -> list[Any]:

@@ -240,6 +240,57 @@ def test_a_file_that_nft_refuses_is_shown_with_its_line(tmp_path):
         nft_load.load(str(path))
 
 
+LINKED = """
+    define wan = { eth1, ppp7 }
+    table inet t {
+        flowtable f { hook ingress priority 0; devices = { eth0, eth1 }; }
+        chain nat { type nat hook postrouting priority 100; oif $wan masquerade; }
+        chain forward { type filter hook forward priority 0; policy drop;
+            ct state established,related flow add @f
+            ct state established,related accept
+            iif "eth0" oif eth1 accept
+        }
+    }
+    table netdev n { chain in { type filter hook ingress device "eth9" priority 0; ip saddr 1.2.3.4 drop; }; }
+"""
+
+
+def test_nft_finds_the_links_that_a_file_names():
+    carried = of_nft(LINKED, outside="eth1")
+    assert (carried.inside, carried.outside) == (["eth0"], "eth1")
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
+
+
+def test_a_file_that_names_links_by_a_variable_of_another_file_needs_their_names(tmp_path):
+    (tmp_path / "names").write_text("define lan = lan7\n")
+    rules = tmp_path / "rules"
+    rules.write_text(f'include "{tmp_path}/names"\ntable ip t {{ chain c {{ iif $lan accept; }}; }}\n')
+    with pytest.raises(ConfigurationError, match=r"Interface does not exist(?s:.*)name that with --inside"):
+        nft_load.load(str(rules))
+    assert "lan7" in nft_load.load(str(rules), links=("lan7",))[0]
+
+
+def test_what_is_left_out_is_said_in_nfts_words():
+    text = """
+        table ip a {
+            chain nat { type nat hook postrouting priority 100; oifname "eth1" meta mark 0x7 masquerade; }
+            chain forward { type filter hook forward priority 0; meta mark set 0x7; fib saddr . iif type local drop
+                meta cpu . meta rtclassid { 1 . 2, 3 . 4 } drop; @th,0,16 7 drop
+            }
+        }
+    """
+    listed, written = nft_load.load("-", text)
+    for carried in (
+        carry(nft_json.read(listed, written), inside=("eth0",), outside="eth1"),
+        carry(nft_json.read(*nft_load.load("-", listed)), inside=("eth0",), outside="eth1"),
+    ):
+        assert any("meta mark 0x00000007 masquerade" in note.text for note in carried.missing)
+        assert not any(set("{}[]") & set(note.why) for note in carried.notes)
+    blind = carry(nft_json.read(listed), inside=("eth0",), outside="eth1")
+    assert any("the rule with handle" in note.text for note in blind.missing)
+    assert not any(set("{}[]") & set(str(note)) for note in blind.notes)
+
+
 def test_sets_that_change_at_run_time_are_not_known():
     text = """
         table ip a {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from typing import Any
 
 import click
 
-from fastmasq.cli.options import ADDRESS, LINK, Group
+from fastmasq.cli.options import ADDRESS, LINK, Checked, Group
+from fastmasq.config.values import InterfaceName
+from fastmasq.errors import FastmasqError
 
 LEFT_OUT = 3  # exit status: done, but something is missing
 
@@ -25,12 +28,30 @@ def import_rules() -> None:
     """
 
 
+def _read_inside(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the name of a link and the networks behind it; raises ValueError."""
+    name, _, networks = text.partition("=")
+    found = tuple(networks.split(",")) if networks else ()
+    for network in found:
+        try:
+            IPv4Network(network, strict=False)
+        except ValueError:
+            raise ValueError(f"{network!r} is not an IPv4 network; write for example wg0=10.8.0.0/24") from None
+    return InterfaceName.read(name), found
+
+
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--format", "form", type=click.Choice(["toml", "rules"]), default="toml", show_default=True),
         click.option("--address", type=ADDRESS, multiple=True, help="An address of the gateway, for its host rules."),
         click.option("--outside", type=LINK, help="The outside link.  [default: where they masquerade]"),
-        click.option("--inside", type=LINK, multiple=True, help="An inside link.  [default: where that comes from]"),
+        click.option(
+            "--inside",
+            metavar="LINK[=NETWORKS]",
+            type=Checked("link", _read_inside),
+            multiple=True,
+            help="An inside link, and what is behind it: eth0, wg0=10.8.0.0/24.  [default: where that comes from]",
+        ),
         click.argument("file", type=click.File()),
     ):
         function = option(function)
@@ -52,24 +73,45 @@ def nft(file: Any, **options: Any) -> None:
     """Read rules of nft from FILE; - is standard input.
 
     FILE is what `nft -f` reads, for example /etc/nftables.conf, or what `nft list ruleset` or `nft -j list ruleset`
-    prints. But for the last, nft itself reads it, in an empty network namespace; the host's rules are not touched.
+    prints. nft itself reads it, in an empty network namespace; the host's rules are not touched.
     """
+    from fastmasq.kernel.links import list_interfaces
     from fastmasq.migrate import nft_json, nft_load
 
-    text = file.read()
-    written = None
-    if not text.lstrip().startswith("{"):
-        is_file = file.name not in ("-", "<stdin>")
-        text, written = nft_load.load(file.name, None if is_file else text)
+    text, written = file.read(), None
+    is_file = file.name not in ("-", "<stdin>")
+    links = [*dict(options["inside"]), options["outside"] or "", *(each.name for each in list_interfaces())]
+    try:
+        text, written = nft_load.load(file.name, None if is_file else text, links)
+    except FastmasqError:
+        if not nft_load.is_json(text):  # which can be read without nft, if without its words
+            raise
     _carry(nft_json.read(text, written), **options)
 
 
-def _carry(chains: Any, *, form: str, address: tuple[str, ...], inside: tuple[str, ...], outside: str | None) -> None:
+def _carry(
+    chains: Any,
+    *,
+    form: str,
+    address: tuple[str, ...],
+    inside: tuple[tuple[str, tuple[str, ...]], ...],
+    outside: str | None,
+) -> None:
     from fastmasq.migrate.carry import carry
     from fastmasq.migrate.files import RULES_FILE, script, toml
-    from fastmasq.migrate.links import host_ways
+    from fastmasq.migrate.foreign import read_network
+    from fastmasq.migrate.links import this_host
+    from fastmasq.migrate.regions import ranges_of
 
-    carried = carry(chains, inside=inside, outside=outside or "", addresses=address, ways=host_ways())
+    networks = {link: ranges_of(read_network(each) for each in named) for link, named in inside if named}
+    carried = carry(
+        chains,
+        inside=list(dict(inside)),
+        outside=outside or "",
+        addresses=address,
+        networks=networks,
+        here=this_host(),
+    )
     for note in carried.notes:
         click.echo(str(note), err=True)
     if form == "rules":

@@ -19,7 +19,7 @@ closed: the answers would come from another address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate import foreign, links
@@ -29,8 +29,9 @@ from fastmasq.migrate.foreign import ForeignChain
 from fastmasq.migrate.forwarding import Forwarding
 from fastmasq.migrate.host import Host
 from fastmasq.migrate.incoming import Incoming
-from fastmasq.migrate.links import Ways
+from fastmasq.migrate.links import Here
 from fastmasq.migrate.proxies import Proxies
+from fastmasq.migrate.regions import Entries, Ranges
 from fastmasq.migrate.work import Work
 from fastmasq.policy.chains import INPUT, OUTPUT
 
@@ -41,19 +42,23 @@ def carry(
     inside: Sequence[str] = (),
     outside: str = "",
     addresses: Sequence[str] = (),
-    ways: Ways | None = None,
+    networks: Mapping[str, Ranges] | None = None,
+    here: Here | None = None,
 ) -> Carried:
     """Return the policy. Raises ConfigurationError when the links cannot be told, or nothing sensible can be written.
 
     inside, outside: the links, where the rules do not show them. addresses: the gateway's own, for its host rules.
-    ways: the host's routes, if this is the host.
+    networks: behind inside links, where the rules do not show them. here: what this host knows, if it may be the
+    gateway.
     """
     book = RuleBook(chains)
     outside = outside or links.find_outside(book)
-    inside = list(inside) or links.find_inside(book, outside, ways)
+    here = here or Here()
+    inside = list(inside) or links.find_inside(book, outside, here)
     if outside in inside:
         raise ConfigurationError(f"{outside} cannot be outside and inside")
-    work = Work(book, inside, outside, [foreign.read_network(text)[0] for text in addresses], ways)
+    own = [foreign.read_network(text)[0] for text in addresses]
+    work = Work(book, inside, outside, own, networks or {}, here)
     work.note_rules()
     Incoming(work).carry()
     forwarding = Forwarding(work)
@@ -63,8 +68,11 @@ def carry(
         Host(work).carry(hook)
     touched = any(work.writer.rules.chains[name].rules for name in (INPUT, OUTPUT))
     work.result.needs_rules = touched or not forwarding.is_plain(pairs)
+    lists: dict[str, Entries] = {}
     if work.result.needs_rules:
-        forwarding.write(forwarding.by_leaving_link(pairs))
+        lists = forwarding.by_leaving_link(pairs)
+        forwarding.write(lists)
     for entries in pairs.values():
         work.note_missing(entries)
+    work.note_lost_masquerading(lists.get(outside, []))
     return work.result

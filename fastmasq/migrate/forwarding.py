@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from fastmasq.migrate import foreign
 from fastmasq.migrate.emit import describe, describe_addresses
-from fastmasq.migrate.foreign import RELATED, Scene
+from fastmasq.migrate.foreign import RELATED, LinkIs, Scene
 from fastmasq.migrate.regions import (
     DESTINATION,
     DESTINATION_PORT,
@@ -28,6 +28,7 @@ from fastmasq.migrate.regions import (
     answer_to,
     combined,
     common,
+    complement,
     kinds_of,
     left_of,
     meet,
@@ -45,6 +46,11 @@ _ERRORS = (3, 4, 11, 12)  # ICMP about packets of a session: destination unreach
 _NO_UNICAST = (0xE0000000, 0xFFFFFFFF)
 _DROP, _SHUT = Fate("drop"), Fate("shut")  # "shut": nobody's, so that no rule of 1999 has to tell it from others
 _OPEN = {"accept", "masquerade"}
+_DIFFERS = "differs"  # by the link a packet comes in by
+_ONLY_THE_LEAVING_LINK = (
+    "the chain forward knows only the link a packet leaves by; import on the gateway, or say what is behind each link: "
+    "--inside LINK=NETWORK"
+)
 
 Pairs = dict[tuple[str, str], Entries]
 """What becomes of packets, by the link they come in by and the one they leave by."""
@@ -62,11 +68,18 @@ class Forwarding:
         """Return what becomes of packets by the links that they come in and leave by."""
         ours = [*self.work.inside, self.work.outside]
         pairs = [(one, other) for one in ours for other in ours if one != other]
+        pairs += [(link, link) for link in self.work.inside if self._is_named_both_ways(link)]
         new = {pair: self._carriable(pair, self.work.book.forwarded(Scene(*pair), EVERYTHING)) for pair in pairs}
         new = {pair: self.work.with_later_packets(Scene(*pair), entries) for pair, entries in new.items()}
         for inside in self.work.inside:
             new[self.work.outside, inside] = self._shut(new[self.work.outside, inside], new[inside, self.work.outside])
         return {pair: self._with_answers_routed(pair, entries, new) for pair, entries in new.items()}
+
+    def _is_named_both_ways(self, link: str) -> bool:
+        """Whether a rule is about what comes in and leaves by a link, beside what others send there."""
+        rules = (rule for chain in self.work.book.reached_from(foreign.FORWARD) for rule in chain.rules)
+        named = ([test for test in rule.tests if isinstance(test, LinkIs) and link in test.names] for rule in rules)
+        return any({test.side for test in tests if not test.inverted} == {"in", "out"} for tests in named)
 
     def by_leaving_link(self, pairs: Pairs) -> dict[str, Entries]:
         """Return what becomes of packets by the link that they leave by: the chain forward knows no other."""
@@ -78,47 +91,51 @@ class Forwarding:
         return lists
 
     def _from_any(self, coming: dict[str, Entries], leaving: str) -> Entries:
-        """Return one list for what comes in by any link, told apart by source where that is known.
+        """Return one list for what comes in by any link, told apart by source where that is needed and known.
 
-        What comes in from outside does not have the source of an inside network: the path drops that.
+        What comes in by a link does not have a source behind another one: the path drops that.
         """
         from_outside = coming.pop(self.work.outside, None)
-        first, *others = coming.items() if coming else [("", from_outside)]
-        entries, known = first[1], all(self.networks.values())
-        if any(other != entries for _, other in others) and known and self._are_apart():
-            text = " and ".join(f"{one} ({describe_addresses(self.networks[one])})" for one in coming)
-            self.work.note("changed", f"to {leaving}", text, "told apart by their sources, not by their links")
-            named = [Entry(box, fate) for one in coming for box, fate in self._of_networks(coming[one], [one])]
-            coming = {one: self._beside(each) for one, each in coming.items()}
-            first, *others = coming.items()
-            entries = first[1]
-        else:
-            named = []
-        for one, other in others:
-            entries = _same(entries, other, one, leaving)
-        entries = pruned([*named, *entries])
-        if from_outside is None or not coming:
+        if not coming:
+            return from_outside or []
+        told = self._told()
+        entries, named = _all_the_same(coming, leaving), []
+        if told and _differs(entries):
+            self._note_told(coming, told, leaving)
+            named = [Entry(box, fate) for one in coming for box, fate in _of_networks(coming[one], told[one])]
+            entries = _all_the_same({one: _beside(each, told) for one, each in coming.items()}, leaving)
+        entries = pruned([*named, *_closed_where_it_differs(entries)])
+        if from_outside is None:
             return entries
-        if not known:
-            return _same(entries, from_outside, self.work.outside, leaving)
-        rest = _same(self._beside(entries), from_outside, self.work.outside, leaving)
-        return pruned([*self._of_networks(entries, self.networks), *rest])
+        all_entries = _same(entries, from_outside, self.work.outside, leaving)
+        networks = self.networks
+        if not all(networks.values()):
+            if not told or not _differs(all_entries):
+                return _closed_where_it_differs(all_entries)
+            self._note_told(coming, told, leaving)
+            networks = told
+        everybodys = ranges_of(each for ranges in networks.values() for each in ranges)
+        rest = _same(_beside(entries, networks), from_outside, self.work.outside, leaving)
+        return pruned([*_of_networks(entries, everybodys), *_closed_where_it_differs(rest)])
 
-    def _are_apart(self) -> bool:
-        """Whether the inside networks behind each link are behind no other."""
-        ranges = list(self.networks.values())
-        return not any(common(one, other) for place, one in enumerate(ranges) for other in ranges[:place])
+    def _told(self) -> dict[str, Ranges]:
+        """Return what is behind each inside link, as the user says, the rules or the routes; {} if they overlap.
 
-    def _of_networks(self, entries: Entries, names: Iterable[str]) -> Entries:
-        """Return what a list says about the networks behind these links."""
-        named = ranges_of(each for name in names for each in self.networks[name])
-        return within(entries, replaced(EVERYTHING, SOURCE, named))
+        {} as well where it is not known of all of them.
+        """
+        given, here = self.work.networks, self.work.here
+        named = ranges_of(each for ranges in given.values() for each in ranges)
+        beside = complement(named, SOURCE)
+        ours = (self.work.outside, *self.work.inside)
+        for known in (self.networks, here.networks if here.has(ours) else {}):
+            found = {link: given.get(link) or common(known.get(link, ()), beside) for link in self.work.inside}
+            if all(found.values()) and _are_apart(found.values()):
+                return found
+        return {}
 
-    def _beside(self, entries: Entries) -> Entries:
-        """Return a list for the time when inside networks have been dealt with."""
-        named = ranges_of(each for ranges in self.networks.values() for each in ranges)
-        left = [entry for entry in entries if not entry.fate.is_open or not narrowed(entry.box, SOURCE, named)]
-        return [*left, Entry(EVERYTHING, _SHUT)]
+    def _note_told(self, coming: Iterable[str], told: dict[str, Ranges], leaving: str) -> None:
+        text = " and ".join(f"{one} ({describe_addresses(told[one])})" for one in coming)
+        self.work.note("changed", f"to {leaving}", text, "told apart by their sources, not by their links")
 
     def _carriable(self, pair: tuple[str, str], entries: Entries) -> Entries:
         """Return the list with fates that the chain forward can have."""
@@ -265,20 +282,54 @@ def _masquerades(entries: Entries, box: Box) -> bool:
     return masquerading and not left_of(box, (entry.box for entry in asked))
 
 
+def _are_apart(networks: Iterable[Ranges]) -> bool:
+    """Whether no address is in two of these."""
+    listed = list(networks)
+    return not any(common(one, other) for place, one in enumerate(listed) for other in listed[:place])
+
+
+def _of_networks(entries: Entries, networks: Ranges) -> Entries:
+    """Return what a list says about sources in these networks."""
+    return within(entries, replaced(EVERYTHING, SOURCE, networks))
+
+
+def _beside(entries: Entries, networks: dict[str, Ranges]) -> Entries:
+    """Return a list for the time when these networks have been dealt with."""
+    named = ranges_of(each for ranges in networks.values() for each in ranges)
+    left = [entry for entry in entries if not entry.fate.is_open or not narrowed(entry.box, SOURCE, named)]
+    return [*left, Entry(EVERYTHING, _SHUT)]
+
+
+def _all_the_same(coming: dict[str, Entries], leaving: str) -> Entries:
+    """Return what the lists of several links say, see `_same`."""
+    first, *others = coming.items()
+    entries = first[1]
+    for one, other in others:
+        entries = _same(entries, other, one, leaving)
+    return entries
+
+
+def _differs(entries: Entries) -> bool:
+    return any(entry.fate.kind == _DIFFERS for entry in entries)
+
+
+def _closed_where_it_differs(entries: Entries) -> Entries:
+    return [Entry(box, fate._replace(kind="closed") if fate.kind == _DIFFERS else fate) for box, fate in entries]
+
+
 def _same(entries: Entries, others: Entries, one: str, leaving: str) -> Entries:
-    """Return what two lists say, as long as that is the same; the second is for what comes in by link `one`."""
+    """Return what two lists say, or that it differs; the second is for what comes in by link `one`."""
 
     def judge(mine: Fate, theirs: Fate) -> Fate:
         if mine.like(theirs):
             return mine
         if _SHUT.kind in (mine.kind, theirs.kind):
             return theirs if mine.kind == _SHUT.kind else mine
-        if not mine.is_open and not theirs.is_open:
+        if _DIFFERS not in (mine.kind, theirs.kind) and not mine.is_open and not theirs.is_open:
             return _DROP._replace(missing=tuple(dict.fromkeys((*mine.missing, *theirs.missing))))
         text = f"what comes in by {one} is not treated as what comes in by others"
-        why = "the chain forward knows only the link a packet leaves by; have rules name the senders' networks"
-        missing = (*mine.missing, *theirs.missing, Missing(f"to {leaving}", text, why))
-        return Fate("closed", missing=tuple(dict.fromkeys(missing)))
+        missing = (*mine.missing, *theirs.missing, Missing(f"to {leaving}", text, _ONLY_THE_LEAVING_LINK))
+        return Fate(_DIFFERS, missing=tuple(dict.fromkeys(missing)))
 
     return combined(entries, others, judge)
 

@@ -98,8 +98,8 @@ class Incoming:
         return result
 
     def _links_towards(self, host: int) -> list[str]:
-        ways = self.work.ways(((host, host),)) if self.work.ways is not None else ()
-        return [link for link in ways if link in self.work.inside] or self.work.inside
+        towards = self.work.here.towards(((host, host),))
+        return [link for link in towards if link in self.work.inside] or self.work.inside
 
     def _behind_dnat(self, link: str, box: Box) -> Entries:
         scene = Scene(self.work.outside, link, is_local=False, translated=True)

@@ -7,11 +7,12 @@ link for an inside one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel import routes
-from fastmasq.kernel.links import list_interfaces
+from fastmasq.kernel.links import interface_addresses, list_interfaces
 from fastmasq.migrate.evaluate import RuleBook
 from fastmasq.migrate.foreign import FORWARD, NEW, POSTROUTING, PREROUTING, Fact, ForeignChain, LinkIs, Scene
 from fastmasq.migrate.regions import (
@@ -24,20 +25,37 @@ from fastmasq.migrate.regions import (
     Ranges,
     common,
     left_of,
+    ranges_of,
 )
 from fastmasq.wire.numbers import TCP, UDP
-
-Ways = Callable[[Ranges], Sequence[str]]
-"""Returns the links that the host's routes to these addresses lead to."""
 
 _HALF = 1 << 31  # of all addresses
 _SOMEWHERE = "?"  # a link that no rule names
 
 
-def named(chains: Iterable[ForeignChain], side: str = "") -> list[str]:
-    """Return the links that rules name one by one, in their order."""
+class Here(NamedTuple):
+    """What the host that this runs on knows, which may be the gateway or not.
+
+    networks: behind each link, by the routes, but not where the default route leads. addresses: its own, by link.
+    """
+
+    networks: Mapping[str, Ranges] = {}
+    addresses: Mapping[str, Sequence[int]] = {}
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether this host has all these links, and so may be the gateway."""
+        return all(name in self.addresses for name in names)
+
+    def towards(self, ranges: Ranges) -> list[str]:
+        """Return the links that the routes to these addresses lead to."""
+        return [name for name, networks in self.networks.items() if common(networks, ranges)]
+
+
+def named(chains: Iterable[ForeignChain], side: str = "", *, patterns: bool = False) -> list[str]:
+    """Return the links that rules name, in their order; with `patterns`, the beginnings of names with a + as well."""
     tests = [test for chain in chains for rule in chain.rules for test in rule.tests if isinstance(test, LinkIs)]
-    names = [name for test in tests if side in ("", test.side) for name in test.names if not name.endswith("+")]
+    names = [name for test in tests if side in ("", test.side) for name in test.names]
+    names = [name for name in names if name != "+" and (patterns or not name.endswith("+"))]
     return [name for name in dict.fromkeys(names) if name != "lo"]
 
 
@@ -64,12 +82,12 @@ def masqueraded_on(book: RuleBook, link: str) -> Ranges:
     )
 
 
-def find_inside(book: RuleBook, outside: str, ways: Ways | None) -> list[str]:
+def find_inside(book: RuleBook, outside: str, here: Here) -> list[str]:
     """Return the inside links. Raises ConfigurationError when nothing says which they are."""
     found = [name for name in _let_out(book, outside) if not _is_outside_too(book, name)]
     sources = masqueraded_on(book, outside)
-    if not found and ways is not None and EVERYTHING[SOURCE][0] not in sources:
-        found = [link for link in ways(sources) if link not in (outside, "lo")]
+    if not found and EVERYTHING[SOURCE][0] not in sources:
+        found = [link for link in here.towards(ranges_of(sources)) if link not in (outside, "lo")]
     if not found:
         raise ConfigurationError(
             f"nothing says where what is masqueraded on {outside} comes from; name it with --inside"
@@ -114,23 +132,33 @@ def _going_out(book: RuleBook, link: str, outside: str) -> Entries:
 
 def _is_wide(box: Box) -> bool:
     """Whether the destination of packets is more than some addresses."""
-    return sum(last - first for first, last in box[DESTINATION]) > _HALF
+    return _size(box[DESTINATION]) > _HALF
 
 
-def host_ways() -> Ways:
-    """Return the ways of the host that this runs on: to its connected networks, not where the default route leads."""
+def passed_over(book: RuleBook, ours: Sequence[str]) -> dict[str, list[str]]:
+    """Return the links that rules name beside ours, with those of ours that they let exchange new flows with."""
+    found: dict[str, list[str]] = {}
+    for name in named(book.reached_from(PREROUTING, FORWARD, POSTROUTING), patterns=True):
+        link = f"{name[:-1]}0" if name.endswith("+") else name
+        if any(LinkIs("in", (name,)).holds(Scene(one, "")) for one in ours):
+            continue
+        for one in ours:
+            ways = (Scene(link, one), Scene(one, link))
+            if any(entry.fate.is_open for way in ways for entry in book.forwarded(way, EVERYTHING)):
+                found.setdefault(name, []).append(one)
+    return found
+
+
+def this_host() -> Here:
+    """Return what this host knows."""
     names = {interface.ifindex: interface.name for interface in list_interfaces()}
-    known = [route for route in routes.list_routes() if route.kind == routes.UNICAST]
-    sizes: dict[str, int] = {}
-    for route in known:
-        sizes[names.get(route.ifindex, "")] = sizes.get(names.get(route.ifindex, ""), 0) + route.last - route.first + 1
-    networks = [(route, names[route.ifindex]) for route in known if not route.gateway and route.ifindex in names]
+    found: dict[str, list[tuple[int, int]]] = {}
+    for route in routes.list_routes():
+        if route.kind == routes.UNICAST and route.ifindex in names:
+            found.setdefault(names[route.ifindex], []).append((route.first, route.last))
+    networks = {name: ranges_of(each) for name, each in found.items() if _size(each) <= _HALF}
+    return Here(networks, interface_addresses())
 
-    def ways(ranges: Ranges) -> list[str]:
-        return [
-            name
-            for route, name in networks
-            if sizes[name] <= _HALF and any(route.first <= last and first <= route.last for first, last in ranges)
-        ]
 
-    return ways
+def _size(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)

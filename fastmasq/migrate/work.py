@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from fastmasq.migrate import foreign, links
@@ -10,7 +10,7 @@ from fastmasq.migrate.emit import Writer, describe
 from fastmasq.migrate.evaluate import RuleBook
 from fastmasq.migrate.files import Carried, Forward, Kind, Note, Redirect
 from fastmasq.migrate.foreign import ESTABLISHED, Scene
-from fastmasq.migrate.links import Ways
+from fastmasq.migrate.links import Here
 from fastmasq.migrate.regions import (
     DESTINATION,
     DESTINATION_PORT,
@@ -21,6 +21,7 @@ from fastmasq.migrate.regions import (
     Entry,
     Fate,
     Missing,
+    Ranges,
     about_answers,
     always,
     combined,
@@ -31,16 +32,27 @@ from fastmasq.migrate.regions import (
 )
 from fastmasq.policy.chains import ACCEPT, MASQ, REJECT
 
+_MASQUERADING = ("masquerade", "snat")
 TARGET_OF = {"accept": ACCEPT, "masquerade": MASQ, "reject": REJECT}  # of fates; of all others it is DENY
 
 
 class Work:
-    """One rule set on its way. addresses: the gateway's own; ways: the host's routes, if this is the host."""
+    """One rule set on its way. addresses: the gateway's own; networks: behind its links, as far as the user named them.
+
+    here: what this host knows, which may be the gateway.
+    """
 
     def __init__(
-        self, book: RuleBook, inside: list[str], outside: str, addresses: list[int], ways: Ways | None
+        self,
+        book: RuleBook,
+        inside: list[str],
+        outside: str,
+        addresses: list[int],
+        networks: Mapping[str, Ranges],
+        here: Here,
     ) -> None:
-        self.book, self.inside, self.outside, self.addresses, self.ways = book, inside, outside, addresses, ways
+        self.book, self.inside, self.outside, self.addresses = book, inside, outside, addresses
+        self.networks, self.here = networks, here
         self.writer = Writer()
         self.result = Carried(
             inside=inside, outside=outside, rules=self.writer.rules, forwards=[], redirects=[], notes=[]
@@ -73,6 +85,18 @@ class Work:
         for name in links.named(self.book.reached_from(foreign.POSTROUTING), "out"):
             if name not in (self.outside, *self.inside) and links.masqueraded_on(self.book, name):
                 self.note("left out", name, "masquerading", f"{self.outside} is the outside link, and there is but one")
+        for name, ours in links.passed_over(self.book, [self.outside, *self.inside]).items():
+            text = f"what passes between {name} and {' or '.join(ours)}"
+            self.note("left out", name, text, "fastmasq forwards between its own links; name it with --inside as well")
+
+    def note_lost_masquerading(self, going_out: Entries) -> None:
+        """Note that nothing is masqueraded, where something was and is closed: its author would look for it long."""
+        is_masquerading = any(entry.fate.kind == "masquerade" for entry in going_out)
+        is_missing = any(entry.fate.missing for entry in going_out)
+        rules = (rule for chain in self.book.reached_from(foreign.POSTROUTING) for rule in chain.rules)
+        if is_missing and not is_masquerading and any(rule.action in _MASQUERADING for rule in rules):
+            why = "nothing is masqueraded by what is written, so inside hosts with private addresses reach nobody"
+            self.note("left out", f"to {self.outside}", "masquerading", why)
 
     def note_translation(self, entries: Iterable[Entry], kind: str, why: str) -> None:
         by_place = {(rule.place, rule.text): rule for chain in self.book.chains for rule in chain.rules}

@@ -14,6 +14,8 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.migrate import iptables_save, nft_json, nft_load
 from fastmasq.migrate.carry import carry
 from fastmasq.migrate.files import Forward, Redirect, script, toml
+from fastmasq.migrate.foreign import read_network
+from fastmasq.migrate.links import Here
 from fastmasq.policy.evaluate import Packet, evaluate
 from tests.support.foreign_rules import IPTABLES, NFT
 from tests.support.scripts import rules_of
@@ -32,6 +34,7 @@ COMMIT
 {filter}
 COMMIT
 """
+TEN, NINE, EIGHT = ((read_network(text),) for text in ("10.0.0.0/24", "10.9.0.0/24", "10.8.0.0/24"))
 NAT_LINE, FILTER_LINE = "line 5", "line 11"
 ANSWERS = "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n"
 
@@ -523,7 +526,7 @@ def test_outside_is_where_something_is_masqueraded():
     nat = "-A POSTROUTING -o wg0 -j RETURN\n-A POSTROUTING -s 10.0.0.0/24 -o eth1 -j MASQUERADE"
     assert links_of(nat, "-A FORWARD -i eth0 -o eth1 -j ACCEPT") == (["eth0"], "eth1")
     assert links_of("-A POSTROUTING -o eth1 -j wan\n-A wan -j MASQUERADE", inside=("eth0",)) == (["eth0"], "eth1")
-    assert links_of(nat, ways=lambda ranges: ["eth2"]) == (["eth2"], "eth1")
+    assert links_of(nat, here=Here({"eth2": TEN, "eth3": NINE})) == (["eth2"], "eth1")
     with pytest.raises(ConfigurationError, match="--inside"):
         links_of(nat)
 
@@ -610,6 +613,60 @@ def test_what_depends_on_the_arriving_link_alone_is_closed():
     assert verdict(carried, "forward", 17, "10.0.0.2", "199.0.0.1") == "DENY"
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
     assert "only the link a packet leaves by" in reasons(carried)["to eth1"]
+
+
+VPN = f"{ANSWERS}{{rules}}\n-A FORWARD -i eth0 -o eth1 -j ACCEPT\n-A FORWARD -i wg0 -o eth0 -p tcp -j ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("rules", "link"),
+    [
+        ("", "wg0"),
+        ("-A FORWARD -i eth0 -o tun+ -j ACCEPT", "tun+"),
+        ("-A FORWARD -i docker0 -o eth0 -p tcp -j ACCEPT", "docker0"),
+    ],
+)
+def test_a_link_that_is_not_carried_over_is_missed(rules, link):
+    carried = of_iptables(filter=VPN.format(rules=rules), inside=())
+    assert carried.inside == ["eth0"]
+    assert "--inside" in reasons(carried)[link]
+
+
+def test_a_link_that_is_let_nowhere_is_not_missed():
+    carried = of_iptables(
+        filter=f"{ANSWERS}-A FORWARD -i eth7 -j DROP\n-A FORWARD -i eth0 -o eth1 -j ACCEPT", inside=()
+    )
+    assert carried.inside == ["eth0"] and not carried.missing
+
+
+@pytest.mark.parametrize("told_by", ["user", "routes", "both"])
+def test_inside_links_are_told_apart_by_what_is_behind_them(told_by):
+    behind = {"eth0": TEN, "wg0": EIGHT}
+    options = {
+        "user": {"networks": behind},
+        "routes": {"here": Here(behind, dict.fromkeys(("eth0", "wg0", "eth1"), ()))},
+        "both": {"networks": {"wg0": EIGHT}, "here": Here({"eth0": TEN}, dict.fromkeys(("eth0", "wg0", "eth1"), ()))},
+    }[told_by]
+    carried = of_iptables(filter=VPN.format(rules=""), inside=("eth0", "wg0"), **options)
+    assert not carried.missing
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
+    assert verdict(carried, "forward", 6, "10.8.0.2", "199.0.0.1") == "DENY"
+    assert verdict(carried, "forward", 6, "10.8.0.2", "10.0.0.2", interface="eth0") == "ACCEPT"
+    assert "told apart by their sources" in reasons(carried, "changed")["to eth1"]
+
+
+def test_masquerading_that_is_lost_is_said():
+    carried = of_iptables(filter=VPN.format(rules=""), inside=("eth0", "wg0"))
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "DENY"
+    assert "nothing is masqueraded" in next(note.why for note in carried.missing if note.text == "masquerading")
+    assert any("--inside LINK=NETWORK" in note.why for note in carried.missing)
+
+
+def test_masquerading_by_mark_is_said_to_be_lost():
+    text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i eth0 -j MARK --set-mark 1\nCOMMIT\n"
+    text += MASQUERADE.replace("-o eth1", "-m mark --mark 1").format(nat="", filter="", policy="ACCEPT")
+    carried = carry(iptables_save.read(text), inside=("eth0",), outside="eth1")
+    assert "nothing is masqueraded" in carried.missing[-1].why
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 from fastmasq.migrate import iptables_save, nft_json, nft_load
 from fastmasq.migrate.carry import carry
 from fastmasq.migrate.files import Carried
+from fastmasq.migrate.links import Here
+from fastmasq.migrate.regions import EVERYTHING, SOURCE
 from fastmasq.policy.evaluate import Packet, evaluate
 from tests.support.published_rules import PUBLISHED, Published
 
@@ -21,7 +23,9 @@ def imported(published: Published) -> Carried:
     else:
         chains = iptables_save.read(published.text)
     return carry(
-        chains, outside=published.outside, ways=(lambda ranges: [published.lan]) if published.by_route else None
+        chains,
+        outside=published.outside,
+        here=Here({published.lan: EVERYTHING[SOURCE]}) if published.by_route else None,
     )
 
 

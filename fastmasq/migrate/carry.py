@@ -11,7 +11,8 @@ stays closed and is noted. What comes out is written anew (`emit`), not rule by 
 * DNAT from outside, as far as what follows lets it pass (`incoming`): port forwards, and redirects of other protocols.
   For some senders only: by rules of the chain input, which sees the external port before it is translated.
 * REDIRECT from inside (`proxies`): REDIRECT in the chain input, if the chain INPUT lets the redirected packets in.
-* INPUT and OUTPUT, with the gateway's addresses (`host`): the user chains `host` and `hostout`, whole or not at all.
+* INPUT and OUTPUT, with the gateway's addresses (`host`): the user chains `host` and `hostout`, whole or not at all,
+  for all that does not pass through.
 
 Strangers get in by forwards and redirects. What a rule set lets pass from outside to addresses that it masquerades is
 closed: the answers would come from another address.
@@ -64,8 +65,9 @@ def carry(
     forwarding = Forwarding(work)
     pairs = forwarding.pairs()
     Proxies(work).carry()
+    host = Host(work, pairs, forwarding.answers)
     for hook in (foreign.INPUT, foreign.OUTPUT):
-        Host(work).carry(hook)
+        host.carry(hook)
     touched = any(work.writer.rules.chains[name].rules for name in (INPUT, OUTPUT))
     work.result.needs_rules = touched or not forwarding.is_plain(pairs)
     lists: dict[str, Entries] = {}

@@ -1,23 +1,28 @@
-"""Carries over INPUT and OUTPUT, which protect the host itself, whole or not at all: into chains for its addresses.
+"""Carries over INPUT and OUTPUT, which protect the host itself, whole or not at all: into the chains `host`, `hostout`.
 
 The chains of 1999 also see what passes through, and what belongs to sessions of inside hosts: that is let by before,
-which needs a port range of its own.
+which needs a port range of its own. All else is the host's, whichever of its addresses it has: from outside, what is
+not let through to inside hosts; from inside, what goes to the addresses that are named, or to many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
 
 from msgspec import structs
 
 from fastmasq.migrate import foreign, links
 from fastmasq.migrate.files import MASQUERADED_PORTS
-from fastmasq.migrate.foreign import ESTABLISHED, NEW, RELATED, Scene
+from fastmasq.migrate.foreign import ESTABLISHED, NEW, RELATED, ForeignChain, Scene
+from fastmasq.migrate.forwarding import Pairs
 from fastmasq.migrate.regions import (
+    DESTINATION_PORT,
     ECHO_REPLY,
     EVERYTHING,
     PROTOCOL,
     SOURCE_PORT,
+    Box,
     Entries,
     Fate,
     combined,
@@ -25,20 +30,32 @@ from fastmasq.migrate.regions import (
     replaced,
     within,
 )
-from fastmasq.migrate.work import TARGET_OF, Work, listening
+from fastmasq.migrate.work import TARGET_OF, Work, lets_all_pass, listening
 from fastmasq.policy.chains import ACCEPT, DENY, INPUT, OUTPUT, Match, Rule
 from fastmasq.wire.numbers import ESP, GRE, ICMP, TCP, UDP
 
 HOST, HOST_OUT = "host", "hostout"
 _TO_SESSIONS = (0, 3, 11)  # ICMP that the host itself needs: echo replies, unreachable, time exceeded
+_TO_MANY = ((0xE0000000, 0xF0000000), (0xFFFFFFFF, 0xFFFFFFFF))  # multicast and broadcast, which nobody forwards
+_SET_APART = {  # what nobody has begun from inside comes to the host: in words, and as a box
+    f"UDP to the ports {MASQUERADED_PORTS[0]} to {MASQUERADED_PORTS[1]}": replaced(
+        replaced(EVERYTHING, PROTOCOL, ((UDP, UDP),)), DESTINATION_PORT, (MASQUERADED_PORTS,)
+    ),
+    "GRE": replaced(EVERYTHING, PROTOCOL, ((GRE, GRE),)),
+    "ESP": replaced(EVERYTHING, PROTOCOL, ((ESP, ESP),)),
+}
 _DROP = Fate("drop")
+_ONE = 0xFFFFFFFF  # the mask of one address
+
+Lists = list[tuple[str, bool | None, Entries]]
+"""What is let to the host: link ("" is any other), whether it is about first segments of TCP only, list."""
 
 
 class Host:
-    """The chains of the host itself."""
+    """The chains of the host itself, beside what is forwarded (`Forwarding.pairs`, `Forwarding.answers`)."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, pairs: Pairs, answers: Mapping[str, list[Box]]) -> None:
+        self.work, self.pairs, self.answers = work, pairs, answers
 
     def carry(self, hook: str) -> None:
         """Write what protects the host itself, whole or not at all."""
@@ -59,9 +76,37 @@ class Host:
                 why = "not all of it is understood, so all of it stays the kernel's"
                 self.work.note("left out", base.place, f"the chain {base.name}", why)
             return
+        if not all(lets_all_pass(entries) for _, _, entries in lists):
+            self._note_opened(bases[0], hook, lists)
         self._write_host(hook, lists)
+        if any(base.policy == "drop" for base in bases):
+            self.work.writer.rules.set_policy(INPUT if hook == foreign.INPUT else OUTPUT, DENY)
 
-    def _host_lists(self, hook: str) -> list[tuple[str, bool | None, Entries]]:
+    def _note_opened(self, base: ForeignChain, hook: str, lists: Lists) -> None:
+        """Note what the chains of 1999 do not keep from the host, or from others, as these rules did."""
+        is_input = hook == foreign.INPUT
+        addresses = self._not_named()
+        if addresses:
+            open_way = "what inside hosts send there" if is_input else "what inside hosts are sent from there"
+            why = f"{open_way} is not kept back; name them with --address as well"
+            self.work.note("left out", base.place, f"the chain {base.name} for {addresses}", why)
+        named = {link for link, _, _ in lists}
+        link = self.work.outside if self.work.outside in named else ""
+        from_outside = next(entries for one, _, entries in reversed(lists) if one == link)
+        closed = [name for name, box in _SET_APART.items() if not lets_all_pass(within(from_outside, box))]
+        if is_input and closed:
+            why = "that belongs to sessions of inside hosts; a program of the host that listens there gets it as well"
+            self.work.note("left out", base.place, f"the chain {base.name} for {', '.join(closed)}", why)
+
+    def _not_named(self) -> str:
+        """Return in words which addresses of the gateway the user has not named, as far as can be told; "" for none."""
+        ours = (self.work.outside, *self.work.inside)
+        if not self.work.here.has(ours):
+            return "the addresses of its other links" if len(self.work.addresses) < len(ours) else ""
+        own = [address for link, each in self.work.here.addresses.items() if link != "lo" for address in each]
+        return ", ".join(str(IPv4Address(each)) for each in own if each not in self.work.addresses)
+
+    def _host_lists(self, hook: str) -> Lists:
         """Return (link, syn, list) in the order in which they are asked; link "" is any other.
 
         Later segments of TCP come first, and ICMP that belongs to sessions: both are judged by their states. Of UDP the
@@ -101,7 +146,7 @@ class Host:
             self.work.note("left out", "INPUT", "established, UDP", why)
         return [(False, within(judged[ESTABLISHED], tcp)), (None, sessions), (None, judged[NEW])]
 
-    def _write_host(self, hook: str, lists: list[tuple[str, bool | None, Entries]]) -> None:
+    def _write_host(self, hook: str, lists: Lists) -> None:
         put, rules = self.work.writer.put, self.work.writer.rules
         chain = INPUT if hook == foreign.INPUT else OUTPUT
         name = self.work.writer.new_chain(HOST if chain == INPUT else HOST_OUT)
@@ -109,16 +154,42 @@ class Host:
             for box, fate in entries:
                 put(name, box, TARGET_OF.get(fate.kind, DENY), interface=link, syn=syn, log=fate.log)
         self.work.result.own_ports = True
+
+        def add(match: Match, target: str) -> None:
+            rules.append(chain, Rule(match=match if chain == INPUT else _reversed(match), target=target))
+
         for address in self.work.addresses:
-            for match in self._of_sessions((address, 0xFFFFFFFF)):
-                rules.append(chain, Rule(match=match if chain == INPUT else _reversed(match), target=ACCEPT))
-            whole = Match(destination=(address, 0xFFFFFFFF))
-            rules.append(chain, Rule(match=whole if chain == INPUT else _reversed(whole), target=name))
+            for match in self._of_sessions((address, _ONE)):
+                add(match, ACCEPT)
+            add(Match(destination=(address, _ONE)), name)
+        for link in self.work.inside:
+            for many in _TO_MANY if chain == INPUT else ():
+                add(Match(destination=many, interface=link), name)
+            add(Match(interface=link), ACCEPT)
+        for box, is_answer in self._passing(chain):
+            is_tcp = box[PROTOCOL] == ((TCP, TCP),)
+            put(chain, box, ACCEPT, interface=self.work.outside, syn=False if is_answer and is_tcp else None)
+        add(Match(), name)
+
+    def _passing(self, chain: str) -> Iterator[tuple[Box, bool]]:
+        """Yield what passes through unmasqueraded by the outside link, and whether it is an answer."""
+        outside = self.work.outside
+        for link in self.work.inside:
+            pair = (outside, link) if chain == INPUT else (link, outside)
+            for box in self.answers.get(pair[1], ()):
+                yield box, True
+            for box, fate in self.pairs[pair]:
+                if fate.kind == "accept":
+                    yield box, False
 
     def _of_sessions(self, address: tuple[int, int]) -> Iterator[Match]:
-        """Yield what is addressed to the gateway and belongs to sessions of inside hosts, seen from outside."""
+        """Yield what is addressed to the gateway and belongs to sessions of inside hosts, seen from outside.
+
+        Nobody but inside hosts begins their TCP sessions.
+        """
         for protocol in (TCP, UDP):
-            yield Match(protocol=protocol, destination=address, destination_ports=(MASQUERADED_PORTS,))
+            syn = False if protocol == TCP else None
+            yield Match(protocol=protocol, destination=address, destination_ports=(MASQUERADED_PORTS,), syn=syn)
         for kind in _TO_SESSIONS:
             yield Match(protocol=ICMP, destination=address, source_ports=((kind, kind),))
         for protocol in (GRE, ESP):
@@ -126,6 +197,8 @@ class Host:
         for forward in self.work.result.forwards:
             protocol = foreign.PROTOCOLS[forward.protocol]
             yield Match(protocol=protocol, destination=address, destination_ports=(listening(forward),))
+        for redirect in self.work.result.redirects:
+            yield Match(protocol=redirect.protocol, destination=address)
 
 
 def _only_by_state(established: Fate, new: Fate) -> Fate:
@@ -133,10 +206,14 @@ def _only_by_state(established: Fate, new: Fate) -> Fate:
 
 
 def _reversed(match: Match) -> Match:
-    """Return the match for the same sessions in the other direction; ICMP types stay where they are."""
+    """Return the match for the same sessions in the other direction; ICMP types stay where they are.
+
+    There, inside hosts begin them.
+    """
     ports = (match.source_ports, match.destination_ports)
     return structs.replace(
         match,
+        syn=None,
         source=match.destination,
         destination=match.source,
         source_ports=ports[0] if match.protocol == ICMP else ports[1],

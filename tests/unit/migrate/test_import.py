@@ -146,6 +146,60 @@ def test_s51_t1_host_rules_are_for_the_host_alone():
     assert "by UDP" in reasons(carried)["INPUT"]
 
 
+GATEWAY = ("200.200.200.200", "10.0.0.1")
+
+
+def test_what_an_input_policy_kept_from_the_host_is_not_opened():
+    carried = carry(iptables_save.read(HOST.format(more="")), inside=("eth0",), addresses=GATEWAY)
+    out, here = {"interface": "eth1", "syn": True}, {"interface": "eth0", "syn": True}
+    for destination, ports, fields, wanted in (
+        ("200.200.200.200", (40000, 61500), out, "DENY"),  # a port of masquerading's
+        ("200.200.200.200", (40000, 61500), {"ack": True}, "ACCEPT"),
+        ("200.200.200.201", (40000, 25), out, "DENY"),  # an address that was not named
+        ("200.200.200.201", (40000, 22), out, "ACCEPT"),
+        ("10.0.0.1", (40000, 25), out, "DENY"),
+        ("10.0.0.1", (40000, 25), here, "DENY"),
+        ("10.0.0.1", (40000, 22), here, "ACCEPT"),
+        ("199.0.0.1", (40000, 25), here, "ACCEPT"),
+        ("10.0.0.1", (40000, 25), {"interface": "eth7", "syn": True}, "DENY"),
+        ("127.0.0.1", (40000, 25), {"interface": "lo", "syn": True}, "ACCEPT"),
+    ):
+        assert verdict(carried, "input", 6, "199.0.0.7", destination, ports, **fields) == wanted, destination
+    for link in ("eth0", "eth1"):
+        assert verdict(carried, "input", 17, "0.0.0.0", "255.255.255.255", (68, 67), interface=link) == "DENY"
+        assert verdict(carried, "input", 17, "10.0.0.2", "224.0.0.251", (5353, 5353), interface=link) == "DENY"
+    assert carried.rules.chains["input"].policy == "DENY"
+
+
+def test_what_cannot_be_kept_from_the_host_is_said():
+    def texts(*addresses, **options) -> str:
+        carried = carry(iptables_save.read(HOST.format(more="")), inside=("eth0",), addresses=addresses, **options)
+        return " / ".join(note.text for note in carried.missing)
+
+    assert "the chain INPUT for UDP to the ports 61000 to 65095, GRE, ESP" in texts(*GATEWAY)
+    assert "addresses" not in texts(*GATEWAY)
+    assert "the chain INPUT for the addresses of its other links" in texts("200.200.200.200")
+    own = {"lo": [0x7F000001], "eth0": [0x0A000001], "eth1": [0xC8C8C8C8, 0xC8C8C8C9]}
+    assert "the chain INPUT for 10.0.0.1, 200.200.200.201" in texts("200.200.200.200", here=Here({}, own))
+    assert "for 200.200.200.201" in texts(*GATEWAY, here=Here({}, own))
+
+
+def test_what_is_routed_through_passes_the_rules_of_the_host():
+    text = HOST.replace("-A POSTROUTING", "-A POSTROUTING -d 192.168.0.0/16 -j ACCEPT\n-A POSTROUTING", 1)
+    carried = carry(iptables_save.read(text.format(more="")), inside=("eth0",), addresses=GATEWAY)
+    assert verdict(carried, "input", 6, "192.168.0.9", "10.0.0.2", (40000, 25), syn=True) == "ACCEPT"
+    assert verdict(carried, "input", 6, "192.168.0.9", "10.0.0.1", (40000, 25), syn=True) == "DENY"
+    assert verdict(carried, "input", 6, "199.0.0.9", "10.0.0.2", (40000, 25), syn=True) == "DENY"
+
+
+def test_redirected_protocols_pass_the_rules_of_the_host():
+    text = HOST.replace("COMMIT", "-A PREROUTING -i eth1 -p 41 -j DNAT --to-destination 10.0.0.2\nCOMMIT", 1)
+    text = text.replace(":POSTROUTING", ":PREROUTING ACCEPT [0:0]\n:POSTROUTING")
+    carried = carry(iptables_save.read(text.format(more="")), inside=("eth0",), addresses=GATEWAY)
+    assert carried.redirects == [Redirect(41, "10.0.0.2")]
+    assert verdict(carried, "input", 41, "199.0.0.9", "200.200.200.200") == "ACCEPT"
+
+
 def test_host_rules_that_are_not_understood_stay_the_kernels():
     """A bare DENY in place of accepts that were left out would lock its author out."""
     more = "-A INPUT -p tcp -m set --match-set admins src -m tcp --dport 2022 -j ACCEPT"

@@ -72,9 +72,10 @@ def carry(
     work.result.needs_rules = touched or not forwarding.is_plain(pairs)
     lists: dict[str, Entries] = {}
     if work.result.needs_rules:
-        lists = forwarding.by_leaving_link(pairs)
+        pairs, lists = forwarding.settled(pairs)
         forwarding.write(lists)
     for entries in pairs.values():
         work.note_missing(entries)
     work.note_lost_masquerading(lists.get(outside, []))
+    work.join_notes()
     return work.result

@@ -64,13 +64,22 @@ class Forwarding:
         self.answers: dict[str, list[Box]] = {}  # TCP and echo replies by the link they leave by
         self.networks: dict[str, Ranges] = {}  # behind each inside link; empty where they are not known
 
-    def pairs(self) -> Pairs:
-        """Return what becomes of packets by the links that they come in and leave by."""
+    def pairs(self, told: dict[str, Ranges] | None = None) -> Pairs:
+        """Return what becomes of packets by the links that they come in and leave by.
+
+        told: what is behind each inside link; only such packets are asked about.
+        """
+        told = told or {}
+        self.answers.clear()
         ours = [*self.work.inside, self.work.outside]
         pairs = [(one, other) for one in ours for other in ours if one != other]
         pairs += [(link, link) for link in self.work.inside if self._is_named_both_ways(link)]
-        new = {pair: self._carriable(pair, self.work.book.forwarded(Scene(*pair), EVERYTHING)) for pair in pairs}
-        new = {pair: self.work.with_later_packets(Scene(*pair), entries) for pair, entries in new.items()}
+        new = {}
+        for one, other in pairs:
+            box = replaced(EVERYTHING, SOURCE, told.get(one, EVERYTHING[SOURCE]))
+            box = replaced(box, DESTINATION, told.get(other, EVERYTHING[DESTINATION]))
+            entries = self._carriable((one, other), self.work.book.forwarded(Scene(one, other), box))
+            new[one, other] = self.work.with_later_packets(Scene(one, other), entries)
         for inside in self.work.inside:
             new[self.work.outside, inside] = self._shut(new[self.work.outside, inside], new[inside, self.work.outside])
         return {pair: self._with_answers_routed(pair, entries, new) for pair, entries in new.items()}
@@ -81,42 +90,57 @@ class Forwarding:
         named = ([test for test in rule.tests if isinstance(test, LinkIs) and link in test.names] for rule in rules)
         return any({test.side for test in tests if not test.inverted} == {"in", "out"} for tests in named)
 
-    def by_leaving_link(self, pairs: Pairs) -> dict[str, Entries]:
-        """Return what becomes of packets by the link that they leave by: the chain forward knows no other."""
+    def settled(self, pairs: Pairs) -> tuple[Pairs, dict[str, Entries]]:
+        """Return what becomes of packets by both links, and by the link that they leave by.
+
+        The chain forward knows no other. Where it makes a difference, and it is known what is behind each inside link,
+        they are told apart by their sources: the path drops a source on a link that its route does not lead over.
+        """
+        lists = self._by_leaving_link(pairs)
+        told = self._told() if any(map(_differs, lists.values())) else {}
+        if told:
+            text = ", ".join(f"{link} ({describe_addresses(ranges)})" for link, ranges in told.items())
+            self.work.note("changed", "forward", text, "told apart by their sources, not by their links")
+            pairs = self.pairs(told)
+            lists = self._by_leaving_link(pairs, told)
+        lists = {link: _closed_where_it_differs(entries) for link, entries in lists.items()}
+        for entries in lists.values():
+            self.work.note_missing(entries)
+        return pairs, lists
+
+    def _by_leaving_link(self, pairs: Pairs, told: dict[str, Ranges] | None = None) -> dict[str, Entries]:
         lists = {}
         for link in (self.work.outside, *self.work.inside):
             coming = {one: entries for (one, leaving), entries in pairs.items() if leaving == link}
-            lists[link] = self._from_any(coming, link)
-            self.work.note_missing(lists[link])
+            lists[link] = self._from_each(coming, told) if told else self._from_any(coming, link)
         return lists
 
-    def _from_any(self, coming: dict[str, Entries], leaving: str) -> Entries:
-        """Return one list for what comes in by any link, told apart by source where that is needed and known.
+    def _from_each(self, coming: dict[str, Entries], told: dict[str, Ranges]) -> Entries:
+        """Return one list for what comes in by any link, by what is behind each inside one."""
+        from_outside = coming.pop(self.work.outside, [])
+        found: Entries = []
+        for one, entries in coming.items():
+            found += [*entries, Entry(replaced(EVERYTHING, SOURCE, told[one]), _SHUT)]
+        return pruned([*found, *from_outside])
 
-        What comes in by a link does not have a source behind another one: the path drops that.
+    def _from_any(self, coming: dict[str, Entries], leaving: str) -> Entries:
+        """Return one list for what comes in by any link, or that it differs.
+
+        What comes in from outside does not have the source of an inside network: the path drops that.
         """
         from_outside = coming.pop(self.work.outside, None)
-        if not coming:
-            return from_outside or []
-        told = self._told()
-        entries, named = _all_the_same(coming, leaving), []
-        if told and _differs(entries):
-            self._note_told(coming, told, leaving)
-            named = [Entry(box, fate) for one in coming for box, fate in _of_networks(coming[one], told[one])]
-            entries = _all_the_same({one: _beside(each, told) for one, each in coming.items()}, leaving)
-        entries = pruned([*named, *_closed_where_it_differs(entries)])
-        if from_outside is None:
+        first, *others = coming.items() if coming else [("", from_outside or [])]
+        entries = first[1]
+        for one, other in others:
+            entries = _same(entries, other, one, leaving)
+        if from_outside is None or not coming:
             return entries
-        all_entries = _same(entries, from_outside, self.work.outside, leaving)
-        networks = self.networks
-        if not all(networks.values()):
-            if not told or not _differs(all_entries):
-                return _closed_where_it_differs(all_entries)
-            self._note_told(coming, told, leaving)
-            networks = told
-        everybodys = ranges_of(each for ranges in networks.values() for each in ranges)
-        rest = _same(_beside(entries, networks), from_outside, self.work.outside, leaving)
-        return pruned([*_of_networks(entries, everybodys), *_closed_where_it_differs(rest)])
+        if not all(self.networks.values()):
+            return _same(entries, from_outside, self.work.outside, leaving)
+        named = ranges_of(each for ranges in self.networks.values() for each in ranges)
+        left = [entry for entry in entries if not entry.fate.is_open or not narrowed(entry.box, SOURCE, named)]
+        rest = _same([*left, Entry(EVERYTHING, _SHUT)], from_outside, self.work.outside, leaving)
+        return pruned([*within(entries, replaced(EVERYTHING, SOURCE, named)), *rest])
 
     def _told(self) -> dict[str, Ranges]:
         """Return what is behind each inside link, as the user says, the rules or the routes; {} if they overlap.
@@ -132,10 +156,6 @@ class Forwarding:
             if all(found.values()) and _are_apart(found.values()):
                 return found
         return {}
-
-    def _note_told(self, coming: Iterable[str], told: dict[str, Ranges], leaving: str) -> None:
-        text = " and ".join(f"{one} ({describe_addresses(told[one])})" for one in coming)
-        self.work.note("changed", f"to {leaving}", text, "told apart by their sources, not by their links")
 
     def _carriable(self, pair: tuple[str, str], entries: Entries) -> Entries:
         """Return the list with fates that the chain forward can have."""
@@ -286,27 +306,6 @@ def _are_apart(networks: Iterable[Ranges]) -> bool:
     """Whether no address is in two of these."""
     listed = list(networks)
     return not any(common(one, other) for place, one in enumerate(listed) for other in listed[:place])
-
-
-def _of_networks(entries: Entries, networks: Ranges) -> Entries:
-    """Return what a list says about sources in these networks."""
-    return within(entries, replaced(EVERYTHING, SOURCE, networks))
-
-
-def _beside(entries: Entries, networks: dict[str, Ranges]) -> Entries:
-    """Return a list for the time when these networks have been dealt with."""
-    named = ranges_of(each for ranges in networks.values() for each in ranges)
-    left = [entry for entry in entries if not entry.fate.is_open or not narrowed(entry.box, SOURCE, named)]
-    return [*left, Entry(EVERYTHING, _SHUT)]
-
-
-def _all_the_same(coming: dict[str, Entries], leaving: str) -> Entries:
-    """Return what the lists of several links say, see `_same`."""
-    first, *others = coming.items()
-    entries = first[1]
-    for one, other in others:
-        entries = _same(entries, other, one, leaving)
-    return entries
 
 
 def _differs(entries: Entries) -> bool:

@@ -22,6 +22,7 @@ from fastmasq.migrate.regions import (
     Missing,
     always,
     combined,
+    common,
     is_full,
     meet,
     narrowed,
@@ -98,7 +99,8 @@ class Incoming:
         return result
 
     def _links_towards(self, host: int) -> list[str]:
-        towards = self.work.here.towards(((host, host),))
+        given = [link for link, networks in self.work.networks.items() if common(networks, ((host, host),))]
+        towards = given or self.work.here.towards(((host, host),))
         return [link for link in towards if link in self.work.inside] or self.work.inside
 
     def _behind_dnat(self, link: str, box: Box) -> Entries:

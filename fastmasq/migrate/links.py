@@ -144,7 +144,8 @@ def passed_over(book: RuleBook, ours: Sequence[str]) -> dict[str, list[str]]:
             continue
         for one in ours:
             ways = (Scene(link, one), Scene(one, link))
-            if any(entry.fate.is_open for way in ways for entry in book.forwarded(way, EVERYTHING)):
+            fates = (entry.fate for way in ways for entry in book.forwarded(way, EVERYTHING))
+            if any(fate.is_open or fate.missing for fate in fates):
                 found.setdefault(name, []).append(one)
     return found
 

@@ -32,6 +32,7 @@ from fastmasq.migrate.regions import (
 )
 from fastmasq.policy.chains import ACCEPT, MASQ, REJECT
 
+_SHOWN = 3  # of what a note is about
 _MASQUERADING = ("masquerade", "snat")
 TARGET_OF = {"accept": ACCEPT, "masquerade": MASQ, "reject": REJECT}  # of fates; of all others it is DENY
 
@@ -67,6 +68,16 @@ class Work:
         note = Note(place, kind, text, why)
         if note not in self.result.notes:
             self.result.notes.append(note)
+
+    def join_notes(self) -> None:
+        """Make one note of those that differ only in what they are about."""
+        about: dict[tuple[str, Kind, str], list[str]] = {}
+        for note in self.result.notes:
+            about.setdefault((note.place, note.kind, note.why), []).append(note.text)
+        self.result.notes = []
+        for (place, kind, why), texts in about.items():
+            more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+            self.result.notes.append(Note(place, kind, "; ".join([*texts[:_SHOWN], *more]), why))
 
     def note_missing(self, entries: Iterable[Entry]) -> None:
         for missing in (missing for entry in entries for missing in entry.fate.missing):

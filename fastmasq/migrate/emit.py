@@ -19,6 +19,7 @@ from fastmasq.migrate.regions import (
     is_full,
 )
 from fastmasq.policy.chains import BUILT_IN, LONGEST_NAME, RETURN, TARGETS, Match, Rule, RuleSet
+from fastmasq.wire.numbers import BY_NAME
 
 MOST_OF_A_BOX = 512  # rules for one box
 
@@ -109,11 +110,21 @@ def describe(box: Box) -> str:
     for field, name in ((SOURCE, "from"), (DESTINATION, "to")):
         if not is_full(box, field):
             words.append(f"{name} {describe_addresses(box[field])}")
-    for field, name in ((PROTOCOL, "protocol"), (SOURCE_PORT, "source port"), (DESTINATION_PORT, "port")):
+    if not is_full(box, PROTOCOL):
+        words.append(_describe_protocols(box[PROTOCOL]))
+    for field, name in ((SOURCE_PORT, "source port"), (DESTINATION_PORT, "port")):
         if not is_full(box, field):
             spans = [f"{first}" if first == last else f"{first}-{last}" for first, last in box[field]]
             words.append(f"{name} {_shortened(spans)}")
     return ", ".join(words) or "everything"
+
+
+def _describe_protocols(ranges: Ranges) -> str:
+    others = complement(ranges, PROTOCOL)
+    named, before = (others, "protocols but ") if len(others) < len(ranges) else (ranges, "")
+    names = {number: name.upper() for name, number in BY_NAME.items()}
+    spans = [f"{first}-{last}" if first < last else names.get(first, f"protocol {first}") for first, last in named]
+    return before + _shortened(spans)
 
 
 def describe_addresses(ranges: Ranges) -> str:

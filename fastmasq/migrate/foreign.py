@@ -93,7 +93,7 @@ class LinkIs(NamedTuple):
 
     def holds(self, scene: Scene) -> bool:
         name = scene.in_link if self.side == "in" else scene.out_link
-        return any(_is_named(name, wanted) for wanted in self.names) != self.inverted
+        return any(is_named(name, wanted) for wanted in self.names) != self.inverted
 
     def singles_out(self) -> tuple[str, ...]:
         """Return the links that are named, one by one."""
@@ -189,7 +189,8 @@ class ForeignChain(Struct, kw_only=True, eq=False):
     rules: list[ForeignRule] = []
 
 
-def _is_named(name: str, wanted: str) -> bool:
+def is_named(name: str, wanted: str) -> bool:
+    """Whether a link has a name, of which a + at the end stands for any rest."""
     return name.startswith(wanted[:-1]) if wanted.endswith("+") else name == wanted
 
 

@@ -29,6 +29,7 @@ from fastmasq.migrate.regions import (
     combined,
     common,
     complement,
+    covers,
     kinds_of,
     left_of,
     meet,
@@ -333,13 +334,20 @@ def _same(entries: Entries, others: Entries, one: str, leaving: str) -> Entries:
     return combined(entries, others, judge)
 
 
+def _is_written_alike(one: Fate, other: Fate) -> bool:
+    return TARGET_OF.get(one.kind) == TARGET_OF.get(other.kind) and one.log == other.log
+
+
 def _needed(entries: Entries) -> Entries:
-    """Return a list without what nobody comes to, and what is denied where the policy DENY would deny it as well."""
+    """Return a list without what nobody comes to, or what the next entry, or the policy DENY, says as well."""
     reached = [
         entry for place, entry in enumerate(entries) if left_of(entry.box, (earlier.box for earlier in entries[:place]))
     ]
     kept: Entries = []
     for entry in reversed(reached):
+        following = next((later for later in kept if meet(entry.box, later.box)), None)
+        if following and covers(following.box, entry.box) and _is_written_alike(following.fate, entry.fate):
+            continue
         is_denied = entry.fate.kind in ("drop", "closed", "shut") and not entry.fate.log
         if not is_denied or any(meet(entry.box, later.box) for later in kept):
             kept.insert(0, entry)

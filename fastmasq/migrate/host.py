@@ -26,6 +26,7 @@ from fastmasq.migrate.regions import (
     Entries,
     Fate,
     combined,
+    common,
     meet,
     replaced,
     within,
@@ -76,8 +77,9 @@ class Host:
                 why = "not all of it is understood, so all of it stays the kernel's"
                 self.work.note("left out", base.place, f"the chain {base.name}", why)
             return
-        if not all(lets_all_pass(entries) for _, _, entries in lists):
-            self._note_opened(bases[0], hook, lists)
+        if all(lets_all_pass(entries) and not any(each.fate.log for each in entries) for _, _, entries in lists):
+            return
+        self._note_opened(bases[0], hook, lists)
         self._write_host(hook, lists)
         if any(base.policy == "drop" for base in bases):
             self.work.writer.rules.set_policy(INPUT if hook == foreign.INPUT else OUTPUT, DENY)
@@ -113,19 +115,23 @@ class Host:
         chains cannot know whether it is an answer.
         """
         side = "in" if hook == foreign.INPUT else "out"
-        names = links.named(self.work.book.reached_from(foreign.PREROUTING, hook), side)
+        named = links.named(self.work.book.reached_from(foreign.PREROUTING, hook), side, patterns=True)
+        patterns = [name for name in named if name.endswith("+")]
+        ours = (self.work.outside, *self.work.inside)
+        names = [name for name in (*named, *ours, "lo") if name not in patterns]
         result = []
-        lists = {name: self._host_list(hook, name) for name in (*dict.fromkeys([*names, "lo"]), "")}
-        anything_else = lists[""]
+        lists = {name: self._host_list(hook, name) for name in dict.fromkeys([*names, *patterns, ""])}
         for name, parts in lists.items():
-            if name == "" or parts != anything_else:
+            alike = [pattern for pattern in patterns if name != pattern and foreign.is_named(name, pattern)]
+            if name == "" or parts != lists[alike[0] if alike else ""]:
                 result += [(name, syn, entries) for syn, entries in parts]
         return result
 
     def _host_list(self, hook: str, link: str) -> list[tuple[bool | None, Entries]]:
         hooks = (foreign.PREROUTING, foreign.INPUT) if hook == foreign.INPUT else (foreign.OUTPUT, foreign.POSTROUTING)
         stages = [chain for chain in self.work.book.stages(*hooks) if chain.kind != "nat"]
-        ends = (link or "?", "") if hook == foreign.INPUT else ("", link or "?")
+        link = link.replace("+", "0") or "?"
+        ends = (link, "") if hook == foreign.INPUT else ("", link)
         scene = Scene(*ends, is_local=hook == foreign.INPUT or link == "lo", from_host=hook == foreign.OUTPUT)
         judged = {
             state: self.work.book.walk(stages, scene._replace(state=state, answers=state != NEW), EVERYTHING)
@@ -159,7 +165,7 @@ class Host:
             rules.append(chain, Rule(match=match if chain == INPUT else _reversed(match), target=target))
 
         for address in self.work.addresses:
-            for match in self._of_sessions((address, _ONE)):
+            for match in () if self._is_inside(address) else self._of_sessions((address, _ONE)):
                 add(match, ACCEPT)
             add(Match(destination=(address, _ONE)), name)
         for link in self.work.inside:
@@ -170,6 +176,12 @@ class Host:
             is_tcp = box[PROTOCOL] == ((TCP, TCP),)
             put(chain, box, ACCEPT, interface=self.work.outside, syn=False if is_answer and is_tcp else None)
         add(Match(), name)
+
+    def _is_inside(self, address: int) -> bool:
+        """Whether an address is known to be that of an inside link, where no session is masqueraded."""
+        here, networks = self.work.here, self.work.networks
+        own = (address in here.addresses.get(link, ()) for link in self.work.inside)
+        return any(own) or any(common(each, ((address, address),)) for each in networks.values())
 
     def _passing(self, chain: str) -> Iterator[tuple[Box, bool]]:
         """Yield what passes through unmasqueraded by the outside link, and whether it is an answer."""

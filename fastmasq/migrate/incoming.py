@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from fastmasq.migrate import foreign
 from fastmasq.migrate.emit import networks
 from fastmasq.migrate.files import Forward, Redirect
-from fastmasq.migrate.foreign import Scene
+from fastmasq.migrate.foreign import Scene, read_ports
 from fastmasq.migrate.regions import (
     DESTINATION,
     DESTINATION_PORT,
@@ -78,6 +78,9 @@ class Incoming:
         address, _, port = fate.to.partition(":")
         try:
             host = int(IPv4Address(address))
+            if "-" in port and common(box[DESTINATION_PORT], (read_ports(port, "-"),)) == box[DESTINATION_PORT]:
+                port = ""  # each keeps its own
+                fate = fate._replace(to=address)
             to_port = one_port(port) if port else None
         except ValueError:
             return [Entry(box, closed(fate, f"{fate.to!r} is not one endpoint"))]
@@ -183,7 +186,7 @@ class _DoesNotFit(Exception):
 
 
 def _same_or_closed(mine: Fate, theirs: Fate, translating: Fate) -> Fate:
-    if mine.like(theirs):
+    if mine.like(theirs) or (mine.is_open and theirs.is_open):
         return mine
     why = Missing(*translating.rule_at, "it depends on the inside link that leads there, which is not known")
     return Fate("closed", missing=(*mine.missing, *theirs.missing, why))

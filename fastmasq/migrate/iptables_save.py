@@ -63,6 +63,7 @@ _IGNORED_OPTIONS = {  # what changes nothing that could be carried over: option 
     **{"--persistent": 0, "-c": 2, "--nflog-group": 1, "--nflog-prefix": 1, "--nflog-threshold": 1},
     **{"--nflog-size": 1, "--nflog-range": 1},
 }
+_USUAL_TCP_OPTIONS = (0, 1, 2, 3, 4, 5, 8, 19, 28, 29, 30, 34)  # IANA's of TCP that are in use
 _MODULES = (
     *("tcp", "udp", "icmp", "state", "conntrack", "multiport", "comment", "mark", "connmark", "addrtype", "iprange"),
     *("pkttype", "policy", "rpfilter", "physdev"),
@@ -259,6 +260,13 @@ def _flags(values: Sequence[str]) -> Flags:
     return Flags(mask, wanted)
 
 
+def _tcp_option(values: Sequence[str]) -> Never:
+    """Return that no ordinary packet has an option, where that is so. Raises ValueError for those that have it."""
+    if int(values[0]) in _USUAL_TCP_OPTIONS:
+        raise ValueError(values)
+    return Never()
+
+
 def _flag_names(text: str) -> frozenset[str]:
     named = {"ALL": "FIN,SYN,RST,PSH,ACK,URG", "NONE": ""}.get(text, text)
     return frozenset(name.lower() for name in named.split(",") if name)
@@ -289,7 +297,7 @@ _OPTIONS: dict[str, tuple[int, Callable[[Sequence[str]], Any]]] = {
     },
     "--icmp-type": (1, _icmp),
     **{"--syn": (0, lambda values: Flags(frozenset({"fin", "syn", "rst", "ack"}), frozenset({"syn"})))},
-    "--tcp-flags": (2, _flags),
+    **{"--tcp-flags": (2, _flags), "--tcp-option": (1, _tcp_option)},
     **{"-f": (0, _holds("fragment", "yes")), "--fragment": (0, _holds("fragment", "yes"))},
     **{"--state": (1, _fact("ctstate")), "--ctstate": (1, _fact("ctstate")), "--ctdir": (1, _fact("ct direction"))},
     **{"--src-type": (1, _fact("saddr type")), "--dst-type": (1, _fact("daddr type"))},

@@ -184,6 +184,29 @@ def test_what_cannot_be_kept_from_the_host_is_said():
     assert "for 200.200.200.201" in texts(*GATEWAY, here=Here({}, own))
 
 
+def test_host_rules_for_the_beginning_of_a_name_are_asked():
+    text = HOST.format(more="-A INPUT -i ppp+ -p tcp --dport 2022 -j ACCEPT").replace("-o eth1", "-o ppp+")
+    carried = carry(iptables_save.read(text), inside=("eth0",), outside="ppp0", addresses=GATEWAY)
+    for link, port, wanted in (("ppp0", 2022, "ACCEPT"), ("ppp1", 2022, "ACCEPT"), ("eth0", 2022, "DENY")):
+        fields = {"interface": link, "syn": True}
+        assert verdict(carried, "input", 6, "199.0.0.1", "200.200.200.200", (40000, port), **fields) == wanted
+
+
+def test_a_host_that_keeps_nothing_back_needs_no_rules():
+    more = "-A INPUT -j ACCEPT\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o lo -j ACCEPT"
+    text = HOST.format(more=more).replace("-A INPUT ! -s", "-A INPUT -j ACCEPT\n-A INPUT ! -s")
+    carried = carry(iptables_save.read(text), inside=("eth0",), addresses=GATEWAY)
+    assert not carried.missing and not carried.needs_rules
+
+
+def test_inside_addresses_have_no_sessions():
+    carried = carry(
+        iptables_save.read(HOST.format(more="")), inside=("eth0",), addresses=GATEWAY, networks={"eth0": TEN}
+    )
+    for destination, wanted in (("200.200.200.200", "ACCEPT"), ("10.0.0.1", "DENY")):
+        assert verdict(carried, "input", 17, "199.0.0.1", destination, (500, 61000)) == wanted
+
+
 def test_what_is_routed_through_passes_the_rules_of_the_host():
     text = HOST.replace("-A POSTROUTING", "-A POSTROUTING -d 192.168.0.0/16 -j ACCEPT\n-A POSTROUTING", 1)
     carried = carry(iptables_save.read(text.format(more="")), inside=("eth0",), addresses=GATEWAY)
@@ -508,6 +531,22 @@ def test_a_forward_is_for_what_the_rest_of_the_rules_lets_in():
     assert not carried.missing
 
 
+def test_a_range_of_ports_is_forwarded_to_the_same():
+    to = "-j DNAT --to-destination 10.0.0.2:8000-8010"
+    nat = f"-A PREROUTING -i eth1 -p tcp --dport 8000:8005 {to}\n-A PREROUTING -i eth1 -p tcp --dport 9000 {to}"
+    carried = of_iptables(nat=nat, policy="ACCEPT", filter="-A FORWARD -p tcp --tcp-option 64 -j DROP")
+    assert carried.forwards == [Forward("tcp", "eth1:8000-8005", "10.0.0.2:8000")]
+    assert "not one endpoint" in reasons(carried)["line 6"]
+    assert len(carried.missing) == 1
+
+
+def test_a_forward_for_several_inside_links_need_not_be_treated_alike_but_let_pass():
+    nat = "-A PREROUTING -i eth1 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n"
+    nat += "-A POSTROUTING -o eth0 -d 10.0.0.2 -j MASQUERADE"
+    carried = of_iptables(nat=nat, policy="ACCEPT", inside=("eth0", "eth2"))
+    assert carried.forwards == [Forward("tcp", "eth1:80", "10.0.0.2:80")] and not carried.missing
+
+
 def test_a_port_leads_to_one_endpoint():
     nat = "-A PREROUTING -i eth1 -p tcp -s 199.0.0.9 --dport 80 -j DNAT --to-destination 10.0.0.2:80\n"
     nat += "-A PREROUTING -i eth1 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.3:80"
@@ -721,6 +760,16 @@ def test_masquerading_by_mark_is_said_to_be_lost():
     text += MASQUERADE.replace("-o eth1", "-m mark --mark 1").format(nat="", filter="", policy="ACCEPT")
     carried = carry(iptables_save.read(text), inside=("eth0",), outside="eth1")
     assert "nothing is masqueraded" in carried.missing[-1].why
+
+
+def test_what_turns_round_on_its_link_is_asked_where_a_rule_is_about_it():
+    rules = "-A FORWARD -i eth0 -o eth0 -j ACCEPT\n-A FORWARD -o eth0 -j REJECT\n-A FORWARD -p tcp --dport 25 -j DROP"
+    filter = f"-A FORWARD -o eth0 -m conntrack --ctstate ESTABLISHED -j ACCEPT\n{rules}"
+    carried = of_iptables(filter=filter, policy="ACCEPT", networks={"eth0": TEN})
+    assert verdict(carried, "forward", 6, "10.0.0.2", "10.0.0.9", interface="eth0") == "ACCEPT"
+    assert verdict(carried, "forward", 6, "199.0.0.1", "10.0.0.9", interface="eth0") == "REJECT"
+    assert not carried.missing
+    assert "--inside LINK=NETWORK" in reasons(of_iptables(filter=filter, policy="ACCEPT"))["to eth0"]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ PROTOCOLS = {
     **{"l2tp": 115, "sctp": 132, "udplite": 136, **BY_NAME},
 }
 VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto", "masquerade", "snat", "dnat", "redirect", "unknown")
+MASQUERADING = ("masquerade", "snat")
 
 NEW, ESTABLISHED, RELATED = "new", "established", "related"
 
@@ -130,16 +131,46 @@ class Never(NamedTuple):
         return False
 
 
+PACKET, FLOW = "packet", "flow"  # what has a mark
+WHOLE_MARK = 0xFFFFFFFF
+
+
+class Marks(NamedTuple):
+    """The marks of a packet under way and of its flow (conntrack's); None where it cannot be known."""
+
+    packet: int | None = 0
+    flow: int | None = 0
+
+
 class Mark(NamedTuple):
-    """The mark is a value under a mask: it is 0, as long as no rule sets one."""
+    """The mark of a packet or a flow is a value under a mask."""
 
     value: int
     mask: int
     inverted: bool
     text: str
+    of: str = PACKET
 
-    def holds(self, scene: Scene) -> bool:
-        return (self.value & self.mask == 0) != self.inverted
+    def holds(self, marks: Marks) -> bool | None:
+        mark = marks.packet if self.of == PACKET else marks.flow
+        return None if mark is None else (mark & self.mask == self.value) != self.inverted
+
+
+class Marking(NamedTuple):
+    """The mark of a packet or a flow becomes (what one of both was & mask) ^ value.
+
+    by: PACKET, FLOW, or "" for a mark that becomes the value; "?" for what is not known.
+    """
+
+    of: str
+    by: str = "?"
+    mask: int = 0
+    value: int = 0
+
+    def changed(self, marks: Marks) -> Marks:
+        before = {PACKET: marks.packet, FLOW: marks.flow, "": 0}.get(self.by)
+        after = None if before is None else (before & self.mask) ^ self.value
+        return marks._replace(**{self.of: after})
 
 
 class Unknown(NamedTuple):
@@ -158,8 +189,8 @@ class ForeignRule(Struct, frozen=True, kw_only=True):
     """One rule. place: where it stands; text: how it is written.
 
     action: one of VERDICTS, or "" for a rule that decides nothing. to: what the action names: a chain, "ADDRESS",
-    "ADDRESS:PORT" or "PORT". log: whether it logs. alters: why what it changes in packets is left out. sets_mark:
-    whether it changes the mark.
+    "ADDRESS:PORT" or "PORT". log: whether it logs. alters: why what it changes in packets is left out. marking: what
+    it makes of marks.
     """
 
     place: str
@@ -169,7 +200,7 @@ class ForeignRule(Struct, frozen=True, kw_only=True):
     to: str = ""
     log: bool = False
     alters: str = ""
-    sets_mark: bool = False
+    marking: Marking | None = None
 
 
 class ForeignChain(Struct, kw_only=True, eq=False):

@@ -218,6 +218,7 @@ class Forwarding:
                 continue
             answers = about_answers(going_out, box)
             parts = [Entry(one, fate if its.kind == "accept" else _SHUT) for one, its in answers]
+            parts += [Entry(one, _SHUT) for one in left_of(box, [each.box for each in answers])]
             result += rejoined(box, parts)
         return pruned(result)
 

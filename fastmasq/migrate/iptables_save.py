@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastmasq import files
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate.foreign import (
+    FLOW,
     HOOKS,
+    PACKET,
+    WHOLE_MARK,
     Fact,
     Flags,
     ForeignChain,
     ForeignRule,
     LinkIs,
     Mark,
+    Marking,
     Never,
     Test,
     Unknown,
@@ -50,7 +54,12 @@ _ACTIONS = {
 }
 _LOGGING = ("LOG", "NFLOG", "ULOG")
 _HARMLESS = ("", "AUDIT", "TRACE", "CHECKSUM", "SET", "RATEEST", "CT --helper", "LED", "IDLETIMER")
-_MARKING = ("MARK", "CONNMARK")
+_MARKING = {"MARK": PACKET, "CONNMARK": FLOW}
+_MARK_OPTIONS = {  # -> number of its words
+    **dict.fromkeys(("--set-mark", "--set-xmark", "--and-mark", "--or-mark", "--xor-mark"), 1),
+    **dict.fromkeys(("--nfmask", "--ctmask", "--mask"), 1),
+    **dict.fromkeys(("--save-mark", "--restore-mark"), 0),
+}
 _ALTERING = {
     "TCPMSS": "fastmasq does not lower the maximum segment size",
     **dict.fromkeys(("TOS", "DSCP", "TTL", "CLASSIFY", "ECN", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK"),
@@ -132,7 +141,8 @@ class _Rule:
         self.line, self.number = line, number
         self.tests: list[Test] = []
         self.protocol: Ranges = ((0, 0xFF),)
-        self.target = self.to = ""
+        self.target = self.to = self.module = ""
+        self.marking: dict[str, str] = {}
         self.inverted = False
 
     def read(self) -> ForeignRule:
@@ -144,7 +154,9 @@ class _Rule:
             if word in _IGNORED_OPTIONS:
                 del self.words[: _IGNORED_OPTIONS[word]]
             elif word == "-m" and self.words[:1] and self.words[0] in _MODULES:
-                del self.words[0]
+                self.module = self.words.pop(0)
+            elif self.target in _MARKING and word in _MARK_OPTIONS:
+                self.marking[word] = self.words.pop(0) if self.words and _MARK_OPTIONS[word] else ""
             elif word in ("-j", "-g", *_TARGET_OPTIONS):
                 self._target(word)
             elif word == "--helper" and self.target == "CT":
@@ -174,6 +186,8 @@ class _Rule:
         except (ValueError, LookupError):
             self.tests.append(Unknown(shown))
             return
+        if isinstance(made, Mark) and self.module == "connmark":
+            made = made._replace(of=FLOW)
         if isinstance(made, Within):
             made = [made]
         if isinstance(made, list):  # fields of the packet: only the last of several is inverted
@@ -224,7 +238,7 @@ class _Rule:
             to=self.to,
             log=target in _LOGGING,
             alters=alters,
-            sets_mark=target in _MARKING,
+            marking=_marking(_MARKING[target], self.marking) if target in _MARKING else None,
         )
 
 
@@ -273,8 +287,38 @@ def _flag_names(text: str) -> frozenset[str]:
 
 
 def _mark(values: Sequence[str]) -> Mark:
-    value, _, mask = values[0].partition("/")
-    return Mark(int(value, 0), int(mask, 0) if mask else 0xFFFFFFFF, False, f"--mark {values[0]}")
+    value, mask = _value_and_mask(values[0])
+    return Mark(value, mask, False, f"--mark {values[0]}")
+
+
+def _value_and_mask(text: str) -> tuple[int, int]:
+    value, _, mask = text.partition("/")
+    return int(value, 0), int(mask, 0) if mask else WHOLE_MARK
+
+
+def _marking(of: str, options: Mapping[str, str]) -> Marking:
+    """Return what MARK or CONNMARK do (iptables-extensions(8)); without knowing it, that it is not known."""
+    try:
+        match options:
+            case {"--set-mark": text}:
+                value, mask = _value_and_mask(text)
+                return Marking(of, of, ~(value | mask) & WHOLE_MARK, value)
+            case {"--set-xmark": text}:
+                value, mask = _value_and_mask(text)
+                return Marking(of, of, ~mask & WHOLE_MARK, value)
+            case {"--and-mark": text}:
+                return Marking(of, of, int(text, 0))
+            case {"--or-mark": text}:
+                return Marking(of, of, ~int(text, 0) & WHOLE_MARK, int(text, 0))
+            case {"--xor-mark": text}:
+                return Marking(of, of, WHOLE_MARK, int(text, 0))
+            case {"--save-mark": _, **masks} if {int(text, 0) for text in masks.values()} <= {WHOLE_MARK}:
+                return Marking(FLOW, PACKET, WHOLE_MARK)
+            case {"--restore-mark": _, **masks} if {int(text, 0) for text in masks.values()} <= {WHOLE_MARK}:
+                return Marking(PACKET, FLOW, WHOLE_MARK)
+    except ValueError:
+        pass
+    return Marking(PACKET if "--restore-mark" in options else of)
 
 
 def _policy(values: Sequence[str]) -> Fact:

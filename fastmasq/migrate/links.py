@@ -14,7 +14,17 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.kernel import routes
 from fastmasq.kernel.links import interface_addresses, list_interfaces
 from fastmasq.migrate.evaluate import RuleBook
-from fastmasq.migrate.foreign import FORWARD, NEW, POSTROUTING, PREROUTING, Fact, ForeignChain, LinkIs, Scene
+from fastmasq.migrate.foreign import (
+    FORWARD,
+    MASQUERADING,
+    NEW,
+    POSTROUTING,
+    PREROUTING,
+    Fact,
+    ForeignChain,
+    LinkIs,
+    Scene,
+)
 from fastmasq.migrate.regions import (
     DESTINATION,
     EVERYTHING,
@@ -63,7 +73,9 @@ def find_outside(book: RuleBook) -> str:
     """Return the one link that something is masqueraded on. Raises ConfigurationError without one, or with several."""
     if masqueraded_on(book, _SOMEWHERE):
         raise ConfigurationError("the rules do not name the link they masquerade on; name it with --outside")
-    found = [name for name in named(book.reached_from(POSTROUTING, kind="nat"), "out") if masqueraded_on(book, name)]
+    names = named(book.reached_from(POSTROUTING, kind="nat"), "out")
+    found = [name for name in names if masqueraded_on(book, name)]
+    found = found or [name for name in names if masqueraded_on(book, name, perhaps=True)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -71,15 +83,21 @@ def find_outside(book: RuleBook) -> str:
     raise ConfigurationError(f"the rules masquerade on {' and '.join(found)}; name the outside link with --outside")
 
 
-def masqueraded_on(book: RuleBook, link: str) -> Ranges:
+def masqueraded_on(book: RuleBook, link: str, *, perhaps: bool = False) -> Ranges:
     """Return the sources of what is masqueraded on leaving by a link, whatever its destination.
 
+    perhaps: what a rule masquerades that asks for more than the chains of postrouting know, a mark, counts as well.
     What is masqueraded on its way to a few addresses only is on its way to a forwarded service, or into a tunnel.
     """
+    chains = book.reached_from(POSTROUTING) if perhaps else ()
+    rules = {(rule.place, rule.text) for chain in chains for rule in chain.rules if rule.action in MASQUERADING}
     entries = book.walk(book.stages(POSTROUTING), Scene(_SOMEWHERE, link), EVERYTHING)
-    return tuple(
-        source for box, fate in entries if fate.kind == "masquerade" and _is_wide(box) for source in box[SOURCE]
-    )
+    found = [
+        box
+        for box, fate in entries
+        if fate.kind == "masquerade" or any((place, text) in rules for place, text, _ in fate.missing)
+    ]
+    return tuple(source for box in found if _is_wide(box) for source in box[SOURCE])
 
 
 def find_inside(book: RuleBook, outside: str, here: Here) -> list[str]:

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastmasq.migrate.foreign import (
+    FLOW,
+    PACKET,
+    WHOLE_MARK,
     Fact,
     Flags,
     LinkIs,
     Mark,
+    Marking,
     Never,
     Test,
     Within,
@@ -153,7 +157,29 @@ def _icmp_code(text: str) -> tuple[int, int]:
 
 def _mark(left: Any, op: str, values: Sequence[Any], mask: int) -> Mark:
     [value] = values
-    return Mark(int(value), mask, _inverted(op), f"{shown(left)} {op} {value}")
+    of = FLOW if "ct" in left else PACKET
+    return Mark(int(value), mask, _inverted(op), f"{shown(left)} {op} {value}", of)
+
+
+def marking_of(of: str, expression: Any) -> Marking:
+    """Return what a mark becomes that is set to an expression."""
+    match expression:
+        case int():
+            return Marking(of, "", 0, expression)
+        case {"meta": {"key": "mark"}}:
+            return Marking(of, PACKET, WHOLE_MARK)
+        case {"ct": {"key": "mark"}}:
+            return Marking(of, FLOW, WHOLE_MARK)
+        case {"&": [inner, int() as bits]}:
+            before = marking_of(of, inner)
+            return before._replace(mask=before.mask & bits, value=before.value & bits)
+        case {"|": [inner, int() as bits]}:
+            before = marking_of(of, inner)
+            return before._replace(mask=before.mask & ~bits, value=before.value & ~bits | bits)
+        case {"^": [inner, int() as bits]}:
+            before = marking_of(of, inner)
+            return before._replace(value=before.value ^ bits)
+    return Marking(of)
 
 
 def _conntrack(key: str, op: str, values: Sequence[Any]) -> Test:

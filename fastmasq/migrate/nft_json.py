@@ -7,16 +7,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate.foreign import (
+    FLOW,
+    PACKET,
     ForeignChain,
     ForeignRule,
+    Marking,
     Never,
     Test,
     Unknown,
     Within,
 )
-from fastmasq.migrate.nft_fields import implied_by, listed, shown, tests_of, words
+from fastmasq.migrate.nft_fields import implied_by, listed, marking_of, shown, tests_of, words
 from fastmasq.migrate.regions import (
     DESTINATION_PORT,
     PROTOCOL,
@@ -129,7 +134,7 @@ class _Rule:
         self.place = f"{family} {table} {chain}"
         handle = content.get("handle", 0)
         self.text = ruleset.written.get((family, table, chain, handle), f"the rule with handle {handle}")
-        self.log = self.sets_mark = False
+        self.log = False
         self.alters = ""
 
     def rules(self) -> list[ForeignRule]:
@@ -142,6 +147,8 @@ class _Rule:
                 ways.append(self._match(content))
             elif name == "vmap":
                 found += self._verdicts(ways, content)
+            elif name == "mangle" and (marking := _marking(content)):  # whatever follows in the rule
+                found += [structs.replace(each, marking=marking) for each in self._made(ways, "", "")]
             elif name in _VERDICTS:
                 for case in self._target(name, content):
                     found += self._made([*ways, [_Case(case.tests)]], name, case.value)
@@ -162,7 +169,6 @@ class _Rule:
                 to=to,
                 log=self.log,
                 alters=self.alters,
-                sets_mark=self.sets_mark,
             )
 
     def _is_harmless(self, name: str, content: Any, ways: list[list[_Case]]) -> bool:
@@ -186,8 +192,6 @@ class _Rule:
 
     def _mangle(self, key: Mapping[str, Any]) -> None:
         match key:
-            case {"meta": {"key": "mark"}} | {"ct": {"key": "mark"}}:
-                self.sets_mark = True
             case {"meta": {"key": "nftrace" | "pkttype"}}:
                 pass
             case {"tcp option": {"name": "maxseg"}}:
@@ -298,6 +302,16 @@ class _Rule:
                 tests += self._compare(part, "==", [wanted])[0].tests
             cases.append(_Case(tuple(tests)))
         return cases or [_Case((Never(),))]
+
+
+def _marking(content: Mapping[str, Any]) -> Marking | None:
+    """Return what a statement makes of a mark, None for one that is about something else."""
+    match content["key"]:
+        case {"meta": {"key": "mark"}}:
+            return marking_of(PACKET, content["value"])
+        case {"ct": {"key": "mark"}}:
+            return marking_of(FLOW, content["value"])
+    return None
 
 
 def _bare(element: Any) -> Any:

@@ -33,7 +33,6 @@ from fastmasq.migrate.regions import (
 from fastmasq.policy.chains import ACCEPT, MASQ, REJECT
 
 _SHOWN = 3  # of what a note is about
-_MASQUERADING = ("masquerade", "snat")
 TARGET_OF = {"accept": ACCEPT, "masquerade": MASQ, "reject": REJECT}  # of fates; of all others it is DENY
 
 
@@ -105,7 +104,7 @@ class Work:
         is_masquerading = any(entry.fate.kind == "masquerade" for entry in going_out)
         is_missing = any(entry.fate.missing for entry in going_out)
         rules = (rule for chain in self.book.reached_from(foreign.POSTROUTING) for rule in chain.rules)
-        if is_missing and not is_masquerading and any(rule.action in _MASQUERADING for rule in rules):
+        if is_missing and not is_masquerading and any(rule.action in foreign.MASQUERADING for rule in rules):
             why = "nothing is masqueraded by what is written, so inside hosts with private addresses reach nobody"
             self.note("left out", f"to {self.outside}", "masquerading", why)
 

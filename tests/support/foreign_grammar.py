@@ -1,8 +1,8 @@
 """Random rule sets as administrators write them, in the words of nft and of iptables-restore: the generator's mix.
 
 A set masquerades inside hosts (10.0.0.0/8 behind eth0) on eth1, by a rule, or by chains of its own; it filters what is
-forwarded by policy and rules, jumps, returns and gotos; half of the sets have forwards, some a proxy. A few hold what
-fastmasq has no counterpart of. Numbers behind draws are parts of a hundred.
+forwarded by policy and rules, jumps, returns and gotos; half of the sets have forwards, some a proxy, or marks. A few
+hold what fastmasq has no counterpart of. Numbers behind draws are parts of a hundred.
 """
 
 from __future__ import annotations
@@ -125,10 +125,12 @@ def _lines(draw: st.DrawFn, actions: Sequence[str], *, links: bool = True) -> Li
 
 
 @st.composite
-def masquerading(draw: st.DrawFn) -> tuple[Chain, ...]:
+def masquerading(draw: st.DrawFn, *, by_mark: bool) -> tuple[Chain, ...]:
     """The chains of postrouting."""
     sources = draw(st.sampled_from(((), (), *((("10.0.0.0/8",),) * 3), ("10.0.0.0/24", "10.0.1.0/24"))))
     asked = [Condition("from", sources)] if sources else []
+    if by_mark:
+        asked.append(Condition("mark", ("7",)))
     out = Condition("out", ("eth1",))
     lines = []
     if draw(often(5)):
@@ -146,6 +148,17 @@ def masquerading(draw: st.DrawFn) -> tuple[Chain, ...]:
             chains = []
             base = [*lines, Line((out, *asked), action)]
     return (*chains, Chain("postrouting", tuple(base), "postrouting", "nat", 100))
+
+
+@st.composite
+def marking(draw: st.DrawFn) -> Chain:
+    """The chain that marks what is to be masqueraded."""
+    lines = [Line((Condition("in", ("eth0",)), *draw(conditions(links=False))), "mark 7")]
+    if draw(often(50)):
+        lines.insert(
+            draw(st.integers(0, 1)), Line((Condition("in", ("eth0",)),), draw(st.sampled_from(("mark 7", "mark 8"))))
+        )
+    return Chain("marking", tuple(lines), "prerouting", "filter", -150)
 
 
 @st.composite
@@ -202,7 +215,11 @@ def rule_sets(draw: st.DrawFn) -> Grammar:
             Line((Condition("in", ("eth0",)),), "accept"),
         ]
         chains.append(Chain("input", tuple(own), "input", "filter", 0, "drop"))
-    return Grammar((*into, *draw(masquerading())), tuple(chains), draw(often(30)), draw(often(30)))
+    by_mark = draw(often(12))
+    if by_mark:
+        chains.append(draw(marking()))
+    nat = (*into, *draw(masquerading(by_mark=by_mark)))
+    return Grammar(nat, tuple(chains), draw(often(30)), draw(often(30)))
 
 
 # -- in the words of nft -----------------------------------------------------------------------------------------------
@@ -241,6 +258,7 @@ def _nft_line(line: Line, grammar: Grammar) -> str:
             address, _, port = rest.partition(":")
             return f"{' '.join(words[:-1])} dnat ip addr . port to tcp dport map {{ {ports[0]} : {address} . {port} }}"
     targets = {"dnat": f"dnat to {rest}", "snat": f"snat to {rest}", "redirect": f"redirect to :{rest}"}
+    targets["mark"] = f"meta mark set {rest}"
     return " ".join([*words, targets.get(verb, line.action)])
 
 
@@ -266,6 +284,8 @@ def _nft_condition(condition: Condition, grammar: Grammar) -> str:
             return "icmp type echo-request"
         case "state":
             return f"ct state {','.join(values)}"
+        case "mark":
+            return f"meta mark {values[0]}"
     return "limit rate 1000/second burst 1000 packets"
 
 
@@ -276,7 +296,7 @@ def iptables(grammar: Grammar) -> str:
     """Return a file for `iptables-restore`; the second chain of forward is that of mangle."""
     tables: dict[str, list[Chain]] = {"mangle": [], "nat": list(grammar.nat), "filter": []}
     for chain in grammar.filter:
-        tables["mangle" if chain.name == "second" else "filter"].append(chain)
+        tables["mangle" if chain.name in ("second", "marking") else "filter"].append(chain)
     parts = []
     for table, chains in tables.items():
         parts.append(f"*{table}\n")
@@ -299,6 +319,7 @@ def _ipt_line(line: Line, table: str) -> str:
     targets = {
         **{"jump": f"-j {rest}", "goto": f"-g {rest}", "dnat": f"-j DNAT --to-destination {rest}"},
         **{"snat": f"-j SNAT --to-source {rest}", "redirect": f"-j REDIRECT --to-ports {rest}"},
+        "mark": f"-j MARK --set-mark {rest}",
         "reject": "-j REJECT --reject-with icmp-port-unreachable" if table == "filter" else "-j DROP",
     }
     return " ".join([*words, targets.get(verb, f"-j {line.action.upper()}")])
@@ -320,4 +341,6 @@ def _ipt_condition(condition: Condition) -> str:
             return "-p icmp --icmp-type 8"
         case "state":
             return f"-m conntrack --ctstate {','.join(values).upper()}"
+        case "mark":
+            return f"-m mark --mark {values[0]}"
     return "-m limit --limit 1000/second --limit-burst 1000"

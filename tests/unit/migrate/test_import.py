@@ -354,7 +354,8 @@ def test_what_is_left_out_is_said_in_nfts_words():
     text = """
         table ip a {
             chain nat { type nat hook postrouting priority 100; oifname "eth1" meta mark 0x7 masquerade; }
-            chain forward { type filter hook forward priority 0; meta mark set 0x7; fib saddr . iif type local drop
+            chain forward { type filter hook forward priority 0; meta mark set numgen inc mod 9
+                fib saddr . iif type local drop
                 meta cpu . meta rtclassid { 1 . 2, 3 . 4 } drop; @th,0,16 7 drop
             }
         }
@@ -599,6 +600,15 @@ def test_what_is_masqueraded_by_its_source_is_all_that_is_inside():
     assert any("10.0.0.0/24" in note.text for note in carried.notes if note.kind == "changed")
 
 
+def test_what_comes_in_to_sources_that_are_not_let_out_is_closed():
+    """Its answers would get stuck: what is masqueraded is taken for all that there is inside."""
+    text = MASQUERADE.replace("-o eth1", "-s 10.0.0.0/24 -p icmp -o eth1").format(
+        nat="", filter="-A FORWARD -p tcp --dport 80 -j ACCEPT\n-A FORWARD -p udp -j DROP", policy="ACCEPT"
+    )
+    carried = carry(iptables_save.read(text), inside=("eth0",))
+    assert verdict(carried, "forward", 6, "199.0.0.1", "10.0.1.2", interface="eth0") == "DENY"
+
+
 def test_flows_whose_answers_are_not_let_back_are_closed():
     carried = of_iptables(filter=OPEN)
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "DENY"
@@ -755,11 +765,64 @@ def test_masquerading_that_is_lost_is_said():
     assert any("--inside LINK=NETWORK" in note.why for note in carried.missing)
 
 
-def test_masquerading_by_mark_is_said_to_be_lost():
-    text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i eth0 -j MARK --set-mark 1\nCOMMIT\n"
-    text += MASQUERADE.replace("-o eth1", "-m mark --mark 1").format(nat="", filter="", policy="ACCEPT")
-    carried = carry(iptables_save.read(text), inside=("eth0",), outside="eth1")
+def by_mark(marking: str, mark: str = "1"):
+    text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n{marking}\nCOMMIT\n"
+    text += MASQUERADE.replace("-o eth1", f"-m mark --mark {mark}").format(nat="", filter="", policy="ACCEPT")
+    return carry(iptables_save.read(text), inside=("eth0",), outside="eth1")
+
+
+@pytest.mark.parametrize(
+    ("marking", "mark"),
+    [
+        ("-j MARK --set-mark 1", "1"),
+        ("-j MARK --set-xmark 0x1/0xffffffff", "0x1"),
+        ("-j MARK --set-xmark 0x40000/0xff0000", "0x40000/0xff0000"),
+        ("-j MARK --or-mark 0x6\n-A PREROUTING -j MARK --and-mark 0x3", "2"),
+        ("-j MARK --set-mark 5/7\n-A PREROUTING -j MARK --xor-mark 1", "0x4"),
+        ("-j CONNMARK --set-mark 9\n-A PREROUTING -j CONNMARK --restore-mark", "9"),
+        ("-m mark --mark 0 -j MARK --set-mark 3", "3"),
+        ("-j MARK --set-mark 1\n-A PREROUTING -m mark --mark 1 -j ACCEPT\n-A PREROUTING -j MARK --set-mark 2", "1"),
+    ],
+)
+def test_masquerading_by_mark_is_followed(marking, mark):
+    carried = by_mark(f"-A PREROUTING -i eth0 {marking}", mark)
+    assert not carried.missing and not carried.needs_rules
+    some = by_mark(f"-A PREROUTING -i eth0 -s 10.0.0.9 {marking}", mark)
+    assert verdict(some, "forward", 6, "10.0.0.9", "199.0.0.1") == "MASQ"
+
+
+@pytest.mark.parametrize(
+    "marking",
+    ["-m set --match-set some src -j MARK --set-mark 1", "-j CONNMARK --restore-mark --nfmask 0x1 --ctmask 0x1"],
+)
+def test_masquerading_by_a_mark_that_is_not_known_is_said_to_be_lost(marking):
+    carried = by_mark(f"-A PREROUTING -i eth0 {marking}")
+    assert "there is nothing like --mark 1" in carried.missing[0].why
     assert "nothing is masqueraded" in carried.missing[-1].why
+
+
+def test_many_marks_are_not_followed():
+    rules = [f"-A PREROUTING -s 10.0.{number}.0/24 -j MARK --or-mark {1 << number % 32}" for number in range(24)]
+    rules += [f"-A PREROUTING -p tcp --dport {number}:60000 -j MARK --or-mark {1 << number}" for number in range(24)]
+    carried = by_mark("\n".join(["-A PREROUTING -i eth0 -j MARK --set-mark 1", *rules]))
+    assert "nothing is masqueraded" in carried.missing[-1].why
+
+
+def test_marks_of_nft_are_followed():
+    text = """
+        table ip a {
+            chain marks { type filter hook prerouting priority mangle;
+                iifname "eth0" meta mark set meta mark and 0xffffff0f or 0x10 tcp dport 25 drop
+                ct mark set meta mark
+            }
+            chain forward { type filter hook forward priority 0; meta mark set ct mark xor 0x1; }
+            chain nat { type nat hook postrouting priority 100; oifname "eth1" meta mark & 0xff == 0x11 masquerade; }
+        }
+    """
+    carried = of_nft(text, inside=("eth0",), outside="eth1")
+    assert not carried.missing
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "DENY"
 
 
 def test_what_turns_round_on_its_link_is_asked_where_a_rule_is_about_it():

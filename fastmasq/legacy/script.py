@@ -227,6 +227,7 @@ class _Reading:
         self.warnings: list[str] = []
         self.mistakes: list[str] = []
         self.chains: set[str] = set()  # user chains made so far
+        self._other_rules: set[str] = set()  # programs of later kernels whose rules have been refused
         self._forwarded: dict[str, str] = {}  # method -> the last place that set something up by it
 
     def take(self, command: Command) -> None:
@@ -294,6 +295,9 @@ class _Reading:
         if program == "echo" and command.output.startswith(_SETTINGS):
             return self._setting(place, command.output.removeprefix(_SETTINGS), command)
         if _makes_rules(program, command.words):
+            if program in self._other_rules:
+                return None
+            self._other_rules.add(program)
             return f"{program} makes rules that are not read here; let it run once, and `fastmasq import` what it made"
         if command.within:
             return None

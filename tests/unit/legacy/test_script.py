@@ -193,6 +193,10 @@ def test_what_a_script_does_beside_rules_is_passed_over():
     )
 
 
+def test_rules_of_another_program_are_refused_once():
+    assert [line.split(": ")[0] for line in mistakes_of("iptables -A x\niptables -A y\nnft -f z\n")] == ["f:1", "f:3"]
+
+
 def test_a_byte_order_mark_is_taken_off():
     text = "\ufeff#!/bin/sh\nipchains -F\n"
     assert warnings_of(text) == ["f:1: begins with a byte order mark; taken without"]

@@ -108,34 +108,34 @@ class RuleBook:
 
     # -- walks -----------------------------------------------------------------------------------------------------
 
-    def forwarded(self, scene: Scene, box: Box) -> Entries:
-        """Return the fates of packets that are routed from one link to another.
+    def forwarded(self, scene: Scene, box: Box, marks: Marks | None = None) -> Entries:
+        """Return the fates of packets that are routed from one link to another; marks: what they have before.
 
         In prerouting, what comes before nat sees other addresses than the box has: those of what is translated there,
         and those of answers to what is masqueraded: these chains (`before_nat`) are left out then.
         """
         hooks = (PREROUTING, FORWARD, POSTROUTING)
-        return self.walk(self.stages(*hooks, after_dnat=scene.translated != scene.answers), scene, box)
+        return self.walk(self.stages(*hooks, after_dnat=scene.translated != scene.answers), scene, box, marks)
 
-    def walk(self, stages: Sequence[ForeignChain], scene: Scene, box: Box) -> Entries:
-        """Return the fates of the packets of a box on their way along the stages.
+    def walk(self, stages: Sequence[ForeignChain], scene: Scene, box: Box, marks: Marks | None = None) -> Entries:
+        """Return the fates of the packets of a box on their way along the stages; marks: what they have before.
 
         Marks are not followed where that makes too many cases. Raises ConfigurationError for what no kernel would have
         taken, or what is too much.
         """
         try:
-            return self._walked(_Walk(self, stages, scene, follows_marks=self.follows_marks), box)
+            return self._walked(_Walk(self, stages, scene, follows_marks=self.follows_marks), box, marks)
         except _TooManyCases:
             if not self.follows_marks:
                 raise
             self.follows_marks = False
-        return self._walked(_Walk(self, stages, scene, follows_marks=False), box)
+        return self._walked(_Walk(self, stages, scene, follows_marks=False), box, None)
 
-    def _walked(self, walk: _Walk, box: Box) -> Entries:
+    def _walked(self, walk: _Walk, box: Box, marks: Marks | None) -> Entries:
         usual = sys.getrecursionlimit()
         sys.setrecursionlimit(usual + DEEPEST_CALLS)  # what comes behind each jump is a call within that for the jump
         try:
-            return pruned(walk.stage(0, box, walk.marks_at_first))
+            return pruned(walk.stage(0, box, marks or walk.marks_at_first))
         except RecursionError:
             raise ConfigurationError("the rules jump too often to be carried over") from None
         finally:
@@ -143,9 +143,11 @@ class RuleBook:
 
     def marks_at_first(self, stages: Sequence[ForeignChain], scene: Scene) -> Marks:
         """Return what is known of marks where a walk begins, which may be behind chains that set them."""
-        passed = [] if scene.from_host else [chain for chain in self.stages(PREROUTING) if chain not in stages]
-        if not scene.from_host and all(chain.hook == POSTROUTING for chain in stages):
-            passed += self.stages(FORWARD)
+        hooks = [] if scene.from_host else [PREROUTING]
+        if hooks and all(chain.hook == POSTROUTING for chain in stages):
+            hooks.append(FORWARD)
+        passed = [chain for chain in self.stages(*hooks) if chain not in stages]
+        passed = [chain for chain in passed if chain.kind != "nat" or scene.state == foreign.NEW]
         if any(rule.marking for chain in self._reached(passed) for rule in chain.rules):
             return _NOT_KNOWN
         return Marks(0, None if self.marks_flows and scene.state != foreign.NEW else 0)
@@ -256,7 +258,7 @@ class _Walk:
             case "masquerade" | "snat" if ways.is_nat:
                 entries = ways.accepted(box, marks, (rule.place, rule.text))
             case "dnat" | "redirect" if ways.is_nat:
-                entries = [Entry(box, Fate(rule.action, rule.to, rule_at=(rule.place, rule.text)))]
+                entries = [Entry(box, Fate(rule.action, rule.to, rule_at=(rule.place, rule.text), marks=marks))]
             case _:
                 why = Missing(rule.place, rule.text, "what it does is not known")
                 entries = [Entry(box, Fate("closed", missing=(why,)))]

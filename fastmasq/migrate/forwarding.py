@@ -190,12 +190,13 @@ class Forwarding:
         (first, last), *others = box[DESTINATION]
         if first != last or others:
             return False
-        for forward in self.work.result.forwards:
-            same = forward.to in (fate.to, f"{fate.to}:{listening(forward)[0]}")
-            protocol = foreign.PROTOCOLS[forward.protocol]
-            if same and box[PROTOCOL] == ((protocol, protocol),) and box[DESTINATION_PORT] == (listening(forward),):
-                return True
-        return False
+        forwarded = {
+            listening(forward)
+            for forward in self.work.result.forwards
+            if forward.to in (fate.to, f"{fate.to}:{listening(forward)[0]}")
+            and box[PROTOCOL] == ((foreign.PROTOCOLS[forward.protocol],) * 2,)
+        }
+        return forwarded >= set(box[DESTINATION_PORT])
 
     def _inside_networks(self, pair: tuple[str, str], entries: Entries) -> Ranges:
         """Return the sources of all that is masqueraded, if the rules name them: these are the inside networks."""

@@ -87,7 +87,7 @@ class Incoming:
         behind = replaced(box, DESTINATION, ((host, host),))
         if to_port is not None:
             behind = replaced(behind, DESTINATION_PORT, ((to_port, to_port),))
-        lists = [self._behind_dnat(link, behind) for link in self._links_towards(host)]
+        lists = [self._behind_dnat(link, behind, fate) for link in self._links_towards(host)]
         judged = lists[0]
         for other in lists[1:]:
             judged = combined(judged, other, lambda mine, theirs: _same_or_closed(mine, theirs, fate))
@@ -106,9 +106,9 @@ class Incoming:
         towards = given or self.work.here.towards(((host, host),))
         return [link for link in towards if link in self.work.inside] or self.work.inside
 
-    def _behind_dnat(self, link: str, box: Box) -> Entries:
+    def _behind_dnat(self, link: str, box: Box, fate: Fate) -> Entries:
         scene = Scene(self.work.outside, link, is_local=False, translated=True)
-        entries = self.work.book.forwarded(scene, box)
+        entries = self.work.book.forwarded(scene, box, fate.marks)
         self.work.note_translation(entries, "", "the inside host sees the sender's own address")
         return within(self.work.with_later_packets(scene, entries), box)
 

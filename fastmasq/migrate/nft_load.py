@@ -26,7 +26,7 @@ while [ $# -gt 1 ]; do
     ip link add name "$1" type veth peer name "$2" >/dev/null 2>&1
     shift 2
 done
-nft $options -f "$file" && nft -j list ruleset && echo && nft -a list ruleset
+nft $options -f "$file" && nft -j list ruleset && echo && nft -s -a list ruleset
 """
 _PLACE = re.compile(r"^\s*(?:table (?P<family>\w+) (?P<table>\S+) \{|chain (?P<chain>\S+) \{)")
 _RULE = re.compile(r"^\s*(?P<text>\S.*?) # handle (?P<handle>\d+)$")

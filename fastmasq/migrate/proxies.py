@@ -67,7 +67,7 @@ class Proxies:
         stages = self.work.book.stages(foreign.PREROUTING, foreign.INPUT, after_dnat=True)
         scene = Scene(link, "", is_local=True, translated=True)
         result = []
-        for one, its in self.work.book.walk(stages, scene, behind):
+        for one, its in self.work.book.walk(stages, scene, behind, fate.marks):
             before = replaced(one, DESTINATION, box[DESTINATION])
             if to_port is not None:
                 before = replaced(before, DESTINATION_PORT, box[DESTINATION_PORT])

@@ -40,7 +40,7 @@ class Fate(NamedTuple):
 
     kind: "accept", "masquerade", "dnat" or "redirect" (with `to`), "drop", "reject", or "closed": not known, so not let
     pass. missing: the rules for which that is so. log: whether the rules log it. rule_at: the place and the text of the
-    rule that translates.
+    rule that translates. marks: those of a packet where its destination is translated (`foreign.Marks`).
     """
 
     kind: str
@@ -48,6 +48,7 @@ class Fate(NamedTuple):
     missing: tuple[Missing, ...] = ()
     log: bool = False
     rule_at: tuple[str, str] = ("", "")
+    marks: tuple[int | None, int | None] | None = None
 
     @property
     def is_open(self) -> bool:

@@ -541,6 +541,13 @@ def test_a_range_of_ports_is_forwarded_to_the_same():
     assert len(carried.missing) == 1
 
 
+def test_inside_hosts_reach_forwards_of_several_ports():
+    rule = "-p tcp -m multiport --dports 25,110 -j DNAT --to-destination 10.0.0.3"
+    carried = of_iptables(nat=f"-A PREROUTING -d 200.200.200.200/32 {rule}", policy="ACCEPT")
+    assert [forward.to for forward in carried.forwards] == ["10.0.0.3:25", "10.0.0.3:110"]
+    assert not carried.missing
+
+
 def test_a_forward_for_several_inside_links_need_not_be_treated_alike_but_let_pass():
     nat = "-A PREROUTING -i eth1 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n"
     nat += "-A POSTROUTING -o eth0 -d 10.0.0.2 -j MASQUERADE"
@@ -799,6 +806,25 @@ def test_masquerading_by_a_mark_that_is_not_known_is_said_to_be_lost(marking):
     carried = by_mark(f"-A PREROUTING -i eth0 {marking}")
     assert "there is nothing like --mark 1" in carried.missing[0].why
     assert "nothing is masqueraded" in carried.missing[-1].why
+
+
+def test_marks_are_followed_behind_dnat():
+    text = """
+        table ip a {
+            chain into { type nat hook prerouting priority -100; iifname "eth1" tcp dport 8080 jump port; }
+            chain port { ip saddr 10.0.0.0/8 meta mark set 0x2000; ip saddr 199.0.0.0/24 meta mark set 0x4000
+                tcp dport 8080 dnat to 10.0.0.2:80
+            }
+            chain forward { type filter hook forward priority 0; meta mark 0x4000 drop; }
+            chain nat { type nat hook postrouting priority 100; meta mark 0x2000 masquerade
+                oifname "eth1" masquerade
+            }
+        }
+    """
+    carried = of_nft(text, inside=("eth0",), outside="eth1")
+    assert carried.forwards == [Forward("tcp", "eth1:8080", "10.0.0.2:80")] and not carried.missing
+    assert verdict(carried, "input", 6, "199.0.1.9", "200.200.200.200", (40000, 8080)) == "ACCEPT"
+    assert verdict(carried, "input", 6, "199.0.0.9", "200.200.200.200", (40000, 8080)) == "DENY"
 
 
 def test_many_marks_are_not_followed():

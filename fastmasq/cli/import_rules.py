@@ -10,7 +10,7 @@ import click
 
 from fastmasq.cli.options import ADDRESS, LINK, Checked, Group
 from fastmasq.config.values import InterfaceName
-from fastmasq.errors import FastmasqError
+from fastmasq.errors import ConfigurationError, FastmasqError
 
 LEFT_OUT = 3  # exit status: done, but something is missing
 
@@ -86,7 +86,13 @@ def nft(file: Any, **options: Any) -> None:
     except FastmasqError:
         if not nft_load.is_json(text):  # which can be read without nft, if without its words
             raise
-    _carry(nft_json.read(text, written), **options)
+    try:
+        _carry(nft_json.read(text, written), **options)
+    except ConfigurationError as error:
+        if '"xt":' not in text:
+            raise
+        hint = "there are rules of iptables among these, which nft cannot tell; import what iptables-save prints"
+        raise ConfigurationError(f"{error}; {hint}") from None
 
 
 def _carry(

@@ -80,14 +80,14 @@ def dump_request() -> bytes:
     return rtnetlink.RTMSG.pack(family=socket.AF_INET)
 
 
-def list_routes() -> tuple[Route, ...]:
-    """Return the routes of the current network namespace, flattened."""
+def list_routes() -> list[KernelRoute]:
+    """Return the routes of the current network namespace as the kernel has them."""
     requests = netlink.RequestSocket()
     try:
         messages, _ = requests.dump(netlink.RTM_GETROUTE, dump_request())
     finally:
         requests.close()
-    return flatten([read_route(message) for message in messages if concerns_us(message)])
+    return [read_route(message) for message in messages if concerns_us(message)]
 
 
 def read_route(message: bytes) -> KernelRoute:

@@ -5,9 +5,9 @@ The chain knows the link a packet leaves by, inside addresses, and no states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from fastmasq.migrate import foreign
+from fastmasq.migrate import foreign, links
 from fastmasq.migrate.emit import describe, describe_addresses
 from fastmasq.migrate.foreign import RELATED, LinkIs, Scene
 from fastmasq.migrate.regions import (
@@ -120,8 +120,8 @@ class Forwarding:
         """Return one list for what comes in by any link, by what is behind each inside one."""
         from_outside = coming.pop(self.work.outside, [])
         found: Entries = []
-        for one, entries in coming.items():
-            found += [*entries, Entry(replaced(EVERYTHING, SOURCE, told[one]), _SHUT)]
+        for one in (link for link in links.nested(told) if link in coming):
+            found += [*coming[one], Entry(replaced(EVERYTHING, SOURCE, told[one]), _SHUT)]
         return pruned([*found, *from_outside])
 
     def _from_any(self, coming: dict[str, Entries], leaving: str) -> Entries:
@@ -146,15 +146,17 @@ class Forwarding:
     def _told(self) -> dict[str, Ranges]:
         """Return what is behind each inside link, as the user says, the rules or the routes; {} if they overlap.
 
-        {} as well where it is not known of all of them.
+        {} as well where it is not known of all of them. The user's networks, and those of routes, may lie within each
+        other.
         """
         given, here = self.work.networks, self.work.here
         named = ranges_of(each for ranges in given.values() for each in ranges)
-        beside = complement(named, SOURCE)
         ours = (self.work.outside, *self.work.inside)
-        for known in (self.networks, here.networks if here.has(ours) else {}):
-            found = {link: given.get(link) or common(known.get(link, ()), beside) for link in self.work.inside}
-            if all(found.values()) and _are_apart(found.values()):
+        by_rules = {link: common(ranges, complement(named, SOURCE)) for link, ranges in self.networks.items()}
+        for known, may_nest in ((by_rules, False), (here.networks if here.has(ours) else {}, True)):
+            found = {link: given.get(link) or known.get(link, ()) for link in self.work.inside}
+            may_nest |= all(link in given for link in found)
+            if all(found.values()) and _are_apart(list(found.values()), may_nest=may_nest):
                 return found
         return {}
 
@@ -305,10 +307,11 @@ def _masquerades(entries: Entries, box: Box) -> bool:
     return masquerading and not left_of(box, (entry.box for entry in asked))
 
 
-def _are_apart(networks: Iterable[Ranges]) -> bool:
-    """Whether no address is in two of these."""
-    listed = list(networks)
-    return not any(common(one, other) for place, one in enumerate(listed) for other in listed[:place])
+def _are_apart(networks: list[Ranges], *, may_nest: bool) -> bool:
+    """Whether no address is in two of these; may_nest: or one lies within the other."""
+    pairs = [(one, other) for place, one in enumerate(networks) for other in networks[:place]]
+    both = [(common(one, other), one, other) for one, other in pairs]
+    return all(not shared or (may_nest and one != other and shared in (one, other)) for shared, one, other in both)
 
 
 def _differs(entries: Entries) -> bool:

@@ -34,6 +34,7 @@ from fastmasq.migrate.regions import (
     Entries,
     Ranges,
     common,
+    complement,
     left_of,
     ranges_of,
 )
@@ -46,7 +47,8 @@ _SOMEWHERE = "?"  # a link that no rule names
 class Here(NamedTuple):
     """What the host that this runs on knows, which may be the gateway or not.
 
-    networks: behind each link, by the routes, but not where the default route leads. addresses: its own, by link.
+    networks: behind each link, by the routes, but not where the default route leads; those of one link may lie within
+    those of another. addresses: its own, by link.
     """
 
     networks: Mapping[str, Ranges] = {}
@@ -58,7 +60,12 @@ class Here(NamedTuple):
 
     def towards(self, ranges: Ranges) -> list[str]:
         """Return the links that the routes to these addresses lead to."""
-        return [name for name, networks in self.networks.items() if common(networks, ranges)]
+        found = []
+        for name in nested(self.networks):
+            if common(self.networks[name], ranges):
+                found.append(name)
+                ranges = common(ranges, complement(self.networks[name], SOURCE))
+        return found
 
 
 def named(chains: Iterable[ForeignChain], side: str = "", *, patterns: bool = False) -> list[str]:
@@ -168,14 +175,22 @@ def passed_over(book: RuleBook, ours: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def nested(networks: Mapping[str, Ranges]) -> list[str]:
+    """Return the links in an order in which what lies within the networks of another comes before that."""
+    return sorted(networks, key=lambda name: _size(networks[name]))
+
+
 def this_host() -> Here:
     """Return what this host knows."""
     names = {interface.ifindex: interface.name for interface in list_interfaces()}
     found: dict[str, list[tuple[int, int]]] = {}
-    for route in routes.list_routes():
+    best: dict[tuple[int, int], routes.KernelRoute] = {}
+    for route in sorted(routes.list_routes(), key=lambda route: route.metric, reverse=True):
         if route.kind == routes.UNICAST and route.ifindex in names:
-            found.setdefault(names[route.ifindex], []).append((route.first, route.last))
-    networks = {name: ranges_of(each) for name, each in found.items() if _size(each) <= _HALF}
+            best[route.destination, route.length] = route
+    for (first, length), route in best.items():
+        found.setdefault(names[route.ifindex], []).append((first, first + (1 << (32 - length)) - 1))
+    networks = {name: ranges_of(each) for name, each in found.items() if _size(ranges_of(each)) <= _HALF}
     return Here(networks, interface_addresses())
 
 

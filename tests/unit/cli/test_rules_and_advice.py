@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,6 +78,29 @@ def test_import_of_all_that_there_is_ends_well(run, tmp_path):
     result = run("import", "nft", file, "--inside", "eth0")
     assert (result.exit_code, result.stderr) == (0, "")
     assert tomllib.loads(result.stdout) == {"interfaces": {"inside": ["eth0"], "outside": "eth1"}}
+
+
+def test_import_takes_what_is_behind_a_link(run, tmp_path):
+    file = tmp_path / "rules"
+    forward = "chain f { type filter hook forward priority 0; iifname wg0 oifname eth1 drop; }"
+    file.write_text(f"table ip n {{ chain p {{ type nat hook postrouting priority 100; masquerade; }}; {forward}; }}\n")
+    asked = ("import", "nft", file, "--outside", "eth1", "--format", "rules", "--inside", "eth0=10.0.0.0/24")
+    result = run(*asked, "--inside", "wg0=10.8.0.0/24,10.9.0.0/24")
+    assert result.exit_code == 0 and "-s 10.9.0.0/255.255.255.0" in result.stdout
+    assert run(*asked, "--inside", "wg0").exit_code == 3
+    result = run(*asked, "--inside", "wg0=10.8.0.0/33")
+    assert result.exit_code == 2 and "'10.8.0.0/33' is not an IPv4 network" in result.stderr
+
+
+def test_import_says_that_rules_of_iptables_cannot_be_read_as_json(run, tmp_path):
+    file = tmp_path / "rules.json"
+    xt = {"xt": {"type": "target", "name": "MASQUERADE"}}
+    chain = {"family": "ip", "table": "nat", "name": "POSTROUTING", "type": "nat", "hook": "postrouting", "prio": 100}
+    rule = {"family": "ip", "table": "nat", "chain": "POSTROUTING", "handle": 3, "expr": [xt]}
+    table = {"family": "ip", "name": "nat", "handle": 1}
+    file.write_text(json.dumps({"nftables": [{"table": table}, {"chain": chain}, {"rule": rule}]}))
+    result = run("import", "nft", file)
+    assert result.exit_code == 2 and "import what iptables-save prints" in result.stderr
 
 
 def test_import_refuses_what_it_cannot_read(run, tmp_path):

@@ -765,6 +765,17 @@ def test_inside_links_are_told_apart_by_what_is_behind_them(told_by):
     assert "told apart by their sources" in reasons(carried, "changed")["forward"]
 
 
+def test_a_tunnel_within_the_network_of_the_lan_is_told_apart():
+    behind = {"eth0": (read_network("10.0.0.0/8"),), "wg0": EIGHT}
+    carried = of_iptables(filter=VPN.format(rules=""), inside=("eth0", "wg0"), networks=behind)
+    for source, wanted in (("10.0.0.2", "MASQ"), ("10.8.0.2", "DENY"), ("10.8.1.2", "MASQ")):
+        assert verdict(carried, "forward", 6, source, "199.0.0.1") == wanted
+    assert not carried.missing
+    overlapping = {**behind, "wg0": (*EIGHT, read_network("192.168.0.0/24"))}
+    assert of_iptables(filter=VPN.format(rules=""), inside=("eth0", "wg0"), networks=overlapping).missing
+    assert Here(behind).towards(EIGHT) == ["wg0"]
+
+
 def test_masquerading_that_is_lost_is_said():
     carried = of_iptables(filter=VPN.format(rules=""), inside=("eth0", "wg0"))
     assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "DENY"

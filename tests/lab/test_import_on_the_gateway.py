@@ -1,4 +1,4 @@
-"""INPUT of another rule set, imported and in force: the host keeps what it kept, and sessions of inside hosts work."""
+"""Imports on the gateway: the host keeps what INPUT kept, sessions of inside hosts work, routes tell links apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from fastmasq.migrate import iptables_save
 from fastmasq.migrate.carry import carry
 from fastmasq.migrate.files import script, toml
+from fastmasq.migrate.foreign import read_network
+from fastmasq.migrate.links import this_host
 from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, round_trip
+from tests.support.namespaces import Gateway
 
 OTHER_ADDRESS = "200.200.200.201"  # the gateway's, and not named
 CLOSED_PORT, MASQUERADED_PORT = 8443, 61500
@@ -59,3 +62,19 @@ def test_an_imported_input_protects_the_host_as_it_did(net: Network) -> None:
     assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
     assert round_trip(net.udp("inside"), (SERVER_ADDRESS, ECHO_PORT), b"hello")
     assert set(net.drops()) <= {"input_denied"}
+
+
+def test_the_routes_of_the_gateway_say_what_is_behind_its_links(gateway: Gateway) -> None:
+    host = gateway.host
+    host.ip("link add wg0 type veth peer name wg0-peer")
+    host.ip("addr add 10.8.0.1/24 dev wg0")
+    host.ip("link set wg0 up")
+    host.ip("route add 192.168.5.0/24 via 10.0.0.254")
+    host.ip("route add 192.168.5.0/24 dev wg0 metric 50")
+    with host.entered():
+        here = this_host()
+    behind = {name: [read_network(text) for text in texts] for name, texts in (
+        ("eth0", ("10.0.0.0/8", "192.168.5.0/24")), ("wg0", ("10.8.0.0/24",)))}  # fmt: skip
+    assert {name: list(ranges) for name, ranges in here.networks.items() if name != "lo"} == behind
+    assert here.has(("eth0", "eth1", "wg0")) and not here.has(("eth7",))
+    assert int.from_bytes(bytes((10, 8, 0, 1))) in here.addresses["wg0"]

@@ -1,7 +1,8 @@
-"""What a policy would take from programs of this host: the ports of forwards and triggers, and protocols redirected.
+"""What a policy would take from programs of this host: ports of forwards, triggers and marks, and protocols redirected.
 
 A program that waits at such a port, or for such a protocol, would hear nothing any more. Nobody wants that by mistake:
-so it is refused, unless the forward, redirect or trigger is to `steal`. What a policy in force has already is its own.
+so it is refused, unless what takes it is to `steal`. What a policy in force has already is its own. The ports of a mark
+are those that the rules name which set it; a rule that names none takes none.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fastmasq.daemon.policy import Policy
 from fastmasq.kernel.ports import Waiting
 from fastmasq.kernel.programs import program_of
-from fastmasq.policy import forwards, triggers
+from fastmasq.policy import forwards, marks, triggers
 from fastmasq.policy.forwards import OUTSIDE, Endpoint
+from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.triggers import NUMBERS
 
 Ask = Callable[[int], Sequence[Waiting]]  # for an IP protocol, see kernel.ports.waiting
-Owner = forwards.Forward | triggers.Trigger
+Owner = forwards.Forward | triggers.Trigger | MarkTarget
 
 
 def claims(
@@ -72,14 +74,19 @@ def _endpoints(policy: Policy, addresses: Mapping[str, int]) -> dict[Endpoint, O
             port_class = forwards.PROTOCOLS.index(row.protocol)
             for port in range(row.first, row.last + 1):
                 found.setdefault((known[OUTSIDE], port_class, port), row)
+    for (port_class, port), target in marks.owners(policy.rules, policy.marks).items():
+        found.setdefault((known[OUTSIDE], port_class, port), target)
     return found
 
 
 def _name(owner: Owner) -> str:
+    if isinstance(owner, MarkTarget):
+        return f"mark {owner.mark}"
     return str(owner) if isinstance(owner, forwards.Forward) else f"trigger {owner}"
 
 
 def _instead(owner: Owner) -> str:
     if isinstance(owner, forwards.Forward):
         return "stop it, use another port, or take this one with --force (steal = true in the configuration)"
-    return "stop it, use other ports, or take these with steal = true under [rules]"
+    what = "use other ports" if isinstance(owner, triggers.Trigger) else "have no rule mark this port"
+    return f"stop it, {what}, or take these with ipmasqadm --force (steal = true under [rules])"

@@ -185,7 +185,7 @@ class Gateway:
         if (new.forwards, new.triggers) != (old.forwards, old.triggers):
             self.forwards.check((*new.forwards, *triggers.port_forwards(new.triggers)))
         led, before = ((one.forwards, one.triggers, one.redirects, one.marks) for one in (new, old))
-        if led != before:
+        if led != before or (new.marks and new.rules is not old.rules):
             self._check_ends(new, old)
 
     def _check_ends(self, new: Policy, old: Policy | None) -> None:
@@ -306,11 +306,12 @@ class Gateway:
         self._give_back()
 
     def _give_back(self) -> None:
-        """Give a port that a forward has left to the program of the host that waits there.
+        """Give a port that a forward, trigger or mark has left to the program of the host that waits there.
 
-        Sessions of the forward would keep strangers from it for as long as they live: they end.
+        Sessions by it would keep strangers from the program for as long as they live: they end.
         """
-        found = dict(claims.heard(self.forwards.left, self.host.waiting)) if self.forwards.left else {}
+        left = self.forwards.left | self.ports.left()
+        found = dict(claims.heard(left, self.host.waiting)) if left else {}
         if not found:
             return
         closed = departure.end(self.table, self.forwarder, self.host, found)
@@ -319,7 +320,7 @@ class Gateway:
         for endpoint, each in found.items():
             log.warning("%s: given back to %s", forwards.write_endpoint(endpoint), program_of(each))
         if closed:
-            log.warning("%d sessions of forwards that are gone have ended with that", closed)
+            log.warning("%d sessions by what led there before have ended with that", closed)
 
     def _settle_again(self) -> None:
         """Settle after a change was undone; what is refused even so is tried again each second."""

@@ -3,7 +3,7 @@
 Control methods, with parameters and result:
 
     marks
-     -> [{"mark": 1, "address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}, ...]
+     -> [{"mark": 1, "address": "10.0.0.2", "port": 80, "preference": 10, "left": 7, "steal": false}, ...]
         those of a mark in order, beginning with the one whose turn it is.
 
     marks.change, see daemon/policy.py
@@ -16,6 +16,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from fastmasq.daemon.ports import no_ports
 from fastmasq.daemon.triggers import Triggers, set_rows
@@ -33,11 +34,13 @@ class Marks:
         self.forwarder = forwarder
         self.table = table
         self._triggers = triggers
+        self._stealing: frozenset[str] = frozenset()  # the spellings of those that may take ports of programs
 
     def targets(self) -> tuple[MarkTarget, ...]:
         """Return the targets of all marks, as their turns stand."""
         with self.forwarder.locked():
-            return marks.targets_of(self.table.marks())
+            found = marks.targets_of(self.table.marks())
+        return tuple(replace(one, steal=str(one) in self._stealing) for one in found)
 
     def put(self, wanted: tuple[MarkTarget, ...], before: tuple[MarkTarget, ...]) -> None:
         """Have these from now on in place of those `before`; marks that are in both alike keep their turns.
@@ -50,6 +53,7 @@ class Marks:
             present = self.table.marks()
             rows |= {mark: present[mark] for mark, one in rows.items() if mark in present and old.get(mark) == one}
             set_rows(self.forwarder, self.table, self._triggers.triggers, rows)
+        self._stealing = frozenset(str(one) for one in wanted if one.steal)
 
     def ports(self, rules: RuleSet) -> np.ndarray:
         """Return the ports that packets must go to for these rules to mark them so that they lead inside."""

@@ -99,6 +99,7 @@ def _stealing(declared: Declared, settings: Settings) -> Declared:
         "forwards": [one for one in declared.forwards if one not in settings.forward],
         "redirects": [one for one in declared.redirects if one not in settings.redirect],
         "triggers": list(declared.triggers),
+        "marks": list(declared.marks),
     }
     changed = {
         name: tuple(structs.replace(one, steal=True) if one in found else one for one in getattr(declared, name))

@@ -14,6 +14,7 @@ from fastmasq.config.values import PortRanges
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT
 from fastmasq.kernel.ports import PortSet, ephemeral_range, format_ports, host_ports, parse_ports
+from fastmasq.policy.forwards import Endpoint
 from fastmasq.wire.numbers import CLASSES
 
 UDP_CLASS = CLASSES.index("udp")
@@ -55,6 +56,7 @@ class Ports:
         self._mapped = mapped
         self._claimed = no_ports()  # as of the last `take_lost`
         self._in_use = no_ports()  # nobody's any more but for their sessions
+        self._left = no_ports()  # those of them that triggers and marks have left
 
     @property
     def external(self) -> int | None:
@@ -85,6 +87,7 @@ class Ports:
 
     def reserve(self, ports: np.ndarray, keeping: np.ndarray) -> None:
         """Have triggers and marks lead these ports inside, and sessions of the classes `keeping` keep a spare one."""
+        self._left |= self.reserved & ~ports
         self.reserved, self.keeping = ports, keeping
 
     def forward(self, ports: Mapping[int, np.ndarray]) -> None:
@@ -127,7 +130,13 @@ class Ports:
             still |= self._mapped(address, gone)
         lost = still & ~self._in_use
         self._claimed, self._in_use = claimed, still
+        self._left &= still
         return lost
+
+    def left(self) -> set[Endpoint]:
+        """Return the external endpoints that triggers and marks had, and that sessions have still."""
+        ports = np.argwhere(self._left).tolist()
+        return {(address, port_class, port) for address in self.externals for port_class, port in ports}
 
     def _claim(self) -> np.ndarray:
         return self.free | self.led_inside()

@@ -55,6 +55,10 @@ class Waiting(NamedTuple):
             own = own.ipv4_mapped
         return own.is_unspecified or own == ipaddress.IPv4Address(address)
 
+    def endpoint(self) -> str:
+        """Return address and port as people write them, such as 0.0.0.0:22 or [::]:22."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
 
 def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
     """Return True for each port (ICMP: identifier) that the host uses or may use in this network namespace.

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.legacy.force import takes_force
 from fastmasq.legacy.tokens import whole
 from fastmasq.policy.redirects import EVERYWHERE, Change, Redirect, check
 
 HELP = """\
-Usage: ipfwd [--masq] [--add] [--from NETWORK] HOST PROTOCOL
+Usage: ipfwd [--masq] [--add] [--from NETWORK] [--force] HOST PROTOCOL
        ipfwd --delete [--from NETWORK] HOST PROTOCOL
        ipfwd --list | --flush | --help
 PROTOCOL is a name or a number, but not of ICMP, TCP or UDP. The command ends at once; the forwarder goes on with it.
+--force takes the protocol even from a running program or tunnel.
 """
 _COMMANDS = ("--add", "--delete", "--list", "--flush")
 
@@ -29,6 +31,7 @@ class Request(Struct, frozen=True):
     method: ClassVar[str] = "redirects.change"  # of the control socket
 
 
+@takes_force
 def parse(words: Sequence[str]) -> Request:
     """Return what the words behind the program's name ask for. Raises ConfigurationError."""
     command, source, rest = "--add", EVERYWHERE, []

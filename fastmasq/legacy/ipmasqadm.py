@@ -9,6 +9,7 @@ from typing import Any
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
+from fastmasq.legacy.force import takes_force
 from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
 from fastmasq.legacy.tokens import whole
 from fastmasq.policy.forwards import (
@@ -34,6 +35,7 @@ _ROW = "{:<4} {:<20} {:<20} {:>8} {:>8} {:>5} {:>5}"
 _NUMBERS = {"tcp": TCP, "udp": UDP}
 
 
+@takes_force
 def parse(words: Sequence[str]) -> Request:
     """Return what the words behind the program's name ask for.
 

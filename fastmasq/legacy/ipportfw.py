@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.legacy.force import takes_force
 from fastmasq.policy.forwards import Change, Forward, Target, read_address
 
 LAST_PORT = 60999  # from 61000 on ports were masquerading's
@@ -20,7 +21,7 @@ Usage: ipportfw -A -[t|u] l.l.l.l/lport -R a.a.a.a/rport   add entry
        ipportfw -C                                         clear table
        ipportfw -L                                         list table
        ipportfw -h                                         this text
-l.l.l.l may be the name of a link, whose address may change.
+l.l.l.l may be the name of a link, whose address may change. --force takes the port even from a running program.
 """
 
 _ENDPOINT = re.compile(r"([^/\s]+)/(\d{1,5})", re.ASCII)
@@ -35,6 +36,7 @@ class Request(Struct, frozen=True):
     method: ClassVar[str] = "forwards.change"  # of the control socket
 
 
+@takes_force
 def parse(words: Sequence[str]) -> Request:
     """Return what the words behind the program's name ask for. Raises ConfigurationError in the program's words."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Literal
 
@@ -26,7 +26,8 @@ class MarkTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An inside host that gets `preference` new sessions of a mark in a row, before it is the next one's turn.
 
     port 0 is the packet's own. A host with preference 0 keeps the turn until it is passed on. left: sessions until the
-    turn passes on, None before the first.
+    turn passes on, None before the first. A mark with a host that is to `steal` may take the ports of running programs
+    of this host.
     """
 
     mark: int
@@ -34,6 +35,7 @@ class MarkTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     port: int = 0
     preference: int = PREFERENCE
     left: int | None = None
+    steal: bool = False
 
     def __str__(self) -> str:
         return f"{self.mark} -> {self.address}:{self.port}"
@@ -154,13 +156,38 @@ def marked_ports(rules: RuleSet, marks: Iterable[int]) -> np.ndarray:
 
     Left out are marks that packets get whatever their port: those count where the port is masquerading's anyway.
     """
-    wanted = set(marks)
     ports = np.zeros((2, _PORTS), bool)
-    if wanted:
-        for rule, reach in _reaches(rules, INPUT, np.ones((2, _PORTS), bool), frozenset()):
-            if rule.mark is not None and (rule.mark[0] == "add" or rule.mark[1] in wanted):
-                ports |= reach & ~reach.all(axis=1, keepdims=True)
+    for _, reach in _marking(rules, set(marks)):
+        ports |= reach
     return ports
+
+
+def owners(rules: RuleSet, targets: Sequence[MarkTarget]) -> dict[tuple[int, int], MarkTarget]:
+    """Return the same ports, as (class, port), each with a target of its mark: one that is to `steal`, if any is."""
+    found: dict[tuple[int, int], MarkTarget] = {}
+    by_mark: dict[int, MarkTarget] = {}
+    for one in targets:
+        if one.steal or one.mark not in by_mark:
+            by_mark[one.mark] = one
+    for rule, reach in _marking(rules, by_mark.keys()):
+        leading = [one for mark, one in by_mark.items() if _sets(rule, mark)]
+        for port_class, port in np.argwhere(reach).tolist():
+            found.setdefault((port_class, port), leading[0])
+    return found
+
+
+def _marking(rules: RuleSet, marks: Collection[int]) -> Iterator[tuple[Rule, np.ndarray]]:
+    """Yield the rules that may set one of these marks, each with the ports that it or those before it name."""
+    if not marks:
+        return
+    for rule, reach in _reaches(rules, INPUT, np.ones((2, _PORTS), bool), frozenset()):
+        if any(_sets(rule, mark) for mark in marks):
+            yield rule, reach & ~reach.all(axis=1, keepdims=True)
+
+
+def _sets(rule: Rule, mark: int) -> bool:
+    """Whether a packet may have a mark by this rule; what is added may come to any."""
+    return rule.mark is not None and (rule.mark[0] == "add" or rule.mark[1] == mark)
 
 
 def _reaches(rules: RuleSet, name: str, before: np.ndarray, above: frozenset[str]) -> Iterator[tuple[Rule, np.ndarray]]:

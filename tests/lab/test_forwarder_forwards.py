@@ -287,7 +287,7 @@ def test_the_port_of_a_running_program_is_taken_only_by_force_and_given_back(net
         return net.connect("server", (EXTERNAL_ADDRESS, 2222)).recv(100)
 
     add = ("add", "tcp", "eth1:2222", f"{INSIDE_ADDRESS}:{ECHO_PORT}")
-    with pytest.raises(FastmasqError, match=rf"\(process {os.getpid()}\) waits at tcp {EXTERNAL_ADDRESS}:2222"):
+    with pytest.raises(FastmasqError, match=rf"\(process {os.getpid()}\) waits at tcp \S+:2222"):
         forward(net, *add)
     assert asked() == b"the gateway's own"
     forward(net, *add, "--force")

@@ -17,12 +17,14 @@ from fastmasq.daemon.policy import Declared, declare
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel.ports import Waiting
 from fastmasq.kernel.programs import Program, program_of
-from fastmasq.policy import forwards, redirects, triggers
+from fastmasq.policy import forwards, marks, redirects, triggers
+from fastmasq.policy.chains import Match, Rule
+from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.redirects import Redirect
 from fastmasq.policy.triggers import Trigger
 from tests.support.harness import address
-from tests.support.packets import tcp
-from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE, delivered, passes
+from tests.support.packets import tcp, udp
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE, delivered, passes
 from tests.support.policy_gateway import Host, PolicyGateway
 
 TCP, UDP, GRE, ESP = 6, 17, 47, 50
@@ -66,7 +68,7 @@ def test_a_forward_names_the_program_whose_port_it_would_take(gateway: PolicyGat
     with pytest.raises(ConfigurationError) as refusal:
         gateway.call("forwards.change", changes=add("eth1:22"))
     assert str(refusal.value) == (
-        f"tcp eth1:22: {US} waits at tcp {GATEWAY_OUT}:22, and would hear nothing more; "
+        f"tcp eth1:22: {US} waits at tcp 0.0.0.0:22, and would hear nothing more; "
         "stop it, use another port, or take this one with --force (steal = true in the configuration)"
     )
     assert gateway.call("forwards") == []
@@ -117,8 +119,8 @@ def test_the_ports_of_triggers_and_redirected_protocols_are_refused_alike(gatewa
         with pytest.raises(ConfigurationError) as refusal:
             gateway.call("triggers.change", changes=[triggers.Change(action="add", row=row)])
         assert str(refusal.value) == (
-            f"trigger {row}: {US} waits at udp {GATEWAY_OUT}:7000, and would hear nothing more; "
-            "stop it, use other ports, or take these with steal = true under [rules]"
+            f"trigger {row}: {US} waits at udp [::]:7000, and would hear nothing more; "
+            "stop it, use other ports, or take these with ipmasqadm --force (steal = true under [rules])"
         )
     for protocol, user in ((ESP, US), (GRE, "the tunnel gre1")):
         change = redirects.Change(action="set", redirect=Redirect(protocol=protocol, host=HOST))
@@ -130,6 +132,52 @@ def test_the_ports_of_triggers_and_redirected_protocols_are_refused_alike(gatewa
         gateway.call("redirects.change", changes=[steal])
     direct = Trigger(kind="direct", protocol="udp", first=6970, last=7170)
     gateway.call("triggers.change", changes=[triggers.Change(action="add", row=direct)])
+
+
+def marking(*ports: tuple[int, int], mark: int = 1, protocol: int = TCP) -> Rule:
+    return Rule(match=Match(protocol=protocol, destination_ports=ports), mark=("set", mark), target="ACCEPT")
+
+
+def mark(gateway: PolicyGateway, action: str = "add", number: int = 1, host: str = HOST, **how: Any) -> None:
+    target = MarkTarget(mark=number, address=host, port=22, **how)
+    gateway.call("marks.change", changes=[marks.Change(action=action, target=target)])
+
+
+TAKEN = (
+    f"mark 1: {US} waits at tcp 0.0.0.0:22, and would hear nothing more; "
+    "stop it, have no rule mark this port, or take these with ipmasqadm --force (steal = true under [rules])"
+)
+
+
+def test_a_mark_names_the_program_whose_port_it_would_take(gateway: PolicyGateway):
+    """Whether the rule that marks its port or the host of the mark comes first; one with another mark takes nothing."""
+    gateway.use(marking((22, 22)), marking((1, 1000), mark=2))
+    with pytest.raises(ConfigurationError) as refusal:
+        mark(gateway)
+    assert str(refusal.value) == TAKEN
+    assert gateway.call("marks") == []
+    gateway.use()
+    mark(gateway)
+    with pytest.raises(ConfigurationError) as refusal:
+        gateway.use(marking((80, 80)), marking((1, 1000)))
+    assert str(refusal.value) == TAKEN
+    assert gateway.call("rules")["chains"][0]["rules"] == []
+    assert delivered(gateway.harness, OUTSIDE, tcp(STRANGER, (GATEWAY_OUT, 22), "S", seq=1))
+    mark(gateway, "delete")
+    mark(gateway, host=OTHER_HOST)
+    mark(gateway, steal=True)
+    gateway.use(marking((22, 22)))
+    passes(gateway.harness, OUTSIDE, tcp(STRANGER, (GATEWAY_OUT, 22), "S", seq=1))
+    mark(gateway, host="10.0.0.9")
+    assert [one["steal"] for one in gateway.call("marks")] == [False, True, False]
+
+
+def test_a_rule_that_marks_any_port_takes_none_of_a_program(gateway: PolicyGateway):
+    for rule in (marking(), marking((1, 2000)), Rule(match=Match(), mark=("set", 1), target="ACCEPT")):
+        gateway.use(rule)
+        mark(gateway)
+        assert delivered(gateway.harness, OUTSIDE, tcp(STRANGER, (GATEWAY_OUT, 22), "S", seq=1))
+        mark(gateway, "delete")
 
 
 def declared(**policy: Any) -> Declared:
@@ -147,11 +195,16 @@ def test_a_start_is_refused_but_not_in_the_place_of_a_run_that_had_it(host: Host
 
 def test_rule_files_may_be_let_take_ports(tmp_path: Path):
     script = tmp_path / "rc.firewall"
-    script.write_text(f"ipportfw -A -t{GATEWAY_OUT}/22 -R {HOST}/22\nipmasqadm autofw -A -r udp 7000 7001 -h {HOST}\n")
+    script.write_text(
+        f"ipportfw -A -t{GATEWAY_OUT}/22 -R {HOST}/22\n"
+        f"ipmasqadm autofw -A -r udp 7000 7001 -h {HOST}\n"
+        f"ipmasqadm mfw -A -m 1 -r {HOST} 22\n"
+        f"ipmasqadm mfw --force -A -m 2 -r {HOST} 22\n"
+    )
     for text, steals in (("", False), ("steal = true", True)):
         configuration = f'[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n[rules]\nfiles = ["{script}"]\n{text}\n'
         found = declare(parse(configuration, "f.toml").settings)
-        assert [one.steal for one in (*found.forwards, *found.triggers)] == [steals, steals]
+        assert [one.steal for one in (*found.forwards, *found.triggers, *found.marks)] == [steals] * 3 + [True]
 
 
 def test_sessions_of_a_forward_that_is_gone_give_way_to_the_program(gateway: PolicyGateway):
@@ -170,6 +223,27 @@ def test_sessions_of_a_forward_that_is_gone_give_way_to_the_program(gateway: Pol
     for step in gateway.gateway.every_second():
         step()
     assert gateway.harness.sessions() == []
+
+
+def test_sessions_of_a_mark_or_trigger_that_is_gone_give_way_to_the_program(gateway: PolicyGateway):
+    """Whether the mark's host or the rule has gone."""
+    opened = Trigger(
+        kind="range", protocol="udp", first=7000, last=7001, control_protocol="tcp", control_port=99, steal=True
+    )
+    for end in (lambda: mark(gateway, "delete"), gateway.use):
+        gateway.use(marking((22, 22)))
+        mark(gateway, steal=True)
+        passes(gateway.harness, OUTSIDE, tcp(STRANGER, (GATEWAY_OUT, 22), "S", seq=1))
+        end()
+        assert gateway.harness.sessions() == []
+        assert not gateway.host.kept[address(GATEWAY_OUT)][0][22]
+        assert delivered(gateway.harness, OUTSIDE, tcp(STRANGER, (GATEWAY_OUT, 22), "S", seq=1))
+    gateway.call("triggers.change", changes=[triggers.Change(action="add", row=opened)])
+    passes(gateway.harness, INSIDE, tcp((HOST, 1025), ("199.0.0.77", 99), "S", seq=1))
+    passes(gateway.harness, OUTSIDE, udp(STRANGER, (GATEWAY_OUT, 7000), b"x"))
+    gateway.call("triggers.change", changes=[triggers.Change(action="delete", row=opened)])
+    assert [one["protocol"] for one in gateway.harness.sessions()] == ["tcp"]
+    assert delivered(gateway.harness, OUTSIDE, udp(STRANGER, (GATEWAY_OUT, 7000), b"x"))
 
 
 def test_nobody_that_can_be_named(inode: int):

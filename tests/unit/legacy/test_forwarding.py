@@ -443,3 +443,20 @@ def test_5_6_errors(line: str):
     said, ended = refused(run_ipfwd, line)
     assert said.startswith("ipfwd: ")
     assert ended == 2
+
+
+# -- what the originals did not have -----------------------------------------------------------------------------------
+
+
+def test_force_takes_what_a_running_program_has(running: Running):
+    do(run_ipportfw, "--force -A -t 200.200.200.200/22 -R 10.0.0.2/22", running)
+    do(run_ipmasqadm, "portfw -a -P udp -L 200.200.200.200 53 -R 10.0.0.2 53 --force", running)
+    do(run_ipmasqadm, "autofw --force -A -r udp 6970 7170 -c tcp 7070", running)
+    do(run_ipmasqadm, "mfw -A --force -m 1 -r 10.0.0.2 22", running)
+    do(run_ipmasqadm, "mfw -A -m 1 -r 10.0.0.3 22", running)
+    do(run_ipfwd, "--masq --force 10.0.0.2 47", running)
+    assert [one.steal for one in running.forwards] == [True, True]
+    assert [one.steal for one in (*running.triggers, *running.redirects)] == [True, True]
+    assert [one.steal for one in running.marks] == [True, False]
+    do(run_ipmasqadm, "mfw --force -F", running)
+    assert running.marks == ()

@@ -79,6 +79,7 @@ class Methods:
     def _change(
         self, method: str, tell: Callable[[Policy, Policy], dict[str, Any]], params: dict[str, Any]
     ) -> dict[str, Any]:  # fmt: skip
+        self._confirmation.require_none(now_ns())
         if method == "rules.change":
             self._gateway.count()  # some changes set counters to zero
         old = self._gateway.policy()
@@ -88,8 +89,7 @@ class Methods:
 
     def _change_lines(self, params: dict[str, Any]) -> dict[str, Any]:
         wanted = read_parameters("policy", params, _Lines)
-        if wanted.confirm_s:
-            self._confirmation.require_none()
+        self._confirmation.require_none(now_ns())
         self._gateway.count()
         old = self._gateway.policy()
         new, left_out, made = with_lines(old, wanted.lines)

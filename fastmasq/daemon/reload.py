@@ -86,7 +86,7 @@ class Reload:
             raise KernelError("started without a configuration, so there is nothing to reload; use `run -c FILE`")
         before, declared = self._gateway.policy(), self._gateway.declared
         try:
-            self._confirmation.require_none()
+            self._confirmation.require_none(now_ns())
             result = self._reload(self._read_again(), to_enforce=to_enforce, exactly=exactly)
         except FastmasqError as error:
             for line in str(error).splitlines():

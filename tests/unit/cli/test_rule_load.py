@@ -81,11 +81,14 @@ def test_what_the_forwarder_refuses_is_said(run, forwarder, script):
 def test_a_change_may_go_back_by_itself(run, forwarder, script):
     asked: list[dict[str, Any]] = []
     forwarder.handlers["policy.change"] = lambda params: asked.append(params) or {"warnings": [], "changes": 4}
-    forwarder.handlers["confirm"] = lambda params: {"confirmed": f"the change by {script}"}
+    forwarder.handlers["confirm"] = lambda params: {
+        "undone" if params.get("undo") else "confirmed": f"the change by {script}"
+    }
     shown = run("rule", "load", "--socket", forwarder.path, "--confirm", "60", script).stdout
     assert asked[0]["confirm_s"] == 60
     assert shown.splitlines()[-1] == "this goes back in 60 s, unless you say `fastmasq confirm`"
     assert run("confirm", "--socket", forwarder.path).stdout == f"the change by {script} is confirmed\n"
+    assert run("confirm", "--socket", forwarder.path, "--undo").stdout == f"the change by {script} is undone\n"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-5", "86401", "soon"])

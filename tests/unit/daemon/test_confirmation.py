@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,17 +70,40 @@ def test_what_is_confirmed_stays(gateway: PolicyGateway) -> None:
         gateway.call("confirm")
 
 
-def test_one_change_at_a_time_waits(gateway: PolicyGateway) -> None:
+def test_nothing_else_changes_while_one_waits(gateway: PolicyGateway) -> None:
+    """It would go back with it, whoever has made it."""
     lock_out(gateway)
-    with pytest.raises(ConfigurationError, match=r"the change by rc.firewall waits for `fastmasq confirm`"):
-        gateway.call("policy.change", lines=[], confirm_s=5)
+    deny = {"changes": [{"do": "policy", "chain": "output", "target": "DENY"}]}
+    for method, params in (
+        ("policy.change", {"lines": []}),
+        ("policy.change", {"lines": [], "confirm_s": 5}),
+        ("rules.change", deny),
+        ("forwards.change", {"changes": [{"action": "clear"}]}),
+        ("redirects.change", {"changes": [{"action": "clear"}]}),
+        ("triggers.change", {"changes": [{"action": "clear"}]}),
+        ("marks.change", {"changes": [{"action": "clear"}]}),
+        ("timeouts", {"tcp": 7200, "tcp_fin": 10, "udp": 60}),
+        ("dynaddr", {"value": 5}),
+    ):
+        with pytest.raises(ConfigurationError) as refusal:
+            gateway.call(method, **params)
+        assert re.fullmatch(
+            r"nothing was changed: the change by rc\.firewall waits to be confirmed, and goes back in \d+ s; "
+            r"say `fastmasq confirm` to keep it, or `fastmasq confirm --undo` to have it go back now",
+            str(refusal.value),
+        )
+    assert len(gateway.call("forwards")) == 1
+    gateway.call("confirm")
+    gateway.call("rules.change", **deny)
 
 
-def test_what_changes_meanwhile_goes_back_too(gateway: PolicyGateway) -> None:
+def test_what_is_undone_goes_back_at_once(gateway: PolicyGateway, caplog: pytest.LogCaptureFixture) -> None:
     lock_out(gateway)
-    gateway.call("rules.change", changes=[{"do": "policy", "chain": "output", "target": "DENY"}])
-    gateway.confirmation.every_second(LATER)
-    assert [chain["policy"] for chain in gateway.call("rules")["chains"][:3]] == ["ACCEPT"] * 3
+    assert gateway.call("confirm", undo=True) == {"undone": "the change by rc.firewall"}
+    assert (input_policy(gateway), gateway.call("forwards")) == ("ACCEPT", [])
+    assert caplog.messages[-1] == "the change by rc.firewall is undone, so all is as it was before it"
+    with pytest.raises(ConfigurationError, match="no change waits to be confirmed"):
+        gateway.call("confirm", undo=True)
 
 
 def test_the_kernel_may_refuse_the_way_back_for_a_while(
@@ -91,8 +115,12 @@ def test_the_kernel_may_refuse_the_way_back_for_a_while(
     lock_out(gateway)
     with monkeypatch.context() as busy:
         busy.setattr(gateway.host, "judge", refuse)
-        gateway.confirmation.every_second(LATER)
-    assert caplog.messages[-1] == "the change by rc.firewall was not confirmed, and cannot go back now: nft: busy"
+        with pytest.raises(KernelError, match="nft: busy"):
+            gateway.call("confirm", undo=True)
+        for _ in range(3):
+            gateway.confirmation.every_second(LATER)
+    refused = "the change by rc.firewall was not confirmed, and cannot go back now: nft: busy"
+    assert caplog.messages.count(refused) == 1
     gateway.confirmation.every_second(LATER)
     assert input_policy(gateway) == "ACCEPT"
 
@@ -110,7 +138,7 @@ def test_a_reload_goes_back_and_can_be_tried_again(gateway: PolicyGateway, tmp_p
     for _ in range(2):
         assert reload.handle({"confirm_s": 60})["changed"] == ["rules"]
         assert input_policy(gateway) == "DENY"
-        with pytest.raises(ConfigurationError, match="the reload waits for `fastmasq confirm`"):
+        with pytest.raises(ConfigurationError, match="the reload waits to be confirmed"):
             reload.handle({})
         gateway.confirmation.every_second(LATER)
         assert input_policy(gateway) == "ACCEPT"

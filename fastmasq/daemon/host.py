@@ -148,7 +148,7 @@ class Host:
 
     def unfollowed(self) -> list[str]:
         """Return the rules of policy routing that packets of our links would meet, see kernel/ip_rules.py."""
-        return ip_rules.concerning([link.name for link in self._watch.snapshot().links])
+        return ip_rules.concerning(self._watch.snapshot())
 
     # -- guard -----------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ def _routing(watch: Watch) -> Iterator[Finding]:
         leads = sum(route.last - route.first + 1 for route in over)
         if link.role == "outside" and link.ifindex and leads < MOST_ADDRESSES:
             yield Finding("problem", f"no default route leads over {link.name} (outside): see `ip route`")
-    for rule in ip_rules.concerning([link.name for link in links]):
+    for rule in ip_rules.concerning(watch.snapshot()):
         yield Finding("problem", f"ip rule {rule}: not followed; packets go by the tables local, main and default")
 
 

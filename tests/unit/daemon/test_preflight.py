@@ -85,6 +85,9 @@ def test_policy_routing_that_is_not_followed(gateway: Gateway) -> None:
     assert texts(found(), "problem") == [
         "ip rule 77: from 10.0.0.0/24 lookup 100: not followed; packets go by the tables local, main and default"
     ]
+    gateway.host.ip("rule delete priority 77")
+    gateway.host.ip("rule add priority 77 from 8.8.8.8 lookup 100")
+    assert texts(found(), "problem") == []
 
 
 @pytest.mark.parametrize("mode", ["auto", "v2", "v3", "socket"])

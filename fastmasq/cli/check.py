@@ -36,7 +36,7 @@ def check(ctx: click.Context, config: str, sample: bool, as_json: bool) -> None:
 
     try:
         loaded = load(config)
-        declared = declare(loaded.settings, quoting=True)
+        declared = declare(loaded.settings, quoting=True, places=loaded.places)
     except ConfigurationError as error:
         if as_json:
             _print(config, [("error", line) for line in str(error).splitlines()])

@@ -82,7 +82,7 @@ def run(
         if observe:
             run_forever(loaded.settings, say, read_again, observed=partial(_print_observed, log_json))
         else:
-            run_forever(loaded.settings, say, read_again, keep=keep)
+            run_forever(loaded.settings, say, read_again, keep=keep, places=loaded.places)
     except FastmasqError as error:
         if not log_json:
             raise
@@ -119,7 +119,7 @@ def _read(
         settings = replace(settings, rings=replace(settings.rings, mode=ring))
     if socket:
         settings = replace(settings, control=replace(settings.control, socket=socket))
-    return Loaded(settings, loaded.warnings)
+    return Loaded(settings, loaded.warnings, loaded.places)
 
 
 def _quick_start(inside: tuple[str, ...], outside: str | None) -> Settings:

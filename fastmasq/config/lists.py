@@ -28,23 +28,26 @@ _REDIRECT = {
 }
 
 
-def read_forwards(written: Any, complain: Remark) -> tuple[forwards.Forward, ...]:
-    """Return the forwards of the file; each mistake goes to `complain` with its place."""
+def read_forwards(written: Any, complain: Remark) -> dict[forwards.Forward, Place]:
+    """Return the forwards of the file with their places; each mistake goes to `complain` with its place."""
     found: tuple[forwards.Forward, ...] = ()
+    places: dict[forwards.Forward, Place] = {}
     for place, table in _tables("forward", written, _FORWARD, complain):
         to = [table["to"]] if isinstance(table["to"], str) else table["to"]
         try:
             preferences, steal = table.get("preferences", ()), table.get("steal", False)
             new = forwards.read(table["protocol"], table["listen"], to, preferences, steal=steal)
             found = forwards.apply(found, [forwards.Change(action="add", forward=new)])
+            places[new] = place
         except ConfigurationError as error:
             complain(place, f"[[forward]]: {error}")
-    return found
+    return places
 
 
-def read_redirects(written: Any, complain: Remark) -> tuple[redirects.Redirect, ...]:
-    """Return the redirects of the file; each mistake goes to `complain` with its place."""
+def read_redirects(written: Any, complain: Remark) -> dict[redirects.Redirect, Place]:
+    """Return the redirects of the file with their places; each mistake goes to `complain` with its place."""
     found: tuple[redirects.Redirect, ...] = ()
+    places: dict[redirects.Redirect, Place] = {}
     for place, table in _tables("redirect", written, _REDIRECT, complain):
         new = redirects.Redirect(
             protocol=table["protocol"],
@@ -57,9 +60,10 @@ def read_redirects(written: Any, complain: Remark) -> tuple[redirects.Redirect, 
             if any((one.protocol, one.source) == (new.protocol, new.source) for one in found):
                 raise ConfigurationError(f"{new}: stands twice; one host can have it, name networks with from")
             found = redirects.apply(found, [redirects.Change(action="set", redirect=new)])
+            places[new] = place
         except ConfigurationError as error:
             complain(place, f"[[redirect]]: {error}")
-    return found
+    return places
 
 
 def _tables(name: str, written: Any, keys: dict[str, Any], complain: Remark) -> Iterator[tuple[Place, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -30,10 +30,14 @@ _TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)
 
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, and what is allowed but unwise about them: lines `FILE:LINE: what; suggestion`."""
+    """Settings, and what is allowed but unwise about them: lines `FILE:LINE: what; suggestion`.
+
+    places: FILE:LINE of each forward and redirect, by its spelling.
+    """
 
     settings: Settings
     warnings: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Loaded:
@@ -63,7 +67,7 @@ def parse(text: str, name: str) -> Loaded:
     settings = reading.read(table)
     if reading.mistakes:
         raise ConfigurationError("\n".join(reading.lines(reading.mistakes)))
-    return Loaded(settings, tuple(reading.lines(reading.warnings)))
+    return Loaded(settings, tuple(reading.lines(reading.warnings)), reading.places)
 
 
 def _syntax_mistake(text: str, name: str, error: Exception) -> str:
@@ -81,6 +85,7 @@ class _Reading:
         self.line_of = line_of
         self.mistakes: list[tuple[Place, str]] = []
         self.warnings: list[tuple[Place, str]] = []
+        self.places: dict[str, str] = {}  # of forwards and redirects, see `Loaded`
         self.written: set[tuple[str, ...]] = set()  # the paths of all known keys in the file, right or wrong
 
     def lines(self, remarks: list[tuple[Place, str]]) -> list[str]:
@@ -98,7 +103,8 @@ class _Reading:
         settings = derive(written, self.written)
         for key in lists.keys() & table.keys():
             found = lists[key](table[key], lambda place, text: self.mistakes.append((place, text)))
-            settings = replace(settings, **{key: found})
+            settings = replace(settings, **{key: tuple(found)})
+            self.places |= {str(one): f"{self.name}:{self.line_of.get(place, 1)}" for one, place in found.items()}
         self._require_interfaces(table)
         self._check_relations(settings)
         return settings

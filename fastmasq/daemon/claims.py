@@ -37,17 +37,19 @@ def claims(
         if owner.steal or owner in said:
             continue
         said.add(owner)
-        where = f"waits at {forwards.write_endpoint(endpoint)}, and would hear nothing more"
-        yield f"{_name(owner)}: {program_of(each)} {where}; {_instead(owner)}"
+        where = f"waits at {forwards.PROTOCOLS[endpoint[1]]} {each.endpoint()}, and would hear nothing more"
+        yield policy.placed(owner, f"{_name(owner)}: {program_of(each)} {where}; {_instead(owner)}")
     had_protocols = {one.protocol for one in before.redirects} if before is not None else set()
-    for protocol in sorted({one.protocol for one in policy.redirects if not one.steal} - had_protocols):
+    wanted = {one.protocol: one for one in policy.redirects if not one.steal}
+    for protocol in sorted(wanted.keys() - had_protocols):
         users = [f"the tunnel {name}" for name in tunnels(protocol)]
         users += [str(program_of(each)) for each in waiting(protocol)]
         if users:
-            yield (
+            text = (
                 f"protocol {protocol}: {users[0]} of this host uses it, and would hear nothing more; end that, or "
                 "take it with --force (steal = true in the configuration)"
             )
+            yield policy.placed(wanted[protocol], text)
 
 
 def heard(endpoints: Mapping[Endpoint, object] | set[Endpoint], waiting: Ask) -> Iterator[tuple[Endpoint, Waiting]]:

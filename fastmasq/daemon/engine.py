@@ -75,15 +75,17 @@ def run_forever(
     *,
     observed: Callable[[dict[str, Any]], None] | None = None,
     keep: bool = False,
+    places: Mapping[str, str] | None = None,
 ) -> None:
     """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
 
     Then everything is put back; with `keep` guard, journal and ip_forward stay as a kill would leave them. SIGHUP
     reloads what `read_again` returns; without that it ends us, too. With `observed` nothing is forwarded, sent or
-    changed, only judged: in the end it is called with what `status` says. Raises FastmasqError when it cannot start,
-    and nothing on the host has changed then; and when something could not be put back.
+    changed, only judged: in the end it is called with what `status` says. places: those of forwards and redirects in
+    their file, for messages. Raises FastmasqError when it cannot start, and nothing on the host has changed then; and
+    when something could not be put back.
     """
-    engine = Engine(settings, read_again, observes=observed is not None, keep=keep)
+    engine = Engine(settings, read_again, observes=observed is not None, keep=keep, places=places)
     try:
         engine.start()
         announce(engine.status.summary())
@@ -107,8 +109,10 @@ class Engine:
         *,
         observes: bool = False,
         keep: bool = False,
+        places: Mapping[str, str] | None = None,
     ) -> None:
         self.observes = observes
+        self._places = places
         self.settings = settings
         self.read_again = read_again
         self.keep = keep
@@ -137,7 +141,7 @@ class Engine:
         privileges.require(to_observe=self.observes)
         privileges.hand_down()
         settings = self.settings
-        declared = declare(settings)
+        declared = declare(settings, places=self._places)
         for warning in declared.warnings:
             log.warning("%s", warning)
         if not self.observes:

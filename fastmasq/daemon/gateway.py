@@ -128,7 +128,7 @@ class Gateway:
 
     def policy(self) -> Policy:
         """Return the policy in force, with the turns of marks as they stand now."""
-        return replace(self._policy, rules=self.rules.rule_set, marks=self.marks.targets())
+        return replace(self._policy, rules=self.rules.rule_set, marks=self.marks.targets(), places={})
 
     @property
     def settings(self) -> Settings:

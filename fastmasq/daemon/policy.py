@@ -20,8 +20,8 @@ Every one of them is made whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -45,7 +45,10 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True)
 class Policy:
-    """What a gateway goes by. Of the settings, those that change while it runs: [masquerade] and most of [limits]."""
+    """What a gateway goes by. Of the settings, those that change while it runs: [masquerade] and most of [limits].
+
+    places: FILE:LINE of each forward, redirect, trigger and mark that files ask for, by its spelling.
+    """
 
     settings: Settings
     rules: RuleSet
@@ -55,6 +58,12 @@ class Policy:
     redirects: tuple[Redirect, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     marks: tuple[MarkTarget, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def placed(self, what: object, text: str) -> str:
+        """Return a sentence about one of these behind its FILE:LINE, if it has one."""
+        place = self.places.get(str(what))
+        return f"{place}: {text}" if place else text
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,12 @@ class Declared(Policy):
 _AnyPolicy = TypeVar("_AnyPolicy", bound=Policy)
 
 
-def declare(settings: Settings, *, quoting: bool = False) -> Declared:
+def declare(settings: Settings, *, quoting: bool = False, places: Mapping[str, str] | None = None) -> Declared:
     """Read the rule files of these settings. Raises ConfigurationError with a line for each mistake.
 
     Messages quote lines of other programs if they are for whoever has called us, and not for a log. Rule files are run
-    on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so.
+    on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so. places: those that `Loaded`
+    has of the forwards and redirects of the settings.
     """
     start = RuleSet(default_forward=not settings.rules.files)
     prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict, quoting=quoting)
@@ -84,6 +94,7 @@ def declare(settings: Settings, *, quoting: bool = False) -> Declared:
         dynaddr=masquerade.dynaddr,
         forwards=settings.forward,
         redirects=settings.redirect,
+        places=places or {},
         warnings=tuple(prepared.warnings),
     )
     lines = [line_of(item, tolerant=not settings.rules.strict) for item in prepared.others]
@@ -136,6 +147,7 @@ def with_lines(policy: _AnyPolicy, lines: Iterable[Line]) -> tuple[_AnyPolicy, l
     left_out: list[str] = []
     made = 0
     for line in lines:
+        before = policy
         try:
             policy = changed(policy, line.method, line.params)
         except RuleError:  # its reason is for programs
@@ -145,8 +157,18 @@ def with_lines(policy: _AnyPolicy, lines: Iterable[Line]) -> tuple[_AnyPolicy, l
                 raise ConfigurationError(f"{line.place}: {error}") from None
             left_out.append(f"{line.place}: left out: {error}")
         else:
+            policy = replace(policy, places={**policy.places, **{str(one): line.place for one in _new(before, policy)}})
             made += len(wanted) if isinstance(wanted := line.params.get("changes"), list) else 1
     return policy, left_out, made
+
+
+def _new(before: Policy, after: Policy) -> Iterator[object]:
+    """Yield the forwards, redirects, triggers and marks that a change has brought."""
+    for name in ("forwards", "redirects", "triggers", "marks"):
+        old, new = getattr(before, name), getattr(after, name)
+        if new is not old:
+            known = {id(one) for one in old}
+            yield from (one for one in new if id(one) not in known)
 
 
 def changed(policy: _AnyPolicy, method: str, params: dict[str, Any]) -> _AnyPolicy:

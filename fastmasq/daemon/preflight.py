@@ -62,7 +62,7 @@ def findings(declared: Declared) -> list[Finding]:
         found += [Finding("error", complaint) for complaint in complaints]
         links = watch.snapshot().links
         found += _links(links)
-        found += _forwards(settings, links)
+        found += _forwards(declared, links)
         found += _claims(declared, watch)
         found += _addresses(settings, links)
         found += _macvlans(links)
@@ -186,15 +186,17 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", f"only {count} {name} ports are left beside the host's own")
 
 
-def _forwards(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
+def _forwards(declared: Declared, links: tuple[Link, ...]) -> Iterator[Finding]:
     """Look for forwards that listen on what is not there."""
     names = {link.name for link in links}
     addresses = {str(address).partition("/")[0] for link in links for address in link.addresses}
-    for forward in settings.forward:
+    for forward in declared.forwards:
         if read_address(forward.listen) is None and forward.listen not in {*names, OUTSIDE}:
-            yield Finding("error", f"forward {forward}: {forward.listen} is no link of [interfaces]")
+            said = f"forward {forward}: {forward.listen} is no link of [interfaces]"
+            yield Finding("error", declared.placed(forward, said))
         elif read_address(forward.listen) is not None and forward.listen not in addresses:
-            yield Finding("warning", f"forward {forward}: the host has no address {forward.listen} now")
+            said = f"forward {forward}: the host has no address {forward.listen} now"
+            yield Finding("warning", declared.placed(forward, said))
 
 
 def _claims(declared: Declared, watch: Watch) -> Iterator[Finding]:

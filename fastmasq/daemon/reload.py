@@ -101,7 +101,7 @@ class Reload:
         return result
 
     def _reload(self, loaded: Loaded, *, to_enforce: bool, exactly: bool) -> dict[str, Any]:
-        new, running = declare(loaded.settings), self._gateway.policy()
+        new, running = declare(loaded.settings, places=loaded.places), self._gateway.policy()
         difference(self._gateway.declared, new)  # what cannot change is refused
         old = _as_declared(running, self._gateway.declared) if exactly else self._gateway.declared
         changed = difference(old, new)
@@ -179,6 +179,7 @@ def following(running: Policy, old: Declared, new: Declared) -> Policy:
         redirects=redirects.apply(running.redirects, redirect_changes(running.redirects, old, new)),
         triggers=triggers.apply(running.triggers, trigger_changes(running.triggers, old, new)),
         marks=mark_targets(running.marks, old, new),
+        places=new.places,
     )
 
 

@@ -13,11 +13,11 @@ from fastmasq.kernel.watch import Snapshot
 
 def outsiders(policy: Policy, snapshot: Snapshot, before: Policy | None = None) -> Iterator[str]:
     """Yield a sentence for each forward, redirect, trigger or mark of no inside host, but for those of `before`."""
-    had = set(_targets(before)) if before is not None else set()
-    for owner, text in _targets(policy):
+    had = {each[1:] for each in _targets(before)} if before is not None else set()
+    for owner, name, text in _targets(policy):
         reason = why_not_inside(snapshot, int(IPv4Address(text)))
-        if reason and (owner, text) not in had:
-            yield f"{owner}: {text} is no inside host: {reason}"
+        if reason and (name, text) not in had:
+            yield policy.placed(owner, f"{name}: {text} is no inside host: {reason}")
 
 
 def why_not_inside(snapshot: Snapshot, address: int) -> str | None:
@@ -39,10 +39,10 @@ def _kind(route: Route) -> str:
     return "none" if route.kind == "none" else f"a route of kind {route.kind}"
 
 
-def _targets(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Yield what leads somewhere, as it is written, and the address that it leads to."""
+def _targets(policy: Policy) -> Iterator[tuple[object, str, str]]:
+    """Yield what leads somewhere, how it is written, and the address that it leads to."""
     for forward in policy.forwards:
-        yield from ((str(forward), target.address) for target in forward.targets)
-    yield from ((str(redirect), redirect.host) for redirect in policy.redirects)
-    yield from ((f"trigger {row}", row.host) for row in policy.triggers if row.host)
-    yield from ((f"mark {mark.mark}", mark.address) for mark in policy.marks)
+        yield from ((forward, str(forward), target.address) for target in forward.targets)
+    yield from ((redirect, str(redirect), redirect.host) for redirect in policy.redirects)
+    yield from ((row, f"trigger {row}", row.host) for row in policy.triggers if row.host)
+    yield from ((mark, f"mark {mark.mark}", mark.address) for mark in policy.marks)

@@ -31,7 +31,7 @@ def started(stand_in):
     """The settings that the forwarder was started with."""
     started = []
 
-    def run_forever(settings, announce, read_again=None, *, keep=False):
+    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
         started.append(settings)
         announce("forwarding between eth0 and eth1")
 
@@ -168,7 +168,7 @@ def test_run_without_anything(run, started, monkeypatch):
 
 
 def test_run_ends_with_the_reason_when_it_cannot_start(run, stand_in):
-    def run_forever(settings, announce, read_again=None, *, keep=False):
+    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
         raise KernelError("eth0: missing; plug it in")
 
     stand_in("fastmasq.daemon.engine", run_forever=run_forever)
@@ -185,7 +185,7 @@ def test_run_logs_warnings_of_the_configuration(run, started, file):
 
 
 def test_run_says_everything_in_json_if_asked(run, stand_in):
-    def run_forever(settings, announce, read_again=None, *, keep=False):
+    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
         announce("fastmasq is forwarding")
         raise KernelError("eth0: missing; plug it in\neth1: missing")
 

@@ -14,6 +14,7 @@ import pytest
 from fastmasq.config.load import parse
 from fastmasq.config.schema import Settings
 from fastmasq.daemon.policy import Declared, declare
+from fastmasq.daemon.reload import Reload
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel.ports import Waiting
 from fastmasq.kernel.programs import Program, program_of
@@ -182,6 +183,42 @@ def test_a_rule_that_marks_any_port_takes_none_of_a_program(gateway: PolicyGatew
 
 def declared(**policy: Any) -> Declared:
     return replace(declare(Settings()), **policy)
+
+
+FILE = (
+    '[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n[vpn]\npptp = false\nipsec = false\n'
+    '[masquerade]\nports = "1-65535"\nother_protocols = false\n[rules]\nfiles = ["{}"]\n'
+)
+LISTS = (
+    '[[redirect]]\nprotocol = 50\nto = "10.0.0.2"\n'  # FILE has 11 lines
+    '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:80"\nto = "10.0.0.2:80"\n'
+    '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:81"\nto = "9.9.9.9:22"\n'
+)
+SCRIPT = "# rows\nipchains -A input -p tcp -d 0/0 22 -m 1\nipmasqadm mfw -A -m 1 -r 10.0.0.2\n"
+
+
+def test_what_files_ask_for_is_refused_with_its_line(gateway: PolicyGateway, tmp_path: Path):
+    """At the start, by a reload, and by a script that is loaded; what is asked for by hand has none."""
+    script, empty = tmp_path / "rc.firewall", tmp_path / "empty"
+    empty.touch()
+    script.write_text(SCRIPT + "ipmasqadm autofw -A -r udp 7000 7000 -c tcp 1\n")
+    before, after = (parse(FILE.format(name) + lists, "f.toml") for name, lists in ((empty, ""), (script, LISTS)))
+    places = [f"{script}:4", f"{script}:3", "f.toml:12", "f.toml:19"]
+    with pytest.raises(ConfigurationError) as refusal:
+        PolicyGateway(host=gateway.host, declared=declare(after.settings, places=after.places))
+    lines = str(refusal.value).splitlines()
+    assert sorted(line.partition(": ")[0] for line in lines) == sorted(places)
+    gateway.gateway.declared = declare(before.settings)
+    reload = Reload(gateway.gateway, lambda: after, gateway.confirmation)
+    with pytest.raises(ConfigurationError) as refusal:
+        reload.handle({})
+    assert sorted(str(refusal.value).splitlines()) == sorted(lines)
+    request = {"changes": add("eth1:22")}
+    with pytest.raises(ConfigurationError, match=r"^rc\.firewall:7: tcp eth1:22: "):
+        line = {"place": "rc.firewall:7", "method": "forwards.change", "params": request}
+        gateway.call("policy.change", lines=[line])
+    with pytest.raises(ConfigurationError, match=r"^tcp eth1:22: "):
+        gateway.call("forwards.change", **request)
 
 
 def test_a_start_is_refused_but_not_in_the_place_of_a_run_that_had_it(host: Host, caplog: pytest.LogCaptureFixture):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fastmasq.config.load import parse
 from fastmasq.config.schema import Settings, defaults
 from fastmasq.config.values import Addresses, FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
 from fastmasq.daemon import preflight
@@ -118,8 +119,21 @@ def test_a_forward_that_would_take_the_port_of_a_running_program(gateway: Gatewa
     with socket.create_server(("0.0.0.0", 8080)):
         [error] = texts(found(forward=(wanted,)), "error")
         assert texts(found(forward=(by_force,)), "error") == []
-    assert f"(process {os.getpid()}) waits at tcp " in error
+    assert f"(process {os.getpid()}) waits at tcp 0.0.0.0:8080" in error
     assert texts(found(forward=(wanted,)), "error") == []
+
+
+def test_what_is_wrong_with_a_forward_has_its_line(gateway: Gateway) -> None:
+    lines = ['[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n']
+    for listen, to in (("eth9:80", "10.0.0.2"), ("9.9.9.9:80", "10.0.0.2"), ("eth1:8080", "10.0.0.2")):
+        lines.append(f'[[forward]]\nprotocol = "tcp"\nlisten = "{listen}"\nto = "{to}:80"\n')
+    loaded = parse("".join(lines), "f.toml")
+    with socket.create_server(("::", 8080), family=socket.AF_INET6):
+        said = findings(declare(loaded.settings, places=loaded.places))
+    [no_link, in_use] = texts(said, "error")
+    assert no_link == "f.toml:4: forward tcp eth9:80: eth9 is no link of [interfaces]"
+    assert in_use.startswith("f.toml:12: tcp eth1:8080: ") and "waits at tcp [::]:8080, and would" in in_use
+    assert texts(said, "warning") == ["f.toml:8: forward tcp 9.9.9.9:80: the host has no address 9.9.9.9 now"]
 
 
 def test_few_ports_are_left_beside_the_hosts(gateway: Gateway) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,33 @@ if TYPE_CHECKING:
     from fastmasq.config.schema import Settings
 
 
-@click.command()
+class _Run(click.Command):
+    """The command; what is wrong with its options is a line of its log when that is to be JSON."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        with _refusals("--log-json" in args):
+            return super().make_context(info_name, args, *rest, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _refusals(ctx.params["log_json"]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _refusals(as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        if not as_json:
+            raise
+        from fastmasq.observe import log
+
+        log.set_up(as_json=True)
+        logging.getLogger("fastmasq.config").error("%s", error.format_message())
+        sys.exit(error.exit_code)
+
+
+@click.command(cls=_Run)
 @click.option("-c", "--config", metavar="FILE", help=f"The configuration.  [default: {CONFIG_FILE}]")
 @click.option("--inside", metavar="LINK", type=LINK, multiple=True, help="A link to private hosts; may be repeated.")
 @click.option("--outside", metavar="LINK", type=LINK, help="The link to the internet.")

@@ -149,6 +149,10 @@ def test_run_refuses_wrong_usage(run, started, options, said):
     assert result.exit_code == 2
     assert said in result.stderr
     assert not started
+    result = run("run", *options, "--log-json")
+    [entry] = map(json.loads, result.stderr.splitlines())
+    assert (result.exit_code, result.stdout, entry["level"]) == (2, "", "error")
+    assert said in entry["message"]
 
 
 def test_run_refuses_a_wrong_file_with_every_mistake(run, started, file):

@@ -9,7 +9,7 @@ Control method, with parameters and result:
     reload {"enforce": true,                  optional; close the sessions that policy would no longer let open
             "exact": true,                    optional; have exactly what the files say, nothing that was changed since
             "confirm_s": 60}                  optional, see daemon/confirmation.py
-     -> {"changed": ["masquerade.timeouts.udp", "rules", "forward tcp eth1:8080"], "warnings": ["f.toml:7: ..."],
+     -> {"changed": ["masquerade.timeouts.udp", "rules", "forward tcp eth1:80 added"], "warnings": ["f.toml:7: ..."],
          "closed": 12, "reset": 3, "sessions": ["tcp 10.0.0.2:1234 -> 199.0.0.1:80: the chain forward says DENY", ...]}
         at most MOST_SHOWN sessions are named; reset says how many inside ends have been told.
 
@@ -24,7 +24,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
@@ -103,7 +103,7 @@ class Reload:
     def _reload(self, loaded: Loaded, *, to_enforce: bool, exactly: bool) -> dict[str, Any]:
         new, running = declare(loaded.settings, places=loaded.places), self._gateway.policy()
         difference(self._gateway.declared, new)  # what cannot change is refused
-        old = _as_declared(running, self._gateway.declared) if exactly else self._gateway.declared
+        old = as_declared(running, self._gateway.declared) if exactly else self._gateway.declared
         changed = difference(old, new)
         if not new.rules.equals(old.rules):
             self._gateway.count()
@@ -117,9 +117,10 @@ class Reload:
         return {**result, "closed": len(closed.lines), "reset": closed.reset, "sessions": closed.lines[:MOST_SHOWN]}
 
 
-def _as_declared(running: Policy, declared: Declared) -> Declared:
-    """Return what runs as if files had said so, for the new ones to be compared with."""
-    return replace(declared, **{each.name: getattr(running, each.name) for each in fields(Policy)})
+def as_declared(running: Policy, declared: Declared) -> Declared:
+    """Return what runs as if files had said so, for the new ones to be compared with; no file says whose turn it is."""
+    marks = tuple(structs.replace(one, left=None) for one in running.marks)
+    return replace(declared, **{each.name: getattr(running, each.name) for each in fields(Policy)} | {"marks": marks})
 
 
 def _report(result: dict[str, Any]) -> str:
@@ -156,7 +157,7 @@ def difference(old: Declared, new: Declared) -> list[str]:
         found.append("rules")
     in_file = any(key.startswith(("masquerade.timeouts", "masquerade.dynaddr")) for key in keys)
     if (old.timeouts, old.dynaddr) != (new.timeouts, new.dynaddr) and not in_file:
-        found.append("timeouts or dynaddr in rule files")
+        found.append("timeouts or dynaddr")
     found += [f"forward {one}" for one in _differing(old.forwards, new.forwards)]
     found += [f"redirect {one}" for one in _differing(old.redirects, new.redirects)]
     found += [f"trigger {one}" for one in _differing(old.triggers, new.triggers)]
@@ -227,8 +228,11 @@ def _gone_and_changed(running: Iterable[Any], old: Sequence[Any], new: Sequence[
 
 
 def _differing(old: Iterable[Any], new: Iterable[Any]) -> list[str]:
+    """Return the spellings of all that are not in both alike, each with what has become of it."""
     before, after = _by_identity(old), _by_identity(new)
-    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    gone = [f"{key} removed" for key in before if key not in after]
+    came = [f"{key} added" for key in after if key not in before]
+    return [*gone, *came, *(f"{key} changed" for key in after if key in before and before[key] != after[key])]
 
 
 def _by_identity(policies: Iterable[Any]) -> dict[str, Any]:

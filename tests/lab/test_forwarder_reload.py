@@ -93,7 +93,7 @@ def test_exactly_what_the_file_says_comes_back(net: Network) -> None:
     net.fastmasq.run_command("forward", "add", "tcp", "eth1:9090", "10.0.0.2:80")
     assert reload(net) == "nothing changed\n"
     assert "eth1:9090" in net.fastmasq.run_command("forward", "list")
-    assert reload(net, "--exact") == "changed: forward tcp eth1:9090, forward tcp eth1:8080\n"
+    assert reload(net, "--exact") == "changed: forward tcp eth1:9090 removed, forward tcp eth1:8080 added\n"
     [_, row] = net.fastmasq.run_command("forward", "list").splitlines()
     assert (row.split()[1], row.split()[-1]) == ("eth1:8080", "configuration")
     assert reload(net, "--exact") == "nothing changed\n"
@@ -182,7 +182,7 @@ def test_what_was_changed_at_run_time_stays(net: Network) -> None:
     net.start(FORWARD.format(listen=8080, to=ECHO_PORT))
     net.fastmasq.run_command("forward", "add", "tcp", "eth1:8090", "10.0.0.2:80")
     configure(net, FORWARD.format(listen=8080, to=80) + '[masquerade.timeouts]\nudp = "4m"\n')
-    assert reload(net) == "changed: masquerade.timeouts.udp, forward tcp eth1:8080\n"
+    assert reload(net) == "changed: masquerade.timeouts.udp, forward tcp eth1:8080 changed\n"
     listed = call(str(net.fastmasq.socket), "forwards")
     assert {(one["first"], one["targets"][0]["port"]) for one in listed} == {(8080, 80), (8090, 80)}
 
@@ -194,7 +194,7 @@ def test_enforce_closes_sessions_of_a_forward_that_has_gone(net: Network) -> Non
     assert round_trip(outside, None, b"before")
     assert "0 sessions closed" in reload(net, "--enforce")
     configure(net, "")
-    assert reload(net) == "changed: forward tcp eth1:8080\n"
+    assert reload(net) == "changed: forward tcp eth1:8080 removed\n"
     assert round_trip(outside, None, b"lives on")
     told = reload(net, "--enforce")
     assert "no forward leads there" in told and "1 sessions closed" in told

@@ -114,6 +114,8 @@ def _facts(report: dict[str, Any]) -> Any:
     )
     table.add_row("Guard", ", ".join(text for text in (guard["backend"], guard["detail"]) if text))
     table.add_row("External", f"{address}, ports {external['ports']}")
+    if external["missing"]:
+        table.add_row("Missing", f"{', '.join(external['missing'])} of [masquerade] addresses: nobody leaves with that")
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")

@@ -78,6 +78,7 @@ class Gateway:
         self._leading = leading
         self._local: list[int] = []  # the host's addresses
         self._pool: tuple[int, ...] = ()  # addresses that inside hosts are dealt out to
+        self._missing: list[str] = []  # addresses of the settings, as was said last
         self._is_in_step = False  # with what the kernel says, and policy
         self.declared = declared  # what the files said last
         self._put(declared)
@@ -119,7 +120,7 @@ class Gateway:
         if self.host.reach_proxies(self.rules.rule_set, self.forwarder):
             self.watch.read(now_ns())
         if not self._external_addresses():
-            log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+            self._say_no_address()
         for rule in self.host.unfollowed():
             log.warning("ip rule %s: not followed; packets go by the tables local, main and default", rule)
         self.follow()
@@ -264,6 +265,7 @@ class Gateway:
         self._local = rows.local_addresses(snapshot.routes)
         self._settle()
         self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
+        self._say_missing()
         self._is_in_step = True
 
     def _external_addresses(self) -> list[int]:
@@ -281,9 +283,24 @@ class Gateway:
 
     def _say_address(self, address: int | None) -> None:
         if address is None and self.ports.external is not None:
-            log.warning("%s has no address: no new sessions until it has", self.settings.interfaces.outside)
+            self._say_no_address()
         elif address != self.ports.external:
             log.warning("external address is now %s", IPv4Address(address))
+
+    def _say_no_address(self) -> None:
+        which = "address of [masquerade] addresses" if self.settings.masquerade.addresses else "address"
+        log.warning("%s has no %s: no new sessions until it has", self.settings.interfaces.outside, which)
+
+    def missing_addresses(self) -> list[str]:
+        """Return the addresses of the settings that the outside link has not just now."""
+        return rows.missing_addresses(self.watch.snapshot(), self.settings.masquerade.addresses)
+
+    def _say_missing(self) -> None:
+        before, self._missing = self._missing, self.missing_addresses()
+        for address in self._missing:
+            if address not in before:
+                outside = self.settings.interfaces.outside
+                log.warning("[masquerade] addresses: %s has no %s, so nobody leaves with it", outside, address)
 
     def _settle(self) -> None:
         """Have guard, path and table follow: what is ours no longer goes first, then the guard, then what is new comes.

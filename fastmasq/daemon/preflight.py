@@ -16,7 +16,7 @@ from fastmasq.control.keys import read_keys
 from fastmasq.daemon import ports
 from fastmasq.daemon.claims import claims
 from fastmasq.daemon.policy import Declared
-from fastmasq.daemon.rows import addresses_by_name, external_addresses
+from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
 from fastmasq.daemon.targets import outsiders
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.kernel import ip_rules, macvlans, privileges
@@ -61,10 +61,11 @@ def findings(declared: Declared) -> list[Finding]:
         complaints = watch.complaints()
         found += [Finding("error", complaint) for complaint in complaints]
         links = watch.snapshot().links
-        found += _links(links)
+        external = external_addresses(watch.snapshot(), settings.masquerade.addresses, None)
+        found += _links(links, external)
         found += _forwards(declared, links)
-        found += _claims(declared, watch)
-        found += _addresses(settings, links)
+        found += _claims(declared, watch, external)
+        found += _addresses(settings, watch)
         found += _macvlans(links)
         found += _routing(watch)
         if not complaints:
@@ -81,7 +82,7 @@ def findings(declared: Declared) -> list[Finding]:
     return found
 
 
-def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
+def _links(links: tuple[Link, ...], external: list[int]) -> Iterator[Finding]:
     for link in links:
         if not link.ifindex:
             if link.role == "outside":
@@ -91,19 +92,17 @@ def _links(links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", f"{link.name} ({link.role}) is down")
         if not link.addresses:
             yield Finding("warning", f"{link.name} ({link.role}) has no IPv4 address")
-        elif link.role == "outside" and any(low <= link.addresses[0].address <= high for low, high in PRIVATE):
+        elif link.role == "outside" and external and any(low <= external[0] <= high for low, high in PRIVATE):
             yield Finding("note", f"{link.name} (outside) has a private address: another NAT is before the internet")
 
 
-def _addresses(settings: Settings, links: tuple[Link, ...]) -> Iterator[Finding]:
+def _addresses(settings: Settings, watch: Watch) -> Iterator[Finding]:
     """Look for addresses to leave with that the outside link has not."""
-    outside = next(link for link in links if link.role == "outside")
-    own = [str(IPv4Address(each.address)) for each in outside.addresses]
-    for address in settings.masquerade.addresses:
-        if outside.ifindex and address not in own:
-            has = f"it has {', '.join(own)}" if own else "it has none"
-            said = f"[masquerade] addresses: {outside.name} has no {address}, so nobody leaves with it ({has})"
-            yield Finding("warning", said)
+    outside = next(link for link in watch.snapshot().links if link.role == "outside")
+    own = ", ".join(str(IPv4Address(each.address)) for each in outside.addresses)
+    for address in missing_addresses(watch.snapshot(), settings.masquerade.addresses):
+        said = f"[masquerade] addresses: {outside.name} has no {address}, so nobody leaves with it (it has {own})"
+        yield Finding("warning", said)
 
 
 def _macvlans(links: tuple[Link, ...]) -> Iterator[Finding]:
@@ -199,9 +198,8 @@ def _forwards(declared: Declared, links: tuple[Link, ...]) -> Iterator[Finding]:
             yield Finding("warning", declared.placed(forward, said))
 
 
-def _claims(declared: Declared, watch: Watch) -> Iterator[Finding]:
+def _claims(declared: Declared, watch: Watch, external: list[int]) -> Iterator[Finding]:
     """Look for what programs of this host would lose, and for what would lead to no inside host."""
-    external = external_addresses(watch.snapshot(), declared.settings.masquerade.addresses, None)
     addresses = addresses_by_name(watch.snapshot(), next(iter(external), None))
     for sentence in claims(declared, addresses, waiting, partial(tunnels, watch.interfaces())):
         yield Finding("error", sentence)

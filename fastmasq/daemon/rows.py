@@ -85,6 +85,16 @@ def external_addresses(snapshot: Snapshot, wanted: Sequence[str], before: int | 
     return sorted(leads, key=lambda address: -leads[address])[:MOST_BY_ROUTES]
 
 
+def missing_addresses(snapshot: Snapshot, wanted: Sequence[str]) -> list[str]:
+    """Return the addresses of the settings that the outside link has not, so that nobody leaves with them.
+
+    None are while there is no such link, or it has no address at all.
+    """
+    outside = next(link for link in snapshot.links if link.role == "outside")
+    own = {each.address for each in outside.addresses}
+    return [address for address in wanted if own and int(IPv4Address(address)) not in own]
+
+
 def local_addresses(routes: tuple[Route, ...]) -> list[int]:
     """Return the addresses that are the host's own, and the broadcasts of its links."""
     return [

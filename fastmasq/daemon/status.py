@@ -81,6 +81,7 @@ class Status:
             "external": {
                 "address": None if external is None else str(IPv4Address(external)),
                 "addresses": [str(IPv4Address(address)) for address in gateway.ports.externals],
+                "missing": gateway.missing_addresses(),
                 "ports": format_ports(gateway.ports.free[0] & gateway.ports.free[1]),
             },
             "sessions": {

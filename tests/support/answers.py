@@ -50,7 +50,7 @@ STATUS = {
         },
     ],
     "guard": {"backend": "nftables", "detail": "netdev ingress on eth0 and ppp0"},
-    "external": {"address": None, "addresses": [], "ports": "1024-32767,61000-65535"},
+    "external": {"address": None, "addresses": [], "missing": [], "ports": "1024-32767,61000-65535"},
     "sessions": {
         "active": 3,
         "capacity": 1_000_000,

@@ -117,6 +117,7 @@ def test_status_without_drops(run, forwarder):
         **forwarder.status,
         "drops": [],
         "external": {
+            "missing": [],
             "address": "200.200.200.200",
             "addresses": ["200.200.200.200", "200.200.200.201"],
             "ports": "61000-65095",
@@ -154,6 +155,13 @@ def test_status_counts_sessions_of_all_protocols(run, forwarder):
     forwarder.status = {**forwarder.status, "sessions": sessions}
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)
     assert "Sessions 5 of 1000000 (tcp 1, udp 1, icmp 1, other 2)" in lines
+
+
+def test_status_says_which_addresses_nobody_leaves_with(run, forwarder):
+    external = {**forwarder.status["external"], "missing": ["9.9.9.9", "8.8.8.8"]}
+    forwarder.status = {**forwarder.status, "external": external}
+    shown = run("status", "--socket", forwarder.path).stdout
+    assert "Missing 9.9.9.9, 8.8.8.8 of [masquerade] addresses: nobody leaves with that" in " ".join(shown.split())
 
 
 def test_status_says_what_waits_to_be_confirmed(run, forwarder):

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fastmasq.config.values import PortRanges
+from fastmasq.config.schema import Interfaces
+from fastmasq.config.values import Addresses, InterfaceName, InterfaceNames, PortRanges
 from fastmasq.errors import CapacityError, ConfigurationError, FastmasqError, KernelError
 from fastmasq.policy import forwards, marks, redirects, triggers
 from fastmasq.policy.chains import Match, Rule, RuleError
@@ -281,3 +282,24 @@ def test_the_guard_knows_of_a_port_before_sessions_are_led_there_and_as_long_as_
     passes(gateway.harness, INSIDE, tcp((HOST, 1025), (PEER, 7070), "S", seq=1))
     gateway.call("triggers.change", changes=[triggers.Change(action="clear")])
     assert opened == ["none", "none"], "not ours yet, and no longer"
+
+
+def test_an_address_to_leave_with_that_the_link_has_not_is_said_once(
+    gateway: PolicyGateway, caplog: pytest.LogCaptureFixture
+):
+    old = gateway.gateway.policy()
+    masquerade = msgspec.structs.replace(old.settings.masquerade, addresses=Addresses([GATEWAY_OUT, "9.9.9.9"]))
+    interfaces = Interfaces(inside=InterfaceNames(["eth0"]), outside=InterfaceName("eth1"))
+    settings = msgspec.structs.replace(old.settings, masquerade=masquerade, interfaces=interfaces)
+    gateway.gateway.apply(old, replace(old, settings=settings))
+    said = "[masquerade] addresses: eth1 has no 9.9.9.9, so nobody leaves with it"
+    assert caplog.messages == [said]
+    assert gateway.gateway.missing_addresses() == ["9.9.9.9"]
+    gateway.move(GATEWAY_OUT, "10.0.0.77")
+    gateway.move("200.200.200.77")
+    assert caplog.messages[1:] == [
+        "eth1 has no address of [masquerade] addresses: no new sessions until it has",
+        said.replace("9.9.9.9", GATEWAY_OUT),
+    ]
+    gateway.move(None)
+    assert gateway.gateway.missing_addresses() == []

@@ -71,6 +71,17 @@ def test_another_nat_before_the_internet(gateway: Gateway, address: str, private
     assert any("private address" in text for text in texts(found(), "note")) == private
 
 
+def test_another_nat_is_not_where_another_address_leaves_for_the_internet(gateway: Gateway) -> None:
+    """A modem's network stands beside that of the internet, and comes first."""
+    gateway.host.ip("addr flush dev eth1")
+    gateway.host.ip("addr add 192.168.100.2/24 dev eth1")
+    gateway.host.ip("addr add 200.200.200.200/24 dev eth1")
+    gateway.host.ip("route add default via 200.200.200.1")
+    assert not any("private address" in text for text in texts(found(), "note"))
+    gateway.host.ip("route replace default via 192.168.100.1")
+    assert any("private address" in text for text in texts(found(), "note"))
+
+
 def test_no_default_route_over_the_outside_link(gateway: Gateway) -> None:
     assert texts(found(), "problem") == []
     gateway.host.ip("route delete default")

@@ -77,7 +77,7 @@ class Host:
 
     def close(self) -> None:
         """Give up what ends with this process."""
-        for part in (self._destinations, self.binds):
+        for part in (self._destinations, self.binds, self.guard):
             if part is not None:
                 part.close()
         self._destinations = self.binds = None

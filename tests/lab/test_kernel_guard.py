@@ -460,6 +460,25 @@ def test_an_address_that_goes_leaves_nothing(gateway: Gateway, guarded: Guarded,
     assert "201" not in gateway.host.sh("nft list ruleset; iptables-legacy-save")
 
 
+def test_other_ports_need_no_other_program_of_tc(gateway: Gateway) -> None:
+    """They are in force at once, on every link; a program that somebody has taken away is another matter."""
+    guarded = Guarded(gateway.host, "tc")
+    guarded.update()
+    before = traces(gateway.host)
+    with services(gateway.host, (EXTERNAL,), (OUR_PORT,)):
+        for is_ours in (False, True, False):
+            ports = parse_ports(OURS) & ((np.arange(65536) != OUR_PORT) | is_ours)
+            guarded.update(replace(SPEC, external=ours(ports, ports)))
+            assert traces(gateway.host) == before
+            for peer in (gateway.outside, gateway.inside):
+                assert tcp(peer, EXTERNAL, OUR_PORT) == ("silence" if is_ours else "connected")
+                assert udp(peer, EXTERNAL, OUR_PORT) == ("silence" if is_ours else "answered")
+    guarded.update(replace(SPEC, external=ours(parse_ports(OURS), NOTHING), protocols=[GRE]))
+    assert traces(gateway.host) != before
+    assert tcp(gateway.outside, EXTERNAL, OUR_PORT) == "silence"
+    assert udp(gateway.outside, EXTERNAL, OUR_PORT) == "refused"
+
+
 def test_removal_leaves_no_trace(gateway: Gateway, backend: str) -> None:
     before = traces(gateway.host)
     guarded = Guarded(gateway.host, backend)

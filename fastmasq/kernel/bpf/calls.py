@@ -46,17 +46,25 @@ def _checked(result: int, what: str) -> int:
 def load_value(value: bytes) -> int:
     """Make an array map whose only entry is `value`, and return its descriptor."""
     descriptor = _bpf(_BPF_MAP_CREATE, struct.pack("=IIII", _BPF_MAP_TYPE_ARRAY, 4, len(value), 1))
-    key = ctypes.c_uint32(0)
-    content = ctypes.create_string_buffer(value, len(value))
     try:
-        _bpf(
-            _BPF_MAP_UPDATE_ELEM,
-            struct.pack("=I4xQQQ", descriptor, ctypes.addressof(key), ctypes.addressof(content), 0),
-        )
+        write_value(descriptor, value)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def write_value(descriptor: int, value: bytes) -> None:
+    """Have a map that `load_value` has made hold another value of the same size. Raises OSError.
+
+    Programs that read it meanwhile find parts of both.
+    """
+    key = ctypes.c_uint32(0)
+    content = ctypes.create_string_buffer(value, len(value))
+    _bpf(
+        _BPF_MAP_UPDATE_ELEM,
+        struct.pack("=I4xQQQ", descriptor, ctypes.addressof(key), ctypes.addressof(content), 0),
+    )
 
 
 def make_cache(key_bytes: int, value_bytes: int, entries: int) -> int:

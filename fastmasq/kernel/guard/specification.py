@@ -84,6 +84,9 @@ class Guard(ABC):
     def remove(self) -> bool:
         """Take the guard away, also one that another process installed; return whether there was one."""
 
+    def close(self) -> None:  # noqa: B027 (most have nothing open)
+        """Close what this process has open of it; it stays in force. The next `update` puts it in force as a whole."""
+
     def memory(self) -> dict[str, Any]:
         """Return what the journal must keep so that another process can remove this guard without a trace."""
         return {}

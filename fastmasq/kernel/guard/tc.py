@@ -1,8 +1,9 @@
 """The guard as a tc classifier: an eBPF program at the ingress of each link, compiled from the specification.
 
-Addresses are compiled into the program, the ports of each are bitmaps in a map. An update loads a new program and puts
-it in the place of the old one, which the kernel does atomically. The filter holds the program and the program holds the
-map, so that all of it outlives the process.
+Addresses are compiled into the program, the ports of each are bitmaps in a map, which the programs of all links share.
+An update of ports alone writes the map; any other loads new programs with a new map and puts them in the place of the
+old ones, which the kernel does atomically, link by link. The filter holds the program and the program holds the map, so
+that all of it outlives the process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,8 @@ class TcGuard(Guard):
         self._requests = netlink.RequestSocket()
         self._not_ours = frozenset(memory["qdiscs"] if "qdiscs" in memory else self._names_with_qdisc())
         self._shown: dict[str, bytes] = {}  # how the kernel shows each filter since the last update, with its program
+        self._ports = contextlib.ExitStack()  # holds the map of the programs that are in force
+        self._written: tuple[int, tuple, bytes] | None = None  # its descriptor, and what programs and map were made of
 
     def memory(self) -> dict[str, Any]:
         return {"qdiscs": sorted(self._not_ours)}
@@ -54,14 +58,45 @@ class TcGuard(Guard):
     def check(self) -> None:
         nothing = np.zeros(65536, np.bool_)
         probe = GuardSpec((), (), (), {0: (nothing, nothing)})  # with an address: that is what needs a newer kernel
-        os.close(_load(probe, "outside", 14))
+        ports = _load_ports(probe)
+        try:
+            os.close(_load(probe, "outside", 14, ports))
+        finally:
+            os.close(ports)
 
     def update(self, spec: GuardSpec) -> None:
+        if not self._write_ports(spec):
+            self._put_programs(spec)
+
+    def _write_ports(self, spec: GuardSpec) -> bool:
+        """Have the programs in force go by other ports of the same addresses, if that is all; return whether it is."""
+        if self._written is None:
+            return False
+        ports, of_programs, before = self._written
+        bitmaps = _bitmaps(spec)
+        if bitmaps == before or of_programs != self._made_of(spec):  # equal ones: somebody has altered the programs
+            return False
+        try:
+            calls.write_value(ports, bitmaps)
+        except OSError as error:
+            raise KernelError(f'guard "tc": the kernel refused other ports: {error.strerror}') from None
+        self._written = ports, of_programs, bitmaps
+        return True
+
+    def _made_of(self, spec: GuardSpec) -> tuple:
+        """Return all that programs are compiled from, and where they are to be."""
+        links = [(interface.name, interface.ifindex, role) for interface, role in present(spec)]
+        return replace(spec, external={}), tuple(spec.external), links
+
+    def _put_programs(self, spec: GuardSpec) -> None:
         links, refused = [], []
         self._shown = {}
+        self.close()
+        made_of, ports = self._made_of(spec), _load_ports(spec)
+        self._ports.callback(os.close, ports)
         for interface, role in present(spec):
             try:
-                self._guard(interface, _load(spec, role, header_length(interface.hardware)))
+                self._guard(interface, _load(spec, role, header_length(interface.hardware), ports))
             except OSError as error:
                 if error.errno == errno.ENODEV:  # vanished meanwhile
                     continue
@@ -76,11 +111,17 @@ class TcGuard(Guard):
         if refused:
             self.look()
             raise KernelError("; ".join(dict.fromkeys(refused)))
+        self._written = ports, made_of, _bitmaps(spec)
 
     def remove(self) -> bool:
         self._put_on(())
+        self.close()
         removed = [self._detach(interface) for interface in list_interfaces()]
         return any(removed)
+
+    def close(self) -> None:
+        self._written = None
+        self._ports.close()
 
     def describe(self) -> str:
         return f"tc: eBPF classifier at the ingress of {self._where()}"
@@ -155,17 +196,25 @@ def _filter_name(message: bytes) -> str:
     return netlink.read_text(netlink.attributes(options), rtnetlink.TCA_BPF_NAME)
 
 
-def _load(spec: GuardSpec, role: str, link_header: int) -> int:
-    """Load the classifier for one link and return its descriptor. Raises KernelError."""
-    bitmaps = b"".join(
+def _bitmaps(spec: GuardSpec) -> bytes:
+    return b"".join(
         np.packbits(ports, bitorder="little").tobytes() for of_address in spec.external.values() for ports in of_address
     )
+
+
+def _load_ports(spec: GuardSpec) -> int:
+    """Make the map of ports and return its descriptor. Raises KernelError."""
+    return _asked(lambda: calls.load_value(_bitmaps(spec) or bytes(1)))
+
+
+def _load(spec: GuardSpec, role: str, link_header: int, ports: int) -> int:
+    """Load the classifier for one link and return its descriptor. Raises KernelError."""
+    return _asked(lambda: calls.load_classifier(classifier(spec, role, link_header, ports), NAME))
+
+
+def _asked(ask: Callable[[], int]) -> int:
     try:
-        ports = calls.load_value(bitmaps or bytes(1))
-        try:
-            return calls.load_classifier(classifier(spec, role, link_header, ports), NAME)
-        finally:
-            os.close(ports)
+        return ask()
     except OSError as error:
         if error.errno == errno.EPERM:
             raise KernelError(

@@ -62,7 +62,7 @@ log = logging.getLogger("fastmasq.engine")
 SPARE_DESCRIPTORS = 10  # for a link's ring and sender, or a program that we start, with its pipes
 LOOK_EVERY = 2  # seconds between looks at the host's own sockets and settings
 LOOK_OFTEN_S = 0.25  # the same for its sockets, where nobody tells of those that are bound
-BINDS_S = 0.02  # between looks at them when many are bound
+BINDS_S = 0.005  # between giving up ports of ours, when many are bound
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 RESETS_NS = 5 * NS_PER_SECOND  # at most, for telling inside hosts that their sessions end
 SETTLE_S = 0.1  # for packets of theirs that are under way then: the guard still drops them
@@ -128,8 +128,10 @@ class Engine:
         self.alterations: Alterations | None = None  # likewise
         self.state: State | None = None  # unless we only observe
         self._seconds = 0
-        self._looks_at = 0.0  # not before then at the host's ports again, after a bind
-        self._will_look = False
+        self._bound: set[tuple[int, int]] = set()  # protocols and ports that programs of the host have bound just now
+        self._has_missed_binds = False
+        self._gives_up_at = 0.0  # such ports, and not before
+        self._will_give_up = False
         self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
         self._undo = ExitStack()
         self._undo.callback(self.loop.close)
@@ -346,16 +348,22 @@ class Engine:
             self._undo.callback(self.loop.remove_reader, descriptor)
 
     def _note_bind(self) -> None:
-        """Look which ports the host uses, as a program has bound one: at once, but BINDS_S apart from the last look."""
-        self.gateway.host.binds.take()
-        if not self._will_look:
-            self._will_look = True
-            self.loop.call_at(self._looks_at, self._look_at_binds)
+        """Give up the ports that programs have just bound: at once, but BINDS_S apart from the last time."""
+        news = self.gateway.host.binds.take()
+        if news is None:
+            self._has_missed_binds = True
+        else:
+            self._bound |= news
+        if not self._will_give_up:
+            self._will_give_up = True
+            self.loop.call_at(self._gives_up_at, self._give_up)
 
-    def _look_at_binds(self) -> None:
-        self._will_look = False
-        self._looks_at = self.loop.time() + BINDS_S
-        self._attempt(self.gateway.look)
+    def _give_up(self) -> None:
+        bound, self._bound = self._bound, set()
+        has_missed, self._has_missed_binds = self._has_missed_binds, False
+        self._will_give_up = False
+        self._gives_up_at = self.loop.time() + BINDS_S
+        self._attempt(*((self.gateway.look,) if has_missed else (self.gateway.give_up, bound)))
 
     def _look_often(self) -> None:
         """Look at the host's ports every LOOK_OFTEN_S, where nobody tells of those that are bound."""

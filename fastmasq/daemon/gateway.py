@@ -11,7 +11,7 @@ guard, table and path follow once. When a step is refused, those before it are u
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -42,9 +42,11 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import forwards, triggers
-from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT
+from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT, TCP, UDP
 
 log = logging.getLogger("fastmasq.engine")
+
+_PORT_CLASSES = {TCP: CLASSES.index("tcp"), UDP: UDP_CLASS}  # by protocol
 
 
 class Gateway:
@@ -439,14 +441,28 @@ class Gateway:
 
     def look(self) -> None:
         """Give up ports that the host uses meanwhile, and take back those it has left."""
-        if self._look_at_ports():
+        self._carry_by_address()
+        spare = self.host.free_ports(PortRanges()) if self.ports.keeps_sources() else self.ports.spare
+        self._leave(self.host.free_ports(self.settings.masquerade.ports), spare)
+
+    def give_up(self, bound: Iterable[tuple[int, int]]) -> None:
+        """Give up ports that programs of the host have just bound: protocol and port of each."""
+        free, spare = self.ports.free.copy(), self.ports.spare.copy()
+        for protocol, port in bound:
+            if protocol in _PORT_CLASSES:
+                free[_PORT_CLASSES[protocol], port] = spare[_PORT_CLASSES[protocol], port] = False
+        if not (np.array_equal(free, self.ports.free) and np.array_equal(spare, self.ports.spare)):
+            self._leave(free, spare)
+
+    def _leave(self, free: np.ndarray, spare: np.ndarray) -> None:
+        """Use what the host leaves to us from now on: what sessions may have, and may keep as their source."""
+        if self.ports.leave(free):
             self._allow()
         keeping = self.ports.keeps_sources()
         before = self.ports.led_inside() if keeping else None
-        self._look_at_spare_ports()
         if keeping:
+            self.ports.leave_spare(spare)
             self._lead_inside(before & self.ports.led_inside())  # what the host has bound goes first, as in `_settle`
-        self._carry_by_address()
         lost = self._keep()
         for port_class, port in np.argwhere(lost) if lost.any() else ():
             protocol = CLASSES[port_class]

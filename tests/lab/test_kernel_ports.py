@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.ports import host_ports, listeners, parse_ports, port_ranges
 from tests.support.namespaces import Namespace
 
@@ -133,3 +135,40 @@ def test_from_a_child_process(host: Namespace) -> None:
         print(host_ports(6)[22], host_ports(17)[22])
     """
     assert host.python(program).communicate()[0] == "True False\n"
+
+
+@pytest.fixture
+def binds(host: Namespace) -> Iterator[Binds]:
+    with host.entered():
+        made = Binds()
+    yield made
+    made.close()
+
+
+def test_binds_are_told_with_protocol_and_port(host: Namespace, binds: Binds) -> None:
+    """Of any address and family, and of this namespace alone."""
+    assert binds.take() == set()
+    with host.entered():
+        ends = [bound("0.0.0.0", 22), bound("127.0.0.1", 53, socket.SOCK_DGRAM), bound("::", 500, socket.SOCK_DGRAM)]
+        chosen = bound("0.0.0.0", 0)
+        ends.append(chosen)
+        port = chosen.getsockname()[1]
+    ends.append(bound("127.0.0.1", 0))
+    assert select.select([binds], [], [], 0)[0] == [binds]
+    assert binds.take() == {(TCP, 22), (UDP, 53), (UDP, 500), (TCP, port)}
+    assert select.select([binds], [], [], 0)[0] == []
+    assert binds.take() == set()
+    for end in ends:
+        end.close()
+
+
+def test_more_binds_than_there_is_room_for_are_told_to_be_missing(host: Namespace, binds: Binds) -> None:
+    for rounds in range(3):  # and those after them, wherever in the ring they are
+        with host.entered():
+            for port in range(1, 400):
+                bound("0.0.0.0", port).close()
+        assert binds.take() is None
+        with host.entered():
+            for port in range(1, 60 + rounds):
+                bound("0.0.0.0", port).close()
+        assert binds.take() == {(TCP, port) for port in range(1, 60 + rounds)}

@@ -303,3 +303,34 @@ def test_an_address_to_leave_with_that_the_link_has_not_is_said_once(
     ]
     gateway.move(None)
     assert gateway.gateway.missing_addresses() == []
+
+
+def test_a_port_that_a_program_has_just_bound_is_given_up_without_a_look_at_the_others(
+    gateway: PolicyGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def kept(port: int) -> bool:
+        return bool(gateway.host.kept[address(GATEWAY_OUT)][1][port])
+
+    passes(gateway.harness, INSIDE, udp((HOST, 61001), (PEER, 53), b"?"))
+    with monkeypatch.context() as unseen:
+        unseen.setattr(gateway.host, "free_ports", lambda _: pytest.fail("looked at all sockets"))
+        unseen.setattr(gateway.host, "keep", lambda *_: pytest.fail("told the guard"))
+        gateway.gateway.give_up([(17, 53), (132, 61000), (6, 32768)])  # none of ours
+    assert kept(61000) and kept(61001)
+    with monkeypatch.context() as unseen:
+        unseen.setattr(gateway.host, "free_ports", lambda _: pytest.fail("looked at all sockets"))
+        gateway.gateway.give_up([(17, 61000), (17, 61001)])
+    assert (kept(61000), kept(61001), kept(61002)) == (False, True, True)
+    assert caplog.messages == ["udp port 61001: bound by the host, which gets it when its sessions end"]
+    passes(gateway.harness, OUTSIDE, udp((PEER, 53), (GATEWAY_OUT, 61001), b"!"))
+    gateway.gateway.look()
+    assert kept(61000), "the program has let it go"
+
+
+def test_ports_that_sessions_keep_as_their_source_are_given_up_likewise(gateway: PolicyGateway):
+    gateway.host.spare[:2, 1024:32768] = True
+    direct = Trigger(kind="direct", protocol="udp", first=28800, last=28900)
+    gateway.call("triggers.change", changes=[triggers.Change(action="add", row=direct)])
+    gateway.gateway.give_up([(17, 5000)])
+    assert not gateway.host.kept[address(GATEWAY_OUT)][1][5000]
+    assert gateway.host.kept[address(GATEWAY_OUT)][1][5001]

@@ -70,7 +70,9 @@ def _endpoints(policy: Policy, addresses: Mapping[str, int]) -> dict[Endpoint, O
     One whose address the host has not got just now has 0: whoever waits at all addresses waits there.
     """
     known = {one.listen: 0 for one in policy.forwards} | {OUTSIDE: 0} | dict(addresses)
-    found: dict[Endpoint, Owner] = {end: owner for end, _, owner in forwards.endpoints(policy.forwards, known)}
+    found: dict[Endpoint, Owner] = {}
+    for endpoint, _, forward in forwards.endpoints(policy.forwards, known):
+        found.setdefault(endpoint, forward)
     for row in policy.triggers:
         if row.kind != "direct":
             port_class = forwards.PROTOCOLS.index(row.protocol)

@@ -58,14 +58,12 @@ class Forwards:
 
     def check(self, wanted: Iterable[Forward]) -> None:
         """Raise ConfigurationError when two of these come to the same endpoint, or there are too many."""
-        owner: dict[Endpoint, Forward] = {}
-        for endpoint, _, forward in forwards.endpoints(wanted, self.addresses):
-            if owner.setdefault(endpoint, forward) is not forward:
-                raise ConfigurationError(
-                    f"{forward}: the same address and port as {owner[endpoint]}; delete one of them"
-                )
-        if len(owner) > FORWARD_ROWS:
-            raise ConfigurationError(f"{len(owner)} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
+        wanted = tuple(wanted)
+        for forward, other in forwards.overlaps(wanted, self.addresses):
+            raise ConfigurationError(f"{forward}: the same address and port as {other}; delete one of them")
+        count = sum(1 for _ in forwards.endpoints(wanted, self.addresses))
+        if count > FORWARD_ROWS:
+            raise ConfigurationError(f"{count} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
 
     def put(self, wanted: tuple[Forward, ...], of_triggers: tuple[Forward, ...]) -> None:
         """Want these from now on, which have been checked; `withdraw` and `place` put them in force."""

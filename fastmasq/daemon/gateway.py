@@ -192,8 +192,9 @@ class Gateway:
             self._check_ends(new, old)
 
     def _check_ends(self, new: Policy, old: Policy | None) -> None:
-        """Raise ConfigurationError for what the old policy has not: what programs of the host have, targets outside."""
+        """Raise ConfigurationError for what the old policy has not: what programs have, links and targets not ours."""
         found = list(claims.claims(new, self._addresses_by_name(), self.host.waiting, self.host.tunnels, old))
+        found += targets.unlinked(new, self.watch.snapshot(), old)
         found += targets.outsiders(new, self.watch.snapshot(), old)
         if found:
             raise ConfigurationError("\n".join(found))

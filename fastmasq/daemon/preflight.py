@@ -17,7 +17,7 @@ from fastmasq.daemon import ports
 from fastmasq.daemon.claims import claims
 from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
-from fastmasq.daemon.targets import outsiders
+from fastmasq.daemon.targets import outsiders, unlinked
 from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.kernel import ip_rules, macvlans, privileges
 from fastmasq.kernel.conflicts import conflicts
@@ -27,7 +27,8 @@ from fastmasq.kernel.ports import format_ports, tunnels, waiting
 from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
-from fastmasq.policy.forwards import OUTSIDE, read_address
+from fastmasq.policy.forwards import overlaps, read_address
+from fastmasq.policy.triggers import port_forwards
 from fastmasq.ring.packet_socket import MODES, open_tap
 from fastmasq.units import format_count
 
@@ -63,8 +64,7 @@ def findings(declared: Declared) -> list[Finding]:
         links = watch.snapshot().links
         external = external_addresses(watch.snapshot(), settings.masquerade.addresses, None)
         found += _links(links, external)
-        found += _forwards(declared, links)
-        found += _claims(declared, watch, external)
+        found += _forwards(declared, watch, external)
         found += _addresses(settings, watch)
         found += _macvlans(links)
         found += _routing(watch)
@@ -185,26 +185,21 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", f"only {count} {name} ports are left beside the host's own")
 
 
-def _forwards(declared: Declared, links: tuple[Link, ...]) -> Iterator[Finding]:
-    """Look for forwards that listen on what is not there."""
-    names = {link.name for link in links}
-    addresses = {str(address).partition("/")[0] for link in links for address in link.addresses}
-    for forward in declared.forwards:
-        if read_address(forward.listen) is None and forward.listen not in {*names, OUTSIDE}:
-            said = f"forward {forward}: {forward.listen} is no link of [interfaces]"
-            yield Finding("error", declared.placed(forward, said))
-        elif read_address(forward.listen) is not None and forward.listen not in addresses:
-            said = f"forward {forward}: the host has no address {forward.listen} now"
-            yield Finding("warning", declared.placed(forward, said))
-
-
-def _claims(declared: Declared, watch: Watch, external: list[int]) -> Iterator[Finding]:
-    """Look for what programs of this host would lose, and for what would lead to no inside host."""
-    addresses = addresses_by_name(watch.snapshot(), next(iter(external), None))
+def _forwards(declared: Declared, watch: Watch, external: list[int]) -> Iterator[Finding]:
+    """Look for what listens where nothing is, or another does; for what programs would lose, and targets outside."""
+    snapshot = watch.snapshot()
+    addresses = addresses_by_name(snapshot, next(iter(external), None))
     for sentence in claims(declared, addresses, waiting, partial(tunnels, watch.interfaces())):
         yield Finding("error", sentence)
-    for sentence in outsiders(declared, watch.snapshot()):
+    for sentence in (*unlinked(declared, snapshot), *outsiders(declared, snapshot)):
         yield Finding("error", sentence)
+    for forward in declared.forwards:
+        if read_address(forward.listen) is not None and forward.listen not in addresses:
+            said = f"{forward}: the host has no address {forward.listen} now"
+            yield Finding("warning", declared.placed(forward, said))
+    for forward, other in overlaps((*declared.forwards, *port_forwards(declared.triggers)), addresses):
+        said = f"{forward}: the same address and port as {other}, which goes first; delete one of them"
+        yield Finding("warning", declared.placed(forward, said))
 
 
 def _preload(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Whether those whom a policy leads packets to are inside hosts: the way to them must lead over an inside link."""
+"""Whether what a policy forwards can come and go: by a link of ours, and to inside hosts, over an inside link."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from fastmasq.daemon.policy import Policy
 from fastmasq.kernel.routes import UNICAST, Route
 from fastmasq.kernel.watch import Snapshot
+from fastmasq.policy.forwards import OUTSIDE, read_address
 
 
 def outsiders(policy: Policy, snapshot: Snapshot, before: Policy | None = None) -> Iterator[str]:
@@ -18,6 +19,17 @@ def outsiders(policy: Policy, snapshot: Snapshot, before: Policy | None = None) 
         reason = why_not_inside(snapshot, int(IPv4Address(text)))
         if reason and (name, text) not in had:
             yield policy.placed(owner, f"{name}: {text} is no inside host: {reason}")
+
+
+def unlinked(policy: Policy, snapshot: Snapshot, before: Policy | None = None) -> Iterator[str]:
+    """Yield a sentence for each forward that listens on a link which is none of ours, but for those of `before`."""
+    names = [link.name for link in snapshot.links if link.role != "local"]
+    had = {str(forward) for forward in before.forwards} if before is not None else set()
+    for forward in policy.forwards:
+        is_known = read_address(forward.listen) is not None or forward.listen in (OUTSIDE, *names)
+        if not is_known and str(forward) not in had:
+            said = f"{forward}: {forward.listen} is no link of [interfaces]; those are {', '.join(names)}"
+            yield policy.placed(forward, said)
 
 
 def why_not_inside(snapshot: Snapshot, address: int) -> str | None:

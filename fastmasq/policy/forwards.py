@@ -192,6 +192,17 @@ def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iter
             yield (address, protocol, port), tuple((host, to + step, weight) for host, to, weight in targets), forward
 
 
+def overlaps(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iterator[tuple[Forward, Forward]]:
+    """Yield each forward that comes to an endpoint of another that goes before it, with that, once."""
+    owners: dict[Endpoint, Forward] = {}
+    found: set[tuple[Forward, Forward]] = set()
+    for endpoint, _, forward in endpoints(forwards, addresses):
+        pair = (forward, owners.setdefault(endpoint, forward))
+        if pair[1] is not forward and pair not in found:
+            found.add(pair)
+            yield pair
+
+
 # -- how they are written --------------------------------------------------------------------------------------------
 
 

@@ -222,3 +222,11 @@ def test_ah_is_not_redirected(gateway: Gateway):
     change = redirects.Change(action="set", redirect=redirects.Redirect(protocol=51, host="10.0.0.2"))
     with pytest.raises(ConfigurationError, match="AH signs the addresses, so no translator can carry it; use ESP"):
         gateway.call("redirects.change", changes=[change])
+
+
+def test_a_link_that_is_none_of_ours_is_refused(gateway: Gateway):
+    """Its address would never be known."""
+    with pytest.raises(ConfigurationError) as refusal:
+        gateway.change(add("eth9:80", "10.0.0.2:80"))
+    assert str(refusal.value) == "tcp eth9:80: eth9 is no link of [interfaces]; those are eth0, eth1"
+    gateway.change(add("outside:80", "10.0.0.2:80"), add("eth0:80", "10.0.0.2:80"))

@@ -136,15 +136,19 @@ def test_a_forward_that_would_take_the_port_of_a_running_program(gateway: Gatewa
 
 def test_what_is_wrong_with_a_forward_has_its_line(gateway: Gateway) -> None:
     lines = ['[interfaces]\ninside = ["eth0"]\noutside = "eth1"\n']
-    for listen, to in (("eth9:80", "10.0.0.2"), ("9.9.9.9:80", "10.0.0.2"), ("eth1:8080", "10.0.0.2")):
-        lines.append(f'[[forward]]\nprotocol = "tcp"\nlisten = "{listen}"\nto = "{to}:80"\n')
+    for listen in ("eth9:80", "9.9.9.9:80", "eth1:8080", "200.200.200.200:8080-8081"):
+        lines.append(f'[[forward]]\nprotocol = "tcp"\nlisten = "{listen}"\nto = "10.0.0.2:80"\n')
     loaded = parse("".join(lines), "f.toml")
     with socket.create_server(("::", 8080), family=socket.AF_INET6):
         said = findings(declare(loaded.settings, places=loaded.places))
-    [no_link, in_use] = texts(said, "error")
-    assert no_link == "f.toml:4: forward tcp eth9:80: eth9 is no link of [interfaces]"
+    [in_use, no_link] = texts(said, "error")
+    assert no_link == "f.toml:4: tcp eth9:80: eth9 is no link of [interfaces]; those are eth0, eth1"
     assert in_use.startswith("f.toml:12: tcp eth1:8080: ") and "waits at tcp [::]:8080, and would" in in_use
-    assert texts(said, "warning") == ["f.toml:8: forward tcp 9.9.9.9:80: the host has no address 9.9.9.9 now"]
+    assert texts(said, "warning") == [
+        "f.toml:8: tcp 9.9.9.9:80: the host has no address 9.9.9.9 now",
+        "f.toml:16: tcp 200.200.200.200:8080-8081: the same address and port as tcp eth1:8080, which goes first; "
+        "delete one of them",
+    ]
 
 
 def test_few_ports_are_left_beside_the_hosts(gateway: Gateway) -> None:

@@ -158,9 +158,12 @@ class Host:
         Raises KernelError; the next call tells the guard anew then.
         """
         snapshot = self._watch.snapshot()
+        inside, outside = (
+            self._with_macvlans(names) for names in (self._interfaces.inside, [self._interfaces.outside])
+        )
         spec = GuardSpec(
-            inside=self._interfaces.inside,
-            outside=[self._interfaces.outside],
+            inside=inside,
+            outside=outside,
             local_addresses=local,
             external={address: (ports[0], ports[1]) for address, ports in external.items()},
             protocols=sorted(protocols),
@@ -171,6 +174,7 @@ class Host:
             tuple((address, ports[:2].tobytes()) for address, ports in external.items()),
             tuple(spec.protocols),
             tuple(link.ifindex for link in snapshot.links),
+            tuple(inside + outside),
         )
         if state == self._guarded:
             return
@@ -182,6 +186,10 @@ class Host:
         else:
             self.guard.update(spec)
         self._guarded, self._spec = state, spec
+
+    def _with_macvlans(self, links: Iterable[str]) -> list[str]:
+        """Return these links and the macvlans over them: what comes for those is judged by their names."""
+        return [name for link in links for name in (str(link), *(each.name for each in self._watch.macvlans(link)))]
 
     # -- rules -----------------------------------------------------------------------------------------------------
 

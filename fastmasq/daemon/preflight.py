@@ -19,7 +19,7 @@ from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
 from fastmasq.daemon.targets import outsiders, unlinked
 from fastmasq.errors import ConfigurationError, FastmasqError
-from fastmasq.kernel import ip_rules, macvlans, privileges
+from fastmasq.kernel import ip_rules, privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
@@ -27,6 +27,7 @@ from fastmasq.kernel.ports import format_ports, tunnels, waiting
 from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
+from fastmasq.path.rows import MACVLANS
 from fastmasq.policy.forwards import overlaps, read_address
 from fastmasq.policy.triggers import port_forwards
 from fastmasq.ring.packet_socket import MODES, open_tap
@@ -106,11 +107,11 @@ def _addresses(settings: Settings, watch: Watch) -> Iterator[Finding]:
 
 
 def _macvlans(links: tuple[Link, ...]) -> Iterator[Finding]:
-    """Look for addresses that other machines may send to, and nothing of ours takes."""
-    names = {link.ifindex: link.name for link in links if link.ifindex}
-    for name, below in macvlans.over(names):
-        said = f"{name} is a macvlan over {names[below]}: packets that come for its link address are not forwarded"
-        yield Finding("warning", f"{said}; have VRRP without one (keepalived: no use_vmac)")
+    """Look for more link addresses than the path knows of a link."""
+    for link in links:
+        if len(link.macvlans) > MACVLANS:
+            said = f"{link.name} has {len(link.macvlans)} macvlans over it: nothing is forwarded for the last of them"
+            yield Finding("warning", f"{said}, as {MACVLANS} are known; let virtual routers share one")
 
 
 def _routing(watch: Watch) -> Iterator[Finding]:

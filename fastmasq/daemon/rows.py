@@ -31,6 +31,7 @@ def link_row(link: Link) -> np.ndarray:
         mac=(link.mac or bytes(6)) if framed else b"",
         header_length=link.header_length if framed else 0,
         up=link.up,
+        macvlans=link.macvlans,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from fastmasq.kernel import netlink, rtnetlink
@@ -24,7 +24,10 @@ _HEADER_LENGTHS = {
 
 
 class Interface(NamedTuple):
-    """Any interface of the namespace, ours or not. `hardware` is ARPHRD_*; `master` an ifindex, 0 if none."""
+    """Any interface of the namespace, ours or not. `hardware` is ARPHRD_*; `master` an ifindex, 0 if none.
+
+    `below` is the ifindex of the interface that it is a macvlan over, 0 if it is none.
+    """
 
     ifindex: int
     name: str
@@ -34,13 +37,15 @@ class Interface(NamedTuple):
     hardware: int
     master: int
     qdisc: str
+    below: int = 0
 
 
 class Link(NamedTuple):
     """One of our links at one moment; a missing one has ifindex 0 and is down.
 
     `up` is administrative state and carrier. `header_length` is 14 (Ethernet) or 0 (packets start at the IP header);
-    UNSUPPORTED says that this type of link cannot be used, see `complaint`.
+    UNSUPPORTED says that this type of link cannot be used, see `complaint`. `macvlans` has the link addresses of those
+    over it, as VRRP has: what comes for them is for us, too.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Link(NamedTuple):
     header_length: int
     addresses: tuple[InterfaceAddress, ...]
     qdisc: str
+    macvlans: tuple[bytes, ...] = ()
 
 
 def read_interfaces(messages: Iterable[bytes]) -> Iterator[Interface]:
@@ -60,6 +66,7 @@ def read_interfaces(messages: Iterable[bytes]) -> Iterator[Interface]:
         family, hardware, ifindex, flags, _ = rtnetlink.IFINFOMSG.read(message)
         values = rtnetlink.IFINFOMSG.attributes(message)
         name = netlink.read_text(values, rtnetlink.IFLA_IFNAME)
+        kind = netlink.read_text(netlink.attributes(values.get(rtnetlink.IFLA_LINKINFO, b"")), rtnetlink.IFLA_INFO_KIND)
         if family or ifindex <= 0 or not name or rtnetlink.IFLA_MTU not in values:
             continue
         yield Interface(
@@ -71,6 +78,7 @@ def read_interfaces(messages: Iterable[bytes]) -> Iterator[Interface]:
             hardware=hardware,
             master=netlink.read_number(values, rtnetlink.IFLA_MASTER),
             qdisc=netlink.read_text(values, rtnetlink.IFLA_QDISC),
+            below=netlink.read_number(values, rtnetlink.IFLA_LINK) if kind == "macvlan" else 0,
         )
 
 
@@ -107,7 +115,16 @@ def header_length(hardware: int) -> int:
     return _HEADER_LENGTHS.get(hardware, UNSUPPORTED)
 
 
-def make_link(name: str, role: str, interface: Interface | None, addresses: Iterable[InterfaceAddress]) -> Link:
+def macvlans(interface: Interface, interfaces: Iterable[Interface], links: Collection[str]) -> list[Interface]:
+    """Return the macvlans over an interface that are up, and neither a port of anything nor one of these links."""
+    over = (each for each in interfaces if each.below == interface.ifindex and each.flags & IFF_UP)
+    return [each for each in over if not each.master and each.name not in links]
+
+
+def make_link(
+    name: str, role: str, interface: Interface | None, addresses: Iterable[InterfaceAddress],
+    macvlans: Iterable[Interface] = (),
+) -> Link:  # fmt: skip
     if interface is None:
         return Link(name, 0, role, up=False, mtu=0, mac=b"", header_length=14, addresses=(), qdisc="")
     return Link(
@@ -120,6 +137,7 @@ def make_link(name: str, role: str, interface: Interface | None, addresses: Iter
         header_length=header_length(interface.hardware),
         addresses=tuple(addresses),
         qdisc=interface.qdisc,
+        macvlans=tuple(each.mac for each in macvlans if each.mac),
     )
 
 

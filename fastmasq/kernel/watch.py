@@ -109,6 +109,11 @@ class Watch:
         """Return all interfaces of the namespace, ours or not."""
         return list(self._interfaces.values())
 
+    def macvlans(self, name: str) -> list[Interface]:
+        """Return the macvlans over a link of ours, as VRRP has, that are up and no links of ours themselves."""
+        interface = self._named(name)
+        return links.macvlans(interface, self.interfaces(), [name for name, _ in self._roles]) if interface else []
+
     def complaints(self) -> list[str]:
         """Return one line for each link that cannot be used: a missing inside link, or any of a wrong kind."""
         found = []
@@ -210,7 +215,7 @@ class Watch:
     def _link(self, name: str, role: str) -> Link:
         interface = self._named(name)
         addresses = self._addresses.get(interface.ifindex, ()) if interface else ()
-        return links.make_link(name, role, interface, addresses)
+        return links.make_link(name, role, interface, addresses, self.macvlans(name))
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
         messages, consistent = self._requests.dump(kind, body)

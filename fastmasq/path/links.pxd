@@ -6,6 +6,7 @@ from fastmasq.wire cimport ethernet
 
 cdef enum:
     LINKS = 16
+    MACVLANS = 8                # over one link
     NO_LINK = 0xFF
     HOPS = 16384
     LOST_HOP = 0xFFFE           # in place of a row: the next hop that a packet waits for had to go
@@ -35,7 +36,9 @@ cdef struct Link:
     uint8_t up                  # a link that comes or goes is news, see Forwarder.set_link
     uint8_t header_length       # ethernet.LENGTH, or 0 where frames start at the IP header
     uint8_t mac[ethernet.MAC]
-    uint8_t reserved[3]
+    uint8_t macvlan_count
+    uint8_t reserved[2]
+    uint8_t macvlans[MACVLANS][ethernet.MAC]    # link addresses of macvlans over it, which are ours as well
 
 cdef struct Route:
     uint32_t gateway            # 0: the destination is on the link

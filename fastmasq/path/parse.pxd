@@ -7,7 +7,7 @@
 # transport checksums are right (a wrong one stays wrong, RFC 1624).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 from fastmasq.path cimport verdict
 from fastmasq.path.packet cimport (
@@ -16,7 +16,8 @@ from fastmasq.path.packet cimport (
 from fastmasq.path.links cimport Link
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport (
-    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_UDP_L4, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM, VnetHeader,
+    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_UDP_L4, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING, VNET_NEEDS_CSUM,
+    VnetHeader,
 )
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
@@ -262,6 +263,17 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     return verdict.GOES_ON
 
 
+cdef inline bint is_for_macvlan(const Frame *frame, const Link *link) noexcept nogil:
+    """Whether a frame that the kernel calls another station's is to a macvlan over the link."""
+    cdef int i
+    if link.header_length == 0 or frame.length < ethernet.LENGTH:
+        return False
+    for i in range(link.macvlan_count):
+        if memcmp(frame.data + ethernet.DESTINATION, link.macvlans[i], ethernet.MAC) == 0:
+            return True
+    return False
+
+
 cdef inline void take_frame(Packet *packet, Frame *frame, const Link *links, int link) noexcept nogil:
     """Take a frame received on a link in hand: what is wrong with it, if anything, is in `door` then."""
     packet.frame = frame
@@ -273,6 +285,8 @@ cdef inline void take_frame(Packet *packet, Frame *frame, const Link *links, int
     packet.passage = NULL
     packet.has_waited = False
     packet.told.type = 0
+    if frame.packet_type == PACKET_OTHERHOST and is_for_macvlan(frame, &links[link]):
+        frame.packet_type = PACKET_HOST
     packet.door = check_frame(frame, &links[link])
     if packet.door == verdict.GOES_ON:
         packet.door = parse_packet(packet, &links[link])

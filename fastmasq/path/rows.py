@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 LINKS = 16
+MACVLANS = 8  # over one link
 NO_LINK = 0xFF
 INSIDE, OUTSIDE, LOCAL = 0, 1, 4
 MAC, LINK_HEADER = 6, 14  # octets: wire/ethernet.pxd
@@ -18,7 +21,9 @@ LINK = np.dtype(
         ("up", "u1"),
         ("header_length", "u1"),
         ("mac", "u1", MAC),
-        ("reserved", "u1", 3),
+        ("macvlan_count", "u1"),
+        ("reserved", "u1", 2),
+        ("macvlans", "u1", (MACVLANS, MAC)),
     ]
 )
 ROUTE = np.dtype(
@@ -126,12 +131,19 @@ TUNNEL = np.dtype([("way", WAY, 2)])
 
 
 def link_row(
-    *, side: int, mtu: int, address: int = 0, mac: bytes = b"", header_length: int = LINK_HEADER, up: bool = True
-) -> np.ndarray:
-    """Return one LINK row; mac has MAC octets on links with a header, none on links that start at the IP header."""
+    *, side: int, mtu: int, address: int = 0, mac: bytes = b"", header_length: int = LINK_HEADER, up: bool = True,
+    macvlans: Sequence[bytes] = (),
+) -> np.ndarray:  # fmt: skip
+    """Return one LINK row; mac has MAC octets on links with a header, none on links that start at the IP header.
+
+    macvlans: as many octets for each macvlan over the link; those past MACVLANS are left out.
+    """
     row = np.zeros((), LINK)
     row["address"], row["mtu"], row["side"], row["up"] = address, mtu, side, up
     row["header_length"] = header_length
     if header_length:
         row["mac"] = np.frombuffer(mac, "u1")
+        row["macvlan_count"] = len(macvlans[:MACVLANS])
+        for place, each in zip(row["macvlans"], macvlans, strict=False):
+            place[:] = np.frombuffer(each, "u1")
     return row

@@ -10,6 +10,7 @@ from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,
+    INSIDE_ADDRESS,
     ROUTER_ADDRESS,
     Network,
     eventually,
@@ -19,6 +20,7 @@ from tests.support.lab_network import (
 
 BACK_S = 2.0  # how long it may take until packets flow again
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
+VIRTUAL = "200.200.200.250"
 
 FLOOD = f"""
 import socket
@@ -223,6 +225,32 @@ def test_a_gateway_that_changes_its_mac_address(running: Network) -> None:
 
     eventually(is_back, BACK_S, "answers to the new MAC address")
     assert heard.of(sent=False, source=EXTERNAL_ADDRESS)
+
+
+def test_what_comes_for_a_macvlan_over_a_link_is_forwarded_and_kept_from_the_host(running: Network) -> None:
+    """As VRRP has them: a virtual router's link address inside, and one outside whose address has a forward."""
+    net = running
+    net.echo_tcp("inside")
+    heard = {peer: net.sniff(peer, "eth0") for peer in ("inside", "router")}
+    macvlans = (
+        ("vrrp.51", "eth0", "00:00:5e:00:01:33", "10.0.0.254"),
+        ("vrrp.52", "eth1", "00:00:5e:00:01:34", VIRTUAL),
+    )
+    for name, below, mac, address in macvlans:
+        net.ip("gateway", f"link add link {below} name {name} address {mac} type macvlan mode private")
+        net.ip("gateway", f"address add {address}/32 dev {name}")
+        net.ip("gateway", f"link set {name} up")
+    net.ip("inside", f"neighbour replace {GATEWAY_INSIDE} lladdr {macvlans[0][2]} dev eth0 nud permanent")
+    net.ip("router", f"neighbour replace {VIRTUAL} lladdr {macvlans[1][2]} dev eth0 nud permanent")
+    net.fastmasq.run_command("forward", "add", "tcp", f"{VIRTUAL}:8080", f"{INSIDE_ADDRESS}:{ECHO_PORT}")
+    out = net.connect("inside", SERVER)
+    eventually(lambda: round_trip(out, None, b"out", 0.2), BACK_S, "a way out")
+    for asking in (out, net.connect("server", (VIRTUAL, 8080)), net.connect("inside", (VIRTUAL, 8080))):
+        assert round_trip(asking, None, b"there and back")
+    assert not net.drops().get("not_for_us")
+    assert not [each for peer in heard.values() for each in peer.of(protocol=6, sent=False) if each.tcp_flags & 4]
+    net.ip("gateway", "link set vrrp.51 down")
+    eventually(lambda: out.send(b"nobody's") and "not_for_us" in net.drops(), BACK_S, "frames that are nobody's")
 
 
 def test_a_next_hop_that_does_not_answer_is_reported_to_the_sender(running: Network) -> None:

@@ -27,6 +27,13 @@ def test_a_link() -> None:
     assert (row["header_length"], row["mac"].tobytes()) == (14, MAC)
 
 
+def test_macvlans_over_a_link() -> None:
+    row = link_row(a_link(macvlans=(b"\0\0\x5e\0\1\x33", MAC)))
+    assert row["macvlan_count"] == 2
+    assert row["macvlans"].tobytes() == b"\0\0\x5e\0\1\x33" + MAC + bytes(36)
+    assert link_row(a_link(macvlans=(MAC,) * 9))["macvlan_count"] == 8
+
+
 def test_an_inside_link_without_address() -> None:
     row = link_row(a_link(role="inside", addresses=(), up=False))
     assert (row["side"], row["address"], row["up"]) == (shared.INSIDE, 0, 0)

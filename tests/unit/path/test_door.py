@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from tests.support.harness import GATEWAY_MAC, STATION_MAC, Harness
+from fastmasq.path.rows import link_row
+from tests.support.harness import GATEWAY_MAC, LINKS, STATION_MAC, Harness, address
 from tests.support.packets import (
     TCP,
     UDP,
@@ -98,6 +99,28 @@ def test_not_for_us(link: str, packet_type: int) -> None:
     harness.inject(link, PLAIN[link], packet_type=packet_type)
     assert harness.run() == []
     assert harness.drops() == {"not_for_us": 1}
+
+
+@both_links
+def test_what_is_for_a_macvlan_over_the_link_is_for_us(link: str) -> None:
+    """As VRRP makes one for the address of a virtual router: to the kernel the frame is another station's."""
+    harness = opened()
+    virtual = [bytes.fromhex(f"00005e0001{number:02x}") for number in range(9)]
+    number = LINKS.index(link)
+
+    def arrives(mac: bytes, packet_type: int = OTHERHOST) -> bool:
+        return bool(raw_frame(harness, link, mac + STATION_MAC[link] + b"\x08\x00" + PLAIN[link], packet_type))
+
+    described = {"side": number, "mtu": 1500, "mac": GATEWAY_MAC[link], "address": address("10.0.0.1")}
+    harness.forwarder.set_link(number, link_row(**described, macvlans=virtual))
+    assert all(arrives(mac) for mac in virtual[:8])
+    assert not arrives(virtual[0], OUTGOING)
+    assert not arrives(virtual[8]), "more than there is room for"
+    assert not arrives(GATEWAY_MAC[link])
+    assert raw_frame(harness, link, virtual[0] + STATION_MAC[link], OTHERHOST) == []
+    harness.forwarder.set_link(number, link_row(**described))
+    assert not arrives(virtual[0])
+    assert harness.drops() == {"not_for_us": 5}
 
 
 @both_links

@@ -28,6 +28,7 @@ def reload(
         raise click.UsageError("--enforce goes without --confirm: sessions that are closed cannot come back.")
     wanted = {"confirm_s": confirm_s} if confirm_s else {}
     result = call(find_socket(socket, config), "reload", enforce=enforce, exact=exact, **wanted)
+    confirm_s = confirm_s if result["changed"] else None
     if as_json:
         print_json({**result, "confirm_s": confirm_s})
         return

@@ -47,6 +47,7 @@ def load(
         lines.append({"place": place, "method": method, "params": params, "optional": optional})
     made = call(path, "policy.change", lines=lines, **({"confirm_s": confirm_s} if confirm_s else {}))
     warnings = [*prepared.warnings, *made["warnings"]]
+    confirm_s = confirm_s if made["changes"] else None
     if as_json:
         print_json({"file": file, "changes": made["changes"], "warnings": warnings, "confirm_s": confirm_s})
         return

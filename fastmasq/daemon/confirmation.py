@@ -10,6 +10,7 @@ Control methods, with parameters and result:
      -> {"undone": "rule load /etc/rc.firewall"}
 
 One change at a time waits, and no other is made meanwhile, by whomever: it would go back with it, or stand in its way.
+What changes nothing does not wait.
 """
 
 from __future__ import annotations

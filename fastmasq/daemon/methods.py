@@ -94,9 +94,8 @@ class Methods:
         old = self._gateway.policy()
         new, left_out, made = with_lines(old, wanted.lines)
         self._gateway.apply(old, new)
-        if wanted.confirm_s:
-            what = f"the change by {wanted.lines[0].place}" if wanted.lines else "no change at all"
-            self._confirmation.expect(what, wanted.confirm_s, old, now_ns())
+        if wanted.confirm_s and made:
+            self._confirmation.expect(f"the change by {wanted.lines[0].place}", wanted.confirm_s, old, now_ns())
         return {"warnings": left_out, "changes": made}
 
 

@@ -95,7 +95,7 @@ class Reload:
         for warning in result["warnings"]:
             log.warning("%s", warning)
         log.info("%s", _report(result))
-        if confirm_s:
+        if confirm_s and result["changed"]:
             go_back = partial(setattr, self._gateway, "declared", declared)
             self._confirmation.expect("the reload", confirm_s, before, now_ns(), go_back)
         return result

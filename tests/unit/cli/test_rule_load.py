@@ -87,6 +87,9 @@ def test_a_change_may_go_back_by_itself(run, forwarder, script):
     shown = run("rule", "load", "--socket", forwarder.path, "--confirm", "60", script).stdout
     assert asked[0]["confirm_s"] == 60
     assert shown.splitlines()[-1] == "this goes back in 60 s, unless you say `fastmasq confirm`"
+    forwarder.handlers["policy.change"] = lambda params: {"warnings": [], "changes": 0}
+    shown = run("rule", "load", "--socket", forwarder.path, "--confirm", "60", script).stdout
+    assert shown == f"{script}: 0 changes made\n"
     assert run("confirm", "--socket", forwarder.path).stdout == f"the change by {script} is confirmed\n"
     assert run("confirm", "--socket", forwarder.path, "--undo").stdout == f"the change by {script} is undone\n"
 

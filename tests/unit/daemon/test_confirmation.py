@@ -97,6 +97,17 @@ def test_nothing_else_changes_while_one_waits(gateway: PolicyGateway) -> None:
     gateway.call("rules.change", **deny)
 
 
+def test_what_changes_nothing_does_not_wait(gateway: PolicyGateway) -> None:
+    gateway.call("policy.change", lines=[], confirm_s=60)
+    gateway.call(
+        "policy.change", lines=[{"place": "f:1", "method": "rules.change", "params": {"changes": []}}], confirm_s=60
+    )
+    settings = gateway.gateway.settings
+    reload = Reload(gateway.gateway, lambda: Loaded(settings, ()), gateway.confirmation)
+    assert reload.handle({"confirm_s": 60})["changed"] == []
+    assert gateway.confirmation.describe(0) is None
+
+
 def test_what_is_undone_goes_back_at_once(gateway: PolicyGateway, caplog: pytest.LogCaptureFixture) -> None:
     lock_out(gateway)
     assert gateway.call("confirm", undo=True) == {"undone": "the change by rc.firewall"}

@@ -147,7 +147,7 @@ _PARAMETER = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]", re.ASCII)
 _BRACED = re.compile(r"([A-Za-z_]\w*|\d+|[@*#?$!-])(:?[-=?+]|%%?|##?|(?=\}))", re.ASCII)
 _RESERVED = re.compile(
     r"(!|\{|\}|\[\[|case|do|done|elif|else|esac|fi|for|function|if|in|select|then|until|while)"
-    r"(?=[ \t\n;&|<>()]|\\\n|\Z)"
+    r"(?=(?:\\\n)*(?:[ \t\n;&|<>()]|\Z))"
 )
 _BLANKS = re.compile(r"(?:[ \t]|\\\n)+")
 _COMMENT = re.compile(r"#[^\n]*")

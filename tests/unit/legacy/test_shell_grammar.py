@@ -41,6 +41,8 @@ TABLE = (
     Row("2.3.1 alias", "alias x=ipchains\nx -F\n", (F,), "1: 'alias' needs a shell"),
     # -- 2.4 reserved words
     Row("2.4 !", "! ipchains -F; ! true || ipchains -X; ! false && ipchains -Z", (F, "ipchains -X", "ipchains -Z")),
+    Row("2.4 !, joined to a word", "!\\\nipchains -F\n!\\\n ipchains -X", ("ipchains -X",)),
+    Row("2.4 { joined to a word", "{\\\nipchains -F\n", ()),
     Row("2.4 ! twice", "! ! ipchains -F", (), "1: '!' needs a shell"),
     Row("2.4 in", "in\nipchains -F", (), "1: 'in' needs a shell"),
     Row("2.4 quoted", "\\if ipchains -F", (), "1: 'if' needs a shell"),

@@ -47,6 +47,7 @@ _SET_APART = {  # what nobody has begun from inside comes to the host: in words,
 }
 _DROP = Fate("drop")
 _ONE = 0xFFFFFFFF  # the mask of one address
+_ANY = (0, 0)
 
 Lists = list[tuple[str, bool | None, Entries]]
 """What is let to the host: link ("" is any other), whether it is about first segments of TCP only, list."""
@@ -164,10 +165,16 @@ class Host:
         def add(match: Match, target: str) -> None:
             rules.append(chain, Rule(match=match if chain == INPUT else _reversed(match), target=target))
 
+        outside = [(address, _ONE) for address in self.work.addresses if not self._is_inside(address)]
         for address in self.work.addresses:
-            for match in () if self._is_inside(address) else self._of_sessions((address, _ONE)):
+            if (address, _ONE) not in outside:
+                add(Match(destination=(address, _ONE)), name)
+        for match in self._of_sessions(_ANY):  # the link's address may change
+            add(structs.replace(match, interface=self.work.outside), ACCEPT)
+        for address in outside:
+            for match in self._of_sessions(address):
                 add(match, ACCEPT)
-            add(Match(destination=(address, _ONE)), name)
+            add(Match(destination=address), name)
         for link in self.work.inside:
             for many in _TO_MANY if chain == INPUT else ():
                 add(Match(destination=many, interface=link), name)
@@ -195,7 +202,7 @@ class Host:
                     yield box, False
 
     def _of_sessions(self, address: tuple[int, int]) -> Iterator[Match]:
-        """Yield what is addressed to the gateway and belongs to sessions of inside hosts, seen from outside.
+        """Yield what is addressed to the gateway, or _ANY, and belongs to sessions of inside hosts, seen from outside.
 
         Nobody but inside hosts begins their TCP sessions.
         """
@@ -207,8 +214,9 @@ class Host:
         for protocol in (GRE, ESP):
             yield Match(protocol=protocol, destination=address)
         for forward in self.work.result.forwards:
-            protocol = foreign.PROTOCOLS[forward.protocol]
-            yield Match(protocol=protocol, destination=address, destination_ports=(listening(forward),))
+            protocol, (place, _, _) = foreign.PROTOCOLS[forward.protocol], forward.listen.rpartition(":")
+            if place in (self.work.outside, str(IPv4Address(address[0]))):
+                yield Match(protocol=protocol, destination=address, destination_ports=(listening(forward),))
         for redirect in self.work.result.redirects:
             yield Match(protocol=redirect.protocol, destination=address)
 

@@ -199,6 +199,26 @@ def test_a_host_that_keeps_nothing_back_needs_no_rules():
     assert not carried.missing and not carried.needs_rules
 
 
+def test_sessions_and_forwards_follow_an_address_that_changes():
+    rules = [("8080", "10.0.0.2:80", ""), ("25", "10.0.0.3:25", "-d 200.200.200.200 ")]
+    lines = [
+        f"-A PREROUTING {where}-i eth1 -p tcp --dport {port} -j DNAT --to-destination {to}" for port, to, where in rules
+    ]
+    text = HOST.format(more="").replace("COMMIT", "\n".join([*lines, "COMMIT"]), 1)
+    text = text.replace(":POSTROUTING", ":PREROUTING ACCEPT [0:0]\n:POSTROUTING")
+    carried = carry(iptables_save.read(text), inside=("eth0",), addresses=GATEWAY, networks={"eth0": TEN})
+    for address, port, wanted in (
+        ("200.200.200.200", 8080, "ACCEPT"),
+        ("200.200.200.200", 25, "ACCEPT"),
+        ("200.200.200.77", 8080, "ACCEPT"),
+        ("200.200.200.77", 25, "DENY"),
+        ("10.0.0.1", 8080, "DENY"),
+    ):
+        assert verdict(carried, "input", 6, "199.0.0.1", address, (40000, port), syn=True) == wanted
+    assert verdict(carried, "input", 17, "199.0.0.1", "200.200.200.77", (500, 61000)) == "ACCEPT"
+    assert verdict(carried, "input", 17, "10.0.0.9", "200.200.200.200", (500, 61000), interface="eth0") == "ACCEPT"
+
+
 def test_inside_addresses_have_no_sessions():
     carried = carry(
         iptables_save.read(HOST.format(more="")), inside=("eth0",), addresses=GATEWAY, networks={"eth0": TEN}

@@ -38,9 +38,13 @@ from fastmasq.wire.numbers import ESP, GRE, ICMP, TCP, UDP
 HOST, HOST_OUT = "host", "hostout"
 _TO_SESSIONS = (0, 3, 11)  # ICMP that the host itself needs: echo replies, unreachable, time exceeded
 _TO_MANY = ((0xE0000000, 0xF0000000), (0xFFFFFFFF, 0xFFFFFFFF))  # multicast and broadcast, which nobody forwards
+_ISAKMP = ((500, 500),)  # which is followed at its own port
 _SET_APART = {  # what nobody has begun from inside comes to the host: in words, and as a box
     f"UDP to the ports {MASQUERADED_PORTS[0]} to {MASQUERADED_PORTS[1]}": replaced(
         replaced(EVERYTHING, PROTOCOL, ((UDP, UDP),)), DESTINATION_PORT, (MASQUERADED_PORTS,)
+    ),
+    "UDP from port 500 to 500": replaced(
+        replaced(replaced(EVERYTHING, PROTOCOL, ((UDP, UDP),)), SOURCE_PORT, _ISAKMP), DESTINATION_PORT, _ISAKMP
     ),
     "GRE": replaced(EVERYTHING, PROTOCOL, ((GRE, GRE),)),
     "ESP": replaced(EVERYTHING, PROTOCOL, ((ESP, ESP),)),
@@ -209,6 +213,7 @@ class Host:
         for protocol in (TCP, UDP):
             syn = False if protocol == TCP else None
             yield Match(protocol=protocol, destination=address, destination_ports=(MASQUERADED_PORTS,), syn=syn)
+        yield Match(protocol=UDP, destination=address, source_ports=_ISAKMP, destination_ports=_ISAKMP)
         for kind in _TO_SESSIONS:
             yield Match(protocol=ICMP, destination=address, source_ports=((kind, kind),))
         for protocol in (GRE, ESP):

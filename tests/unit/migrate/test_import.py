@@ -176,7 +176,7 @@ def test_what_cannot_be_kept_from_the_host_is_said():
         carried = carry(iptables_save.read(HOST.format(more="")), inside=("eth0",), addresses=addresses, **options)
         return " / ".join(note.text for note in carried.missing)
 
-    assert "the chain INPUT for UDP to the ports 61000 to 65095, GRE, ESP" in texts(*GATEWAY)
+    assert "the chain INPUT for UDP to the ports 61000 to 65095, UDP from port 500 to 500, GRE, ESP" in texts(*GATEWAY)
     assert "addresses" not in texts(*GATEWAY)
     assert "the chain INPUT for the addresses of its other links" in texts("200.200.200.200")
     own = {"lo": [0x7F000001], "eth0": [0x0A000001], "eth1": [0xC8C8C8C8, 0xC8C8C8C9]}
@@ -217,6 +217,8 @@ def test_sessions_and_forwards_follow_an_address_that_changes():
         assert verdict(carried, "input", 6, "199.0.0.1", address, (40000, port), syn=True) == wanted
     assert verdict(carried, "input", 17, "199.0.0.1", "200.200.200.77", (500, 61000)) == "ACCEPT"
     assert verdict(carried, "input", 17, "10.0.0.9", "200.200.200.200", (500, 61000), interface="eth0") == "ACCEPT"
+    for port, wanted in ((500, "ACCEPT"), (501, "DENY")):  # of ISAKMP of inside hosts
+        assert verdict(carried, "input", 17, "199.0.0.1", "200.200.200.200", (port, 500)) == wanted
 
 
 def test_inside_addresses_have_no_sessions():

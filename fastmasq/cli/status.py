@@ -108,14 +108,16 @@ def _facts(report: dict[str, Any]) -> Any:
     table.show_header = False
     table.columns[0].style = "bold"
     table.columns[1].no_wrap = False
-    address = ", ".join(external["addresses"]) or "none: no session can be opened until the outside link has an address"
+    wanted = "one of these" if external["missing"] else "an address"
+    address = ", ".join(external["addresses"]) or f"none: no session can be opened until the outside link has {wanted}"
     kinds = ", ".join(
         f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp", "other") if sessions[kind] or kind != "other"
     )
     table.add_row("Guard", ", ".join(text for text in (guard["backend"], guard["detail"]) if text))
     table.add_row("External", f"{address}, ports {external['ports']}")
     if external["missing"]:
-        table.add_row("Missing", f"{', '.join(external['missing'])} of [masquerade] addresses: nobody leaves with that")
+        missing = ", ".join(external["missing"])
+        table.add_row("Missing", f"{missing}, of [masquerade] addresses: nobody leaves with that")
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")

@@ -161,7 +161,8 @@ def test_status_says_which_addresses_nobody_leaves_with(run, forwarder):
     external = {**forwarder.status["external"], "missing": ["9.9.9.9", "8.8.8.8"]}
     forwarder.status = {**forwarder.status, "external": external}
     shown = run("status", "--socket", forwarder.path).stdout
-    assert "Missing 9.9.9.9, 8.8.8.8 of [masquerade] addresses: nobody leaves with that" in " ".join(shown.split())
+    assert "until the outside link has one of these" in shown
+    assert "Missing 9.9.9.9, 8.8.8.8, of [masquerade] addresses: nobody leaves with that" in " ".join(shown.split())
 
 
 def test_status_says_what_waits_to_be_confirmed(run, forwarder):

@@ -56,6 +56,10 @@ class Confirmation:
         """Return the control methods."""
         return {"confirm": self.confirm}
 
+    @property
+    def waits(self) -> bool:
+        return self._waiting is not None
+
     def require_none(self, now: int) -> None:
         """Raise ConfigurationError if a change waits: no other can be made."""
         waiting = self._waiting

@@ -28,9 +28,10 @@ from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
+from fastmasq.daemon.kept_policy import KeptPolicy
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
-from fastmasq.daemon.methods import Methods, serve_reading
+from fastmasq.daemon.methods import Handler, Methods, serve_reading
 from fastmasq.daemon.notify import Notifier
 from fastmasq.daemon.path import make_path
 from fastmasq.daemon.policy import declare
@@ -127,6 +128,7 @@ class Engine:
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self.alterations: Alterations | None = None  # likewise
         self.state: State | None = None  # unless we only observe
+        self.kept_policy: KeptPolicy | None = None  # likewise
         self._seconds = 0
         self._bound: set[tuple[int, int]] = set()  # protocols and ports that programs of the host have bound just now
         self._has_missed_binds = False
@@ -189,8 +191,8 @@ class Engine:
             self._undo.callback(self.inside_server.close)
         if not self.observes:
             self._serve_status(methods)
-        if self.state is not None and self.state.former is not None:
-            self.gateway.go_on(self.state.former.externals)
+        if self.state is not None:
+            self._go_on(self.state)
         self.gateway.begin()
         self._begin_state()
         self._follow_inside()
@@ -217,12 +219,24 @@ class Engine:
         self._undo.callback(self.alterations.close)
         return Host(self.settings, takeover, self.watch)
 
+    def _go_on(self, state: State) -> None:
+        """Go on with what a run before has left, sessions and policy, before anything begins."""
+        self.kept_policy = KeptPolicy(state.folder, self.gateway, self.confirmation)
+        self.kept_policy.take_up()
+        if state.former is not None:
+            self.gateway.go_on(state.former.externals)
+
     def _begin_state(self) -> None:
-        """Have our sessions be those that the next run goes on with. Raises KernelError."""
+        """Have our sessions and our policy be those that the next run goes on with. Raises KernelError."""
         if self.state is not None:
-            if self.state.path is not None:
-                self.gateway.host.keep_state(self.state.path)
+            if self.state.place is not None:
+                self.gateway.host.keep_state(self.state.place)
             self.state.begin()
+        self._keep_policy()
+
+    def _keep_policy(self) -> None:
+        if self.kept_policy is not None:
+            self.kept_policy.follow()
 
     def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
         self.status_server = serve_reading(self.settings.control, methods, self.loop)
@@ -235,12 +249,22 @@ class Engine:
             "ping": lambda _: "pong",
             "status": self.status.status,
             "sessions": self.status.sessions,
-            "reload": self._reload,
-            **Methods(self.gateway, self.confirmation).handlers(),
+            "reload": self._kept(self._reload),
+            **{name: self._kept(each) for name, each in Methods(self.gateway, self.confirmation).handlers().items()},
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
             **preload.handlers(),
         }
+
+    def _kept(self, handler: Handler) -> Handler:
+        """Return a method that answers when what it has changed outlives us."""
+
+        def answer(params: dict[str, Any]) -> object:
+            result = handler(params)
+            self._keep_policy()
+            return result
+
+        return answer
 
     def _start_worker(self) -> None:
         thread = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -445,6 +469,7 @@ class Engine:
         yield self.status.every_second
         yield lambda: self.log_levels.every_second(now_ns())
         yield lambda: self.confirmation.every_second(now_ns())
+        yield self._keep_policy
         yield from self.gateway.every_second()
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
         yield self.hops.follow

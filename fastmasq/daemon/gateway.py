@@ -83,6 +83,7 @@ class Gateway:
         self._missing: list[str] = []  # addresses of the settings, as was said last
         self._is_in_step = False  # with what the kernel says, and policy
         self.declared = declared  # what the files said last
+        self.changes = 0  # of policy, so far
         self._put(declared)
 
     def _make_vpn(self, settings: Settings) -> Vpn | None:
@@ -104,6 +105,19 @@ class Gateway:
             mapped |= self.table.mapped_ports(address)
         self.ports.go_on(externals, mapped)
         self.forwards.left |= self.table.orphans()
+
+    def take_up(self, policy: Policy) -> None:
+        """Have the path go by a policy other than the one declared, which a run before has come to; before `begin`.
+
+        Raises whatever is wrong with it, and the path goes by the one declared then.
+        """
+        try:
+            self.forwards.resolve(self._addresses_by_name())
+            self.forwards.check((*policy.forwards, *triggers.port_forwards(policy.triggers)))
+            self._put(policy)
+        except Exception:
+            self._put(self.declared)
+            raise
 
     def begin(self) -> None:
         """Take the host over for the policy declared, and have the path know the kernel's links and routes.
@@ -165,6 +179,7 @@ class Gateway:
             elif self._is_unsettling(old, new):
                 self._settle()
             undo.pop_all()
+        self.changes += 1
         self.worker.wake()
 
     def _put(self, policy: Policy) -> None:

@@ -72,7 +72,7 @@ class Host:
         return resets.send_resets(rows)
 
     def keep_state(self, path: Path) -> None:
-        """Have the file with our sessions stay until everything is put back. Raises KernelError."""
+        """Have the file with our sessions, and what is beside it, stay until all is put back. Raises KernelError."""
         self._takeover.keep_state(path)
 
     def close(self) -> None:

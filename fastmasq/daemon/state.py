@@ -22,10 +22,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
+from fastmasq.daemon.origin import Origin
 from fastmasq.errors import KernelError
-from fastmasq.kernel.identity import Namespace, network_namespace
+from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.run_folder import RunFolder, file_of
 from fastmasq.table import memory, rows
 from fastmasq.table.adoption import adopt
@@ -41,23 +41,18 @@ _AT_ONCE = 16384  # rows read
 _MAP_FIXED = 0x10  # mmap(2)
 
 
-class Identity(Struct, frozen=True):
-    """What the first page says, as JSON: what the rows are, for how many sessions, and of which network namespace."""
+class Identity(Origin, frozen=True, kw_only=True):
+    """What the first page says, as JSON: also what the rows are, and for how many sessions."""
 
-    version: int
     row_types: int
     sessions: int
-    namespace: int
-    cookie: int
-    boot: str
 
-    def complaint(self, here: Namespace) -> str | None:
+    def complaint(self, version: int) -> str | None:
         """Return why the rows behind it are nothing for us, None if they are."""
-        if (self.version, self.row_types) != (VERSION, ROW_TYPES):
+        if self.row_types != ROW_TYPES:
             return "another version of fastmasq has written it"
-        if not Namespace(self.namespace, self.cookie, self.boot).is_same(here):
-            return "it is about a network namespace that is gone"
-        return None if 1 <= self.sessions <= MAXIMUM_SESSIONS else "it is damaged"
+        damaged = None if 1 <= self.sessions <= MAXIMUM_SESSIONS else "it is damaged"
+        return super().complaint(version) or damaged
 
 
 class Former:
@@ -108,6 +103,8 @@ class State:
     """The file of one run, if it can be had: `buffer` and `back` are for its table; `former` is what there was before.
 
     Nothing of what was there is gone before `begin`. `dropped`: how many sessions could not be adopted, by reason.
+    `folder`: where it lies, with what else is to outlive this process; `place`: its name there. Both are None if
+    nothing can be kept.
     """
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -115,26 +112,29 @@ class State:
         self.buffer: mmap.mmap | None = None
         self.former: Former | None = None
         self.path: Path | None = None
+        self.folder: RunFolder | None = None
+        self.place: Path | None = None
         self.dropped: dict[str, int] = {}
         self._adopted = 0
-        self._namespace = network_namespace()
-        self._name = file_of(self._namespace.inode, "state")
-        self._new = file_of(self._namespace.inode, "state.new")
+        inode = network_namespace().inode
+        self._name = file_of(inode, "state")
+        self._new = file_of(inode, "state.new")
         self._lacks_room = False
         self._lacking = ""  # why there is no file
         self._complaint: str | None = None  # about the one of before
         self._open = contextlib.ExitStack()
         try:
-            self._folder = self._open.enter_context(RunFolder(directory))
-            if not self._folder.is_in_memory():
+            folder = self._open.enter_context(RunFolder(directory))
+            if not folder.is_in_memory():
                 raise KernelError(f"{directory} is no tmpfs ([state] directory)")
+            self.folder, self.place = folder, folder.path / self._name
             self.former = self._find_former()
             self._make(capacity)
         except (KernelError, OSError) as error:  # only its words are kept: its frames hold all that there is
             self._lacking = f"{directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
     def _find_former(self) -> Former | None:
-        descriptor = self._folder.open(self._name)
+        descriptor = self.folder.open(self._name)
         if descriptor is None:
             return None
         self._open.callback(os.close, descriptor)
@@ -143,21 +143,20 @@ class State:
         except (msgspec.DecodeError, RecursionError):
             self._complaint = "it is damaged"
             return None
-        self._complaint = identity.complaint(self._namespace)
+        self._complaint = identity.complaint(VERSION)
         return Former(descriptor, identity.sessions) if self._complaint is None else None
 
     def _make(self, capacity: int) -> None:
         octets = mmap.PAGESIZE + memory.size_of(capacity)
-        here = self._namespace
-        identity = Identity(VERSION, ROW_TYPES, capacity, here.inode, here.cookie, here.boot)
-        self._descriptor = self._folder.make(self._new)
+        identity = Identity.here(VERSION, row_types=ROW_TYPES, sessions=capacity)
+        self._descriptor = self.folder.make(self._new)
         self._open.callback(os.close, self._descriptor)
-        self._open.callback(self._folder.remove, self._new)
+        self._open.callback(self.folder.remove, self._new)
         os.ftruncate(self._descriptor, octets)
         os.posix_fallocate(self._descriptor, 0, 2 * mmap.PAGESIZE)  # with the table's header
         os.pwrite(self._descriptor, msgspec.json.encode(identity), 0)
         self.buffer = mmap.mmap(self._descriptor, octets - mmap.PAGESIZE, offset=mmap.PAGESIZE)
-        self.path = self._folder.path / self._name
+        self.path = self.folder.path / self._name
 
     def back(self, offset: int, octets: int) -> None:
         """Have memory for a part of the buffer: of the file, or else of this process alone."""
@@ -190,9 +189,9 @@ class State:
         """Have the file in the place of what was there before, and say what has become of that. Raises KernelError."""
         self._say()
         if self.path is not None:
-            self._folder.rename(self._new, self._name)
+            self.folder.rename(self._new, self._name)
         elif self.former is not None:
-            self._folder.remove(self._name)  # it has been adopted, and would be again
+            self.folder.remove(self._name)  # it has been adopted, and would be again
 
     def _say(self) -> None:
         """Say what was adopted, set aside, or cannot be had; what was there and is nothing for us is set aside."""
@@ -201,7 +200,7 @@ class State:
             dropped = f"; {sum(self.dropped.values())} dropped: {reasons}" if reasons else ""
             log.info("adopted %d sessions%s", self._adopted, dropped)
         if self._complaint is not None:
-            path, aside = self._folder.path / self._name, self._folder.set_aside(self._name)
+            path, aside = self.folder.path / self._name, self.folder.set_aside(self._name)
             log.warning("%s: its sessions are not adopted: %s; it is now %s", path, self._complaint, aside)
         if self._lacking:
             log.warning("sessions do not outlive this process: %s", self._lacking)

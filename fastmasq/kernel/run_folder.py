@@ -20,8 +20,8 @@ from fastmasq.kernel.identity import start_time
 
 FOLDER = Path("/run/fastmasq")
 LARGEST_FILE = 4 << 20  # octets
-STATE_KINDS = ("state", "state.new", "state.old")
-"""Files with the rows of a table: in use, being made, and set aside."""
+STATE_KINDS = tuple(kind + suffix for kind in ("state", "policy", "tunnels") for suffix in ("", ".new", ".old"))
+"""Files with what outlives a process, of each kind: in use, being made, and set aside."""
 
 _MODE = 0o750  # the group may reach the sockets, and see the names
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -60,13 +60,13 @@ class RunFolder:
             os.close(self._folder)
             self._folder = -1
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, largest: int = LARGEST_FILE) -> bytes | None:
         """Return what a file holds, None if there is none. Raises KernelError for one that is not to be believed."""
         descriptor = self._find(name)
         if descriptor is None:
             return None
         try:
-            return files.read_open(descriptor, name, LARGEST_FILE, self._owners)
+            return files.read_open(descriptor, name, largest, self._owners)
         except OSError as error:
             raise self._complaint(name, error) from None
         finally:

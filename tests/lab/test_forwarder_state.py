@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def active(net: Network) -> int:
 def assert_adopted(net: Network, sessions: int) -> None:
     """All sessions of the run before are there, and nobody had to open one in their place."""
     status = net.fastmasq.ask("status")
-    assert status["adopted"] == {"sessions": sessions, "dropped": {}}
+    assert (status["adopted"]["sessions"], status["adopted"]["dropped"]) == (sessions, {})
     assert status["sessions"]["opened_total"] == 0
     assert net.fastmasq.errors().count(f"adopted {sessions} sessions") == 1
 
@@ -147,6 +148,39 @@ def test_sessions_of_a_forward_that_is_gone_live_on(net: Network, folder: Path) 
     assert round_trip(stranger, None, b"by none")
     with pytest.raises(OSError):
         net.connect("router", (EXTERNAL_ADDRESS, FORWARDED), timeout=0.5)
+
+
+def test_what_was_changed_at_run_time_outlives_a_kill_and_is_forgotten_by_a_stop(net: Network, folder: Path) -> None:
+    def ask(method: str, **parameters: object) -> Any:
+        return net.fastmasq.ask(method, **parameters)
+
+    def changed() -> tuple:
+        rules = ask("rules", chain="input")["chains"][0]["rules"]
+        forwards = {row["first"]: row["from"] for row in ask("forwards")}
+        return len(rules), forwards, ask("timeouts")["udp"]
+
+    net.start(settings(folder))
+    net.echo_tcp("inside")
+    by_hand = {"protocol": "tcp", "listen": "eth1", "first": 9090, "last": 9090}
+    target = {"address": INSIDE_ADDRESS, "port": ECHO_PORT}
+    ask("forwards.change", changes=[{"action": "add", "forward": {**by_hand, "targets": [target]}}])
+    refuse_udp = {"match": {"protocol": 17}, "target": "REJECT"}
+    ask("rules.change", changes=[{"do": "append", "chain": "input", "rule": refuse_udp}])
+    ask("timeouts", udp=77)
+    was = changed()
+    assert was == (1, {FORWARDED: "configuration", 9090: "command"}, 77)
+    stranger = net.connect("router", (EXTERNAL_ADDRESS, 9090))
+    kill(net)
+    net.start(settings(folder), options=("--keep",))
+    assert changed() == was
+    end(net)
+    net.start(settings(folder, more=""))
+    assert changed() == (1, {9090: "command"}, 77), "the configuration has taken its own away"
+    assert "what was changed at run time goes on: rules, timeouts, forwards" in net.fastmasq.errors()
+    assert round_trip(stranger, None, b"still")
+    assert round_trip(net.connect("router", (EXTERNAL_ADDRESS, 9090)), None, b"and anew")
+    end(net)
+    assert list(folder.iterdir()) == []
 
 
 def test_without_room_there_is_a_line_and_everything_works(net: Network, folder: Path) -> None:

@@ -14,6 +14,7 @@ from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.kept_policy import KeptPolicy
 from fastmasq.daemon.methods import Methods
 from fastmasq.daemon.policy import Declared, declare
 from fastmasq.daemon.ports import no_ports
@@ -25,6 +26,7 @@ from fastmasq.kernel.links import Link
 from fastmasq.kernel.ports import Waiting
 from fastmasq.kernel.routes import LOCAL, UNICAST, KernelRoute, flatten
 from fastmasq.kernel.rtnetlink import TABLE_LOCAL, TABLE_MAIN
+from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.watch import Snapshot
 from fastmasq.policy.chains import Rule, RuleSet
 from fastmasq.policy.compile import LinkView
@@ -175,8 +177,9 @@ class PolicyGateway:
 
     def __init__(
         self, *, ports: str = "1-65535", local: Iterable[str] = (), declared: Declared | None = None,
-        host: Host | None = None,
+        host: Host | None = None, folder: RunFolder | None = None,
     ) -> None:  # fmt: skip
+        """folder: where what is changed outlives it, and what another has left is taken up from."""
         self.harness = Harness(routes=[*HOWTO_ROUTES, *((f"{text}/32", plain("local")) for text in local)])
         masquerade = msgspec.structs.replace(Settings().masquerade, ports=PortRanges.read(ports), other_protocols=False)
         settings = Settings(vpn=VpnSettings(pptp=False, ipsec=False), masquerade=masquerade)
@@ -189,8 +192,10 @@ class PolicyGateway:
             settings, declared or declare(settings), self.harness.forwarder, self.worker, self.watch, self.host,
             Links(),
         )  # fmt: skip
-        self.gateway.begin()
         self.confirmation = Confirmation(self.gateway)
+        self.kept = KeptPolicy(folder, self.gateway, self.confirmation)
+        self.kept.take_up()
+        self.gateway.begin()
         self.methods = Methods(self.gateway, self.confirmation).handlers()
 
     def close(self) -> None:
@@ -198,7 +203,9 @@ class PolicyGateway:
 
     def call(self, method: str, **params: Any) -> Any:
         """Do as a request of these parameters in JSON would."""
-        return self.methods[method](msgspec.json.decode(msgspec.json.encode(params)))
+        result = self.methods[method](msgspec.json.decode(msgspec.json.encode(params)))
+        self.kept.follow()
+        return result
 
     def move(self, outside: str | None, *others: str) -> None:
         """Give the outside link another address, and the host further ones."""

@@ -1,0 +1,29 @@
+"""Where a file comes from that has outlived a process: which version wrote it, about which network namespace."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from fastmasq.kernel.identity import Namespace, network_namespace
+
+
+class Origin(Struct, frozen=True):
+    """The version of what is written, and the network namespace that it is about."""
+
+    version: int
+    namespace: int
+    cookie: int
+    boot: str
+
+    @classmethod
+    def here(cls, version: int, **more: int) -> Origin:
+        """Return that of what is written now, by this thread."""
+        return cls(version, *network_namespace(), **more)
+
+    def complaint(self, version: int) -> str | None:
+        """Return why what it says is nothing for this version, here; None if it is."""
+        if self.version != version:
+            return "another version of fastmasq has written it"
+        if not Namespace(self.namespace, self.cookie, self.boot).is_same(network_namespace()):
+            return "it is about a network namespace that is gone"
+        return None

@@ -25,7 +25,7 @@ def list_rules(socket: str | None, config: str | None, chain: str | None, as_jso
     """List the chains: which packets each rule wants, what becomes of them, how many there were.
 
     Link is the arriving one in the chain input, the leaving one in forward and output. Only and Also say what else a
-    rule asks for, and what else it does.
+    rule asks for, and what else it does. By says which rules came at run time, if some did.
     """
     from fastmasq.cli.render import print_json
     from fastmasq.control.client import call
@@ -81,12 +81,14 @@ def _chain(chain: dict[str, Any], default_forward: bool) -> Iterator[str]:
     else:
         yield f"chain {name}: policy {chain['policy']} ({counts})"
     rules = msgspec.convert(chain["rules"], list[Counted])
+    origins = [each.get("from", "") for each in chain["rules"]]
+    by = "command" in origins  # else all are as the files say
     if rules:
         yield from align(
-            _COLUMNS,
+            (*_COLUMNS, "By") if by else _COLUMNS,
             [
-                (str(number), *_cells(each.rule, names), str(each.packets), str(each.bytes))
-                for number, each in enumerate(rules, 1)
+                (str(number), *_cells(each.rule, names), str(each.packets), str(each.bytes), *([origin] if by else []))
+                for number, (each, origin) in enumerate(zip(rules, origins, strict=True), 1)
             ],
         )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_parameters, with_lines
 from fastmasq.errors import KernelError
+from fastmasq.policy.chains import Rule
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -62,8 +64,16 @@ class Methods:
         }
 
     def _list_rules(self, params: dict[str, Any]) -> dict[str, Any]:
-        self._gateway.count()
-        return self._gateway.rules.listed(params)
+        """Return the chains, each rule with where it comes from: "configuration", rule files included, or "command"."""
+        gateway = self._gateway
+        gateway.count()
+        answer = gateway.rules.listed(params)
+        for chain in answer["chains"]:
+            name = chain["name"]
+            declared = gateway.declared.rules.rules_of(name)
+            origins = _origins(gateway.rules.rule_set.rules_of(name), declared)
+            chain["rules"] = [{**row, "from": origin} for row, origin in zip(chain["rules"], origins, strict=True)]
+        return answer
 
     def _list_forwards(self) -> list[dict[str, Any]]:
         """Return the forwards, each with where it comes from: "configuration", rule files included, or "command"."""
@@ -97,6 +107,14 @@ class Methods:
         if wanted.confirm_s and made:
             self._confirmation.expect(f"the change by {wanted.lines[0].place}", wanted.confirm_s, old, now_ns())
         return {"warnings": left_out, "changes": made}
+
+
+def _origins(present: Iterable[Rule], declared: Iterable[Rule]) -> Iterator[str]:
+    """Yield where each rule of a chain comes from; of equal ones the first are those that the files have."""
+    left = Counter(declared)
+    for rule in present:
+        yield "configuration" if left[rule] > 0 else "command"
+        left[rule] -= 1
 
 
 def is_reading(method: str, params: dict[str, Any]) -> bool:

@@ -6,11 +6,11 @@ policy/chains.py, and keys at their default are left out: `{}` is the rule that 
     rules {"chain": "input", "zero": true}              both optional; zero lists first, then sets counters to zero
      -> {"generation": 7, "default_forward": false, "chains": [CHAIN, ...]}
         CHAIN is {"name": "input", "policy": "DENY", "packets": 3, "bytes": 180, "references": 0,
-                  "rules": [{"rule": RULE, "packets": 1, "bytes": 60}, ...]}
+                  "rules": [{"rule": RULE, "packets": 1, "bytes": 60, "from": "configuration"}, ...]}
         RULE is {"match": {"source": [167772160, 4278190080], "protocol": 6, "destination_ports": [[80, 80]]},
                  "target": "ACCEPT", "log": true, "mark": ["set", 1], "tos": [255, 0]}
         chains come in the order of their making: input, forward, output, then user chains; a user chain's policy is
-        null. The accounting chain "acct" comes last.
+        null. The accounting chain "acct" comes last. from is "configuration", rule files included, or "command".
 
     rules.change, see daemon/policy.py
      -> {"generation": 8}

@@ -133,6 +133,11 @@ class RuleSet:
             raise RuleError("no chain", f"no chain {name!r}; there are {', '.join(self.chains)}")
         return self.chains[name]
 
+    def rules_of(self, name: str) -> list[Rule]:
+        """Return the rules of a chain; none of one that there is not."""
+        chain = self.accounting if name == ACCOUNTING else self.chains.get(name)
+        return [] if chain is None else _rules(chain)
+
     def copy(self) -> RuleSet:
         """Return an equal set to change. Rules keep counting in both: what is counted meanwhile is lost to neither."""
         twin = RuleSet(default_forward=self.default_forward)

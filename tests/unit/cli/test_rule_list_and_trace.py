@@ -57,6 +57,17 @@ def test_list_of_one_chain_and_as_json(ask):
     assert ask("list", "--chain", "nowhere").exit_code == 2
 
 
+def test_list_says_which_rules_came_at_run_time(ask, ruled):
+    answer = ruled.rules.listed({"chain": "input"})
+    for rule, origin in zip(answer["chains"][0]["rules"], ("command", "configuration"), strict=True):
+        rule["from"] = origin
+    ruled.handlers["rules"] = lambda _: answer
+    lines = [" ".join(line.split()) for line in ask("list").stdout.splitlines()]
+    assert lines[1].endswith("Bytes By")
+    assert lines[2] == "1 - udp any any eth0 0 0 command"
+    assert lines[3] == "2 DENY all not 10.0.0.0/8 any eth0 log 0 0 configuration"
+
+
 def test_list_of_untouched_rules(run, forwarder):
     assert "masqueraded" in run("rule", "list", "--socket", forwarder.path).stdout
 

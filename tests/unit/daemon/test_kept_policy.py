@@ -153,8 +153,9 @@ def test_rules_of_changed_files_take_the_place_of_the_running_ones(start: Callab
     text = f'[rules]\nfiles = ["{file}"]\n'
     file.write_text("ipchains -A input -p tcp -d 0/0 79 -j DENY\n")
     gateway = start(text)
-    gateway.call("rules.change", changes=[Change(do="append", chain="input", rule=DENY_77)])
-    assert len(start(text).gateway.policy().rules.chain("input").rules) == 2
+    gateway.call("rules.change", changes=[Change(do="insert", chain="input", rule=DENY_77)])
+    [chain] = start(text).call("rules", chain="input")["chains"]
+    assert [rule["from"] for rule in chain["rules"]] == ["command", "configuration"]
     file.write_text("ipchains -A input -p tcp -d 0/0 78 -j DENY\n")
     [left] = start(text).gateway.policy().rules.chain("input").rules
     assert left.rule.match.destination_ports == ((78, 78),)

@@ -31,7 +31,12 @@ def test_listing_shows_chains_policies_rules_and_counters(gateway):
         "bytes": 0,
         "references": 0,
         "rules": [
-            {"rule": {**DENY_PING, "match": {"protocol": 1, "source_ports": ((8, 8),)}}, "packets": 0, "bytes": 0}
+            {
+                "rule": {**DENY_PING, "match": {"protocol": 1, "source_ports": ((8, 8),)}},
+                "packets": 0,
+                "bytes": 0,
+                "from": "command",
+            }
         ],
     }
     assert [chain["name"] for chain in gateway.call("rules", chain="forward")["chains"]] == ["forward"]

@@ -12,6 +12,8 @@ from fastmasq.errors import KernelError
 if TYPE_CHECKING:
     from rich.console import Console
 
+_TUNNELS = {"calls": "calls", "sas": "SAs", "exchanges": "ISAKMP exchanges"}
+
 
 @click.command()
 @client_options
@@ -121,9 +123,11 @@ def _facts(report: dict[str, Any]) -> Any:
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")
-    if adopted["sessions"] or adopted["dropped"]:
+    if any(adopted.values()):
         dropped = ", ".join(f"{reason} {count}" for reason, count in adopted["dropped"].items())
-        table.add_row("", f"{adopted['sessions']} adopted from the run before{dropped and f'; dropped: {dropped}'}")
+        tunnels = "".join(f", {adopted[key]} {name}" for key, name in _TUNNELS.items() if adopted[key])
+        rows = f"{adopted['sessions']} adopted from the run before{tunnels}"
+        table.add_row("", f"{rows}{dropped and f'; dropped: {dropped}'}")
     for rule in report["ip_rules"]:
         table.add_row("Not followed", f"ip rule {rule}")
     table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))

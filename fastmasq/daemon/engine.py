@@ -180,7 +180,8 @@ class Engine:
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)
-        self.status = Status(self.gateway, self.confirmation, started_ns, self.state.dropped if self.state else {})
+        adopted = (self.state.adopted, self.state.dropped) if self.state else ({}, {})
+        self.status = Status(self.gateway, self.confirmation, started_ns, *adopted)
         self.reload = Reload(self.gateway, self.read_again, self.confirmation)
         preload = Preload(self.gateway.vpn, lambda host: why_not_inside(self.watch.snapshot(), host))
         methods |= self._handlers(preload)
@@ -220,18 +221,20 @@ class Engine:
         return Host(self.settings, takeover, self.watch)
 
     def _go_on(self, state: State) -> None:
-        """Go on with what a run before has left, sessions and policy, before anything begins."""
+        """Go on with what a run before has left, policy, sessions and tunnels, before anything begins."""
         self.kept_policy = KeptPolicy(state.folder, self.gateway, self.confirmation)
         self.kept_policy.take_up()
         if state.former is not None:
             self.gateway.go_on(state.former.externals)
+        if self.gateway.vpn is not None:
+            state.adopt_tunnels(self.gateway.vpn, now_ns())
 
     def _begin_state(self) -> None:
         """Have our sessions and our policy be those that the next run goes on with. Raises KernelError."""
         if self.state is not None:
             if self.state.place is not None:
                 self.gateway.host.keep_state(self.state.place)
-            self.state.begin()
+            self.state.begin(self.gateway.vpn)
         self._keep_policy()
 
     def _keep_policy(self) -> None:

@@ -17,13 +17,17 @@ import logging
 import mmap
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from fastmasq.daemon.kept_tunnels import FormerTunnels, read_former
 from fastmasq.daemon.origin import Origin
+from fastmasq.daemon.tunnel_adoption import adopt as adopt_tunnels
+from fastmasq.daemon.vpn import Vpn
 from fastmasq.errors import KernelError
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.run_folder import RunFolder, file_of
@@ -37,6 +41,7 @@ VERSION = 1
 """Of what the rows mean; a change of their types is told by `ROW_TYPES`."""
 ROW_TYPES = zlib.crc32(repr([rows.HEADER.descr, rows.MAPPING.descr, rows.SESSION.descr, rows.STATES]).encode())
 
+_NAMES = {"session": "sessions", "call": "calls", "sa": "SAs", "exchange": "ISAKMP exchanges"}  # by kind of row
 _AT_ONCE = 16384  # rows read
 _MAP_FIXED = 0x10  # mmap(2)
 
@@ -102,9 +107,9 @@ class Former:
 class State:
     """The file of one run, if it can be had: `buffer` and `back` are for its table; `former` is what there was before.
 
-    Nothing of what was there is gone before `begin`. `dropped`: how many sessions could not be adopted, by reason.
-    `folder`: where it lies, with what else is to outlive this process; `place`: its name there. Both are None if
-    nothing can be kept.
+    Nothing of what was there is gone before `begin`. `adopted`: how many rows go on, by kind; `dropped`: how many do
+    not, by reason. `folder`: where it lies, with what else is to outlive this process; `place`: its name there. Both
+    are None if nothing can be kept.
     """
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -114,14 +119,15 @@ class State:
         self.path: Path | None = None
         self.folder: RunFolder | None = None
         self.place: Path | None = None
-        self.dropped: dict[str, int] = {}
-        self._adopted = 0
+        self.adopted: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         inode = network_namespace().inode
         self._name = file_of(inode, "state")
         self._new = file_of(inode, "state.new")
+        self._tunnels_name = file_of(inode, "tunnels")
         self._lacks_room = False
         self._lacking = ""  # why there is no file
-        self._complaint: str | None = None  # about the one of before
+        self._complaints: dict[str, str] = {}  # about files of before, by their names
         self._open = contextlib.ExitStack()
         try:
             folder = self._open.enter_context(RunFolder(directory))
@@ -141,10 +147,13 @@ class State:
         try:
             identity = msgspec.json.decode(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"), type=Identity)
         except (msgspec.DecodeError, RecursionError):
-            self._complaint = "it is damaged"
+            self._complaints[self._name] = "it is damaged"
             return None
-        self._complaint = identity.complaint(VERSION)
-        return Former(descriptor, identity.sessions) if self._complaint is None else None
+        complaint = identity.complaint(VERSION)
+        if complaint is not None:
+            self._complaints[self._name] = complaint
+            return None
+        return Former(descriptor, identity.sessions)
 
     def _make(self, capacity: int) -> None:
         octets = mmap.PAGESIZE + memory.size_of(capacity)
@@ -182,28 +191,53 @@ class State:
     def adopt(self, table: MasqTable, now_ns: int) -> None:
         """Open the sessions of the run before in a table."""
         if self.former is not None:
-            self.dropped = self.former.adopt(table, now_ns)
-            self._adopted = table.counts()["adopted"]
+            self.dropped.update(self.former.adopt(table, now_ns))
+            self.adopted["session"] = table.counts()["adopted"]
 
-    def begin(self) -> None:
-        """Have the file in the place of what was there before, and say what has become of that. Raises KernelError."""
+    def adopt_tunnels(self, vpn: Vpn, now_ns: int) -> None:
+        """Have trackers go on with the calls and SAs of the run before; its sessions have been adopted."""
+        if self.folder is None:
+            return
+        try:
+            former = read_former(self.folder)
+        except KernelError as error:
+            former = FormerTunnels(complaint=str(error))
+        if former.complaint is not None:
+            self._complaints[self._tunnels_name] = former.complaint
+            return
+        rows, dropped = adopt_tunnels(former, vpn, now_ns)
+        self.adopted.update(rows)
+        self.dropped.update(dropped)
+
+    def begin(self, vpn: Vpn | None = None) -> None:
+        """Have the files in the place of what was there before, and say what has become of that. Raises KernelError."""
         self._say()
         if self.path is not None:
             self.folder.rename(self._new, self._name)
         elif self.former is not None:
             self.folder.remove(self._name)  # it has been adopted, and would be again
+        if vpn is not None and self.folder is not None:
+            vpn.kept.begin(self.folder)
+            self._open.callback(vpn.kept.close)
+        elif self.folder is not None:
+            self.folder.remove(self._tunnels_name)
 
     def _say(self) -> None:
         """Say what was adopted, set aside, or cannot be had; what was there and is nothing for us is set aside."""
-        if self.former is not None:
+        if self.former is not None or self.adopted or self.dropped:
+            rows = ", ".join(f"{self.adopted[kind]} {name}" for kind, name in _NAMES.items() if self._is_said(kind))
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items())
             dropped = f"; {sum(self.dropped.values())} dropped: {reasons}" if reasons else ""
-            log.info("adopted %d sessions%s", self._adopted, dropped)
-        if self._complaint is not None:
-            path, aside = self.folder.path / self._name, self.folder.set_aside(self._name)
-            log.warning("%s: its sessions are not adopted: %s; it is now %s", path, self._complaint, aside)
+            log.info("adopted %s%s", rows, dropped)
+        for name, complaint in self._complaints.items():
+            path, aside = self.folder.path / name, self.folder.set_aside(name)
+            what = "sessions" if name == self._name else "calls and SAs"
+            log.warning("%s: its %s are not adopted: %s; it is now %s", path, what, complaint, aside)
         if self._lacking:
             log.warning("sessions do not outlive this process: %s", self._lacking)
+
+    def _is_said(self, kind: str) -> bool:
+        return kind == "session" or self.adopted[kind] > 0
 
     def close(self) -> None:
         """Give up what is open, but for the buffer; a file that has not begun goes."""

@@ -38,16 +38,17 @@ class _Wanted(Struct, forbid_unknown_fields=True):
 class Status:
     """Answers what is asked about a gateway that started at a time in nanoseconds.
 
-    dropped: how many sessions of the run before it could not go on with, by reason.
+    adopted: how many rows of the run before it goes on with, by kind; dropped: with how many it does not, by reason.
     """
 
     def __init__(
-        self, gateway: Gateway, confirmation: Confirmation, started_ns: int, dropped: Mapping[str, int]
-    ) -> None:
+        self, gateway: Gateway, confirmation: Confirmation, started_ns: int, adopted: Mapping[str, int],
+        dropped: Mapping[str, int],
+    ) -> None:  # fmt: skip
         self._gateway = gateway
         self._confirmation = confirmation
         self._started_ns = started_ns
-        self._dropped = dropped
+        self._adopted, self._dropped = adopted, dropped
         self._rates = Rates()
         self.fallbacks = Fallbacks(gateway.links, gateway.host)
 
@@ -90,7 +91,11 @@ class Status:
                 "opened_total": counts["opened_total"],
                 "opened_per_s": round(self._rates.rate("opened"), 1),
             },
-            "adopted": {"sessions": counts["adopted"], "dropped": self._dropped},
+            "adopted": {
+                "sessions": counts["adopted"],
+                **{f"{kind}s": self._adopted.get(kind, 0) for kind in ("call", "sa", "exchange")},
+                "dropped": self._dropped,
+            },
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),

@@ -11,27 +11,28 @@ and of ISAKMP, and of tunnels until they are settled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from msgspec.structs import replace
 
 from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
+from fastmasq.daemon.kept_tunnels import KeptTunnels
 from fastmasq.daemon.leads import Leads
 from fastmasq.daemon.ports import is_bound
-from fastmasq.daemon.tunnel_rows import OUTBOUND, Key, TunnelRows, Way
+from fastmasq.daemon.tunnel_rows import INBOUND, OUTBOUND, Key, TunnelRows, Way
 from fastmasq.daemon.vpn_health import Health, Trackers
 from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forwarder import Forwarder
-from fastmasq.path.rows import OUTSIDE
+from fastmasq.path.rows import INSIDE, OUTSIDE
 from fastmasq.path.verdict import DROP_CODE
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import SESSION_HAIRPIN, STATES, row_and_direction
 from fastmasq.trackers.vpn.calls import Call, CallSettings, CallTable
-from fastmasq.trackers.vpn.connection import FINISHED, OVER, Connection
+from fastmasq.trackers.vpn.connection import FINISHED, OVER, Connection, KeptConnection
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
 from fastmasq.trackers.vpn.evidence import Association
@@ -109,6 +110,7 @@ class Vpn:
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
         trackers = Trackers(self.connections, self.calls, self.ipsec)
+        self.kept = KeptTunnels(trackers)
         self.health = Health(trackers, forwards, table, forwarder)
         self.listing = Listing(settings.vpn, trackers, self.health, self.rows, table, forwarder)
 
@@ -278,11 +280,16 @@ class Vpn:
                 connection.follower.begin(direction, sequence)
             sequence = (sequence + 1) % (1 << 32)
         followed = connection.follower.follow(direction, sequence, payload, now)
+        self.kept.note_connection(connection)
+        self._leave_if_done(connection)
+        return followed
+
+    def _leave_if_done(self, connection: Connection) -> None:
+        """Have the path pass a connection on unasked of which nothing has to be seen any more."""
         if connection.follower.is_done and not connection.unread:
             connection.unread = True
             with self.forwarder.locked():
-                self.forwarder.leave_unread(row, True)
-        return followed
+                self.forwarder.leave_unread(connection.row, True)
 
     def _connection(self, row: int, session: np.void, now: int, *, anew: bool) -> Connection | None:
         """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's.
@@ -306,25 +313,30 @@ class Vpn:
             with self.forwarder.locked():
                 self.forwarder.leave_unread(row, True)
             return None
-        follower = ControlFollower(self.calls, self._numbers)
-        serves = ends.did != PPTP_PORT
-        if not serves:
+        connection = self._add_connection(row, ends, self._numbers, now)
+        if not connection.serves:
             self.health.reports.note_connection(ends.saddr, ends.daddr, now)
+        return connection
+
+    def _add_connection(self, row: int, ends: tuple[int, int, int, int], number: int, since: int) -> Connection:
+        """Return a control connection that has been attached under a number."""
+        inside, _, remote, port = ends
         self.connections[row] = Connection(
             row=row,
             key=ends,
-            inside=ends.saddr,
-            remote=ends.daddr,
-            number=self._numbers,
-            follower=follower,
-            since=now,
-            serves=serves,
+            inside=inside,
+            remote=remote,
+            number=number,
+            follower=ControlFollower(self.calls, number),
+            since=since,
+            serves=port != PPTP_PORT,
         )
         return self.connections[row]
 
     def _end(self, connection: Connection, now: int) -> tuple[Event, ...]:
         """Forget a control connection: closed by its ends, if that was seen, or lost."""
         del self.connections[connection.row]
+        self.kept.note_connection(connection)
         if connection.unread:
             with self.forwarder.locked():
                 self.forwarder.leave_unread(connection.row, False)
@@ -342,6 +354,7 @@ class Vpn:
                 continue
             if state in OVER and connection.state not in OVER:
                 self._say(connection.follower.end(now))
+                self.kept.note_connection(connection)
             connection.state = state
 
     def _ask_again(self, now: int) -> None:
@@ -363,13 +376,18 @@ class Vpn:
         for (kind, number), outbound_ns, inbound_ns, sequence in self.rows.moved(now):
             if kind == "gre":
                 self.calls.saw(number, outbound_ns, inbound_ns)
+                row = self.calls.calls.get(number)
             else:
                 self.ipsec.esp.saw(number, outbound_ns, inbound_ns, sequence)
+                row = self.ipsec.esp.rows.get(number)
+            if row is not None:
+                self.kept.note_times(row)
         self._watch_connections(now)
         self._ask_again(now)
         self._say(self.calls.expire(now))
         self.ipsec.expire(now)
         self.follow_rows()
+        self.kept.every_second()
         for line in self.health.look(now, self._limit.left):
             if self._limit.allows(logging.WARNING):
                 log.warning("%s", line)
@@ -383,12 +401,51 @@ class Vpn:
         """Let everything on an external address that has been left follow to the new one (P-28, E-10)."""
         self._say(self.calls.move(old, new))
         self._say(self.ipsec.move(old, new))
+        for connection in self.connections.values():
+            self.kept.note_connection(connection)
         self.follow_rows()
+
+    # -- what a run before has left --------------------------------------------------------------------------------
+
+    def adopt_connection(self, kept: KeptConnection, now: int) -> Connection | str:
+        """Return the control connection that another process has followed, if its session is here; or why not."""
+        if kept.since > now:
+            return "torn"
+        found = self.table.find(TCP, INSIDE, *kept.key)
+        if found is None:
+            return "no session"
+        row, _ = found
+        if row in self.connections:
+            return "twice"
+        inside, _, remote, _ = kept.key
+        if self.calls.attach(self._numbers + 1, inside, kept.masq, remote):
+            return "no room"
+        self._numbers += 1
+        connection = self._add_connection(row, kept.key, self._numbers, kept.since)
+        self.calls.controls[connection.number].made = kept.made
+        connection.accepted, connection.isns = kept.accepted, kept.isns
+        connection.follower.lost = kept.lost
+        return connection
+
+    def go_on_following(self, connection: Connection, kept: KeptConnection, calls: Mapping[int, Call]) -> None:
+        """Go on with the streams of such a connection; `calls` are those adopted, by the numbers that they had."""
+        session = self.table.sessions[connection.row]
+        fin = STATES[session["state"]] in FINISHED  # which counts in `end`, and is no octet of the stream
+        outbound, inbound = (int(session["tcp"]["end"][way]) - fin for way in (OUTBOUND, INBOUND))
+        sent: dict[Direction, int] = {"outbound": outbound, "inbound": inbound}
+        self._say(connection.follower.go_on(kept.streams, sent, calls))
+        self._leave_if_done(connection)
+
+    def begin_with_adopted(self) -> None:
+        """Have the path move what was adopted."""
+        self.follow_rows()
+        self.health.go_on()
 
     # -- within ----------------------------------------------------------------------------------------------------
 
     def follow_rows(self) -> None:
-        """Have the path move what the trackers have settled, and nothing else."""
+        """Have the path move what the trackers have settled, and nothing else, once it outlives this process."""
+        self.kept.flush()
         for call in self.calls.take_changes():
             self._place_call(call)
         for association in self.ipsec.esp.take_changes():

@@ -50,6 +50,10 @@ class Health:
         self._carried: set[Ends] = set()  # those with an exchange that have had ESP, or NAT traversal instead
         self.reports = Reports()
 
+    def go_on(self) -> None:
+        """Take it that exchanges of a run before have had data, whose SAs may be gone: nobody is alarmed by a kill."""
+        self._carried |= {(row.inside, row.remote) for row in self._ipsec.exchanges.exchanges.values()}
+
     def look(self, now: int, most: int) -> Iterator[str]:
         """Yield the lines to log, at most so many; most of the time there is nothing to do."""
         if self.reports.is_due(now):

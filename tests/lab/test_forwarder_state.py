@@ -19,7 +19,9 @@ from fastmasq.kernel.run_folder import file_of
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.lab.test_forwarder_life import kill
-from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, round_trip
+from tests.lab.test_vpn_programs import Client, start_pptpd
+from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
+from tests.support.vpn_network import SECOND_INSIDE, SECOND_SERVER, VpnNetwork
 
 MEMORY = Path("/dev/shm")  # a tmpfs, which /run is not everywhere
 FORWARDED = 8080
@@ -181,6 +183,40 @@ def test_what_was_changed_at_run_time_outlives_a_kill_and_is_forgotten_by_a_stop
     assert round_trip(net.connect("router", (EXTERNAL_ADDRESS, 9090)), None, b"and anew")
     end(net)
     assert list(folder.iterdir()) == []
+
+
+def test_calls_and_sas_outlive_a_kill(net: Network, folder: Path) -> None:
+    """Two hosts call pptpd by pptp, and two have SAs with one remote: all go on, can be rekeyed, and end."""
+    net.start(settings(folder, more=""))
+    vpn = VpnNetwork(net)
+    start_pptpd(net, "server", SERVER_ADDRESS)
+    clients = [Client(net, host, SERVER_ADDRESS) for host in ("inside", "inside2")]
+    vpn.ipsec(SECOND_SERVER)
+    peers = []
+
+    def all_go_on(number: int) -> None:
+        assert all(client.answers(number) for client in clients)
+        for peer in peers:
+            peer.exchange(2)
+
+    for address in (INSIDE_ADDRESS, SECOND_INSIDE):
+        peers.append(vpn.ipsec(address).negotiate(SECOND_SERVER))
+        peers[-1].exchange(1)  # so that there is no doubt whose SPI that was, and no copies
+    all_go_on(1)
+    kill(net)
+    net.start(settings(folder, more=""))
+    adopted = net.fastmasq.ask("status")["adopted"]
+    assert adopted == {"sessions": 2, "calls": 2, "sas": 2, "exchanges": 2, "dropped": {}}
+    assert "adopted 2 sessions, 2 calls, 2 SAs, 2 ISAKMP exchanges" in net.fastmasq.errors()
+    all_go_on(2)
+    assert [row["missing"] for row in vpn.listed("connections")] == [""] * 2, "they are followed"
+    peers[0].rekey()
+    all_go_on(3)
+    assert net.fastmasq.ask("status")["sessions"]["opened_total"] == 0
+    assert vpn.strays() == []
+    clients[0].close()
+    ended = {INSIDE_ADDRESS: "closing", SECOND_INSIDE: "established"}
+    eventually(lambda: {row["inside"]: row["state"] for row in vpn.listed("calls")} == ended, what="the end of a call")
 
 
 def test_without_room_there_is_a_line_and_everything_works(net: Network, folder: Path) -> None:

@@ -63,7 +63,7 @@ STATUS = {
         "opened_total": 99,
         "opened_per_s": 0.5,
     },
-    "adopted": {"sessions": 0, "dropped": {}},
+    "adopted": {"sessions": 0, "calls": 0, "sas": 0, "exchanges": 0, "dropped": {}},
     "verdicts": {"forward": 22, "deliver": 1, "reply": 2, "punt": 3, "drop": 4},
     "drops": [
         {"reason": "no_route", "packets": 1, "per_s": 0.0, "sentence": "No route to the destination."},

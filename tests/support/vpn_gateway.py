@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 
 from fastmasq.config.schema import Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.daemon.forwards import Forwards
+from fastmasq.daemon.kept_tunnels import read_former
 from fastmasq.daemon.leads import Leads
 from fastmasq.daemon.redirects import Redirects
+from fastmasq.daemon.tunnel_adoption import Adopted, adopt
 from fastmasq.daemon.vpn import Vpn
+from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.policy.chains import RuleSet
+from fastmasq.table import memory
 from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
 from fastmasq.wire.pptp import Type, message
+from tests.support.adoption import adopt_all, shared
 from tests.support.harness import Harness, Out, address
 from tests.support.packets import decode, dotted, ipv4, problems, tcp, udp
 from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
@@ -20,15 +26,25 @@ from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OUTSIDE
 REMOTE, OTHER_REMOTE = "199.0.0.2", "199.0.0.3"
 THIRD_HOST = "10.0.0.4"
 RESPONDER = b"RESPONDR"
+CAPACITY = 256  # sessions of a gateway that is killed
 
 
 class Gateway:
     """A Harness with the trackers of an engine, driven as the engine drives them."""
 
     def __init__(
-        self, *, forwards=(), redirects=(), rules: RuleSet | None = None, vpn: VpnSettings | None = None, **settings
-    ):
+        self, *, forwards=(), redirects=(), rules: RuleSet | None = None, vpn: VpnSettings | None = None,
+        folder: RunFolder | None = None, after: Gateway | None = None, **settings,
+    ):  # fmt: skip
+        """folder: where that lies which outlives it. after: one that was killed, with whose sessions it goes on."""
+        if folder is not None:
+            self.rows = shared(CAPACITY)
+            settings = {"capacity": CAPACITY, "buffer": self.rows, **settings}
+        if after is not None:
+            settings = {"external": None, "now_ns": after.harness.now_ns, **settings}
         self.harness = Harness(**settings)
+        if after is not None:
+            adopt_all(self.harness.table, memory.lay_out(CAPACITY, after.rows), self.harness.now_ns)
         if rules is not None:
             self.harness.set_rule_set(rules)
         self.forwards = Forwards(self.harness.table, self.harness.forwarder)
@@ -44,6 +60,10 @@ class Gateway:
             lambda host=None: address(GATEWAY_OUT),
         )
         self.asked = 0  # packets that a tracker had to look at
+        self.adopted = Adopted(Counter(), Counter())
+        if folder is not None:
+            self.adopted = adopt(read_former(folder), self.vpn, self.harness.now_ns)
+            self.vpn.kept.begin(folder)
 
     def listen(self, *addresses: str) -> None:
         """Have these addresses, and put in force the forwards that listen on them."""

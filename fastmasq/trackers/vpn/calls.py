@@ -24,6 +24,7 @@ from msgspec import Struct
 from fastmasq.trackers.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
+from fastmasq.trackers.vpn.fields import Address, CallId, Number, Time
 from fastmasq.trackers.vpn.unanswered import Unanswered
 from fastmasq.units import NS_PER_SECOND
 
@@ -45,7 +46,7 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     loose_source: bool = False  # take GRE from any address, as the 2.0 kernels did (P-26, P-45)
 
 
-class Call(Struct, kw_only=True, eq=False):
+class Call(Struct, kw_only=True, eq=False, tag="call"):
     """One row (P-40). Addresses and Call IDs in host order; ids are None in a passthrough row, `remote_id` until known.
 
     A listing shows it as protocol GRE with source port `local_id`, masquerade port `external_id`, destination port
@@ -53,19 +54,19 @@ class Call(Struct, kw_only=True, eq=False):
     when it began to close.
     """
 
-    number: int
-    inside: int
-    masq: int
-    remote: int
-    local_id: int | None = None
-    external_id: int | None = None
-    remote_id: int | None = None
-    control: int | None = None
+    number: Number
+    inside: Address
+    masq: Address
+    remote: Address
+    local_id: CallId | None = None
+    external_id: CallId | None = None
+    remote_id: CallId | None = None
+    control: Number | None = None
     state: State = "asked"
-    since: int = 0
-    seen_out: int = 0
-    seen_in: int = 0
-    ended: int = 0
+    since: Time = 0
+    seen_out: Time = 0
+    seen_in: Time = 0
+    ended: Time = 0
 
     @property
     def last_seen(self) -> int:
@@ -288,11 +289,70 @@ class CallTable:
             control.masq = new if control.masq == old else control.masq
         return (Event(kind="maddr_changed", old=old, new=new),) if moved else ()
 
+    def changed(self) -> list[Call]:
+        """Return the rows that `take_changes` is about to yield."""
+        return list(self._changes.values())
+
     def take_changes(self) -> Iterator[Call]:
         """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
         for row in list(self._changes.values()):
             del self._changes[row.number]
             yield row
+
+    # -- rows of a run before ------------------------------------------------------------------------------------------
+
+    def adopt(self, call: Call, now: int) -> str:
+        """Go on with a row that another process has left, under a number of our own; return why not, or "".
+
+        The connection that it names as its control has been attached before, or it goes on as one that has lost that.
+        Nothing of it is believed but what a row may be, beside those that are here.
+        """
+        control = self.controls.get(call.control) if call.control is not None else None
+        reason = self._doubt(call, control, now)
+        if reason:
+            return reason
+        call.number = next(self._numbers)
+        call.control = control.number if control else None
+        counts = call.state != "passthrough" or bool(call.seen_out)
+        if not counts:
+            self._unanswered.make_room(self._remove)
+        if self._refusal(call.inside, counts=counts):
+            return "no room"
+        self._add(call, self._deadline(call), counts=counts)
+        if call.remote_id is not None:
+            self._peer[call.inside, call.remote, call.remote_id] = call
+        if call.state == "passthrough":
+            self._passthrough[call.remote] = call
+        if control is not None:
+            control.calls[call.local_id] = call
+        return ""
+
+    def _doubt(self, call: Call, control: Control | None, now: int) -> str:
+        """Return what is wrong with a row in itself, then beside others; or ""."""
+        passes = call.state == "passthrough"
+        lacks_ids = (call.local_id is None, call.external_id is None) != (passes, passes)
+        if (
+            max(call.since, call.seen_out, call.seen_in, call.ended) > now
+            or lacks_ids
+            or call.state == "closed"
+            or (passes and (call.remote_id, call.control) != (None, None))
+            or (control is not None and (control.inside, control.masq, control.remote) != _ends(call))
+        ):
+            return "torn"
+        if passes:
+            is_taken = call.remote in self._passthrough
+        else:
+            is_taken = call.remote in self._external.get((call.masq, call.external_id), {})
+            is_taken |= control is not None and call.local_id in control.calls
+        if is_taken:
+            return "twice"
+        call.control = control.number if control else None
+        return "expired" if self._deadline(call) <= now else ""
+
+    def _deadline(self, call: Call) -> int:
+        if call.state == "closing":
+            return call.ended + self.settings.closing_ns
+        return FOREVER if call.control is not None else self._idle_deadline(call)
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -424,3 +484,7 @@ class CallTable:
         return Event(
             kind=kind, inside=call.inside, remote=call.remote, id=call.external_id or 0, new_id=new_id, why=why
         )
+
+
+def _ends(call: Call) -> tuple[int, int, int]:
+    return call.inside, call.masq, call.remote

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
-from fastmasq.trackers.vpn.pptp import ControlFollower
+from msgspec import Meta, Struct
+
+from fastmasq.trackers.vpn.fields import Address, Count, Number, SequenceNumber, Time
+from fastmasq.trackers.vpn.pptp import ControlFollower, Direction, KeptStream
 
 FINISHED = ("fin-out", "fin-in", "closing", "transitory")  # states of a session whose connection is being closed
 OVER = ("closing", "transitory")
 _ACK = 0x10
+
+
+_Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
+
+
+class KeptConnection(Struct, kw_only=True, frozen=True, tag="control"):
+    """What another process needs to go on with a Connection, whose session it has; `masq` is that of its calls."""
+
+    number: Number
+    key: tuple[Address, _Port, Address, _Port]
+    masq: Address
+    since: Time
+    made: Count
+    accepted: bool
+    isns: dict[Direction, SequenceNumber]
+    lost: bool
+    streams: dict[Direction, KeptStream]
 
 
 class Connection(Struct, kw_only=True, eq=False):
@@ -31,6 +51,23 @@ class Connection(Struct, kw_only=True, eq=False):
     accepted: bool = False
     isns: dict[str, int] = {}
     reopening: tuple[str, int] | None = None
+
+    def kept(self) -> KeptConnection | None:
+        """Return what another process needs to go on with it; None if it is over."""
+        control = self.follower.control
+        if control is None or self.follower.calls.controls.get(self.number) is not control:
+            return None
+        return KeptConnection(
+            number=self.number,
+            key=self.key,
+            masq=control.masq,
+            since=self.since,
+            made=control.made,
+            accepted=self.accepted,
+            isns=self.isns,
+            lost=self.follower.lost,
+            streams=self.follower.kept(),
+        )
 
     @property
     def is_closed(self) -> bool:

@@ -359,6 +359,10 @@ class EspTable:
             self._end_dispute(*key)
         return (Event(kind="maddr_changed", old=old, new=new),) if moved else ()
 
+    def changed(self) -> list[Association]:
+        """Return the rows that `take_changes` is about to yield."""
+        return list(self._changes.values())
+
     def take_changes(self) -> Iterator[Association]:
         """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
         for row in list(self._changes.values()):
@@ -415,14 +419,46 @@ class EspTable:
     def add(self, inside: int, masq: int, remote: int, now: int, *, counts: bool = True) -> Association:
         """Make a row without SPIs; `refusal` must have been asked. It `counts` as one of the host's."""
         row = Association(number=next(self._numbers), inside=inside, masq=masq, remote=remote, since=now)
+        self._insert(row, counts=counts)
+        return row
+
+    def adopt(self, row: Association, now: int) -> str:
+        """Go on with a row that another process has left, under a number of our own; return why not, or "".
+
+        Rows come oldest first. A row without an outbound SPI counts as one that its host has not answered.
+        """
+        latest = max(row.since, row.last_out, row.last_in)
+        is_whole = bool(row.ispi) if row.state == "established" else bool(row.ospi) and not row.ispi
+        if max(latest, *row.sent, 0) > now or not is_whole or row.state not in ("established", "outstanding"):
+            return "torn"
+        if (row.inside, row.remote, row.ospi) in self._out or (row.remote, row.masq, row.ispi) in self._in:
+            return "twice"
+        if row.lifetime >= 0 and latest + self._lifetime(row) <= now:
+            return "expired"
+        counts = bool(row.ospi) or row.preloaded
+        if not counts:
+            self._unanswered.make_room(self.remove)
+        if not self._has_room() or (counts and self.refusal(row.inside)):
+            return "no room"
+        row.number = next(self._numbers)
+        self._insert(row, counts=counts)
+        if row.ospi:
+            self._out[row.inside, row.remote, row.ospi] = row
+        if row.ispi:
+            self._in[row.remote, row.masq, row.ispi] = row
+        else:
+            self._pending.setdefault(row.remote, {})[row.number] = row
+        self._renew(row, latest)
+        return ""
+
+    def _insert(self, row: Association, *, counts: bool) -> None:
         self.rows[row.number] = row
         if counts:
-            self._rows_of[inside] += 1
+            self._rows_of[row.inside] += 1
         else:
             self._unanswered[row.number] = row
-        self._remote.setdefault(remote, {})[row.number] = row
+        self._remote.setdefault(row.remote, {})[row.number] = row
         self._changes[row.number] = row
-        return row
 
     def complete(self, row: Association, ispi: int) -> None:
         """Set a row's inbound SPI, which nobody else may have, and let it be established."""
@@ -487,8 +523,11 @@ class EspTable:
 
     def _renew(self, row: Association, now: int) -> None:
         """E-3, E-4, E-17: every packet of a living row starts its time again; a preloaded row has a time of its own."""
+        self._deadlines.set(row.number, FOREVER if row.lifetime < 0 else now + self._lifetime(row))
+
+    def _lifetime(self, row: Association) -> int:
         usual = self.settings.init_lifetime if row.state == "outstanding" else self.settings.lifetime
-        self._deadlines.set(row.number, FOREVER if row.lifetime < 0 else now + (row.lifetime or usual))
+        return row.lifetime or usual
 
     def _end_dispute(self, remote: int, masq: int, spi: int) -> bool:
         """Forget a dispute; return whether there was one."""

@@ -23,10 +23,11 @@ of all others by LEAD signs. A host that sends all the time has no signs, since 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from fastmasq.trackers.vpn.fields import Address, Count, Number, SequenceNumber, Spi, Time
 from fastmasq.trackers.vpn.isakmp import ExchangeTable
 from fastmasq.units import NS_PER_SECOND
 
@@ -40,32 +41,32 @@ DISPUTED_PACKETS = 64  # the same, in packets with copies
 REMEMBERED = 8  # outbound packets of an unanswered start whose times are kept
 
 
-class Association(Struct, kw_only=True, eq=False):
+class Association(Struct, kw_only=True, eq=False, tag="sa"):
     """One ESP row: an inside host's SA with a remote. SPIs are 0 while unknown; times in ns, 0 for never.
 
     sent: when its last packets left while it was outstanding. sequence: of the last inbound packet seen. negotiated:
     its host was seen in ISAKMP before it started, so its answer can be told from others'.
     """
 
-    number: int
-    inside: int
-    masq: int
-    remote: int
-    ospi: int = 0
-    ispi: int = 0
+    number: Number
+    inside: Address
+    masq: Address
+    remote: Address
+    ospi: Spi = 0
+    ispi: Spi = 0
     state: Literal["outstanding", "established", "squelched", "closed"] = "outstanding"
     blocking: bool = False
-    retries: int = 0
-    since: int = 0
-    last_out: int = 0
-    last_in: int = 0
-    first_sequence: int = 0  # of the first outbound packet
-    sequence: int = 0
+    retries: Count = 0
+    since: Time = 0
+    last_out: Time = 0
+    last_in: Time = 0
+    first_sequence: SequenceNumber = 0  # of the first outbound packet
+    sequence: SequenceNumber = 0
     negotiated: bool = False
     preloaded: bool = False
-    lifetime: int = 0  # ns, of a preloaded row; 0 the usual, -1 for ever
+    lifetime: Annotated[int, Meta(ge=-1, le=1 << 62)] = 0  # ns, of a preloaded row; 0 the usual, -1 for ever
     suspected: bool = False  # that another host has the same inbound SPI; said once
-    sent: list[int] = []
+    sent: Annotated[list[Time], Meta(max_length=REMEMBERED)] = []
 
 
 class Dispute(Struct, kw_only=True, eq=False):
@@ -115,10 +116,8 @@ def measure(row: Association, exchanges: ExchangeTable, now: int) -> None:
     if len(row.sent) == 1 and expecting(row, exchanges, now) and rtt is not None:
         sample = now - row.sent[0]
         mean, deviation = exchanges.answers.get(row.remote) or _first_guess(rtt)
-        exchanges.answers[row.remote] = (
-            mean + (sample - mean) // 8,
-            deviation + (abs(sample - mean) - deviation) // 4,
-        )
+        mean, deviation = mean + (sample - mean) // 8, deviation + (abs(sample - mean) - deviation) // 4
+        exchanges.note_answer(row.remote, mean, deviation)
 
 
 def _first_guess(rtt: int) -> tuple[int, int]:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from fastmasq.trackers.vpn.deadlines import Deadlines
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
+from fastmasq.trackers.vpn.fields import Address, Cookie, Number, Time
 from fastmasq.trackers.vpn.unanswered import Unanswered
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire.tunnels import NO_COOKIE, Isakmp
@@ -28,6 +30,12 @@ QUICK_MODE = 32  # RFC 2409 appendix A
 IKE_AUTH, CREATE_CHILD_SA = 35, 36  # RFC 7296 section 3.1
 _MAKES_SA = (QUICK_MODE, IKE_AUTH, CREATE_CHILD_SA)
 _RESPONSE = 0x20  # flag of IKEv2 (RFC 7296 section 3.1)
+
+_MOST_MESSAGES = 16  # unfinished exchanges remembered of one row
+_ANSWERS_TIMED = 8  # of one remote, the last
+_MOST_NEGOTIATIONS = 1024  # of one remote
+_Conversation = Annotated[int, Meta(ge=0, le=0x1FFFFFFFF)]
+_Messages = Annotated[dict[_Conversation, Literal[1, 2, 3]], Meta(max_length=_MOST_MESSAGES)]
 
 SHORTEST_LIFETIME = 900 * NS_PER_SECOND  # a shorter IPsec lifetime counts as this (section 4.1 of 1999)
 
@@ -65,20 +73,20 @@ class IpsecSettings(Struct, frozen=True, kw_only=True):
             force_setattr(self, "lifetime", SHORTEST_LIFETIME)
 
 
-class Exchange(Struct, kw_only=True, eq=False):
+class Exchange(Struct, kw_only=True, eq=False, tag="exchange"):
     """One row: the cookies of an ISAKMP SA and the inside host that has it. `responder` is zero while outstanding."""
 
-    number: int
-    inside: int
-    masq: int
-    remote: int
-    initiator: bytes
-    responder: bytes = NO_COOKIE
-    last: int = 0  # ns, of the last packet either way
-    asked: int | None = None  # ns, of the first outbound packet not answered yet
-    request: tuple[int, int] | None = None  # the last unanswered conversation, and its time in ns
-    told: int | None = None  # ns, of the last line about its zero cookie
-    messages: dict[int, int] = {}  # of conversations that make SAs: directions seen, 1 out, 2 in
+    number: Number
+    inside: Address
+    masq: Address
+    remote: Address
+    initiator: Cookie
+    responder: Cookie = NO_COOKIE
+    last: Time = 0  # ns, of the last packet either way
+    asked: Time | None = None  # ns, of the first outbound packet not answered yet
+    request: tuple[_Conversation, Time] | None = None  # the last unanswered conversation, and its time in ns
+    told: Time | None = None  # ns, of the last line about its zero cookie
+    messages: _Messages = {}  # of conversations that make SAs: directions seen, 1 out, 2 in
 
     @property
     def outstanding(self) -> bool:
@@ -88,15 +96,21 @@ class Exchange(Struct, kw_only=True, eq=False):
 class Negotiation(Struct, kw_only=True, eq=False):
     """An SA that an inside host has agreed on with a remote at `since`; claimed once its inbound SPI is known."""
 
-    inside: int
-    remote: int
-    since: int
+    inside: Address
+    remote: Address
+    since: Time
     claimed: bool = False
 
 
-_MOST_MESSAGES = 16  # unfinished exchanges remembered of one row
-_ANSWERS_TIMED = 8  # of one remote, the last
-_MOST_NEGOTIATIONS = 1024  # of one remote
+class Evidence(Struct, kw_only=True, frozen=True, tag="evidence"):
+    """What is known of one remote beside its exchanges: see ExchangeTable, whose fields these are."""
+
+    remote: Address
+    times: Annotated[list[Time], Meta(max_length=_ANSWERS_TIMED)] = []
+    answers: tuple[Time, Time] | None = None
+    negotiations: Annotated[list[Negotiation], Meta(max_length=_MOST_NEGOTIATIONS)] = []
+
+
 _MOST_FORGOTTEN = 1024  # remotes
 _TELL_AGAIN = 60 * NS_PER_SECOND
 
@@ -117,6 +131,8 @@ class ExchangeTable:
         self._unanswered: Unanswered[Exchange] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
+        self._changes: dict[int, Exchange] = {}
+        self._new_evidence: set[int] = set()  # remotes
 
     # -- packets -------------------------------------------------------------------------------------------------------
 
@@ -224,6 +240,66 @@ class ExchangeTable:
         for one in self.negotiations(remote, now):
             if one.inside == inside:
                 one.claimed = True
+                self._new_evidence.add(remote)
+
+    def note_answer(self, remote: int, mean: int, deviation: int) -> None:
+        """Note the mean and the deviation of the time to ESP's answers, in ns."""
+        self.answers[remote] = mean, deviation
+        self._new_evidence.add(remote)
+
+    # -- for the next run ----------------------------------------------------------------------------------------------
+
+    def take_changes(self) -> Iterator[Exchange]:
+        """Yield the rows that were made, changed or removed since they were taken last, once each."""
+        for row in list(self._changes.values()):
+            del self._changes[row.number]
+            yield row
+
+    def take_evidence(self) -> Iterator[Evidence]:
+        """Yield what is known of the remotes of which more was learned since it was taken last."""
+        while self._new_evidence:
+            yield self.evidence(self._new_evidence.pop())
+
+    def evidence(self, remote: int) -> Evidence:
+        return Evidence(
+            remote=remote,
+            times=self._times.get(remote, []),
+            answers=self.answers.get(remote),
+            negotiations=self._negotiations.get(remote, []),
+        )
+
+    def remotes(self) -> list[int]:
+        return list(self._by_remote)
+
+    def adopt(self, row: Exchange, now: int) -> str:
+        """Go on with a row that another process has left, under a number of our own; return why not, or "".
+
+        Rows come in the order of their last packets. One whose time is over goes by itself, unless it is still needed.
+        """
+        times = (row.last, row.asked or 0, row.told or 0, row.request[1] if row.request else 0)
+        if max(times) > now:
+            return "torn"
+        rows = self._by_cookie.get((row.remote, row.masq, row.initiator), {}).values()
+        if any((one.inside, one.responder) == (row.inside, row.responder) for one in rows):
+            return "twice"
+        if self._refusal(row.inside):
+            return "no room"
+        row.number = next(self._numbers)
+        self._insert(row, row.last, counts=True)
+        return ""
+
+    def adopt_evidence(self, known: Evidence, now: int) -> None:
+        """Go on with what is known of a remote, if it has rows; what cannot be is left out."""
+        if known.remote not in self._by_remote:
+            return
+        if known.times:
+            self._times[known.remote] = known.times
+        if known.answers is not None and known.times:
+            self.answers[known.remote] = known.answers
+        negotiations = [one for one in known.negotiations if one.remote == known.remote and one.since <= now]
+        if negotiations:
+            self._negotiations[known.remote] = negotiations
+        self._new_evidence.add(known.remote)
 
     # -- time and addresses --------------------------------------------------------------------------------------------
 
@@ -261,6 +337,7 @@ class ExchangeTable:
         for row in [row for row in self.exchanges.values() if row.masq == old]:
             self._forget_cookie(row)
             row.masq = new
+            self._changes[row.number] = row
             self._by_cookie.setdefault((row.remote, new, row.initiator), {})[row.number] = row
 
     # -- within --------------------------------------------------------------------------------------------------------
@@ -304,29 +381,37 @@ class ExchangeTable:
         self, inside: int, masq: int, remote: int, header: Isakmp, now: int, *, counts: bool = True
     ) -> Exchange | str:  # fmt: skip
         """Return a new row, or the reason why there is none. It `counts` as one of the host's."""
-        if len(self.exchanges) >= self.settings.exchanges:
-            return "isakmp_full"
-        if counts and self._rows_of[inside] >= self.settings.exchanges_per_host:
-            return "isakmp_host_limit"
+        refusal = self._refusal(inside, counts=counts)
+        if refusal:
+            return refusal
         row = Exchange(
             number=next(self._numbers), inside=inside, masq=masq, remote=remote, initiator=header.initiator,
             responder=header.responder, messages={},
         )  # fmt: skip
+        self._insert(row, now, counts=counts)
+        return row
+
+    def _refusal(self, inside: int, *, counts: bool = True) -> str:
+        if len(self.exchanges) >= self.settings.exchanges:
+            return "isakmp_full"
+        return "isakmp_host_limit" if counts and self._rows_of[inside] >= self.settings.exchanges_per_host else ""
+
+    def _insert(self, row: Exchange, last: int, *, counts: bool) -> None:
         self.exchanges[row.number] = row
-        self._forgotten.pop(remote, None)
+        self._forgotten.pop(row.remote, None)
         if counts:
-            self._rows_of[inside] += 1
+            self._rows_of[row.inside] += 1
         else:
             self._unanswered[row.number] = row
-        self._by_cookie.setdefault((remote, masq, row.initiator), {})[row.number] = row
-        self._by_remote.setdefault(remote, OrderedDict())[row.number] = row
-        self._note_activity(row, now)
-        return row
+        self._by_cookie.setdefault((row.remote, row.masq, row.initiator), {})[row.number] = row
+        self._by_remote.setdefault(row.remote, OrderedDict())[row.number] = row
+        self._note_activity(row, last)
 
     def _touch(self, row: Exchange, header: Isakmp, now: int, *, outbound: bool) -> None:
         """Note a packet: activity, the time to an answer, and how far exchanges that make SAs have come."""
         conversation = _conversation(header, outbound=outbound)
         self._note_activity(row, now)
+        self._new_evidence.add(row.remote)
         if outbound:
             if self._unanswered.settle(row):
                 self._rows_of[row.inside] += 1
@@ -357,6 +442,7 @@ class ExchangeTable:
 
     def _note_activity(self, row: Exchange, now: int) -> None:
         row.last = now
+        self._changes[row.number] = row
         self._by_remote[row.remote].move_to_end(row.number)
         self._deadlines.set(row.number, now + self.settings.lifetime)
 
@@ -373,6 +459,7 @@ class ExchangeTable:
 
     def _remove(self, row: Exchange) -> None:
         del self.exchanges[row.number]
+        self._changes[row.number] = row
         self._deadlines.forget(row.number)
         if not self._unanswered.settle(row):
             self._rows_of[row.inside] -= 1

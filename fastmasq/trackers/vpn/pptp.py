@@ -22,12 +22,14 @@ Lost sync, a header that is none, ends the translation of that connection, once 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from fastmasq.trackers.vpn.calls import Call, CallTable
 from fastmasq.trackers.vpn.events import Event
+from fastmasq.trackers.vpn.fields import Number, Octet, SequenceNumber
 from fastmasq.wire.pptp import CONNECTED, CONTROL, FIELDS_END, HEADER_LENGTH, Header, Layout, Type
 
 Direction = Literal["outbound", "inbound"]
@@ -57,6 +59,18 @@ class Followed(Struct, frozen=True, kw_only=True):
         for offset, octets in self.edits:
             changed[offset : offset + len(octets)] = octets
         return bytes(changed)
+
+
+class KeptStream(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What another process needs to go on with a Stream; `call` is the number of its row."""
+
+    expected: SequenceNumber | None = None
+    has_read: bool = False
+    head: Annotated[bytes, Meta(max_length=FIELDS_END - 1)] = b""
+    skip: Annotated[int, Meta(ge=0, le=0xFFFF)] = 0
+    call: Number | None = None
+    upper: Octet | None = None
+    edits: Annotated[tuple[tuple[SequenceNumber, Octet], ...], Meta(max_length=MOST_EDITS)] = ()
 
 
 class Stream:
@@ -93,6 +107,36 @@ class Stream:
     def value(self, start: int) -> int:
         """Return the id at `start` of the current message, which has been read to behind it."""
         return int.from_bytes(self.head[start : start + 2], "big")
+
+    def kept(self) -> KeptStream:
+        return KeptStream(
+            expected=self.expected,
+            has_read=self.has_read,
+            head=bytes(self.head),
+            skip=self.skip,
+            call=self.call.number if self.call is not None else None,
+            upper=self.upper,
+            edits=tuple(self.edits.items()),
+        )
+
+    def go_on(self, kept: KeptStream, calls: Mapping[int, Call], *, outbound: bool) -> bool:
+        """Be where another process was; return whether it can have been there. calls: by the numbers they had there."""
+        self.expected, self.has_read, self.skip, self.upper = kept.expected, kept.has_read, kept.skip, kept.upper
+        self.head[:] = kept.head
+        self.header = Header.parse(kept.head)
+        self.call = calls.get(kept.call) if kept.call is not None else None
+        self.edits = dict(kept.edits)
+        if self.expected is None:
+            return not (self.has_read or self.head or self.skip or self.edits) and self.upper is None
+        if len(self.head) < HEADER_LENGTH:
+            return self.upper is None and not (self.head and self.skip)
+        layout = self.header.layout if self.header is not None else None
+        if layout is None or self.skip or len(self.head) >= min(self.header.length, FIELDS_END):
+            return False
+        ours = layout.call_id if outbound else layout.peer_call_id
+        if ours is None or len(self.head) <= ours:
+            return self.upper is None
+        return self.upper is not None or len(self.head) > ours + 1
 
 
 class ControlFollower:
@@ -143,6 +187,26 @@ class ControlFollower:
     def is_done(self) -> bool:
         """Whether no segment of the connection has to be seen any more: sync is lost, and nothing was ever changed."""
         return self.lost and not any(stream.edits for stream in self._streams.values())
+
+    def kept(self) -> dict[Direction, KeptStream]:
+        """Return what another process needs to go on with both streams."""
+        return {direction: stream.kept() for direction, stream in self._streams.items()}
+
+    def go_on(
+        self, kept: Mapping[Direction, KeptStream], sent: Mapping[Direction, int], calls: Mapping[int, Call]
+    ) -> tuple[Event, ...]:  # fmt: skip
+        """Go on where another process was, or unread if it has missed something.
+
+        sent: the sequence number behind the last octet that has passed each way. calls: by the numbers they had there.
+        """
+        events: tuple[Event, ...] = ()
+        for direction, stream in self._streams.items():
+            if not stream.go_on(kept.get(direction, KeptStream()), calls, outbound=direction == "outbound"):
+                self._streams[direction] = Stream()
+                events += self.lose("what was noted of it is damaged")
+            elif stream.expected is not None and _distance(stream.expected, sent[direction]) > 0:
+                events += self.lose("more of it has passed than was read")
+        return events
 
     def end(self, now: int, *, by_peer: bool = True) -> tuple[Event, ...]:
         """Tell that the connection is over: `by_peer` with FIN or RST, otherwise its session was lost (P-47)."""

@@ -144,6 +144,13 @@ def test_status_tells_of_private_sources_that_leave_as_they_are(run, forwarder):
     ]
 
 
+def test_status_tells_of_what_was_adopted(run, forwarder):
+    adopted = {"sessions": 812, "calls": 3, "sas": 2, "exchanges": 0, "dropped": {"torn": 1, "expired": 4}}
+    forwarder.status = {**forwarder.status, "adopted": adopted}
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert "812 adopted from the run before, 3 calls, 2 SAs; dropped: torn 1, expired 4" in lines
+
+
 def test_status_tells_of_rules_that_are_not_followed(run, forwarder):
     forwarder.status = {**forwarder.status, "ip_rules": ["77: from 10.0.0.0/24 lookup 100"]}
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)

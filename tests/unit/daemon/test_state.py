@@ -21,6 +21,7 @@ from fastmasq.kernel.run_folder import RunFolder, file_of
 from fastmasq.table.masq import MasqTable
 from tests.support.adoption import assert_consistent
 from tests.support.tables import EXTERNAL, HOST, NEW_EXTERNAL, REMOTE, SECOND, UDP, allowed, make_table, opened
+from tests.support.vpn_gateway import Gateway
 
 CAPACITY = 100_000
 NOW = 1000 * SECOND
@@ -135,6 +136,22 @@ def test_a_file_that_others_may_write_is_not_read(folder: Path, caplog: pytest.L
     (folder / NAME).symlink_to("/etc/passwd")
     state, _, _ = start(folder)
     assert state.path is None and Path("/etc/passwd").exists()
+
+
+def test_tunnels_that_are_nothing_for_us_are_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = folder / NAME.replace("state", "tunnels")
+    for octets, mode, words in ((b"{}\n", 0o600, "it is damaged"), (b"", 0o666, "everybody may write to")):
+        file.write_bytes(octets)
+        file.chmod(mode)
+        caplog.clear()
+        state, gateway = State(folder, CAPACITY), Gateway()
+        state.adopt_tunnels(gateway.vpn, NOW)
+        state.begin(gateway.vpn)
+        [line] = caplog.messages
+        assert words in line and line.startswith(f"{file}: its calls and SAs are not adopted: ")
+        assert line.endswith(f"; it is now {file}.old") and (folder / f"{file.name}.old").read_bytes() == octets
+        assert file.stat().st_mode & 0o777 == 0o600
+        state.close()
 
 
 def test_a_folder_that_is_no_tmpfs_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -372,6 +372,11 @@ def test_a_file_that_names_links_by_a_variable_of_another_file_needs_their_names
     assert "lan7" in nft_load.load(str(rules), links=("lan7",))[0]
 
 
+def test_rules_of_iptables_that_nft_lists_are_named():
+    with pytest.raises(ConfigurationError, match="import what iptables-save prints"):
+        nft_load.load("-", 'table ip t {\n chain c {\n  counter xt target "MASQUERADE"\n }\n}\n')
+
+
 def test_what_is_left_out_is_said_in_nfts_words():
     text = """
         table ip a {

@@ -26,7 +26,7 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 class AttachedLink:
     """One link's ring and sender, and what they were opened on."""
 
-    def __init__(self, link: Link, settings: Settings, *, sends: bool, v2_may_stop: bool) -> None:
+    def __init__(self, link: Link, settings: Settings, *, sends: bool, v2_may_stop: bool, deaf: bool) -> None:
         wanted = settings.rings.vnet_header == "auto"
         tap = open_tap(
             link.name,
@@ -35,6 +35,7 @@ class AttachedLink:
             v2_may_stop=v2_may_stop,
             frames=settings.rings.frames,
             mtu=link.mtu,
+            deaf=deaf,
         )
         try:
             self.sender = _open_sender(link, wanted) if sends else TxBatch(vnet=tap.vnet_header, silent=True)
@@ -86,7 +87,8 @@ class Links:
     Where the path only observes, nothing is ever sent on them.
     """
 
-    def __init__(self, settings: Settings, forwarder: Forwarder, worker: Worker) -> None:
+    def __init__(self, settings: Settings, forwarder: Forwarder, worker: Worker, *, deaf: bool = False) -> None:
+        """deaf: nothing comes in by any link before `hear`."""
         self.links: dict[int, Link] = {}
         self.attached: dict[int, AttachedLink] = {}
         self.has_begun = False  # until the worker runs, a link that cannot be opened is an error, and nothing is news
@@ -95,6 +97,13 @@ class Links:
         self._settings = settings
         self._forwarder = forwarder
         self._worker = worker
+        self._deaf = deaf
+
+    def hear(self) -> None:
+        """Let in what comes by the links from now on."""
+        self._deaf = False
+        for link in self.attached.values():
+            link.ring.tap.hear()
 
     def close(self) -> None:
         """Close rings and senders; the worker must have ended."""
@@ -204,7 +213,8 @@ class Links:
             return None
         try:
             may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
-            opened = AttachedLink(link, self._settings, sends=not self._forwarder.observes, v2_may_stop=may_stop)
+            sends = not self._forwarder.observes
+            opened = AttachedLink(link, self._settings, sends=sends, v2_may_stop=may_stop, deaf=self._deaf)
         except FastmasqError as error:
             if not self.has_begun:
                 raise

@@ -61,6 +61,10 @@ class Tap:
     memory: mmap.mmap | None = None
     refused: dict[str, str] = field(default_factory=dict)
 
+    def hear(self) -> None:
+        """Let in what is ours to look at from now on; before, nothing comes in."""
+        attach_program(self.socket, _filter(on_tags=VLAN_FILTER not in self.refused))
+
     def statistics(self) -> tuple[int, int]:
         """Return (packets, drops) since the last call: the kernel resets the counters at each reading."""
         raw = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12)
@@ -97,8 +101,9 @@ def open_tap(
     v2_may_stop: bool = False,
     frames: int = 4096,
     mtu: int = 1500,
+    deaf: bool = False,
 ) -> Tap:
-    """Open a tap on all IPv4 packets that `interface` receives.
+    """Open a tap on all IPv4 packets that `interface` receives; `deaf`: from when it is told to `hear` them.
 
     mode: "v2", "v3", "socket", or "auto": the first of those that the kernel grants together with the virtio header,
     else the first without it. v2_may_stop says that packets may come which the kernel cannot describe in the header: it
@@ -112,7 +117,7 @@ def open_tap(
         lacking[RING_HEADER] = reasons[0]
     for wanted, header in _attempts(mode, vnet_header, v2_may_stop):
         try:
-            tap = _open(interface, wanted, header, frames, mtu)
+            tap = _open(interface, wanted, header, frames, mtu, deaf)
         except OSError as error:
             reasons.append(f"{wanted}: {error.strerror}")
             if isinstance(error, _Lacking):
@@ -132,13 +137,13 @@ def _attempts(mode: str, vnet_header: bool, v2_may_stop: bool) -> list[tuple[str
     return [(wanted, True) for wanted in with_header if vnet_header] + [(wanted, False) for wanted in modes]
 
 
-def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int) -> Tap:
+def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int, deaf: bool) -> Tap:
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     try:
         tap = Tap(raw, mode, vnet_header)
         _optional(tap, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, IGNORE_OUTGOING)
         _optional(tap, socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER, LARGE_BUFFER)
-        _attach_filter(tap)
+        _attach_filter(tap, deaf)
         if vnet_header:
             with _asking_for(HEADER):
                 raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
@@ -181,18 +186,20 @@ _PROTOCOL, _PACKET_TYPE, _VLAN_PRESENT = _ANCILLARY + 0, _ANCILLARY + 4, _ANCILL
 _LOAD_HALF, _LOAD_WORD, _JUMP_EQUAL, _GIVE = 0x28, 0x20, 0x15, 0x06
 _ALL = 0xFFFFFFFF
 
+_NOTHING = (_GIVE, 0, 0, 0)
+
 _Program = Sequence[tuple[int, int, int, int]]
 
 
-def _attach_filter(tap: Tap) -> None:
-    """Keep out what is not ours to look at: not IPv4, sent by this host, or tagged for a VLAN interface.
+def _attach_filter(tap: Tap, deaf: bool) -> None:
+    """Keep out what is not ours to look at: not IPv4, sent by this host, or tagged for a VLAN interface; or everything.
 
     Tags are left to the path where the kernel has no filter on them.
     """
     reason = why_no_vlan_filter()
     if reason:
         tap.refused[VLAN_FILTER] = reason
-    attach_program(tap.socket, _filter(on_tags=not reason))
+    attach_program(tap.socket, [_NOTHING] if deaf else _filter(on_tags=not reason))
 
 
 def _filter(on_tags: bool) -> _Program:
@@ -204,7 +211,7 @@ def _filter(on_tags: bool) -> _Program:
         (_JUMP_EQUAL, 1 + len(tags), 0, socket.PACKET_OUTGOING),
         *tags,
         (_GIVE, 0, 0, _ALL),
-        (_GIVE, 0, 0, 0),
+        _NOTHING,
     ]
 
 

@@ -81,6 +81,19 @@ def test_frames_of_every_size(pair, open_ring, mode: str, vnet: bool) -> None:
 
 
 @modes
+def test_a_deaf_tap_hears_from_when_it_is_told_to(pair, open_ring, mode: str) -> None:
+    """What came before is not there, whatever was heard by others."""
+    ring, others = open_ring(mode, deaf=True), open_ring("v2")
+    pair.send(datagram(1))
+    assert len(receive(others, 1)) == 1 and nothing_more(ring)
+    ring.tap.hear()
+    pair.send(ethernet(b"", ARP))
+    pair.send(datagram(2))
+    assert [frame for frame, *_ in receive(ring, 1)] == [datagram(2)]
+    assert nothing_more(ring)
+
+
+@modes
 @with_and_without_vnet
 def test_a_packet_of_64_kib_arrives_whole(pair, open_ring, mode: str, vnet: bool) -> None:
     """Longer than any slot: a large send with offloads on. With the virtio header its segment size comes along."""
@@ -427,7 +440,7 @@ def test_auto_takes_the_first_mode_the_kernel_grants(pair, open_ring) -> None:
     ],
 )
 def test_auto_falls_back_one_step_at_a_time(monkeypatch, refused: set, chosen: tuple[str, bool]) -> None:
-    def grant(interface: str, mode: str, header: bool, frames: int, mtu: int):
+    def grant(interface: str, mode: str, header: bool, *_):
         if (mode, header) in refused:
             raise OSError(92, "Protocol not available")
         return Tap(None, mode, header)

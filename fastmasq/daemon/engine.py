@@ -195,6 +195,7 @@ class Engine:
         if self.state is not None:
             self._go_on(self.state)
         self.gateway.begin()
+        self.hops.expect()
         self._begin_state()
         self._follow_inside()
         self._watch()

@@ -23,6 +23,15 @@ class Hops:
         self._forwarder = forwarder
         self._worker = worker
 
+    def expect(self) -> None:
+        """Tell the path of the neighbours that the kernel knows already: the first packets to them need not wait."""
+        number_of = self._links.number_of()
+        known = self._watch.known_neighbours()
+        with self._forwarder.locked():
+            for ifindex, address, mac in known:
+                if ifindex in number_of:
+                    self._forwarder.expect_neighbour(number_of[ifindex], address, mac)
+
     def follow(self) -> None:
         """Tell the path what has changed."""
         number_of = self._links.number_of()
@@ -77,6 +86,9 @@ class Hops:
 
 class QuietHops(Hops):
     """Those of a path that only observes, and takes each for there: nobody is asked."""
+
+    def expect(self) -> None:
+        pass
 
     def follow(self) -> None:
         self._watch.changed_neighbours()  # or they would pile up

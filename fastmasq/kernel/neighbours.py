@@ -44,6 +44,10 @@ class NeighbourTable:
     def find(self, ifindex: int, address: int) -> Neighbour | None:
         return self._neighbours.get((ifindex, address))
 
+    def known(self) -> list[tuple[int, int, bytes]]:
+        """Return (ifindex, address, MAC) of those that have answered, or were set by somebody."""
+        return [(*key, each.mac) for key, each in self._neighbours.items() if each.mac and each.state != NOARP]
+
     def update(self, message: bytes) -> None:
         """Take in one RTM_NEWNEIGH or RTM_DELNEIGH message."""
         is_gone = netlink.message_type(message) == netlink.RTM_DELNEIGH

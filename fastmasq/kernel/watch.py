@@ -126,6 +126,10 @@ class Watch:
     def neighbour(self, ifindex: int, address: int) -> Neighbour | None:
         return self._neighbours.find(ifindex, address)
 
+    def known_neighbours(self) -> list[tuple[int, int, bytes]]:
+        """Return (ifindex, address, MAC) of all whose MAC address the kernel knows."""
+        return self._neighbours.known()
+
     def changed_neighbours(self) -> list[tuple[int, int, bytes | None, str]]:
         """Return (ifindex, address, MAC or None, state) for every change since the last call; "gone" if deleted."""
         return self._neighbours.take_changes()

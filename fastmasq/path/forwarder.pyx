@@ -434,6 +434,11 @@ cdef class Forwarder:
                 used[p.hops[row].link, p.hops[row].address] = packets
         return used
 
+    def expect_neighbour(self, int link, uint32_t address, bytes mac not None):
+        """Have a next hop with this link address be known before a packet wants it, if there is room."""
+        if len(mac) == ethernet.MAC:
+            hops.expect(&self.path, link, address, <const uint8_t *>mac)
+
     def set_neighbour(self, int link, uint32_t address, mac):
         """Tell the link address of a next hop, or None when it does not answer. Returns whether it is in use.
 

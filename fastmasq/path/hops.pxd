@@ -293,6 +293,18 @@ cdef inline bint settle(Path *p, int link, uint32_t address, const uint8_t *mac)
     return found
 
 
+cdef inline void expect(Path *p, int link, uint32_t address, const uint8_t *mac) noexcept nogil:
+    """Have a next hop on a link be valid before any packet wants it, as if it had been wanted by itself."""
+    cdef Search search = search_for(p, link, address)
+    cdef Packet packet
+    if p.links[link].header_length == 0 or next_found(p, &search) != rows.NO_HOP:
+        return
+    memset(&packet, 0, sizeof(packet))
+    packet.side, packet.ends.saddr, packet.link = keys.INSIDE, address, <uint8_t>link
+    if take_hop(p, &packet, link, address, p.links[link].mtu) == verdict.GOES_ON:
+        settle(p, link, address, mac)
+
+
 cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:
     """Whether the kernel may be asked for a next hop now: so often for each source, and for all that come by one link.
 

@@ -44,6 +44,22 @@ def flooded(**settings) -> Harness:
     return harness
 
 
+def test_packets_do_not_wait_for_a_neighbour_that_is_expected() -> None:
+    """A burst is forwarded whole, and nobody is asked; a neighbour that has moved since is found all the same."""
+    harness = Harness(routes=ROUTES)
+    hop = address(neighbour(1)[0])
+    for _ in range(2):
+        harness.forwarder.expect_neighbour(OUTSIDE, hop, STATION_MAC["outside"])
+    for number in range(100):
+        harness.inject("inside", udp(HERE, neighbour(1), b"x"))
+        if number % 50 == 49:
+            harness.forwarder.step(harness.now_ns)
+    assert len(harness.senders["outside"].pop()) == 100 and harness.drops() == {}
+    assert harness.forwarder.used_hops() == {(OUTSIDE, hop): 100}
+    assert harness.forwarder.set_neighbour(OUTSIDE, hop, bytes(5) + b"\x07")
+    assert only(harness.send("inside", udp(HERE, neighbour(1), b"x"))).link == "outside"
+
+
 def test_a_host_waits_for_so_many_next_hops() -> None:
     harness = Harness(routes=ROUTES)
     assert len(wants(harness, HERE[0], range(1, 1000))) == WAITING_OF_SOURCE

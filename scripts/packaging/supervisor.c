@@ -5,6 +5,7 @@
  * tests/unit/cli/test_supervisor.py asks the same of both.
  *
  * Usage: supervisor PROGRAM [ARGUMENT]...
+ *        supervisor --follow CHILD
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,6 +30,7 @@ extern char **environ;
 
 static sigset_t awaited; /* what is passed on, and SIGCHLD; blocked all the time, so that none comes between two looks */
 static int is_ending;    /* whether we were told to end */
+static pid_t next;       /* who has taken the place of the child that runs */
 static int as_json;      /* whether the forwarder logs so */
 
 static time_t now(void)
@@ -61,14 +63,43 @@ static pid_t start(char **words)
 /* Wait for the next signal, for this long at most (NULL: for ever), and pass it on to a child, if there is one. */
 static void pass_on(pid_t child, const struct timespec *longest)
 {
-    int number = sigtimedwait(&awaited, NULL, longest);
+    siginfo_t told;
+    int number = sigtimedwait(&awaited, &told, longest);
 
     if (number <= 0 || number == SIGCHLD)
         return;
-    if (number != SIGHUP)
+    if (number == SIGUSR1) {
+        next = told.si_pid;
+        return;
+    }
+    if (number == SIGTERM || number == SIGINT)
         is_ending = 1;
     if (child)
         kill(child, number);
+}
+
+/* Wait for the end of a child, and then of the one that has taken its place; return the last one's status. */
+static int follow(pid_t child)
+{
+    static const struct timespec at_once;
+    siginfo_t told;
+    sigset_t succeeds;
+    int status;
+
+    sigemptyset(&succeeds);
+    sigaddset(&succeeds, SIGUSR1);
+    for (;;) {
+        while (waitpid(child, &status, WNOHANG) == 0)
+            pass_on(child, NULL);
+        while (sigtimedwait(&succeeds, &told, &at_once) > 0) /* said before it has ended */
+            next = told.si_pid;
+        child = next;
+        next = 0;
+        if (!child || waitid(P_PID, child, &told, WEXITED | WNOHANG | WNOWAIT))
+            return status;
+        if (is_ending)
+            kill(child, SIGTERM);
+    }
 }
 
 static void say(int status, int pause_s)
@@ -95,10 +126,11 @@ static void say(int status, int pause_s)
 
 int main(int count, char **words)
 {
-    static const int passed_on[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int passed_on[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
     struct sigaction before;
     char own[16];
     int pause_s = 0;
+    pid_t followed = count == 3 && !strcmp(words[1], "--follow") ? atoi(words[2]) : 0;
 
     if (count < 2) {
         fprintf(stderr, "usage: %s PROGRAM [ARGUMENT]...\n", words[0]);
@@ -108,25 +140,24 @@ int main(int count, char **words)
         as_json |= !strcmp(*word, "--log-json");
     setvbuf(stderr, NULL, _IOLBF, 0); /* whole lines, beside those of the forwarder */
     prctl(PR_SET_NAME, NAME);
+    prctl(PR_SET_CHILD_SUBREAPER, 1); /* the children of a child that ends are ours; since Linux 3.4 */
     snprintf(own, sizeof own, "%d", getpid());
     setenv(VARIABLE, own, 1);
     signal(SIGPIPE, SIG_IGN); /* nobody may read what is said */
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&awaited);
     sigaddset(&awaited, SIGCHLD);
+    sigaddset(&awaited, SIGUSR1);
     for (size_t number = 0; number < sizeof passed_on / sizeof *passed_on; number++)
         if (!sigaction(passed_on[number], NULL, &before) && before.sa_handler != SIG_IGN) /* nohup has one ignored */
             sigaddset(&awaited, passed_on[number]);
     sigprocmask(SIG_BLOCK, &awaited, NULL);
     for (;;) {
         time_t started = now();
-        pid_t child = start(words + 1);
-        int status;
-
-        while (waitpid(child, &status, WNOHANG) == 0)
-            pass_on(child, NULL);
+        int status = follow(followed ? followed : start(words + 1));
         int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-        if (is_ending || (WIFEXITED(status) && (code == 0 || code == WRONG_USAGE)))
+
+        if (followed || is_ending || (WIFEXITED(status) && (code == 0 || code == WRONG_USAGE)))
             return code;
         if (now() - started >= SHORT_S)
             pause_s = 0;

@@ -113,7 +113,7 @@ def test_the_pause_grows_while_it_dies_at_once_and_a_long_life_forgives(monkeypa
             pass
 
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
-    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(supervisor.signal, "pthread_sigmask", lambda *_: None)
     assert Rehearsal(["x"]).run() == 0
     assert said == [1, 2, 4, 8, 0, 1]
 
@@ -149,33 +149,113 @@ def test_a_hang_up_is_passed_on_and_ends_nothing(supervised: Supervised) -> None
 
 
 def test_nothing_is_signalled_once_the_child_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its number may be another process's by then; until then it is the child's, dead or alive."""
-    signalled: list[tuple[str, int]] = []
-    moment = "running"
+    """Its number may be another process's by then: what is told meanwhile is for the next one, or for nobody."""
+    signalled: list[int] = []
+    waitpid = os.waitpid
 
-    def told_after(call: str, real: Callable[..., object]) -> Callable[..., object]:
-        def wrapped(*arguments: object) -> object:
-            nonlocal moment
-            result = real(*arguments)
-            moment = call
+    def told_when_reaped(pid: int, options: int) -> tuple[int, int]:
+        ended, status = waitpid(pid, options)
+        if ended:
             signal.raise_signal(signal.SIGTERM)
-            return result
+        return ended, status
 
-        return wrapped
-
-    before = {number: signal.getsignal(number) for number in supervisor._PASSED_ON}
-    kill = os.kill
-    for call in ("waitid", "waitpid"):
-        monkeypatch.setattr(supervisor.os, call, told_after(call, getattr(os, call)))
-    monkeypatch.setattr(
-        supervisor.os, "kill", lambda pid, number: (kill(pid, number), signalled.append((moment, number)))
-    )
+    monkeypatch.setattr(supervisor.os, "waitpid", told_when_reaped)
+    monkeypatch.setattr(supervisor.os, "kill", lambda pid, number: signalled.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
-        assert supervisor.Supervisor([sys.executable, "-c", "raise SystemExit(3)"]).run() == 3
+        assert supervisor.Supervisor([sys.executable, "-c", "raise SystemExit(3)"]).run() == 0
+        assert signalled == []
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert signalled == [("waitid", signal.SIGTERM)], "a zombie's number is still its own"
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+SUCCESSION = """def succeed(number, _):
+        if os.fork() == 0:
+            signal.signal(signal.SIGUSR2, lambda *_: os.write(1, b"told\\n"))
+            os.kill(parent, signal.SIGUSR1)
+            os.write(1, b"%d\\n" % os.getpid())
+            {after}
+            time.sleep(60)
+            os._exit(5)
+        {end}
+    parent = os.getppid()
+    signal.signal(signal.SIGUSR2, succeed)
+    os.write(1, b"ready\\n")
+    time.sleep(60)
+"""
+
+
+def succession(*, after: str = "pass", end: str = "time.sleep(0.1); os._exit(0)") -> str:
+    """Return a program that has a child take its place when it is told SIGUSR2."""
+    return SUCCESSION.format(after=after, end=end)
+
+
+def upgraded(process: subprocess.Popen) -> int:
+    """Have the program have a child take its place; return that."""
+    first = int(process.stdout.readline())
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGUSR2)
+    second = int(process.stdout.readline())
+    eventually(lambda: is_gone(first) and children(process.pid) == [second], 5, "the next one is ours")
+    return second
+
+
+def test_who_takes_the_place_of_the_child_is_followed(supervised: Supervised) -> None:
+    with supervised(succession()) as process:
+        second = upgraded(process)
+        process.send_signal(signal.SIGUSR2)
+        assert process.stdout.readline() == "told\n"
+        os.kill(second, signal.SIGKILL)
+        assert "was killed by SIGKILL; starting it again" in process.stderr.readline()
+        assert int(process.stdout.readline()) not in (second, 0)
+        process.terminate()
+        assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_an_end_between_the_two_ends_the_next_one(supervised: Supervised) -> None:
+    """It was passed on to the one that ends anyway."""
+    ends = "signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.pause()"
+    with supervised(succession(end=ends)) as process:
+        process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR2)
+        second = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(5) == 128 + signal.SIGTERM
+        assert is_gone(second)
+
+
+def test_one_that_ends_without_a_successor_has_none(supervised: Supervised) -> None:
+    """It said that there was one, which has died since."""
+    with supervised(succession(after="os._exit(0)", end="os.wait(); os._exit(0)")) as process:
+        process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("end", ["status", "signal"])
+def test_a_forwarder_without_a_supervisor_follows_its_successor(command: list[str], end: str) -> None:
+    """The process becomes one, by exec, and ends as the next one does; nothing is started again."""
+    lines = f"""if True:
+        import os, signal, sys, time
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(7) if {end == "status"} else os.kill(os.getpid(), 9))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            os.write(1, b"ready\\n")
+            time.sleep(60)
+        os.execv({command[0]!r}, [*{command!r}, "--follow", str(child)])
+    """
+    process = subprocess.Popen([sys.executable, "-c", lines], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(5) == (7 if end == "status" else 128 + signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_it_may_be_ended_while_it_pauses(supervised: Supervised) -> None:

@@ -239,16 +239,17 @@ cdef class MasqTable:
             self._back(offset_of("mappings", self.table.capacity) + external * octets, octets)
         self._backed_externals.add(external)
 
-    def make_ready(self):
+    def make_ready(self, uint32_t expected=0):
         """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
 
-        May be called while the path runs. Where the kernel cannot, nothing happens.
+        expected: so many sessions are to be opened at once. May be called while the path runs. Where the kernel cannot,
+        nothing happens.
         """
         cdef Table *t = &self.table
         memory = self.memory
-        cdef bint is_young = t.active < growth.FEW and not t.has_memory and len(memory.whole_index)
-        cdef uint32_t ahead = FIRST_ROWS if is_young else ROWS_AHEAD
-        self.reserve(ROWS_AT_ONCE if is_young else ROWS_AHEAD)
+        cdef bint is_young = t.active + expected < growth.FEW and not t.has_memory and len(memory.whole_index)
+        cdef uint32_t ahead = expected + (FIRST_ROWS if is_young else ROWS_AHEAD)
+        self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)

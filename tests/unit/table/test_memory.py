@@ -152,6 +152,18 @@ def test_nothing_is_touched_before_it_has_memory() -> None:
     assert table.counts()["active"] == 100_000
 
 
+def test_what_is_expected_has_memory_at_once() -> None:
+    """Opening it asks for no more, and what comes after it has as much as ever."""
+    given = Reluctant(400_000)
+    table = make_table(capacity=400_000, ports_per_host=65535, buffer=given.buffer, back=given.back)
+    table.make_ready(50_000)
+    backed = given.backed
+    for number in range(50_000):
+        opened(table, UDP, number + 1)
+        assert not table.wants_memory
+    assert given.backed == backed
+
+
 def test_without_more_memory_a_table_is_full() -> None:
     given = Reluctant(100_000)
     table = make_table(capacity=100_000, ports_per_host=65535, buffer=given.buffer, back=given.back)

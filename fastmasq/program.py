@@ -47,11 +47,22 @@ def become(helper: str, arguments: Sequence[str]) -> NoReturn:
     What one file has unpacked is removed: the small program needs nothing of it.
     """
     with open(os.path.join(sys._MEIPASS, helper), "rb") as opened:
-        if is_one_file():
-            import shutil
-
-            shutil.rmtree(os.path.dirname(sys._MEIPASS), ignore_errors=True)
+        _remove_unpacked()
         os.execve(opened.fileno(), [f"{NAME}-{helper}", *arguments], os.environ)
+
+
+def leave() -> NoReturn:
+    """End this process at once, in the middle of whatever it does, with status 0."""
+    _remove_unpacked()
+    os._exit(0)
+
+
+def _remove_unpacked() -> None:
+    """Remove what one file has unpacked for this process."""
+    if is_one_file():
+        import shutil
+
+        shutil.rmtree(os.path.dirname(sys._MEIPASS), ignore_errors=True)
 
 
 def called_as() -> str:

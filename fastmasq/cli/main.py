@@ -29,6 +29,7 @@ COMMANDS = {
     "log": ("fastmasq.cli.log", "log", "List or change what the running forwarder logs."),
     "confirm": ("fastmasq.cli.confirm", "confirm", "Keep the change that would go back by itself."),
     "reload": ("fastmasq.cli.reload", "reload", "Read the configuration anew; change what differs, keep sessions."),
+    "upgrade": ("fastmasq.cli.upgrade", "upgrade", "Have another program go on in the place of the running one."),
     "rule": ("fastmasq.cli.rule", "rule", "Show, question and change the rules; print the HOWTO's sets."),
     "advise": ("fastmasq.cli.advise", "advise", "Say what VPN hosts inside need; write the configuration."),
     "import": ("fastmasq.cli.import_rules", "import_rules", "Carry over what iptables or nft do on a host today."),

@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,6 +19,7 @@ from fastmasq.errors import FastmasqError
 if TYPE_CHECKING:
     from fastmasq.config.load import Loaded
     from fastmasq.config.schema import Settings
+    from fastmasq.daemon.upgrade import Succession
 
 
 class _Run(click.Command):
@@ -89,16 +90,19 @@ def run(
         )
     if supervise:
         supervisor.become(program.command(*(word for word in sys.argv[1:] if word != "--supervise")))
-    if (parent := os.environ.pop(supervisor.VARIABLE, "")).isdecimal():
-        from fastmasq.kernel.identity import end_with
-
-        end_with(int(parent))
-    from fastmasq.daemon import lean
+    parent = os.environ.pop(supervisor.VARIABLE, "")
+    parent_id = int(parent) if parent.isdecimal() else 0
+    from fastmasq.daemon import handover, lean
     from fastmasq.observe import log
 
+    predecessor = handover.predecessor()
+    if parent_id and predecessor is None:
+        from fastmasq.kernel.identity import end_with
+
+        end_with(parent_id)
     log.set_up(as_json=log_json, verbose=verbose)
     try:
-        with lean.imports():
+        with lean.imports(), predecessor.hearing_of_failure() if predecessor is not None else nullcontext():
             loaded = _read(config, inside, outside, ring, socket)
             from fastmasq.daemon.engine import run_forever
 
@@ -107,16 +111,37 @@ def run(
         has_file = not inside and not outside
         read_again = partial(_read, config, (), None, ring, socket) if has_file else None
         say = (lambda line: click.echo(log.as_json_line(line))) if log_json else click.echo
-        if observe:
-            run_forever(loaded.settings, say, read_again, observed=partial(_print_observed, log_json))
-        else:
-            run_forever(loaded.settings, say, read_again, keep=keep, places=loaded.places)
+        observed = partial(_print_observed, log_json) if observe else None
+        run_forever(
+            loaded.settings, say, read_again, observed=observed, keep=keep, places=loaded.places,
+            predecessor=predecessor, succession=_succession(parent_id),
+        )  # fmt: skip
     except FastmasqError as error:
         if not log_json:
             raise
         for line in str(error).splitlines():
             logging.getLogger("fastmasq.engine").error("%s", line)
         sys.exit(error.exit_status)
+
+
+def _succession(parent: int) -> Succession:
+    """Return how another program takes our place; parent: a supervisor that goes on with it, 0 without one.
+
+    A service manager is told, and with it we just end. All others wait for this very process, which then ends when that
+    program does.
+    """
+    from fastmasq.cli import supervisor
+    from fastmasq.daemon.upgrade import Succession
+
+    def give_way(successor: int) -> NoReturn:
+        sys.stdout.flush()
+        if follower != os.getpid():
+            program.leave()
+        supervisor.follow(successor)
+
+    follower = parent or (0 if "NOTIFY_SOCKET" in os.environ else os.getpid())
+    environment = {supervisor.VARIABLE: str(follower)} if follower else {}
+    return Succession(sys.argv[1:], environment, parent, give_way)
 
 
 def _print_observed(log_json: bool, report: dict[str, Any]) -> None:

@@ -89,14 +89,18 @@ class LineServer:
         for client in [client for client in self.clients if client.quiet_since <= since]:
             client.drop()
 
+    def wait(self, seconds: float) -> None:
+        """Accept nobody for a while: those who are here are answered, and those who come wait."""
+        for listener in self._listening:
+            self._pause(listener, seconds)
+
     def make_way(self) -> None:
         """Have all clients go, and none come for a moment: what they hold is needed."""
         if not self.clients:
             return
         for client in list(self.clients):
             client.drop()
-        for listener in self._listening:
-            self._pause(listener, WAY_S)
+        self.wait(WAY_S)
 
     def _accept(self, listener: socket.socket) -> None:
         try:

@@ -45,13 +45,19 @@ class Server(LineServer):
     what = "control socket"
     mode = 0o600
 
-    def __init__(self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop) -> None:
-        """Raises KernelError when the socket cannot be made or another server listens at `path`."""
+    def __init__(
+        self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop,
+        listener: socket.socket | None = None,
+    ) -> None:  # fmt: skip
+        """Serve a listener that another process had at `path`, and has handed over; without one make it.
+
+        Raises KernelError when the socket cannot be made or another server listens at `path`.
+        """
         super().__init__(loop)
         self._path = os.fspath(path)
         self._handlers = handlers
         try:
-            self._listener = self._make()
+            self._listener = listener or self._make()
         except KernelError:
             super().close()
             raise
@@ -61,6 +67,10 @@ class Server(LineServer):
     def _make(self) -> socket.socket:
         """Return a listener at our path. Raises KernelError."""
         return _listen(self._path, self.what, self.mode)
+
+    def to_hand_over(self) -> tuple[str, int]:
+        """Return the path of the socket and its descriptor: who waits there is served by whoever has it next."""
+        return str(self._path), self._listener.fileno()
 
     def every_second(self) -> None:
         """Close the connections that are idle, and make the socket anew if somebody has deleted its file.
@@ -125,10 +135,10 @@ class StatusServer(Server):
 
     def __init__(
         self, path: str | Path, handlers: Mapping[str, Handler], loop: asyncio.AbstractEventLoop,
-        is_reading: Callable[[str, dict[str, Any]], bool],
+        is_reading: Callable[[str, dict[str, Any]], bool], listener: socket.socket | None = None,
     ) -> None:  # fmt: skip
         self._is_reading = is_reading
-        super().__init__(path, handlers, loop)
+        super().__init__(path, handlers, loop, listener)
 
     def _make(self) -> socket.socket:
         listener = super()._make()

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
 from fastmasq.config.schema import Settings
 from fastmasq.control.keys import KeyFile
+from fastmasq.control.lines import LineServer
 from fastmasq.control.server import Server, StatusServer
 from fastmasq.daemon import priority, resets
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.handover import Handed, Predecessor, Word
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.kept_policy import KeptPolicy
@@ -37,9 +39,10 @@ from fastmasq.daemon.path import make_path
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preload import Preload
 from fastmasq.daemon.reload import Reload
-from fastmasq.daemon.state import State
+from fastmasq.daemon.state import State, adoptable
 from fastmasq.daemon.status import Status
 from fastmasq.daemon.targets import why_not_inside
+from fastmasq.daemon.upgrade import Succession, Upgrade, signals_held
 from fastmasq.daemon.vpn import followable
 from fastmasq.daemon.watchdog import Watchdog
 from fastmasq.daemon.worker import Worker
@@ -47,6 +50,7 @@ from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import local_link, privileges
 from fastmasq.kernel.alterations import Alterations
 from fastmasq.kernel.forwarding import Forwarding
+from fastmasq.kernel.identity import end_with, start_time
 from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
@@ -66,6 +70,7 @@ LOOK_OFTEN_S = 0.25  # the same for its sockets, where nobody tells of those tha
 BINDS_S = 0.01  # between giving up ports of ours, when many are bound
 PROBE_EVERY = 15  # seconds between asking the kernel to confirm the next hops in use
 RESETS_NS = 5 * NS_PER_SECOND  # at most, for telling inside hosts that their sessions end
+PARENT_S = 0.05  # between looks whether a supervisor has become our parent
 SETTLE_S = 0.1  # for packets of theirs that are under way then: the guard still drops them
 
 
@@ -77,8 +82,12 @@ def run_forever(
     observed: Callable[[dict[str, Any]], None] | None = None,
     keep: bool = False,
     places: Mapping[str, str] | None = None,
+    predecessor: Predecessor | None = None,
+    succession: Succession | None = None,
 ) -> None:
     """Forward until SIGTERM or SIGINT; `announce` is called with one line once it does.
+
+    With a predecessor we take its place, or end without a trace. A succession says how another takes ours.
 
     Then everything is put back; with `keep` guard, journal and ip_forward stay as a kill would leave them. SIGHUP
     reloads what `read_again` returns; without that it ends us, too. With `observed` nothing is forwarded, sent or
@@ -86,9 +95,13 @@ def run_forever(
     their file, for messages. Raises FastmasqError when it cannot start, and nothing on the host has changed then; and
     when something could not be put back.
     """
-    engine = Engine(settings, read_again, observes=observed is not None, keep=keep, places=places)
+    engine = Engine(
+        settings, read_again, observes=observed is not None, keep=keep, places=places, predecessor=predecessor,
+        succession=succession,
+    )  # fmt: skip
     try:
-        engine.start()
+        with predecessor.hearing_of_failure() if predecessor is not None else nullcontext():
+            engine.start()
         announce(engine.status.summary())
         engine.serve()
         if observed is not None:
@@ -111,6 +124,8 @@ class Engine:
         observes: bool = False,
         keep: bool = False,
         places: Mapping[str, str] | None = None,
+        predecessor: Predecessor | None = None,
+        succession: Succession | None = None,
     ) -> None:
         self.observes = observes
         self._places = places
@@ -127,8 +142,13 @@ class Engine:
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self.alterations: Alterations | None = None  # likewise
-        self.state: State | None = None  # unless we only observe
+        self.takeover: Takeover | None = None  # likewise
+        self.state: State | None = None  # likewise
         self.kept_policy: KeptPolicy | None = None  # likewise
+        self.upgrade = Upgrade(self, succession) if succession is not None else None
+        self._predecessor = predecessor
+        self._supervisor = succession.supervisor if succession is not None else 0
+        self._working = ExitStack()  # ends worker and watchdog
         self._seconds = 0
         self._bound: set[tuple[int, int]] = set()  # protocols and ports that programs of the host have bound just now
         self._has_missed_binds = False
@@ -159,13 +179,15 @@ class Engine:
         self._undo.callback(self.watch.close)
         for complaint in self.watch.complaints():
             raise KernelError(complaint)
-        methods: dict[str, Callable[[dict[str, Any]], object]] = {}  # none until there are parts; nobody is served yet
-        self.server = Server(settings.control.socket, methods, self.loop)
-        self._undo.callback(self._drain)
-        self._undo.callback(self.server.close)
         built_on = followable(self.settings, observes=self.observes)
         keys = KeyFile(built_on.vpn.preload_keys) if built_on.vpn.preload else None
-        host = UntouchedHost(self.watch) if self.observes else self._claim_host()
+        handed = self._wait_for_host()
+        methods: dict[str, Callable[[dict[str, Any]], object]] = {}  # none until there are parts; nobody is served yet
+        control = settings.control.socket
+        self.server = Server(control, methods, self.loop, handed.sockets.pop(str(control), None))
+        self._undo.callback(self._drain)
+        self._undo.callback(self.server.close)
+        host = UntouchedHost(self.watch) if self.observes else self._claim_host(handed.lock)
         started_ns = now_ns()
         if not self.observes:
             self.state = State(Path(settings.state.directory), settings.limits.sessions)
@@ -175,7 +197,7 @@ class Engine:
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
         self._undo.callback(host.close)
-        self.links = Links(settings, forwarder, self.worker)
+        self.links = Links(settings, forwarder, self.worker, deaf=self._predecessor is not None)
         self._undo.callback(self.links.close)
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
@@ -191,26 +213,61 @@ class Engine:
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
         if not self.observes:
-            self._serve_status(methods)
+            self._serve_status(methods, handed)
         if self.state is not None:
-            self._go_on(self.state)
+            self._go_on(self.state, handed)
         self.gateway.begin()
         self.hops.expect()
-        self._begin_state()
         self._follow_inside()
+        self._relieve(handed)
+        self._begin_state()
         self._watch()
         self._start_worker()
         if line := self.status.fallbacks.line():
             log.warning("%s", line)
 
-    def _claim_host(self) -> Host:
-        """Return the host, taken over: from now on its kernel forwards nothing of our links. Raises KernelError."""
-        takeover = Takeover(former_journal=self.settings.control.former_journal)
+    def _wait_for_host(self) -> Handed:
+        """Return what a predecessor hands over, once we are ready, and it is; nothing without one. KernelError."""
+        if self._predecessor is None:
+            return Handed(None, {}, 0)
+        self._undo.callback(self._predecessor.close)
+        file, why_not = adoptable(Path(self.settings.state.directory))
+        return self._predecessor.ready(str(file), why_not)
+
+    def _wait_for_table(self, handed: Handed) -> int | None:
+        """Have a predecessor move packets no more: those that come from now on wait for us.
+
+        What can be done before is. Returns how many of its rows were used; None without a predecessor.
+        """
+        if self._predecessor is None:
+            return None
+        self.gateway.table.make_ready(handed.sessions)
+        self.gateway.open_links()
+        used = self._predecessor.take_table()
+        self.links.hear()
+        return used
+
+    def _relieve(self, handed: Handed) -> None:
+        """Have a predecessor end: nothing stands in our way any more. What we have no use for goes with it."""
+        if self._predecessor is None:
+            return
+        self._predecessor.begins(self._supervisor)
+        for path, listener in handed.sockets.items():
+            listener.close()
+            Path(path).unlink(missing_ok=True)
+
+    def _claim_host(self, lock: int | None) -> Host:
+        """Return the host, taken over: from now on its kernel forwards nothing of our links. Raises KernelError.
+
+        lock: what a predecessor holds it by, to be ours.
+        """
+        takeover = self.takeover = Takeover(former_journal=self.settings.control.former_journal, lock=lock)
         self._undo.callback(self._restore, takeover)
         for remark in takeover.remarks:
             log.warning("%s", remark)
         if takeover.adopted:
-            log.log(logging.INFO if self.keep else logging.WARNING, "the journal of the run before is adopted")
+            is_meant = self.keep or self._predecessor is not None
+            log.log(logging.INFO if is_meant else logging.WARNING, "the journal of the run before is adopted")
         for name in privileges.wanting():
             log.warning("without %s: %s", name, privileges.WANTED[name])
         links = self.settings.interfaces
@@ -221,11 +278,15 @@ class Engine:
         self._undo.callback(self.alterations.close)
         return Host(self.settings, takeover, self.watch)
 
-    def _go_on(self, state: State) -> None:
+    def _go_on(self, state: State, handed: Handed) -> None:
         """Go on with what a run before has left, policy, sessions and tunnels, before anything begins."""
         self.kept_policy = KeptPolicy(state.folder, self.gateway, self.confirmation)
         self.kept_policy.take_up()
+        used = self._wait_for_table(handed)
         if state.former is not None:
+            state.adopt(self.gateway.table, now_ns(), used)
+            if used is None:
+                self.gateway.table.make_ready()
             self.gateway.go_on(state.former.externals)
         if self.gateway.vpn is not None:
             state.adopt_tunnels(self.gateway.vpn, now_ns())
@@ -242,8 +303,10 @@ class Engine:
         if self.kept_policy is not None:
             self.kept_policy.follow()
 
-    def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]]) -> None:
-        self.status_server = serve_reading(self.settings.control, methods, self.loop)
+    def _serve_status(self, methods: Mapping[str, Callable[[dict[str, Any]], object]], handed: Handed) -> None:
+        control = self.settings.control
+        listener = handed.sockets.pop(str(control.status_socket), None)
+        self.status_server = serve_reading(control, methods, self.loop, listener)
         if self.status_server is not None:
             self._undo.callback(self.status_server.close)
 
@@ -258,6 +321,7 @@ class Engine:
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
             **preload.handlers(),
+            **(self.upgrade.handlers() if self.upgrade is not None else {}),
         }
 
     def _kept(self, handler: Handler) -> Handler:
@@ -271,17 +335,25 @@ class Engine:
         return answer
 
     def _start_worker(self) -> None:
-        thread = threading.Thread(target=self._work, name="worker", daemon=True)
-        self.watchdog = Watchdog(lambda: self.worker.turns, lambda: thread.native_id or 0)
-        thread.start()
+        self._work()
         self.links.has_begun = True
         self._undo.callback(self._end_sessions)
-        self.watchdog.start()
-        self._undo.callback(self.watchdog.stop)
-        self._undo.callback(thread.join)
-        self._undo.callback(self.worker.stop)
+        self._undo.callback(self._working.close)
+        if self.upgrade is not None:
+            self._undo.callback(self.upgrade.abandon)
 
     def _work(self) -> None:
+        """Have a thread move packets until `rest`, and another look after it."""
+        thread = threading.Thread(target=self._move_packets, name="worker", daemon=True)
+        self.watchdog = Watchdog(lambda: self.worker.turns, lambda: thread.native_id or 0)
+        with signals_held():
+            thread.start()
+            self.watchdog.start()
+        self._working.callback(self.watchdog.stop)
+        self._working.callback(thread.join)
+        self._working.callback(self.worker.stop)
+
+    def _move_packets(self) -> None:
         if not self.observes:
             priority.go_first()
         self.worker.run()
@@ -315,12 +387,66 @@ class Engine:
         if restored.left:
             raise KernelError("\n".join(["could not put back everything:", *restored.left]))
 
+    # -- an upgrade ------------------------------------------------------------------------------------------------
+
+    def finish(self, seconds: float) -> None:
+        """See `upgrade.Running`, as for the next three."""
+        for server in self._servers():
+            server.wait(seconds)
+
+    def stand_still(self) -> tuple[Word, list[int]]:
+        self._keep_policy()
+        if self.inside_server is not None:
+            self.inside_server.follow(())
+        servers = [server for server in (self.server, self.status_server) if server is not None]
+        sockets = dict(server.to_hand_over() for server in servers)
+        word = Word("host", sockets=[*sockets], sessions=self.gateway.table.counts()["active"])
+        return word, [self.takeover.lock, *sockets.values()]
+
+    def rest(self) -> Word:
+        self._working.close()
+        return Word("table", rows=self.gateway.table.fresh)
+
+    def go_on(self) -> None:
+        self.rest()
+        self._work()
+        self._listens_since = -1
+        self.gateway.host.forget()
+        for step in (
+            *(self.takeover.go_on, self.gateway.follow, self.gateway.look_after_host, self._follow_inside),
+            self.alterations.read,  # of what has just been put back
+        ):
+            self._attempt(step)
+
+    def _note_relief(self) -> None:
+        """Be who our predecessor was, now that it has ended: for the service manager, and with our supervisor."""
+        self.loop.remove_reader(self._predecessor.fileno())
+        self.notifier.ready(self.status.summary())
+        self._end_with_supervisor()
+
+    def _end_with_supervisor(self) -> None:
+        """Have us end when it does, as soon as it is our parent: a little after the end of our predecessor."""
+        if not self._supervisor:
+            return
+        try:
+            if os.getppid() == self._supervisor:
+                end_with(self._supervisor)
+            elif start_time(self._supervisor) is None:
+                self.loop.stop()
+            else:
+                self.loop.call_later(PARENT_S, self._end_with_supervisor)
+        except KernelError:
+            self.loop.stop()
+
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """React to events until stopped."""
         self._next_second = self.loop.call_later(1, self._pass_second)
-        self.notifier.ready(self.status.summary())
+        if self._predecessor is None:
+            self.notifier.ready(self.status.summary())
+        else:
+            self.loop.add_reader(self._predecessor.fileno(), self._note_relief)
         try:
             self.loop.run_forever()
         finally:
@@ -336,7 +462,10 @@ class Engine:
     def _catch_signals(self) -> None:
         end = self.loop.stop
         hang_up = self._hang_up if self.read_again else end
-        for number, action in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, hang_up)):
+        actions = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: hang_up}
+        if self.upgrade is not None:
+            actions[signal.SIGUSR2] = self.upgrade.react
+        for number, action in actions.items():
             before = signal.getsignal(number)
             if number == signal.SIGHUP and before == signal.SIG_IGN:
                 if self.read_again:
@@ -455,9 +584,11 @@ class Engine:
     def _make_way(self) -> None:
         """Have clients go when hardly a descriptor is left: what has to be opened again needs them more."""
         if not descriptors_left(SPARE_DESCRIPTORS):
-            for server in (self.server, self.status_server, self.inside_server):
-                if server is not None:
-                    server.make_way()
+            for server in self._servers():
+                server.make_way()
+
+    def _servers(self) -> list[LineServer]:
+        return [each for each in (self.server, self.status_server, self.inside_server) if each is not None]
 
     def _pass_second(self) -> None:
         """Do what time asks for; a step that fails takes nothing from those after it."""

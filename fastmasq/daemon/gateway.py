@@ -119,6 +119,13 @@ class Gateway:
             self._put(self.declared)
             raise
 
+    def open_links(self) -> None:
+        """Have the path know the kernel's links and routes, and open what is there; `begin` then has less to do.
+
+        Raises FastmasqError.
+        """
+        self.links.follow(self.watch.snapshot(), by_next_hop=not self.settings.masquerade.addresses)
+
     def begin(self) -> None:
         """Take the host over for the policy declared, and have the path know the kernel's links and routes.
 
@@ -276,7 +283,7 @@ class Gateway:
         """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
         self._is_in_step = False
         snapshot = self.watch.snapshot()
-        self.links.follow(snapshot, by_next_hop=not self.settings.masquerade.addresses)
+        self.open_links()
         self.host.keep_datagrams_apart(self.links.without_sizes())
         self.rules.follow_links(self.links.views())
         self.forwards.resolve(self._addresses_by_name())

@@ -117,6 +117,12 @@ class Host:
                 "%s: %s switched off, since no tap tells the sizes of merged datagrams", interface, ", ".join(off)
             )
 
+    def forget(self) -> None:
+        """Have the next `keep` put the guard in force anew: a process that is gone may have put another there."""
+        self._guarded = None
+        if self.guard is not None:
+            self.guard.close()
+
     # -- ports and protocols ---------------------------------------------------------------------------------------
 
     def reserve(self, ranges: PortRanges) -> None:

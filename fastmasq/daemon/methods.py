@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -123,14 +124,17 @@ def is_reading(method: str, params: dict[str, Any]) -> bool:
 
 
 def serve_reading(
-    control: Control, methods: Mapping[str, Handler], loop: asyncio.AbstractEventLoop
-) -> StatusServer | None:  # fmt: skip
-    """Have the group of /run/fastmasq read what goes on, if it may; return the server. Raises KernelError."""
+    control: Control, methods: Mapping[str, Handler], loop: asyncio.AbstractEventLoop, listener: socket.socket | None
+) -> StatusServer | None:
+    """Have the group of /run/fastmasq read what goes on, if it may; return the server. Raises KernelError.
+
+    listener: one that is there already, from a process before.
+    """
     if control.status_socket is None:
         return None
     reading = {name: methods[name] for name in READING & {*methods}}
     try:
-        return StatusServer(control.status_socket, reading, loop, is_reading)
+        return StatusServer(control.status_socket, reading, loop, is_reading, listener)
     except KernelError as error:
         if control.status != "auto":
             raise

@@ -28,6 +28,15 @@ class Notifier:
     def stopping(self) -> None:
         self._tell("STOPPING=1", "STATUS=putting everything back")
 
+    def environment(self) -> dict[str, str]:
+        """Return what a program must have in its environment to speak in our place."""
+        name = self._name.replace("\0", "@", 1)
+        return {"NOTIFY_SOCKET": name} if name else {}
+
+    def hand_over(self, pid: int) -> None:
+        """Say that a process is the service's from now on, and that we shall end."""
+        self._tell(f"MAINPID={pid}")
+
     def alive(self) -> None:
         self._tell("WATCHDOG=1")
 

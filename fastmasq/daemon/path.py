@@ -16,7 +16,7 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def make_path(settings: Settings, now: int, state: State | None, *, observes: bool) -> Forwarder:
-    """Return the path over a new table, which goes on with the sessions of the run before if there is a file for them.
+    """Return the path over a new table, which lies in the file that is to outlive this process, if there is one.
 
     now is in nanoseconds. Raises CapacityError.
     """
@@ -30,8 +30,6 @@ def make_path(settings: Settings, now: int, state: State | None, *, observes: bo
         now_ns=now,
         **in_file,
     )
-    if state is not None:
-        state.adopt(table, now)
     table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
     forwarder.set_proxies(local_link.FIRST, local_link.COUNT)

@@ -60,6 +60,34 @@ class Identity(Origin, frozen=True, kw_only=True):
         return super().complaint(version) or damaged
 
 
+def adoptable(directory: Path) -> tuple[Path, str]:
+    """Return the file that a start would adopt sessions from, and what is wrong with it, if anything."""
+    name = file_of(network_namespace().inode, "state")
+    try:
+        with RunFolder(directory) as folder:
+            descriptor = folder.open(name)
+            if descriptor is None:
+                return directory / name, "there is no file with them"
+            try:
+                return directory / name, _complaint(_identity(descriptor)) or ""
+            finally:
+                os.close(descriptor)
+    except KernelError as error:
+        return directory / name, str(error)
+
+
+def _identity(descriptor: int) -> Identity | None:
+    """Return what the first page of a file says; None if it is damaged."""
+    try:
+        return msgspec.json.decode(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"), type=Identity)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _complaint(identity: Identity | None) -> str | None:
+    return "it is damaged" if identity is None else identity.complaint(VERSION)
+
+
 class Former:
     """The rows that a process before has left, read from its file; nothing of them is believed."""
 
@@ -67,15 +95,18 @@ class Former:
         self._descriptor = descriptor
         self._capacity = capacity
         self.header = np.zeros(1, rows.HEADER)
-        self._read(self.header, "header")
 
-    def adopt(self, table: MasqTable, now_ns: int) -> dict[str, int]:
-        """Open its sessions in an empty table; return how many were dropped, by reason."""
-        return adopt(table, self.header[0], self._mappings(), self._sessions(), now_ns)
+    def adopt(self, table: MasqTable, now_ns: int, used: int | None = None) -> dict[str, int]:
+        """Open its sessions in an empty table; return how many were dropped, by reason.
+
+        used: how many rows of sessions were ever used, if whoever has written them says so.
+        """
+        self._read(self.header, "header")
+        return adopt(table, self.header[0], self._mappings(), self._sessions(used), now_ns)
 
     @property
     def externals(self) -> tuple[int, ...]:
-        """The external addresses that new mappings were made on, the usual one first."""
+        """The external addresses that new mappings were made on, the usual one first; known once it was adopted."""
         found = [int(self.header["current"][0]), *self.header["pool"][0].tolist()]
         return tuple(dict.fromkeys(address for address in found if address))
 
@@ -88,9 +119,11 @@ class Former:
                 self._read(mappings[external * span : (external + 1) * span], "mappings", external * span)
         return mappings
 
-    def _sessions(self) -> Iterator[np.ndarray]:
+    def _sessions(self, used: int | None) -> Iterator[np.ndarray]:
         """Yield the rows of sessions that may have been used, some at once."""
         stop = min(int(self.header["rows"][0]), self._capacity)
+        if used is not None:
+            stop = min(stop, used)
         piece = np.empty(_AT_ONCE, rows.SESSION)
         for first in range(0, stop, _AT_ONCE):
             piece = piece[: stop - first]
@@ -144,12 +177,8 @@ class State:
         if descriptor is None:
             return None
         self._open.callback(os.close, descriptor)
-        try:
-            identity = msgspec.json.decode(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"), type=Identity)
-        except (msgspec.DecodeError, RecursionError):
-            self._complaints[self._name] = "it is damaged"
-            return None
-        complaint = identity.complaint(VERSION)
+        identity = _identity(descriptor)
+        complaint = _complaint(identity)
         if complaint is not None:
             self._complaints[self._name] = complaint
             return None
@@ -188,10 +217,10 @@ class State:
         if map_(place, octets, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != place:
             raise KernelError(f"no memory for sessions: {os.strerror(ctypes.get_errno())}")
 
-    def adopt(self, table: MasqTable, now_ns: int) -> None:
-        """Open the sessions of the run before in a table."""
+    def adopt(self, table: MasqTable, now_ns: int, used: int | None = None) -> None:
+        """Open the sessions of the run before in a table, see `Former.adopt`."""
         if self.former is not None:
-            self.dropped.update(self.former.adopt(table, now_ns))
+            self.dropped.update(self.former.adopt(table, now_ns, used))
             self.adopted["session"] = table.counts()["adopted"]
 
     def adopt_tunnels(self, vpn: Vpn, now_ns: int) -> None:
@@ -208,6 +237,21 @@ class State:
         rows, dropped = adopt_tunnels(former, vpn, now_ns)
         self.adopted.update(rows)
         self.dropped.update(dropped)
+
+    @property
+    def lacking(self) -> str:
+        """Why not all sessions outlive this process; empty if they do."""
+        return self._lacking or ("there was no room for all of them" if self._lacks_room else "")
+
+    def remove_successors(self) -> None:
+        """Have no file but ours, after a process that was to take our place and could not."""
+        if self._lacking:
+            return
+        self.folder.remove(self._new)
+        if not self.folder.is_present(self._name, self._descriptor):
+            self.folder.remove(self._name)
+            self._lacking = f"{self.path} was replaced by a process that is gone"
+            log.warning("sessions do not outlive this process: %s", self._lacking)
 
     def begin(self, vpn: Vpn | None = None) -> None:
         """Have the files in the place of what was there before, and say what has become of that. Raises KernelError."""

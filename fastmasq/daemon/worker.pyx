@@ -123,12 +123,13 @@ cdef class Worker:
         self.notify = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def run(self):
-        """Move packets until `stop`; meant for a thread of its own."""
+        """Move packets until `stop`; meant for a thread of its own. It may be called again then."""
         with nogil:
             if self.forwarder.observes:
                 self.observe()
             else:
                 self.loop()
+            STORE_INT(&self.stopping, 0)
 
     def wake(self):
         """Have the worker look at its links anew: one was attached or detached."""

@@ -166,13 +166,17 @@ class RunFolder:
                 if error.errno != errno.EWOULDBLOCK:
                     raise self._complaint(name, error) from None
                 raise KernelError(f"another fastmasq (pid {holder}) {what}; stop that one first") from None
-            if self._is_present(name, descriptor):
+            if self.is_present(name, descriptor):
                 break
             os.close(descriptor)  # its holder has just removed it
         self._own(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
-        return Lock(self, name, descriptor)
+        return self.lock_by(name, descriptor)
+
+    def lock_by(self, name: str, descriptor: int) -> Lock:
+        """Hold a lock by a descriptor that holds it already: one that another process has handed over."""
+        lock = Lock(self, name, descriptor)
+        lock.name_us()
+        return lock
 
     def is_locked(self, name: str) -> bool:
         """Whether a process that lives holds a lock, by what the lock says; it is left alone. Raises KernelError."""
@@ -184,7 +188,8 @@ class RunFolder:
         if os.geteuid() == 0:
             os.fchown(descriptor, self._status.st_uid, self._status.st_gid)
 
-    def _is_present(self, name: str, descriptor: int) -> bool:
+    def is_present(self, name: str, descriptor: int) -> bool:
+        """Whether an open file is the one of that name."""
         try:
             there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -206,6 +211,14 @@ class Lock:
     @property
     def is_held(self) -> bool:
         return self._descriptor >= 0
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def name_us(self) -> None:
+        """Have it name this process, which holds it."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
 
     def close(self) -> None:
         """Give it up; a second call does nothing."""

@@ -47,10 +47,13 @@ class Takeover:
     {"offloads": interface, "features": [name that was on]} and {"state": path}.
     """
 
-    def __init__(self, folder: Path = FOLDER, former_journal: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path = FOLDER, former_journal: Path | None = None, lock: int | None = None
+    ) -> None:  # fmt: skip
         """Claim this network namespace; adopt the journal of a predecessor that died, if there is one.
 
-        Lock and journal lie in `folder`; the journal of a version before lay at `former_journal`. Raises KernelError if
+        Lock and journal lie in `folder`; the journal of a version before lay at `former_journal`. With `lock`, the
+        descriptor by which a predecessor holds the lock, it hands everything over to us instead. Raises KernelError if
         another fastmasq runs here, or if the journal cannot be read or written.
         """
         self.host_rules_refused = ""  # why the host's own packets are judged by no chain, though they should be
@@ -59,7 +62,7 @@ class Takeover:
         self._open.callback(self._folder.close)
         with contextlib.ExitStack() as undo:
             undo.push(self._open)
-            self._lock = _claim_namespace(self._folder)
+            self._lock = _claim_namespace(self._folder) if lock is None else self._folder.lock_by(_lock_name(), lock)
             self._open.callback(self._lock.close)
             self._journal = Journal.load(self._folder, former_journal)
             self._journal.save()
@@ -241,6 +244,31 @@ class Takeover:
     def leave(self) -> None:
         """Give up the namespace and leave everything as it is, for a successor or for `fastmasq release`."""
         self._open.close()
+
+    @property
+    def lock(self) -> int:
+        """The descriptor by which we hold the namespace, to be handed over."""
+        return self._lock.fileno()
+
+    def go_on(self) -> None:
+        """Have lock, journal and settings be as they were before a successor began to take over that has failed.
+
+        What it has made besides is undone, now or with all the rest; guard, rules and links are put back by those who
+        look after them. Raises KernelError.
+        """
+        self._lock.name_us()
+        for entry in Journal.peek(self._folder):
+            if entry in self._journal.entries:
+                continue
+            ours = self._known(entry["sysctl"]) if "sysctl" in entry else None
+            try:
+                if ours is not None:
+                    sysctl.write(ours["sysctl"], ours["new"])
+                else:
+                    _undo(entry)
+            except (KernelError, OSError):
+                self._journal.entries.append(entry)
+        self._journal.save()
 
     def _record(self, name: str, new: str, dependents: dict[str, str]) -> None:
         """Journal a setting's present value; if a predecessor did, that value stays the old one."""

@@ -68,7 +68,17 @@ def test_the_service_lives_under_systemd(lab: Lab, host: SystemdHost) -> None:
     host.run("sh", "-c", "echo '[limits' >>/etc/fastmasq.toml")
     host.run("systemctl", "reload", FASTMASQ, status=1)
     assert shown(host, "ActiveState") == "active", "a mistake in the configuration ends nothing"
+    before = main_process(host)
+    said = host.run("dpkg", "--install", "/package.deb")
+    assert "not upgraded, and all goes on as it was: /etc/fastmasq.toml" in said and main_process(host) == before
     host.run("sed", "-i", "$d", "/etc/fastmasq.toml")
+    for upgrade in (["dpkg", "--install", "/package.deb"], ["fastmasq", "upgrade"]):
+        before = main_process(host)
+        host.run(*upgrade)
+        assert main_process(host) not in (0, before), "another process goes on"
+        assert (shown(host, "ActiveState"), shown(host, "NRestarts")) == ("active", "0")
+        assert scenario.check_ping(stage)
+    eventually(lambda: "forwarding" in shown(host, "StatusText"), 10, "it speaks for the service")
     first = main_process(host)
     host.run("kill", "-KILL", str(first))
     eventually(lambda: shown(host, "ActiveState") == "active" and main_process(host) not in (0, first), 10, "a restart")

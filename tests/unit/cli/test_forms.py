@@ -13,7 +13,18 @@ from fastmasq.cli.main import COMMANDS, fastmasq
 
 WITHOUT_JSON = {
     # what does something, and at most says so; what prints a file or a program; what asks at a terminal
-    *("run", "setup", "install", "uninstall", "confirm", "proc", "demo", "import iptables-save", "import nft"),
+    *(
+        "run",
+        "upgrade",
+        "setup",
+        "install",
+        "uninstall",
+        "confirm",
+        "proc",
+        "demo",
+        "import iptables-save",
+        "import nft",
+    ),
     *("esp add", "esp replace", "esp delete", "esp flush", "esp script", "rule reset", "rule template"),
     *("forward add", "forward delete", "forward clear", "redirect add", "redirect delete", "redirect clear"),
     *("lab up", "lab down", "lab shell", "lab exec"),

@@ -31,7 +31,7 @@ def started(stand_in):
     """The settings that the forwarder was started with."""
     started = []
 
-    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
+    def run_forever(settings, announce, read_again=None, **_):
         started.append(settings)
         announce("forwarding between eth0 and eth1")
 
@@ -96,7 +96,7 @@ def test_an_observer_prints_in_the_end_what_it_has_seen(run, stand_in):
         }
     }
 
-    def run_forever(settings, announce, read_again=None, *, observed=None):
+    def run_forever(settings, announce, read_again=None, *, observed=None, **_):
         announce("observing")
         observed(report)
 
@@ -172,7 +172,7 @@ def test_run_without_anything(run, started, monkeypatch):
 
 
 def test_run_ends_with_the_reason_when_it_cannot_start(run, stand_in):
-    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
+    def run_forever(settings, announce, read_again=None, **_):
         raise KernelError("eth0: missing; plug it in")
 
     stand_in("fastmasq.daemon.engine", run_forever=run_forever)
@@ -189,7 +189,7 @@ def test_run_logs_warnings_of_the_configuration(run, started, file):
 
 
 def test_run_says_everything_in_json_if_asked(run, stand_in):
-    def run_forever(settings, announce, read_again=None, *, keep=False, places=None):
+    def run_forever(settings, announce, read_again=None, **_):
         announce("fastmasq is forwarding")
         raise KernelError("eth0: missing; plug it in\neth1: missing")
 

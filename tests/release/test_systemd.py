@@ -80,10 +80,10 @@ def test_the_service_lives_under_systemd(lab: Lab, host: SystemdHost) -> None:
         assert scenario.check_ping(stage)
     eventually(lambda: "forwarding" in shown(host, "StatusText"), 10, "it speaks for the service")
     first = main_process(host)
-    host.run("kill", "-KILL", str(first))
+    host.run("sh", "-c", f"kill -KILL {first}")
     eventually(lambda: shown(host, "ActiveState") == "active" and main_process(host) not in (0, first), 10, "a restart")
     second = main_process(host)
-    host.run("kill", "-STOP", str(second))
+    host.run("sh", "-c", f"kill -STOP {second}")
     eventually(lambda: main_process(host) not in (0, second), 30, "a restart by the watchdog")
     eventually(lambda: shown(host, "ActiveState") == "active", 10, "it forwards again")
     assert shown(host, "NRestarts") == "2"

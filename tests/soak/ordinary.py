@@ -49,14 +49,6 @@ class Talk(NamedTuple):
     is_good: bool
 
 
-def in_background(part: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Run a coroutine until SIGTERM, as the life of a process."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    asyncio.run(part())
-
-
 # -- pings ------------------------------------------------------------------------------------------------------------
 
 

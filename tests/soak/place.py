@@ -12,6 +12,7 @@ router, with whatever source it likes. What goes by `bypass`, an ordinary router
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastmasq.lab import hosts
@@ -77,15 +78,21 @@ DISK = "/run/fastmasq"  # of the gateway alone, and small
 ON_SMALL_DISK = f'mkdir -p {DISK} && mount -t tmpfs -o size=256k,mode=750 none {DISK} && exec "$@"'
 
 
+def on_small_disk() -> list[str]:
+    """Return the command that starts the program where DISK is small, and nobody else's."""
+    return ["sh", "-c", ON_SMALL_DISK, "sh", *candidate.command()]
+
+
 class Place:
     """The network, up, with fastmasq in its gateway."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, extra: str = "", command: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+        """extra: more sections of the configuration; command: how the program is started; options: those of `run`."""
         self.lab = Lab(prefix, NETWORK)
         self.rules = self.lab.directory / "rules"
-        command = ["sh", "-c", ON_SMALL_DISK, "sh", *candidate.command()]
-        extra = f'[limits]\nsessions = {SESSIONS}\n[rules]\nfiles = ["{self.rules}"]\n'
-        self.fastmasq = Fastmasq(self.lab, extra, inside=["eth0", "eth2"], command=command)
+        extra = f'[limits]\nsessions = {SESSIONS}\n[rules]\nfiles = ["{self.rules}"]\n{extra}'
+        command = command or candidate.command()
+        self.fastmasq = Fastmasq(self.lab, extra, inside=["eth0", "eth2"], command=command, options=options)
 
     def __enter__(self) -> Place:
         self.lab.up()

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import multiprocessing
 import os
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import psutil
 
-from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.lab import hosts
+from fastmasq.errors import FastmasqError
 from tests.soak import attacks, ordinary
 from tests.soak.faults import FAULTS
+from tests.soak.leaks import Leaks
+from tests.soak.parts import Part, Parts, in_background, start
 from tests.soak.place import ORDINARY, Place
 from tests.soak.plan import Act, make_plan
 from tests.soak.verdict import Findings, Sample
-from tests.support.packets import to_address
 
 WARM_S = 15.0  # before it begins: the hosts talk, and the table is filled
 SETTLE_S = 2.0  # after its end
 TURN_S = 0.05
 SAMPLE_S = 1.0
-LEAKS = 20  # are enough
 LISTED = 200  # sessions of a host
-PRIVATE = (("10.0.0.0", 8), ("172.16.0.0", 12), ("192.168.0.0", 16), ("169.254.0.0", 16))
-SO_ATTACH_FILTER = 26
-_LOAD, _AND, _EQUALS, _RETURN = 0x20, 0x54, 0x15, 0x06  # of a packet filter (Linux, filter.txt)
-ETH_P_IP = 0x0800
-
-_processes = multiprocessing.get_context("fork")
 
 
 def soak(place: Place, seed: int, seconds: float, tell: Callable[[str], None]) -> Findings:
@@ -47,15 +33,15 @@ def soak(place: Place, seed: int, seconds: float, tell: Callable[[str], None]) -
     sides = {"inside": list(attacks.INSIDE), "outside": [*attacks.OUTSIDE, attacks.LOCAL]}
     plan = make_plan(seed, seconds, sides, {name: lasting.seconds for name, lasting in FAULTS.items()})
     found = Findings(seed, seconds, plan)
-    with contextlib.ExitStack() as stack:
-        sniffer = stack.enter_context(_sniffer(place.lab.namespace("router")))
+    with contextlib.closing(Leaks(place.lab.namespace("router"))) as leaks, Parts() as parts:
         started = time.monotonic() + WARM_S
-        parts = Parts(place, started)
-        stack.callback(parts.end)
-        parts.begin()
+        told = begin(parts, place, started)
         warm_up(place, started)
-        Stage(place, started, found, sniffer, tell).play()
-        found.pings, found.talks = ([each for each in noted if each.at >= 0] for noted in parts.results())
+        Stage(place, started, found, leaks, tell).play()
+        for part in told:
+            part.tell("stop")
+        found.pings, found.talks = ([each for each in part.answer() if each.at >= 0] for part in told)
+    found.leaks = leaks.found
     found.log = place.log()
     return found
 
@@ -68,54 +54,24 @@ def warm_up(place: Place, until: float) -> None:
     process.join()
 
 
-class Parts:
-    """The ordinary hosts and their server: processes that end with this one."""
-
-    def __init__(self, place: Place, started: float) -> None:
-        self._place, self._started = place, started
-        self._orders: list[Connection] = []
-        self._running: list[BaseProcess] = []
-
-    def begin(self) -> None:
-        names = {host: self._place.lab.namespace(host) for host in ("inside", "second", "server")}
-        self._running.append(start(ordinary.in_background, lambda: ordinary.serve(names["server"])))
-        self._start(lambda orders: ordinary.ping_all(names, self._started, orders))
-        self._start(lambda orders: ordinary.in_background(lambda: ordinary.talk_all(names, self._started, orders)))
-
-    def results(self) -> list[Any]:
-        """Have the hosts end; return what they have noted. Raises KernelError if one has ended before."""
-        try:
-            for orders in self._orders:
-                orders.send("stop")
-            return [orders.recv() for orders in self._orders]
-        except (EOFError, OSError):
-            raise KernelError("the ordinary hosts ended before they were told to; see what they said") from None
-
-    def end(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.join()
-
-    def _start(self, life: Callable[[Connection], None]) -> None:
-        here, there = _processes.Pipe()
-        self._orders.append(here)
-        self._running.append(start(life, there))
-        there.close()
-
-
-def start(life: Callable[..., None], *arguments: Any) -> BaseProcess:
-    process = _processes.Process(target=life, args=arguments, daemon=True)
-    process.start()
-    return process
+def begin(parts: Parts, place: Place, started: float) -> list[Part]:
+    """Begin the ordinary hosts and their server; return those that tell how it went: pings and talks."""
+    names = {host: place.lab.namespace(host) for host in ("inside", "second", "server")}
+    parts.begin(lambda: ordinary.serve(names["server"]))
+    pinging = parts.begin_told("hosts that ping", lambda orders: ordinary.ping_all(names, started, orders))
+    talking = parts.begin_told(
+        "hosts that talk", lambda orders: in_background(lambda: ordinary.talk_all(names, started, orders))
+    )
+    return [pinging, talking]
 
 
 class Stage:
     """Plays the acts of a plan, each in its time, and takes a sample each second."""
 
     def __init__(
-        self, place: Place, started: float, found: Findings, sniffer: socket.socket, tell: Callable[[str], None]
+        self, place: Place, started: float, found: Findings, leaks: Leaks, tell: Callable[[str], None]
     ) -> None:
-        self._place, self._started, self._found, self._sniffer, self._tell = place, started, found, sniffer, tell
+        self._place, self._started, self._found, self._leaks, self._tell = place, started, found, leaks, tell
         self._worker = _worker_of(place.pid)
         self._known: Sequence[dict[str, Any]] = ()
 
@@ -179,17 +135,7 @@ class Stage:
             resident = psutil.Process(self._place.pid).memory_info().rss
             descriptors = len(os.listdir(f"/proc/{self._place.pid}/fd"))
             self._found.samples.append(Sample(now, resident, descriptors, _waited_s(self._worker)))
-        while len(self._found.leaks) < LEAKS:
-            try:
-                packet = self._sniffer.recv(65_600)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENETDOWN:  # said once, when its link went down; it hears again
-                    raise
-                continue
-            source, destination = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
-            self._found.leaks.append(f"{source} to {destination}, protocol {packet[9]}, at {now:.0f} s")
+        self._leaks.look(now)
 
     @contextlib.contextmanager
     def _noting_mishaps(self) -> Iterator[None]:
@@ -211,20 +157,3 @@ def _worker_of(pid: int) -> Path:
 def _waited_s(thread: Path) -> float:
     """Return how long a thread has waited for a processor so far (Linux, Documentation/scheduler/sched-stats)."""
     return int((thread / "schedstat").read_text().split()[1]) / 1e9
-
-
-def _sniffer(namespace: str) -> socket.socket:
-    """Return a socket that hears what comes to eth0 with a private source (RFC 1918, RFC 3927)."""
-    code = []
-    for number, (network, length) in enumerate(PRIVATE):
-        mask = 0xFFFFFFFF << (32 - length) & 0xFFFFFFFF
-        found = 3 * (len(PRIVATE) - number) - 2  # how far it is to the last line
-        code += [(_LOAD, 0, 0, 12), (_AND, 0, 0, mask), (_EQUALS, found, 0, to_address(network))]
-    code += [(_RETURN, 0, 0, 0), (_RETURN, 0, 0, 0xFFFF)]
-    lines = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
-    with hosts.entered(namespace):
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-    made.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code), ctypes.addressof(lines)))
-    made.setblocking(False)
-    made.bind(("eth0", ETH_P_IP))
-    return made

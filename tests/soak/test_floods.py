@@ -11,7 +11,7 @@ import pytest
 
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
 from tests.soak import attacks
-from tests.soak.run import start
+from tests.soak.parts import start
 from tests.support.ipsec_hosts import REPEAT_S, Peer
 from tests.support.lab_network import INSIDE_ADDRESS, Network
 from tests.support.vpn_network import SECOND_INSIDE, VpnNetwork

@@ -158,13 +158,20 @@ def describe(found: Findings, bars: Sequence[Bar]) -> str:
     for kind, title in (("inside", "attacks inside"), ("outside", "attacks outside"), ("fault", "faults")):
         names = Counter(act.name for act in found.acts if act.kind == kind)
         lines.append(f"{title}: " + ", ".join(f"{name} {count}" for name, count in sorted(names.items())))
-    width = max(len(bar.figure) for bar in bars)
-    lines += [
-        f"{bar.title:<26}{bar.figure:<{width}}  {bar.limit:<24}{'ok' if bar.is_kept else 'FAILED'}" for bar in bars
-    ]
+    lines += table(bars)
     if found.ring_drops:
         lines.append(f"rings were full for {found.ring_drops} packets")
     return "\n".join(lines)
+
+
+def table(bars: Sequence[Bar]) -> list[str]:
+    """Return a line for each bar."""
+    title, figure = (max(len(bar[column]) for bar in bars) for column in (0, 1))
+    limit = max(len(bar.limit) for bar in bars)
+    return [
+        f"{bar.title:<{title}}  {bar.figure:<{figure}}  {bar.limit:<{limit}}  {'ok' if bar.is_kept else 'FAILED'}"
+        for bar in bars
+    ]
 
 
 def losses(found: Findings) -> list[str]:

@@ -1,0 +1,83 @@
+"""The processes that a soak consists of: each lives until it is told to end, and no longer than the soak."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Callable, Coroutine
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from fastmasq.errors import KernelError
+
+_processes = multiprocessing.get_context("fork")
+
+
+def start(life: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = _processes.Process(target=life, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def in_background(part: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a coroutine until SIGTERM, as the life of a process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    asyncio.run(part())
+
+
+class Part:
+    """One process that does what it is told, and answers."""
+
+    def __init__(self, name: str, orders: Connection) -> None:
+        self._name, self._orders = name, orders
+
+    def tell(self, order: str) -> None:
+        """Raises KernelError if it has ended."""
+        try:
+            self._orders.send(order)
+        except OSError:
+            raise self._ended() from None
+
+    def answer(self) -> Any:
+        """Wait for what it has to say. Raises KernelError if it has ended."""
+        try:
+            return self._orders.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+
+    def ask(self, order: str) -> Any:
+        self.tell(order)
+        return self.answer()
+
+    def _ended(self) -> KernelError:
+        return KernelError(f"{self._name} ended before they were told to; see what they said")
+
+
+class Parts:
+    """All of them; a context manager that ends them."""
+
+    def __init__(self) -> None:
+        self._running: list[BaseProcess] = []
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running:
+            process.kill()
+            process.join()
+
+    def begin(self, part: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Begin one that is told nothing."""
+        self._running.append(start(in_background, part))
+
+    def begin_told(self, name: str, life: Callable[[Connection], None]) -> Part:
+        """Begin one that is told what to do; name: who it is, in a complaint."""
+        here, there = _processes.Pipe()
+        self._running.append(start(life, there))
+        there.close()
+        return Part(name, here)

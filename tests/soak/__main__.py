@@ -21,6 +21,8 @@ def command(seconds: int, seed: int | None, verbose: bool) -> None:
 
     The end is a table of what was promised and what was found; exit status 1 if anything was not kept. A short run is
     for developing: its first fifth, from which memory may not grow, is too short for all to have happened once.
+
+    `scripts/dev soak restart` kills, stops and starts the gateway instead.
     """
     for_root()
     seed = secrets.randbits(32) if seed is None else seed

@@ -19,8 +19,8 @@ from fastmasq.kernel.run_folder import file_of
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.lab.test_forwarder_life import kill
-from tests.lab.test_vpn_programs import Client, start_pptpd
 from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
+from tests.support.pptp_programs import Client, start_pptpd
 from tests.support.vpn_network import SECOND_INSIDE, SECOND_SERVER, VpnNetwork
 
 MEMORY = Path("/dev/shm")  # a tmpfs, which /run is not everywhere

@@ -20,7 +20,7 @@ from fastmasq.errors import FastmasqError
 from tests.soak.leaks import Leaks
 from tests.soak.parts import Part, Parts, in_background
 from tests.soak.place import Place
-from tests.soak.restart import hosts
+from tests.soak.restart import hosts, tunnels
 from tests.soak.restart.verdict import Findings, Restart
 
 KILL_EVERY_S, STOP_EVERY_S = 5.0, 15.0
@@ -61,6 +61,8 @@ class Stage:
         chats = self._begin("hosts that chat", partial(hosts.chat_all, self._names))
         stream = self._begin("the host with a stream", partial(hosts.stream, self._names, self._started))
         router = self._names["router"]
+        tunnelling = self._parts.begin_told("hosts with tunnels", partial(tunnels.tunnel_all, self._place.lab))
+        tunnelling.answer()
         self._strangers = self._told("strangers", partial(hosts.visit_all, router, self._started))
         with self._noting_mishaps():
             self._round(KILL_EVERY_S, [self._kill])
@@ -68,8 +70,8 @@ class Stage:
             self._wait(SETTLE_S)
             self._compare(self._count())
             self._strangers.tell("go")
-        self._found.chats, self._found.datagrams, self._found.visits = (
-            part.ask("stop") for part in (chats, stream, self._strangers)
+        self._found.chats, self._found.datagrams, self._found.tunnels, self._found.visits = (
+            part.ask("stop") for part in (chats, stream, tunnelling, self._strangers)
         )
 
     def _round(self, every_s: float, restarts: Sequence[Callable[[], None]]) -> None:
@@ -99,7 +101,7 @@ class Stage:
         self._last = before
         adopted = dict(status["adopted"])
         dropped = adopted.pop("dropped")
-        there_were = {"sessions": len(before.sessions)}
+        there_were = {"sessions": len(before.sessions), **tunnels.ADOPTED}
         restart = Restart(kind, at, until, there_were, adopted, dropped, len(missing))
         self._found.restarts.append(restart)
         self._tell(f"{at:6.1f} s  {kind:<8}forwards after {until - at:.2f} s; {restart.complaint or 'all adopted'}")

@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import median
 
 from tests.soak.restart.hosts import Chat, Datagram, File, Ports, Visit
+from tests.soak.restart.tunnels import Tunnel
 from tests.soak.verdict import Bar, table
 
 MEDIAN_GAP_S, LONGEST_GAP_S = 0.6, 1.5
@@ -52,6 +53,7 @@ class Findings:
     files: list[File] = field(default_factory=list)
     chats: Sequence[Chat] = ()
     datagrams: Sequence[Datagram] = ()
+    tunnels: Sequence[Tunnel] = ()
     visits: Sequence[Visit] = ()
     leaks: list[str] = field(default_factory=list)
     log: str = ""
@@ -63,6 +65,8 @@ def judge(found: Findings) -> list[Bar]:
     dead = _reasons(chat.failure for chat in found.chats)
     broken = _reasons(file.failure for file in found.files)
     refused = _reasons(visit.failure for visit in found.visits)
+    silent = _reasons(f"{tunnel.name}: {tunnel.failure}" for tunnel in found.tunnels if tunnel.failure)
+    pings = sum(tunnel.pings for tunnel in found.tunnels)
     lines = sum(chat.lines for chat in found.chats)
     seen = sorted({datagram.port for datagram in found.datagrams if datagram.port})
     pairs = [each.ports for each in (*found.files, *found.chats)]
@@ -85,6 +89,12 @@ def judge(found: Findings) -> list[Bar]:
             f"{_good(len(found.chats), dead)}, {lines} lines answered",
             "all",
             bool(found.chats) and not dead,
+        ),
+        Bar(
+            "tunnels alive",
+            f"{_good(len(found.tunnels), silent)}, {pings} pings answered",
+            "all",
+            bool(found.tunnels) and not silent,
         ),
         Bar("UDP endpoint's external port", ", ".join(map(str, seen)) or "none", "one", len(seen) == 1),
         Bar(

@@ -1,4 +1,4 @@
-"""`scripts/dev soak restart`: what sessions notice when fastmasq is killed, stopped and started under them."""
+"""`scripts/dev soak restart`: what sessions notice of kills, stops, starts and upgrades under them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.soak.restart.verdict import describe, judge
 @click.option("--downloads", metavar="N", type=click.IntRange(1), default=200, show_default=True, help="At a time.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what happens when.")
 def command(seconds: int, downloads: int, verbose: bool) -> None:
-    """Kill a gateway that twenty hosts use every 5 seconds, then stop and start it, and see that nothing is lost.
+    """Kill a gateway that twenty hosts use every 5 seconds, then stop, start and upgrade it: nothing may be lost.
 
     SECONDS (60) is how long a download takes; there are two rounds of them, the first with kills. The end is a table of
     what was promised and what was found; exit status 1 if anything was not kept. What it says about times is worth

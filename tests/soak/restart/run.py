@@ -1,9 +1,11 @@
 """One restart soak: hosts begin, fastmasq is killed, stopped and started while they go on, and what they notice.
 
 There are two rounds of as many seconds as a download takes. In the first fastmasq is killed every KILL_EVERY_S; in the
-second it is stopped under --keep, once in STOP_EVERY_S. All are followed by a start at once.
+second it is stopped under --keep and upgraded in turn, each once in TURN_S. A start follows at once but for upgrades,
+in which another process takes the place of the running one.
 
-Before each of these the strangers wait a moment, and the sessions are counted; they go on while fastmasq is away.
+Before each of these the strangers wait a moment, and the sessions are counted; they go on while fastmasq is away, and
+all the time that an upgrade takes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from tests.soak.place import Place
 from tests.soak.restart import hosts, tunnels
 from tests.soak.restart.verdict import Findings, Restart
 
-KILL_EVERY_S, STOP_EVERY_S = 5.0, 15.0
+KILL_EVERY_S, TURN_S = 5.0, 15.0
 SETTLE_S = hosts.LONGEST_PAUSE_S + hosts.PATIENCE_S + 1  # then a chat that is dead has been found to be
 ALL = 1_000_000
 
@@ -66,7 +68,7 @@ class Stage:
         self._strangers = self._told("strangers", partial(hosts.visit_all, router, self._started))
         with self._noting_mishaps():
             self._round(KILL_EVERY_S, [self._kill])
-            self._round(STOP_EVERY_S, [self._stop])
+            self._round(TURN_S, [self._stop, self._upgrade])
             self._wait(SETTLE_S)
             self._compare(self._count())
             self._strangers.tell("go")
@@ -122,6 +124,10 @@ class Stage:
     def _stop(self) -> None:
         self._end(signal.SIGTERM, 0)
         self._start()
+
+    def _upgrade(self) -> None:
+        self._strangers.tell("go")
+        self._place.fastmasq.run_command("upgrade")
 
     def _end(self, number: int, status: int) -> None:
         process = self._place.fastmasq.process

@@ -400,6 +400,7 @@ cdef class MasqTable:
             self.memory.free_ports[pool] = np.packbits(free, bitorder="little").view("u8")
             self.table.pools[pool].free_count = int(free.sum())
             self.table.pools[pool].free_low = int(free[:ports.LOW_PORTS].sum())
+            self.table.pools[pool].free_middle = int(free[ports.LOW_PORTS:ports.CLIENT_PORTS].sum())
             self.table.pools[pool].allowed_count = int(bits[port_class][ports.LOW_PORTS:].sum())
 
     def close_external(self, address, first=0, count=<uint32_t>rows.NONE, only_without_reply=False):

@@ -1,7 +1,8 @@
 # The external ports (or ICMP identifiers) of one address and class: the same if free, else same range and parity, random.
 #
 # RFC 4787 REQ-3 (no overloading), REQ-3a (port range), REQ-4 (parity); RFC 6056 section 3.3 (unpredictable choice).
-# One bit a port; the search reads 64 ports at a time, so that a nearly full pool costs no more than an empty one.
+# Who cannot have his own is given one below those that kernels of clients choose, so that he takes none that another could
+# keep. One bit a port; the search reads 64 ports at a time, so that a nearly full pool costs no more than an empty one.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -11,7 +12,9 @@ cdef extern from * nogil:
 cdef enum:
     POOL_WORDS = 1024           # 64 ports each
     LOW_PORTS = 1024            # ports under this are a class of their own
+    CLIENT_PORTS = 32768        # from here on are those that clients' kernels choose: Linux to 60999, Windows from 49152
     NO_PORT = -1
+    ANY = -1                    # every bit of a word
 
 
 cdef struct PortPool:
@@ -19,6 +22,7 @@ cdef struct PortPool:
     uint64_t *allowed           # [POOL_WORDS], bit set: may be given at all; some belong to the host itself
     uint32_t free_count
     uint32_t free_low           # of these, under LOW_PORTS
+    uint32_t free_middle        # of these, from LOW_PORTS on and under CLIENT_PORTS
     uint32_t allowed_count      # not under LOW_PORTS
 
 
@@ -30,10 +34,15 @@ cdef inline bint is_allowed(const PortPool *pool, uint16_t port) noexcept nogil:
     return (pool.allowed[port >> 6] >> (port & 63)) & 1
 
 
+cdef inline bint is_middle(uint16_t port) noexcept nogil:
+    return LOW_PORTS <= port < CLIENT_PORTS
+
+
 cdef inline void take_port(PortPool *pool, uint16_t port) noexcept nogil:
     pool.free[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     pool.free_count -= 1
     pool.free_low -= port < LOW_PORTS
+    pool.free_middle -= is_middle(port)
 
 
 cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
@@ -42,46 +51,69 @@ cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
         pool.free[port >> 6] |= <uint64_t>1 << (port & 63)
         pool.free_count += 1
         pool.free_low += port < LOW_PORTS
+        pool.free_middle += is_middle(port)
 
 
-cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned int stop, uint64_t wanted,
-                             uint64_t random) noexcept nogil:
-    """Return a free port among words [first, stop) whose bit is in `wanted`, from a random start; or NO_PORT."""
-    cdef unsigned int count = stop - first
-    cdef unsigned int start = <unsigned int>((random >> 32) % count)
-    cdef unsigned int turn = random & 63
-    cdef unsigned int i, word
+cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned int count, unsigned int least,
+                             uint64_t wanted, uint64_t random) noexcept nogil:
+    """Return a free port among `count` words from `first` on, but from word `least`, whose bit is in `wanted`; or NO_PORT.
+
+    count: a power of two, so that an odd step comes by all of them, and ports that are taken in a row stop nobody for long.
+    """
+    cdef unsigned int at = <unsigned int>(random >> 32)
+    cdef unsigned int step = <unsigned int>(random >> 42) | 1
+    cdef unsigned int turn = random >> 58
+    cdef unsigned int _i, word
     cdef uint64_t bits
-    for i in range(count):
-        word = first + (start + i) % count
+    for _i in range(count):
+        word = first + (at & (count - 1))
         bits = pool.free[word] & wanted
-        if bits:
+        if bits and word >= least:
             if turn:
                 bits = (bits >> turn) | (bits << (64 - turn))
             return <int>(word * 64 + ((__builtin_ctzll(bits) + turn) & 63))
+        at += step
     return NO_PORT
+
+
+cdef inline int search_low(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
+    return search_words(pool, 0, LOW_PORTS // 64, 0, wanted, random) if pool.free_low else NO_PORT
+
+
+cdef inline int search_middle(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
+    return search_words(pool, 0, CLIENT_PORTS // 64, LOW_PORTS // 64, wanted, random) if pool.free_middle else NO_PORT
+
+
+cdef inline int search_clients(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
+    cdef unsigned int first = CLIENT_PORTS // 64
+    if pool.free_count == pool.free_low + pool.free_middle:
+        return NO_PORT
+    return search_words(pool, first, POOL_WORDS - first, first, wanted, random)
 
 
 cdef inline int choose_port(const PortPool *pool, uint16_t wanted, bint keep_parity, uint64_t random) noexcept nogil:
     """Return a port for an endpoint that would like `wanted`; NO_PORT when none is left. Does not take it."""
     cdef uint64_t parity
     cdef int port = NO_PORT
-    cdef unsigned int low = LOW_PORTS // 64
     if pool.free_count == 0:
         return NO_PORT
     if is_free(pool, wanted):
         return wanted
-    parity = 0xAAAAAAAAAAAAAAAAULL if wanted & 1 else 0x5555555555555555ULL
     if not keep_parity:
-        return search_words(pool, 0, POOL_WORDS, ~<uint64_t>0, random)
+        return search_words(pool, 0, POOL_WORDS, 0, ANY, random)
+    parity = 0xAAAAAAAAAAAAAAAAULL if wanted & 1 else 0x5555555555555555ULL
     if wanted < LOW_PORTS:
-        port = search_words(pool, 0, low, parity, random)
+        port = search_low(pool, parity, random)
         if port == NO_PORT:
-            port = search_words(pool, 0, low, ~<uint64_t>0, random)
+            port = search_low(pool, ANY, random)
     if port == NO_PORT:
-        port = search_words(pool, low, POOL_WORDS, parity, random)
+        port = search_middle(pool, parity, random)
     if port == NO_PORT:
-        port = search_words(pool, low, POOL_WORDS, ~<uint64_t>0, random)
+        port = search_clients(pool, parity, random)
+    if port == NO_PORT:
+        port = search_middle(pool, ANY, random)
+    if port == NO_PORT:
+        port = search_clients(pool, ANY, random)
     return port
 
 

@@ -37,7 +37,7 @@ from tests.support.notation import show
 from tests.support.packets import BAD, ICMP, TCP, UDP, dotted
 
 SLACK = 1 * SECOND
-FEW_PORTS = frozenset((*range(600, 603), *range(1024, 1030)))
+FEW_PORTS = frozenset((*range(600, 603), *range(1024, 1028), 40000, 40001))
 FORWARDS = (  # of two ports that masquerading may use, and one that it may not; targets send by themselves, too
     PortForward(TCP, 1025, (("10.0.0.2", 1024, 2), ("10.0.0.3", 1024, 1))),
     PortForward(UDP, 1025, (("10.0.0.2", 1024, 1), ("10.0.0.3", 600, 2))),

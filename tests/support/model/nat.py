@@ -76,6 +76,7 @@ from tests.support.packets import dotted, to_address
 QUOTE = 548  # octets of a packet that are quoted in an answer: 576 less both headers (RFC 1812 section 4.3.2.3)
 HOLD_DOWN = 120 * SECOND  # a port given back is not for another host (RFC 6888 REQ-8)
 LOW_PORTS = 1024  # ports under this are a class of their own (RFC 4787 REQ-3a)
+CLIENT_PORTS = 32768  # from here on are those that clients' kernels choose
 
 LIMITED_BROADCAST = 0xFFFFFFFF
 MARTIAN_NETWORKS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "240.0.0.0/4"))
@@ -997,11 +998,15 @@ def tcp_quote_is_recent(session: Session | ProgramSession, direction: str, quote
 
 
 def like(free: set[int], wanted: int) -> set[int]:
-    """Return the free ports that may stand in for `wanted`: of its class and parity, of its class, or above 1023."""
+    """Return the free ports that may stand in for `wanted`: of its class and parity, of its class, or above 1023.
+
+    Of these, none that a client's kernel would choose while there is another.
+    """
     classes = [range(1, LOW_PORTS), range(LOW_PORTS, 65536)]
     for wanted_class in classes if wanted < LOW_PORTS else classes[1:]:
         same_class = free.intersection(wanted_class)
         same_parity = {port for port in same_class if port % 2 == wanted % 2}
         if same_class:
-            return same_parity or same_class
+            found = same_parity or same_class
+            return {port for port in found if port < CLIENT_PORTS} or found
     return set()

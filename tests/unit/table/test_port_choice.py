@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -48,6 +50,27 @@ def test_the_classes_do_not_share_ports() -> None:
     assert [external_port(table, opened(table, protocol, 4000)) for protocol in PROTOCOLS] == [4000, 4000, 4000]
 
 
+def test_clients_keep_their_ports_whatever_system_they_have() -> None:
+    """Two hundred hosts of Linux, whose connect(2) prefers even ports, and 200 of Windows, with 50 connections each."""
+    random = Random(1)
+    ports = np.setdiff1d(np.arange(1024, 65536), np.arange(20480, 24576))
+    table = make_table(ports=ports, capacity=32768)
+    wanted = [
+        (HOST + number, port)
+        for number in range(400)
+        for port in random.sample(range(32768, 61000, 2) if number % 2 else range(49152, 65536), 50)
+    ]
+    random.shuffle(wanted)
+    got = {end: external_port(table, opened(table, TCP, end[1], host=end[0])) for end in wanted}
+    rivals = Counter(port for _, port in wanted)
+    assert sum(count == 1 for count in rivals.values()) > 5000
+    assert all(got[end] == end[1] for end in wanted if rivals[end[1]] == 1)
+    assert sum(got[end] == end[1] for end in wanted) == len(rivals), "and of several one"
+    displaced = {end: port for end, port in got.items() if port != end[1]}
+    assert len(displaced) > 4000
+    assert all(port < 32768 and port % 2 == end[1] % 2 for end, port in displaced.items())
+
+
 def test_port_0_is_never_given() -> None:
     """Not even to somebody who sends from it."""
     table = make_table(ports=range(65536))
@@ -87,6 +110,14 @@ def test_parity_gives_way_before_the_session_does() -> None:
     assert sorted(got[2:]) == [4001, 4003]
 
 
+def test_ports_of_clients_are_given_only_when_no_other_is_left() -> None:
+    """A parity that is kept comes first: there is no other sign of a pair (RFC 4787 REQ-4)."""
+    table = make_table(ports=[5000, 5001, 40000, 40001, 50000])
+    got = ports_for(table, TCP, 40000, 5)
+    assert got[:3] == [40000, 5000, 50000]
+    assert got[3:] == [5001, 40001]
+
+
 def test_low_ports_give_way_to_the_other_parity_and_then_to_high_ones() -> None:
     table = make_table(ports=[600, 602, 601, 5000, 5001])
     got = ports_for(table, UDP, 600, 5)
@@ -105,7 +136,7 @@ def test_identifiers_of_pings_have_neither_class_nor_parity() -> None:
 def test_rfc6056_ports_are_spread_over_the_range() -> None:
     """2000 choices, none of them kept: all sixteenths of the range get about their share, and no order is visible."""
     got = ports_for(make_table(capacity=4096), UDP, 4000, 2001)[1:]
-    sixteenths = np.bincount([(port - 1024) * 16 // (65536 - 1024) for port in got], minlength=16)
+    sixteenths = np.bincount([(port - 1024) * 16 // (32768 - 1024) for port in got], minlength=16)
     assert sixteenths.min() > 70 and sixteenths.max() < 190, sixteenths.tolist()
     rising = sum(after > before for before, after in itertools.pairwise(got))
     assert 850 < rising < 1150

@@ -120,6 +120,7 @@ def _facts(report: dict[str, Any]) -> Any:
     if external["missing"]:
         missing = ", ".join(external["missing"])
         table.add_row("Missing", f"{missing}, of [masquerade] addresses: nobody leaves with that")
+    table.add_row("Host", f"connects from ports {_connects_from(report['host_ports'])}")
     table.add_row("Sessions", f"{sessions['active']} of {sessions['capacity']} ({kinds})")
     table.add_row("", f"of {sessions['hosts']} hosts, {sessions['mappings']} external endpoints")
     table.add_row("", f"{sessions['opened_total']} opened so far, {format_count(sessions['opened_per_s'])} a second")
@@ -132,6 +133,12 @@ def _facts(report: dict[str, Any]) -> Any:
         table.add_row("Not followed", f"ip rule {rule}")
     table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))
     return table
+
+
+def _connects_from(host: dict[str, str]) -> str:
+    if host["reason"]:
+        return f"{host['range']}: {host['reason']}"
+    return f"{host['range']}" if host["range"] == host["own"] else f"{host['range']} (without fastmasq {host['own']})"
 
 
 def drops(drops: list[dict[str, Any]]) -> Any:

@@ -29,6 +29,7 @@ from fastmasq.config.values import (
     FilePath,
     Floor,
     FolderPath,
+    HostPorts,
     InterfaceName,
     InterfaceNames,
     OptionalPort,
@@ -71,6 +72,7 @@ class Masquerade(Section, frozen=True, kw_only=True):
 
     addresses: Addresses = Addresses()
     ports: PortRanges = PortRanges()
+    host_ports: HostPorts = HostPorts("auto")
     mapping: Literal["endpoint-independent"] = "endpoint-independent"
     filtering: Literal["address-dependent", "endpoint-independent", "address-and-port-dependent"] = "address-dependent"
     hairpin: bool = True

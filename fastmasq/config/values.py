@@ -23,6 +23,8 @@ USUAL_SOCKETS = (DEFAULT_SOCKET, SERVICE_SOCKET, STATUS_SOCKET)  # in the order 
 _LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
 _LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
 _LAST_PORT = 65_535
+_FIRST_HOST_PORT = 1024
+_FEWEST_HOST_PORTS = 256
 _INTERFACE_NAME = re.compile(r"[^\s/:\x00-\x1f\x7f]+")
 _PORT_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
@@ -65,23 +67,11 @@ class PortRanges(tuple[tuple[int, int], ...]):
         example = 'write "auto" or for example "61000-65095" or "1024-4999,61000-65095"'
         if not isinstance(written, str):
             raise ValueError(f"{in_toml(written)} is not a list of ports; {example}")
-        ranges = sorted(cls._read_range(part.strip(), example) for part in written.split(","))
+        ranges = sorted(_read_range(part.strip(), example) for part in written.split(","))
         for (_, last), (first, _) in itertools.pairwise(ranges):
             if first <= last:
                 raise ValueError(f"{in_toml(written)} names port {first} twice; let the ranges not overlap")
         return cls(ranges)
-
-    @staticmethod
-    def _read_range(part: str, example: str) -> tuple[int, int]:
-        match = _PORT_RANGE.fullmatch(part)
-        if not match:
-            raise ValueError(f"{in_toml(part)} is not a range of ports; {example}")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first > last:
-            raise ValueError(f"{in_toml(part)} runs backwards; write {last}-{first}")
-        if first < 1 or last > _LAST_PORT:
-            raise ValueError(f"{in_toml(part)} is outside 1-{_LAST_PORT}; {example}")
-        return first, last
 
     def __str__(self) -> str:
         return ",".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self) or "auto"
@@ -90,6 +80,45 @@ class PortRanges(tuple[tuple[int, int], ...]):
     def count(self) -> int:
         """Return the number of ports named; 0 for "auto"."""
         return sum(last - first + 1 for first, last in self)
+
+
+def _read_range(written: str, example: str) -> tuple[int, int]:
+    match = _PORT_RANGE.fullmatch(written)
+    if not match:
+        raise ValueError(f"{in_toml(written)} is not a range of ports; {example}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise ValueError(f"{in_toml(written)} runs backwards; write {last}-{first}")
+    if first < 1 or last > _LAST_PORT:
+        raise ValueError(f"{in_toml(written)} is outside 1-{_LAST_PORT}; {example}")
+    return first, last
+
+
+class HostPorts(str):
+    """The range that programs of the host connect from, as its `range`; or "auto" or "keep", which have none."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if written in ("auto", "keep"):
+            return cls(written)
+        example = 'write "auto", "keep" or for example "20480-24575"'
+        if not isinstance(written, str):
+            raise ValueError(f"{in_toml(written)} is not a range of ports; {example}")
+        first, last = _read_range(written, example)
+        if first < _FIRST_HOST_PORT:
+            raise ValueError(
+                f"{in_toml(written)} has ports under {_FIRST_HOST_PORT}, which are for services; {example}"
+            )
+        if last - first + 1 < _FEWEST_HOST_PORTS:
+            raise ValueError(
+                f"{in_toml(written)} is fewer than the {_FEWEST_HOST_PORTS} ports that a host wants; {example}"
+            )
+        return cls(written)
+
+    @property
+    def range(self) -> tuple[int, int] | None:
+        """The first and the last port."""
+        return None if self in ("auto", "keep") else _read_range(self, "")
 
 
 class InterfaceName(str):

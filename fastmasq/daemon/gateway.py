@@ -37,6 +37,7 @@ from fastmasq.daemon.untranslated import Untranslated
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.daemon.worker import Worker
 from fastmasq.errors import ConfigurationError, FastmasqError
+from fastmasq.kernel.ports import format_ports
 from fastmasq.kernel.programs import program_of
 from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
@@ -46,6 +47,7 @@ from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT, TCP, UDP
 
 log = logging.getLogger("fastmasq.engine")
 
+MOST_NAMED = 100  # characters of ports in a line of the log
 _PORT_CLASSES = {TCP: CLASSES.index("tcp"), UDP: UDP_CLASS}  # by protocol
 
 
@@ -138,7 +140,7 @@ class Gateway:
                 raise
             for line in str(error).splitlines():
                 log.warning("%s", line)
-        self.host.reserve(self.settings.masquerade.ports)
+        self.host.reserve(self.settings.masquerade)
         self._look_at_ports()
         if self.host.reach_proxies(self.rules.rule_set, self.forwarder):
             self.watch.read(now_ns())
@@ -247,13 +249,13 @@ class Gateway:
         undo.callback(self.triggers.put, old.triggers)
 
     def _change_ports(self, old: Policy, new: Policy, undo: ExitStack) -> None:
-        before, after = old.settings.masquerade.ports, new.settings.masquerade.ports
-        if after == before:
+        before, after = old.settings.masquerade, new.settings.masquerade
+        if (after.ports, after.host_ports) == (before.ports, before.host_ports):
             return
         undo.callback(self.host.reserve, before)
         self.host.reserve(after)
         undo.callback(self.ports.leave, self.ports.free)
-        self.ports.leave(self.host.free_ports(after))
+        self.ports.leave(self.host.free_ports(after.ports))
 
     def _go_by(self, policy: Policy, before: Policy | None = None) -> None:
         """Take a policy for the one in force, and have the table go by what of it cannot be refused.
@@ -487,9 +489,9 @@ class Gateway:
             self.ports.leave_spare(spare)
             self._lead_inside(before & self.ports.led_inside())  # what the host has bound goes first, as in `_settle`
         lost = self._keep()
-        for port_class, port in np.argwhere(lost) if lost.any() else ():
-            protocol = CLASSES[port_class]
-            log.warning("%s port %d: bound by the host, which gets it when its sessions end", protocol, port)
+        for protocol, ports in zip(CLASSES, lost, strict=True) if lost.any() else ():
+            if ports.any():
+                log.warning("%s port %s: the host's now, which gets it when its sessions end", protocol, _some(ports))
         if keeping:
             self._lead_inside(self.ports.led_inside())
 
@@ -506,3 +508,9 @@ class Gateway:
         """Bring the counters of rules and policies up to date. Raises KernelError."""
         self.rules.count()
         self.host.count(self.rules.rule_set)
+
+
+def _some(ports: np.ndarray) -> str:
+    """Name ports, as far as they are few."""
+    named = format_ports(ports)
+    return named if len(named) <= MOST_NAMED else f"{named[:MOST_NAMED].rpartition(',')[0]} and more"

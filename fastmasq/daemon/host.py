@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmasq.config.schema import Settings
+from fastmasq.config.schema import Masquerade, Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports, proxies, resets
+from fastmasq.daemon.ports import HostRange
 from fastmasq.errors import KernelError
-from fastmasq.kernel import features, ip_rules, offloads, sysctl
+from fastmasq.kernel import features, ip_rules, offloads
 from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.binds import Binds
@@ -26,6 +27,7 @@ from fastmasq.kernel.guard.backends import NoGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
+from fastmasq.kernel.ports import PORT_RANGE, RESERVED_PORTS
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
@@ -35,7 +37,7 @@ from fastmasq.scarcity import descriptors_left
 
 log = logging.getLogger("fastmasq.engine")
 
-RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+NO_RANGE = "this kernel has no setting for it in a network namespace"
 
 
 class Host:
@@ -51,7 +53,9 @@ class Host:
         self._mishaps = Mishaps(log)
         self._guarded: tuple | None = None  # what the guard was told last
         self._spec: GuardSpec | None = None  # the same in its own words
-        self._reserved: PortRanges | None = None
+        self._reserves: Masquerade | None = None  # what the settings of ports were made for
+        self._own_range = HostRange(*kernel_ports.ephemeral_range(), NO_RANGE)  # where programs connect from without us
+        self._range = self._own_range  # and with us
         self._destinations: OriginalDestinations | None = None
         self._destinations_refused = ""
         self._small: set[tuple[str, int]] = set()  # names and numbers of links that merge no UDP, by our doing
@@ -125,16 +129,33 @@ class Host:
 
     # -- ports and protocols ---------------------------------------------------------------------------------------
 
-    def reserve(self, ranges: PortRanges) -> None:
-        """Keep the host's programs off these ports of ours, where the kernel can. Raises KernelError."""
-        self._reserved = ranges
+    def reserve(self, masquerade: Masquerade) -> None:
+        """Keep the host's programs off our ports, and few ports for them, where the kernel can.
+
+        Raises KernelError, or ConfigurationError if they would have none.
+        """
+        self._reserves = masquerade
         try:
+            own = self._takeover.original(PORT_RANGE)
             given = self._takeover.original(RESERVED_PORTS)
         except FileNotFoundError:
             return
-        value = ports.reservation(ranges, given)
-        if value is not None or sysctl.read(RESERVED_PORTS) != given:
-            self._takeover.set_sysctl(RESERVED_PORTS, given if value is None else value)
+        reserved = kernel_ports.parse_ports(given)
+        before = kernel_ports.parse_range(own)
+        host = ports.host_range(masquerade, before, reserved)
+        value = ports.reservation(masquerade.ports, reserved, host)
+        self._set(PORT_RANGE, f"{host.first} {host.last}", own)
+        self._set(RESERVED_PORTS, given if value is None else value, given)
+        self._own_range, self._range = HostRange(*before), host
+
+    def _set(self, name: str, value: str, own: str) -> None:
+        """Give a setting a value; `own` is the one it has without us."""
+        if value != own or self._takeover.has_set(name):
+            self._takeover.set_sysctl(name, value)
+
+    def connects_from(self) -> dict[str, str]:
+        """Return the `range` that programs of the host connect from, the one without us, and why both are the same."""
+        return {"range": str(self._range), "own": str(self._own_range), "reason": self._range.reason}
 
     def free_ports(self, ranges: PortRanges) -> np.ndarray:
         """Return which ports of those the settings name the host does not use just now, see daemon/ports.py."""
@@ -279,7 +300,7 @@ class Host:
             self._put_back_guard,
             self._takeover.put_back_host_rules,
             self._takeover.put_back_local_link,
-            self._put_back_reservation,
+            self._put_back_ports,
             self._put_back_offloads,
         ):
             try:
@@ -302,11 +323,18 @@ class Host:
         self.guard.update(self._spec)
         return f"somebody removed or changed the guard ({self.guard.backend}) at {', '.join(altered)}; it is back"
 
-    def _put_back_reservation(self) -> str:
-        if self._reserved is None or not self._takeover.concede(RESERVED_PORTS):
+    def _put_back_ports(self) -> str:
+        if self._reserves is None:
             return ""
-        self.reserve(self._reserved)
-        return f"somebody set {RESERVED_PORTS}; it has our ports, too, again"
+        altered = [name for name in (PORT_RANGE, RESERVED_PORTS) if self._takeover.concede(name)]
+        if not altered:
+            return ""
+        self.reserve(self._reserves)
+        said = {
+            PORT_RANGE: f"it stays {self._range}" if self._range.reason else f"it is {self._range} again",
+            RESERVED_PORTS: "it has our ports, too, again",
+        }
+        return "; ".join(f"somebody set {name}; {said[name]}" for name in altered)
 
     def _put_back_offloads(self) -> str:
         on = {name: self._takeover.switch_off(name, features) for name, features in self._off.items()}
@@ -326,6 +354,7 @@ class UntouchedHost(Host):
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self._own_range = self._range = HostRange(*kernel_ports.ephemeral_range(), "fastmasq only observes")
         self.guard = UntouchedGuard()
         self.goes_on = False
         self.binds = None
@@ -349,7 +378,7 @@ class UntouchedHost(Host):
     def close(self) -> None:
         pass
 
-    def reserve(self, ranges: PortRanges) -> None:
+    def reserve(self, masquerade: Masquerade) -> None:
         pass
 
     def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:

@@ -7,17 +7,35 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from fastmasq.config.schema import Masquerade
 from fastmasq.config.values import PortRanges
 from fastmasq.errors import ConfigurationError
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT
-from fastmasq.kernel.ports import PortSet, ephemeral_range, format_ports, host_ports, parse_ports
+from fastmasq.kernel.ports import (
+    PORT_RANGE,
+    RESERVED_PORTS,
+    USUAL_RANGES,
+    PortSet,
+    format_ports,
+    host_ports,
+    parse_ports,
+)
 from fastmasq.policy.forwards import Endpoint
 from fastmasq.wire.numbers import CLASSES
 
 UDP_CLASS = CLASSES.index("udp")
+
+HOST_PORTS = (20480, 24575)
+"""Where programs of the host connect from while we run.
+
+Inside hosts take few of these: their kernels' own are 1024-5000 (old ones), 32768-60999 (Linux) and 49152-65535
+(Windows, macOS, BSD); phones and exchanges have speech in 10000-20000, games and their servers are in 25565-29000,
+Kubernetes' services in 30000-32767.
+"""
 
 _PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
@@ -142,24 +160,65 @@ class Ports:
         return self.free | self.led_inside()
 
 
+class HostRange(NamedTuple):
+    """The ports of programs of the host that connect and name none, both ends included.
+
+    `reason` is why the range is what it is without us, empty where we move it; `is_decided`: the configuration says so.
+    """
+
+    first: int
+    last: int
+    reason: str = ""
+    is_decided: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+def host_range(masquerade: Masquerade, own: tuple[int, int], reserved: PortSet) -> HostRange:
+    """Return what the ephemeral range is to be while we run; `own` is what it is without us.
+
+    A range that is not the kernel's is what the administrator wants, and stays; so does any where our own ports are
+    named, since the host has all others then. reserved: what the kernel gives to no program in any case.
+    """
+    wanted = masquerade.host_ports.range
+    if wanted is not None:
+        return HostRange(*wanted)
+    if masquerade.host_ports == "keep":
+        return HostRange(*own, '[masquerade] host_ports is "keep"', is_decided=True)
+    if masquerade.ports:
+        return HostRange(*own, "[masquerade] ports names those of fastmasq", is_decided=True)
+    if own not in (*USUAL_RANGES, HOST_PORTS):
+        return HostRange(*own, f"somebody has set {PORT_RANGE}, which is 32768-60999 otherwise")
+    first, last = HOST_PORTS
+    if 2 * np.count_nonzero(reserved[first : last + 1]) > last + 1 - first:
+        return HostRange(*own, f"{RESERVED_PORTS} has most of {first}-{last}")
+    return HostRange(first, last)
+
+
+def named_ports(ranges: PortRanges) -> PortSet:
+    """Return the ports the settings name, none for "auto"."""
+    return parse_ports(str(ranges)) if ranges else np.zeros(65536, bool)
+
+
 def wanted_ports(ranges: PortRanges) -> PortSet:
-    """Return the ports the settings name; "auto" is all of them."""
-    if not ranges:
-        wanted = np.ones(65536, bool)
-        wanted[0] = False
-        return wanted
-    return parse_ports(str(ranges))
+    """Return the same, but "auto" is all of them."""
+    if ranges:
+        return named_ports(ranges)
+    wanted = np.ones(65536, bool)
+    wanted[0] = False
+    return wanted
 
 
-def allowed_ports(ranges: PortRanges) -> np.ndarray:
-    """Return what masquerading may use at this moment.
+def allowed_ports(ranges: PortRanges, ephemeral: tuple[int, int] | None = None) -> np.ndarray:
+    """Return what masquerading may use at this moment, or when the host's ephemeral range is going to be `ephemeral`.
 
-    Ports that the settings name are taken from the host's ephemeral range; with "auto" the host keeps all of that.
+    Ports that the settings name are taken from that range; with "auto" the host keeps all of it.
     """
     allowed = no_ports()
     wanted = wanted_ports(ranges)
     for row, protocol in enumerate(_PROTOCOLS):
-        allowed[row] = wanted & ~host_ports(protocol, ours=wanted if ranges else None)
+        allowed[row] = wanted & ~host_ports(protocol, wanted if ranges else None, ephemeral)
     allowed[2] = wanted if ranges else True
     allowed[UDP_CLASS, DHCP_CLIENT_PORT] = False  # a client listens behind the guard, by a socket that has no port
     return allowed
@@ -170,23 +229,22 @@ def is_bound(protocol: int, port: int) -> bool:
     return bool(host_ports(protocol, ours=np.ones(65536, bool))[port])
 
 
-def reservation(ranges: PortRanges, present: str) -> str | None:
+def reservation(ranges: PortRanges, present: PortSet, host: HostRange) -> str | None:
     """Return the value ip_local_reserved_ports must have so that the host stays off our ports; None to leave it.
 
-    present: the value it has, in the spelling of the kernel. Raises ConfigurationError if the host would have none.
+    present: the ports it has without us; host: where programs are to connect from. Raises ConfigurationError if they
+    would have none.
     """
-    if not ranges:
-        return None
-    first, last = ephemeral_range()
     ephemeral = np.zeros(65536, bool)
-    ephemeral[first : last + 1] = True
-    wanted = wanted_ports(ranges)
-    if not (wanted & ephemeral).any():
-        return None
-    reserved = parse_ports(present) | wanted
+    ephemeral[host.first : host.last + 1] = True
+    wanted = named_ports(ranges)
+    reserved = present | wanted
     if not (ephemeral & ~reserved).any():
-        raise ConfigurationError(
-            f"masquerade.ports: {ranges} leaves programs of this host none of the ports {first}-{last} that they "
-            'connect from (net.ipv4.ip_local_port_range); leave some out, or use "auto"'
-        )
-    return format_ports(reserved)
+        if (ephemeral & ~present).any():
+            raise ConfigurationError(
+                f"masquerade.ports: {ranges} leaves programs of this host none of the ports {host} that they "
+                f'connect from ({PORT_RANGE}); leave some out, or use "auto"'
+            )
+        if not host.reason:
+            raise ConfigurationError(f"masquerade.host_ports: {RESERVED_PORTS} has all of {host}; choose others")
+    return format_ports(reserved) if (wanted & ephemeral).any() else None

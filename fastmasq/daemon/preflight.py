@@ -23,7 +23,15 @@ from fastmasq.kernel import ip_rules, privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
 from fastmasq.kernel.links import Link
-from fastmasq.kernel.ports import format_ports, tunnels, waiting
+from fastmasq.kernel.ports import (
+    PORT_RANGE,
+    ephemeral_range,
+    format_ports,
+    reserved_ports,
+    tunnels,
+    waiting,
+    why_no_settings,
+)
 from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
@@ -167,13 +175,15 @@ def _guard(settings: Settings) -> Iterator[Finding]:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    ranges = settings.masquerade.ports
+    ranges, reserved = settings.masquerade.ports, reserved_ports()
+    host = ports.host_range(settings.masquerade, ephemeral_range(), reserved)
     try:
-        ports.reservation(ranges, "")
+        ports.reservation(ranges, reserved & ~ports.named_ports(ranges), host)
     except ConfigurationError as error:
         yield Finding("error", str(error))
         return
-    allowed = ports.allowed_ports(ranges)
+    yield from _host_range(host)
+    allowed = ports.allowed_ports(ranges, host[:2])
     for row, name in enumerate(("tcp", "udp")):
         taken = ports.wanted_ports(ranges) & ~allowed[row]
         if ranges and taken.any():
@@ -184,6 +194,19 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"no {name} port is left for masquerading: the host uses all of [masquerade] ports")
         elif count < FEW_PORTS and not ranges:
             yield Finding("warning", f"only {count} {name} ports are left beside the host's own")
+
+
+def _host_range(host: ports.HostRange) -> Iterator[Finding]:
+    if why_no_settings() or host.is_decided:
+        return
+    if not host.reason:
+        yield Finding(
+            "note", f"while fastmasq runs, programs of this host connect from the ports {host} ({PORT_RANGE})"
+        )
+        return
+    first, last = ports.HOST_PORTS
+    said = f"programs of this host connect from {host}, so inside hosts keep none of these ports: {host.reason}"
+    yield Finding("note", f'{said}; [masquerade] host_ports = "{first}-{last}" moves them, "keep" is silent')
 
 
 def _forwards(declared: Declared, watch: Watch, external: list[int]) -> Iterator[Finding]:

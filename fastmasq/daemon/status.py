@@ -85,6 +85,7 @@ class Status:
                 "missing": gateway.missing_addresses(),
                 "ports": format_ports(gateway.ports.free[0] & gateway.ports.free[1]),
             },
+            "host_ports": gateway.host.connects_from(),
             "sessions": {
                 **{name: counts[name] for name in _SHOWN},
                 "other": counts["active"] - counts["tcp"] - counts["udp"] - counts["icmp"],

@@ -32,10 +32,13 @@ Entry = dict[str, Any]
 VERSION = 2
 
 _INTERFACE = r"(?!/{1,2}(\.|$))[^.\s\x00]{1,15}"  # a slash stands for a dot, see kernel/sysctl.py
-_SETTING = rf"^net\.ipv4\.(ip_forward|ip_local_reserved_ports|conf\.{_INTERFACE}\.(forwarding|accept_redirects))$"
+_SETTING = (
+    r"^net\.ipv4\.(ip_forward|ip_local_(reserved_ports|port_range)|"
+    rf"conf\.{_INTERFACE}\.(forwarding|accept_redirects))$"
+)
 
 Setting = Annotated[str, Meta(pattern=_SETTING)]
-Value = Annotated[str, Meta(pattern=r"^[0-9,-]*$")]
+Value = Annotated[str, Meta(pattern=r"^([0-9,-]*|[0-9]+ [0-9]+)$")]
 LinkName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^\s/]{1,15}$")]
 Feature = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,40}$")]
 Word = Annotated[str, Meta(pattern=r"^[a-z]{1,20}$")]

@@ -13,15 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.kernel import netlink, rtnetlink
+from fastmasq.kernel import netlink, rtnetlink, sysctl
 from fastmasq.kernel.links import IFF_UP, Interface
 from fastmasq.wire.numbers import GRE, ICMP, IPIP, IPV6, SCTP, TCP, UDP, UDP_LITE
 
 PortSet = np.ndarray  # of booleans: 65536, indexed by port
 
-EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-RESERVED_PORTS = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-_USUAL_EPHEMERAL = (32768, 61000)  # of kernels with one range for all network namespaces, told in the first alone
+PORT_RANGE = "net.ipv4.ip_local_port_range"
+RESERVED_PORTS = "net.ipv4.ip_local_reserved_ports"
+USUAL_RANGES = ((32768, 60999), (32768, 61000))
+"""What PORT_RANGE is while nobody has set it: since Linux 4.2, and before (ip-sysctl.rst, commit 07f4c90062f8)."""
 _SOCKETS_OF = {
     TCP: (Path("/proc/net/tcp"), Path("/proc/net/tcp6")),
     UDP: (Path("/proc/net/udp"), Path("/proc/net/udp6")),
@@ -60,20 +61,21 @@ class Waiting(NamedTuple):
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
-def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
+def host_ports(protocol: int, ours: PortSet | None = None, ephemeral: tuple[int, int] | None = None) -> PortSet:
     """Return True for each port (ICMP: identifier) that the host uses or may use in this network namespace.
 
     For TCP and UDP these are the ephemeral range, what the administrator reserved, and every bound socket, also those
     bound to IPv6, which may take IPv4 as well. For ICMP they are the identifiers of open ping sockets.
-    `ours` are ports that were reserved for us: of those only the bound ones count.
+    `ours` are ports that were reserved for us: of those only the bound ones count. `ephemeral`: the range as it is
+    going to be, if not the one there is.
     """
     used = np.zeros(65536, dtype=np.bool_)
     if protocol == ICMP:
         used[_ping_identifiers()] = True
         return used
-    first, last = ephemeral_range()
+    first, last = ephemeral or ephemeral_range()
     used[first : last + 1] = True
-    used |= _reserved()
+    used |= reserved_ports()
     if ours is not None:
         used &= ~ours
     used[_bound_ports(protocol)] = True
@@ -83,26 +85,32 @@ def host_ports(protocol: int, ours: PortSet | None = None) -> PortSet:
 def ephemeral_range() -> tuple[int, int]:
     """Return the first and the last port that the kernel gives to programs here which name none."""
     try:
-        first, last = map(int, EPHEMERAL_RANGE.read_text().split())
-    except FileNotFoundError:
-        return _USUAL_EPHEMERAL
+        return parse_range(sysctl.read(PORT_RANGE))
+    except FileNotFoundError:  # the kernel has one for all network namespaces, told in the first alone
+        return USUAL_RANGES[-1]
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read the spelling of ip_local_port_range: "32768 60999"."""
+    first, last = map(int, text.split())
     return first, last
 
 
-def _reserved() -> PortSet:
+def reserved_ports() -> PortSet:
+    """Return what the kernel gives to no program that names no port."""
     try:
-        return parse_ports(RESERVED_PORTS.read_text())
+        return parse_ports(sysctl.read(RESERVED_PORTS))
     except FileNotFoundError:
         return np.zeros(65536, dtype=np.bool_)
 
 
 def why_no_settings() -> str:
     """Return why the ports of this network namespace cannot be set here, "" if they can."""
-    for setting in (EPHEMERAL_RANGE, RESERVED_PORTS):
+    for setting in (PORT_RANGE, RESERVED_PORTS):
         try:
-            setting.read_text()
+            sysctl.read(setting)
         except OSError as error:
-            return f"{setting}: {error.strerror}"
+            return f"{sysctl.path(setting)}: {error.strerror}"
     return ""
 
 

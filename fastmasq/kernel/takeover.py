@@ -82,6 +82,10 @@ class Takeover:
         known = self._known(name)
         return sysctl.read(name) if known is None else known["old"]
 
+    def has_set(self, name: str) -> bool:
+        """Return whether we, or a predecessor, have set a setting."""
+        return self._known(name) is not None
+
     def stop_forwarding(self) -> None:
         """Set ip_forward to 0. Raises KernelError.
 

@@ -133,7 +133,7 @@ def test_t1_a_packet_meets_the_input_chain_once_whatever_the_guard(net: Network,
     """What is the path's is judged there, what is the host's by its kernel, and nothing by both."""
     net.start(f'[takeover]\nguard = "{guard}"')
     sender = net.udp("server", SERVER_ADDRESS)
-    ours, hosts_own = 20_000, 40_000
+    ours, hosts_own = 20_000, 20_500
     for port in (ours, hosts_own):
         match = Match(protocol=UDP, destination=host(EXTERNAL_ADDRESS), destination_ports=((port, port),))
         change(net, Change(do="append", chain="input", rule=Rule(match=match, target="DENY")))

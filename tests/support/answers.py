@@ -50,7 +50,8 @@ STATUS = {
         },
     ],
     "guard": {"backend": "nftables", "detail": "netdev ingress on eth0 and ppp0"},
-    "external": {"address": None, "addresses": [], "missing": [], "ports": "1024-32767,61000-65535"},
+    "external": {"address": None, "addresses": [], "missing": [], "ports": "1024-20479,24576-65535"},
+    "host_ports": {"range": "20480-24575", "own": "32768-60999", "reason": ""},
     "sessions": {
         "active": 3,
         "capacity": 1_000_000,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fastmasq.config.schema import Settings
+from fastmasq.config.schema import Masquerade, Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon.confirmation import Confirmation
@@ -101,7 +101,7 @@ class Host:
         self.kept: Mapping[int, np.ndarray] = {}
         self.protocols_kept: list[int] = []
         self.judged = RuleSet()
-        self.reserved: PortRanges | None = None
+        self.reserved: Masquerade | None = None
         self.reaches_proxies = False
         self.waits: dict[int, list[Waiting]] = {}
         self.has_tunnels: dict[int, list[str]] = {}
@@ -113,9 +113,9 @@ class Host:
         if name in self.refuses:
             raise KernelError(f"the {name} refuses")
 
-    def reserve(self, ranges: PortRanges) -> None:
+    def reserve(self, masquerade: Masquerade) -> None:
         self._agree("reservation")
-        self.reserved = ranges
+        self.reserved = masquerade
 
     def free_ports(self, ranges: PortRanges) -> np.ndarray:
         if not ranges:

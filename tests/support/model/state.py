@@ -9,7 +9,7 @@ from tests.support.model import tcp
 INSIDE, OUTSIDE, PROGRAMS = "inside", "outside", "programs"
 SECOND = 1_000_000_000
 ANY_PORT = frozenset(range(1, 65536))
-USUAL_PORTS = frozenset(range(1024, 32768)) | frozenset(range(61000, 65536))
+USUAL_PORTS = frozenset(range(1024, 20480)) | frozenset(range(24576, 65536))
 
 # --- what can become of a packet -----------------------------------------------------------------------------------
 

@@ -90,7 +90,8 @@ def test_status_for_people(run, forwarder):
         "ppp0 0 0 0 0 0",
         "",
         "Guard nftables, netdev ingress on eth0 and ppp0",
-        "External none: no session can be opened until the outside link has an address, ports 1024-32767,61000-65535",
+        "External none: no session can be opened until the outside link has an address, ports 1024-20479,24576-65535",
+        "Host connects from ports 20480-24575 (without fastmasq 32768-60999)",
         "Sessions 3 of 1000000 (tcp 1, udp 1, icmp 1)",
         "of 1 hosts, 2 external endpoints",
         "99 opened so far, 0.5 a second",
@@ -126,6 +127,13 @@ def test_status_without_drops(run, forwarder):
     lines = squeezed(run("status", "--socket", forwarder.path).stdout)
     assert "No packet was dropped." in lines
     assert "External 200.200.200.200, 200.200.200.201, ports 61000-65095" in lines
+
+
+def test_status_says_where_the_host_connects_from(run, forwarder):
+    host = {"range": "1024-65000", "own": "1024-65000", "reason": "somebody has set it"}
+    forwarder.status = {**forwarder.status, "host_ports": host}
+    lines = squeezed(run("status", "--socket", forwarder.path).stdout)
+    assert "Host connects from ports 1024-65000: somebody has set it" in lines
 
 
 def test_status_tells_of_private_sources_that_leave_as_they_are(run, forwarder):

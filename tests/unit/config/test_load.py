@@ -120,6 +120,11 @@ def test_what_is_not_toml(text, line, said):
         ("compat = 2.0\n" + LINKS, 1, 'compat: 2.0 is not "modern" or "2.0" or "2.2"; did you mean "2.0"?'),
         (LINKS + '[masquerade]\nfiltering = "adress-dependent"', 5, 'did you mean "address-dependent"?'),
         (LINKS + '[masquerade]\nmapping = "symmetric"', 5, '"symmetric" is not known; use "endpoint-independent"'),
+        (LINKS + "[masquerade]\nhost_ports = 7", 5, 'masquerade.host_ports: 7 is not a range of ports; write "auto", '),
+        (LINKS + '[masquerade]\nhost_ports = "no"', 5, 'masquerade.host_ports: "no" is not a range of ports; '),
+        (LINKS + '[masquerade]\nhost_ports = "500-4000"', 5, '"500-4000" has ports under 1024, which are for services'),
+        (LINKS + '[masquerade]\nhost_ports = "5000-5254"', 5, "is fewer than the 256 ports that a host wants; "),
+        (LINKS + '[masquerade]\nhost_ports = "9000-5000"', 5, '"9000-5000" runs backwards; write 5000-9000'),
         (LINKS + "[rings]\nmode = []", 5, 'rings.mode: [] is not known; use "auto" or "v3" or "v2" or "socket"'),
         # plain types
         (LINKS + "[masquerade]\nhairpin = 1", 5, "masquerade.hairpin: 1 is not true or false; write for example true"),

@@ -195,7 +195,7 @@ def test_other_ports_are_given_back_when_the_guard_refuses(gateway: PolicyGatewa
         change()
     gateway.host.refuses.clear()
     change()
-    assert gateway.host.reserved == PortRanges.read("50000-50010")
+    assert gateway.host.reserved.ports == PortRanges.read("50000-50010")
     assert decode(passes(gateway.harness, INSIDE, udp((HOST, 61000), (SERVER, 53), b"x"))).source_port // 100 == 500
 
 
@@ -321,7 +321,7 @@ def test_a_port_that_a_program_has_just_bound_is_given_up_without_a_look_at_the_
         unseen.setattr(gateway.host, "free_ports", lambda _: pytest.fail("looked at all sockets"))
         gateway.gateway.give_up([(17, 61000), (17, 61001)])
     assert (kept(61000), kept(61001), kept(61002)) == (False, True, True)
-    assert caplog.messages == ["udp port 61001: bound by the host, which gets it when its sessions end"]
+    assert caplog.messages == ["udp port 61001: the host's now, which gets it when its sessions end"]
     passes(gateway.harness, OUTSIDE, udp((PEER, 53), (GATEWAY_OUT, 61001), b"!"))
     gateway.gateway.look()
     assert kept(61000), "the program has let it go"

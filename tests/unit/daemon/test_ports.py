@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
+import msgspec
 import numpy as np
 import pytest
 
-from fastmasq.config.values import PortRanges
+from fastmasq.config.schema import Masquerade, defaults
+from fastmasq.config.values import HostPorts, PortRanges
 from fastmasq.daemon import ports
-from fastmasq.daemon.ports import Ports, no_ports
+from fastmasq.daemon.host import Host
+from fastmasq.daemon.ports import HOST_PORTS, HostRange, Ports, no_ports
 from fastmasq.errors import ConfigurationError
+from fastmasq.kernel import sysctl
+from fastmasq.kernel.ports import parse_ports
+from fastmasq.kernel.takeover import Takeover
+from fastmasq.kernel.watch import Watch
 from tests.support.namespaces import Namespace
 
 AUTO = PortRanges()
+KERNELS = (32768, 60999)
+MINE = HostRange(*KERNELS, "its own")
 TCP, UDP, ICMP = range(3)
 
 
@@ -37,6 +48,111 @@ def test_auto_is_all_that_the_host_does_not_use(host: Namespace) -> None:
     assert spelled(allowed[TCP]) == "1-32767,61000-65535"
     assert spelled(allowed[UDP]) == "1-67,69-32767,61000-65535", "a DHCP client's is not to be seen, and never ours"
     assert allowed[ICMP].all()
+
+
+def test_when_the_hosts_range_is_moved_inside_hosts_have_the_rest(host: Namespace) -> None:
+    with socket.socket() as client:
+        client.bind(("0.0.0.0", 40000))
+        allowed = ports.allowed_ports(AUTO, HOST_PORTS)
+    assert spelled(allowed[TCP]) == "1-20479,24576-39999,40001-65535", "a port that was bound before is the host's"
+    assert np.count_nonzero(allowed[TCP]) >= 59_000
+    assert np.count_nonzero(allowed[UDP][1024:]) >= 59_000
+
+
+NO_PORTS = np.zeros(65536, bool)
+
+
+def masquerade(host_ports: str = "auto", **keys: PortRanges) -> Masquerade:
+    return Masquerade(host_ports=HostPorts.read(host_ports), **keys)
+
+
+@pytest.mark.parametrize("own", [KERNELS, (32768, 61000), HOST_PORTS])
+def test_the_range_that_the_kernel_has_by_itself_is_moved(own: tuple[int, int]) -> None:
+    assert ports.host_range(masquerade(), own, NO_PORTS) == HostRange(*HOST_PORTS)
+    assert ports.host_range(masquerade("5000-9000"), own, NO_PORTS) == HostRange(5000, 9000)
+    kept = ports.host_range(masquerade("keep"), own, NO_PORTS)
+    assert kept[:2] == own and "keep" in kept.reason and kept.is_decided
+
+
+def test_a_range_that_somebody_has_set_is_his_unless_the_configuration_names_one() -> None:
+    own = (1024, 65000)
+    kept = ports.host_range(masquerade(), own, NO_PORTS)
+    assert kept[:2] == own and kept.reason.startswith("somebody has set net.ipv4.ip_local_port_range")
+    assert not kept.is_decided
+    assert ports.host_range(masquerade("20480-24575"), own, NO_PORTS) == HostRange(*HOST_PORTS)
+
+
+@pytest.mark.parametrize("compat", ["2.0", "2.2"])
+def test_C1_where_our_ports_are_named_the_host_keeps_the_others(compat: str) -> None:
+    """61000-65095 of 1999: the host's programs connect from where they did."""
+    assert ports.host_range(defaults(compat).masquerade, KERNELS, NO_PORTS)[:2] == KERNELS
+    named = masquerade(ports=PortRanges.read("40000-44999"))
+    assert ports.host_range(named, KERNELS, NO_PORTS)[:2] == KERNELS
+    both = msgspec.structs.replace(named, host_ports=HostPorts.read("5000-9000"))
+    assert ports.host_range(both, KERNELS, NO_PORTS) == HostRange(5000, 9000)
+
+
+def test_a_range_is_not_moved_to_where_the_administrator_has_reserved_most() -> None:
+    most, half = parse_ports("22528-24575,20480"), parse_ports("22528-24575")
+    assert ports.host_range(masquerade(), KERNELS, most)[:2] == KERNELS
+    assert ports.host_range(masquerade(), KERNELS, half) == HostRange(*HOST_PORTS)
+    with pytest.raises(ConfigurationError, match=r"ip_local_reserved_ports has all of 5000-5999; choose others"):
+        ports.reservation(AUTO, parse_ports("5000-6000"), HostRange(5000, 5999))
+    assert ports.reservation(AUTO, parse_ports("32768-60999"), MINE) is None, "his own affair"
+
+
+RANGE = "net.ipv4.ip_local_port_range"
+MINUTE = 60_000_000_000
+
+
+@pytest.fixture
+def in_charge(host: Namespace, tmp_path: Path) -> Iterator[Host]:
+    """What is in charge of that host; it puts everything back."""
+    takeover = Takeover(tmp_path / "run")
+    made = Host(defaults(), takeover, cast(Watch, None))
+    yield made
+    made.close()
+    assert takeover.restore().left == []
+
+
+def test_the_hosts_range_follows_its_administrator(
+    host: Namespace, in_charge: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_charge.reserve(masquerade())
+    assert sysctl.read(RANGE) == "20480 24575"
+    for minute, (value, then, said) in enumerate(
+        (
+            ("30000 50001", "30000 50001", "it stays 30000-50001"),
+            ("32768 60999", "20480 24575", "it is 20480-24575 again"),
+            ("1024 65000", "1024 65000", "it stays 1024-65000"),
+        )
+    ):
+        sysctl.write(RANGE, value)
+        in_charge.look_after(2 * minute * MINUTE)
+        assert sysctl.read(RANGE) == then
+        assert f"somebody set {RANGE}; {said}" in caplog.text
+        caplog.clear()
+        in_charge.look_after((2 * minute + 1) * MINUTE)
+        assert caplog.text == ""
+    in_charge.reserve(masquerade("5000-6000"))
+    assert in_charge.connects_from() == {"range": "5000-6000", "own": "1024-65000", "reason": ""}
+    sysctl.write(RANGE, "1024 64000")
+    in_charge.look_after(0)
+    assert sysctl.read(RANGE) == "5000 6000"
+    in_charge.reserve(masquerade("keep"))
+    assert sysctl.read(RANGE) == "1024 64000"
+
+
+def test_the_hosts_range_is_put_back_after_a_kill(host: Namespace, tmp_path: Path) -> None:
+    for step in range(3):
+        takeover = Takeover(tmp_path / "run")
+        made = Host(defaults(), takeover, cast(Watch, None))
+        made.reserve(masquerade())
+        assert made.connects_from() == {"range": "20480-24575", "own": "32768-60999", "reason": ""}
+        made.close()
+        if step < 2:
+            takeover.leave()
+    assert f"{RANGE} = 32768 60999" in takeover.restore().done
 
 
 def test_rfc6056_own_a_bound_port_is_the_hosts_protocol_by_protocol(host: Namespace) -> None:
@@ -75,7 +191,7 @@ def test_a_bound_port_stays_with_the_host_even_if_it_is_named(host: Namespace) -
 def test_the_host_is_kept_off_what_is_in_its_ephemeral_range(
     host: Namespace, written: str, present: str, value: str | None
 ) -> None:
-    assert ports.reservation(PortRanges.read(written), present) == value
+    assert ports.reservation(PortRanges.read(written), parse_ports(present), MINE) == value
 
 
 @pytest.mark.parametrize("written", ["1-65535", "1024-65535", "32768-60999"])
@@ -83,10 +199,10 @@ def test_ports_that_leave_the_host_none_are_refused(host: Namespace, written: st
     with pytest.raises(
         ConfigurationError, match=rf"{written} leaves programs of this host none of the ports 32768-60999"
     ):
-        ports.reservation(PortRanges.read(written), "")
+        ports.reservation(PortRanges.read(written), NO_PORTS, MINE)
     with pytest.raises(ConfigurationError, match="leaves programs of this host none"):
-        ports.reservation(PortRanges.read("32769-60999"), "32768")
-    assert ports.reservation(PortRanges.read("32769-60999"), "") == "32769-60999"
+        ports.reservation(PortRanges.read("32769-60999"), parse_ports("32768"), MINE)
+    assert ports.reservation(PortRanges.read("32769-60999"), NO_PORTS, MINE) == "32769-60999"
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------

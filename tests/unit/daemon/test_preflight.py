@@ -12,7 +12,15 @@ import pytest
 
 from fastmasq.config.load import parse
 from fastmasq.config.schema import Settings, defaults
-from fastmasq.config.values import Addresses, FilePath, InterfaceName, InterfaceNames, OptionalPort, PortRanges
+from fastmasq.config.values import (
+    Addresses,
+    FilePath,
+    HostPorts,
+    InterfaceName,
+    InterfaceNames,
+    OptionalPort,
+    PortRanges,
+)
 from fastmasq.daemon import preflight
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preflight import Finding, findings
@@ -153,8 +161,22 @@ def test_what_is_wrong_with_a_forward_has_its_line(gateway: Gateway) -> None:
 
 def test_few_ports_are_left_beside_the_hosts(gateway: Gateway) -> None:
     gateway.host.sh("sysctl -qw net.ipv4.ip_local_port_range='1024 65000'")
-    warnings = texts(found(), "warning")
-    assert "only 1558 tcp ports are left beside the host's own" in warnings
+    assert "only 1558 tcp ports are left beside the host's own" in texts(found(), "warning")
+    assert any(text.startswith("programs of this host connect from 1024-65000, so inside hosts keep none of these")
+               for text in texts(found(), "note"))  # fmt: skip
+    assert texts(found("masquerade", host_ports=HostPorts("20480-24575")), "warning") == []
+    assert not any("connect from" in text for text in texts(found("masquerade", host_ports=HostPorts("keep")), "note"))
+
+
+def test_where_the_host_will_connect_from(gateway: Gateway) -> None:
+    gateway.host.sh("sysctl -qw net.ipv4.ip_local_port_range='32768 60999'")
+    said = (
+        "while fastmasq runs, programs of this host connect from the ports 20480-24575 (net.ipv4.ip_local_port_range)"
+    )
+    assert said in texts(found(), "note")
+    gateway.host.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=4000-9000")
+    [error] = texts(found("masquerade", host_ports=HostPorts("5000-6000")), "error")
+    assert error == "masquerade.host_ports: net.ipv4.ip_local_reserved_ports has all of 5000-6000; choose others"
 
 
 def test_more_sessions_than_memory(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from fastmasq.kernel.run_folder import LARGEST_FILE, RunFolder
 
 FORWARD = {"sysctl": "net.ipv4.ip_forward", "old": "1", "new": "0", "dependents": {}}
 PORTS = {"sysctl": "net.ipv4.ip_local_reserved_ports", "old": "8080", "new": "61000-65095", "dependents": {}}
+RANGE = {"sysctl": "net.ipv4.ip_local_port_range", "old": "32768 60999", "new": "20480 24575", "dependents": {}}
 GUARD = {"guard": "tc", "memory": {"qdiscs": ["eth0", "ppp0.5"]}}
 
 
@@ -49,6 +50,9 @@ def test_every_change_is_on_disk_at_once(folder: RunFolder, path: Path) -> None:
     assert entries(path) == [FORWARD]
     journal.replace(FORWARD, PORTS)
     assert entries(path) == [PORTS]
+    journal.append(RANGE)
+    assert entries(path) == [PORTS, RANGE]
+    journal.remove(RANGE)
     journal.remove(PORTS)
     assert entries(path) == []
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -100,6 +104,7 @@ STRANGE = [
     {"sysctl": "net.ipv4.ip_forward", "old": "1"},
     {**FORWARD, "dependents": {"kernel.modprobe": "x"}},
     {**FORWARD, "old": "1\n2"},
+    {**RANGE, "new": "20480 24575 1"},
     {**FORWARD, "link": "fastmasq0"},
     {"guard": "tc", "memory": {"qdiscs": ["../eth0"]}},
     {"link": "eth0"},

@@ -51,6 +51,7 @@ from fastmasq.kernel import local_link, privileges
 from fastmasq.kernel.alterations import Alterations
 from fastmasq.kernel.forwarding import Forwarding
 from fastmasq.kernel.identity import end_with, start_time
+from fastmasq.kernel.key import read_key
 from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
@@ -192,7 +193,8 @@ class Engine:
         if not self.observes:
             self.state = State(Path(settings.state.directory), settings.limits.sessions)
             self._undo.callback(self.state.close)
-        forwarder = make_path(settings, started_ns, self.state, observes=self.observes)
+        key = None if self.observes else read_key()
+        forwarder = make_path(settings, started_ns, self.state, key, observes=self.observes)
         has_time = (os.cpu_count() or 1) > 1 and not self.observes
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)

@@ -15,10 +15,13 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(limits.sessions_per_host, limits.ports_per_host, limits.new_sessions_per_host, limits.prefix)
 
 
-def make_path(settings: Settings, now: int, state: State | None, *, observes: bool) -> Forwarder:
+def make_path(
+    settings: Settings, now: int, state: State | None, key: bytes | None = None, *, observes: bool
+) -> Forwarder:
     """Return the path over a new table, which lies in the file that is to outlive this process, if there is one.
 
-    now is in nanoseconds. Raises CapacityError.
+    now is in nanoseconds; key: what external ports are given by (kernel/key.py), without it another each time. Raises
+    CapacityError.
     """
     masquerade = settings.masquerade
     in_file = {} if state is None or state.buffer is None else {"buffer": state.buffer, "back": state.back}
@@ -27,6 +30,7 @@ def make_path(settings: Settings, now: int, state: State | None, *, observes: bo
         filtering=masquerade.filtering,
         limits=limits_of(settings),
         sequential=settings.sequential_ports,
+        secret=key,
         now_ns=now,
         **in_file,
     )

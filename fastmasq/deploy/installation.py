@@ -16,6 +16,7 @@ from fastmasq.deploy.entries import Entry, File, is_configuration
 from fastmasq.deploy.manifest import Manifest
 from fastmasq.deploy.root import Root, state_of
 from fastmasq.errors import KernelError
+from fastmasq.kernel import key
 
 _FOLDER_MODE = 0o755
 
@@ -84,8 +85,9 @@ def uninstall(root: Root) -> Iterator[str]:
         for path in reversed(list(known.entries)):
             yield from _remove(root, path, known)
         manifest.beside(root.at(manifest.PATH)).unlink(missing_ok=True)
+        root.at(str(key.FOLDER / key.NAME)).unlink(missing_ok=True)  # a run has made it
         root.at(manifest.PATH).unlink()
-        for folder in reversed(known.folders):
+        for folder in [*reversed(known.folders), str(key.FOLDER)]:
             with contextlib.suppress(OSError):  # others have put something there
                 root.at(folder).rmdir()
     except OSError as error:

@@ -78,8 +78,17 @@ class RunFolder:
         Raises KernelError for one that others could have written.
         """
         descriptor = self._find(name)
-        if descriptor is None:
-            return None
+        return None if descriptor is None else self._judged(name, descriptor)
+
+    def open_to_write(self, name: str) -> int:
+        """The same to read and to write it by; where there is none it is made, empty and of mode 0600."""
+        try:
+            return self._judged(name, os.open(name, os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=self._folder))
+        except OSError as error:
+            raise self._complaint(name, error) from None
+
+    def _judged(self, name: str, descriptor: int) -> int:
+        """Return a descriptor of a file that others could not have written; else close it, and raise KernelError."""
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_uid in self._owners and not status.st_mode & 0o022:
             return descriptor

@@ -76,15 +76,16 @@ cdef inline uint32_t find_external(const Table *t, uint32_t address, int port_cl
     return row
 
 
-cdef inline uint32_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
-    return <uint32_t>siphash.siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
+cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t address, uint16_t id) noexcept nogil:
+    """Return the hash of an internal endpoint: the low 32 bits find its mapping, the others choose its port (ports.pxd)."""
+    return siphash.siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
 
 
 cdef inline uint32_t find_internal(const Table *t, int external, int port_class, uint32_t address, uint16_t id,
                                    uint32_t hash) noexcept nogil:
     """Return the mapping of an internal endpoint: on this external address, or a forward's on any; or NONE.
 
-    hash is the endpoint's (endpoint_hash).
+    hash is the endpoint's (endpoint_hash), of which its low half is enough.
     """
     cdef uint32_t at = hash & t.mapping_index.mask
     cdef int pool = pool_of(external, port_class)
@@ -118,16 +119,29 @@ cdef inline int keep_port(Table *t, int pool, uint32_t address, uint16_t wanted)
     return wanted
 
 
-cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address, uint16_t wanted) noexcept nogil:
-    """Return the external port for an inside endpoint, taken from the free ones or those held down; or NO_PORT."""
+cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address, uint16_t wanted,
+                            uint64_t hash) noexcept nogil:
+    """Return the external port for an inside endpoint, taken from the free ones or those held down; or NO_PORT.
+
+    hash is the endpoint's (endpoint_hash).
+    """
+    cdef bint keep_parity = port_class != numbers.CLASS_ICMP
+    cdef uint16_t choice
     cdef int port
     if t.sequential:
         port = ports.choose_next_port(&t.pools[pool], &t.next_sequential)
+    elif ports.is_free(&t.pools[pool], wanted):
+        port = wanted
     elif holds.was_of(t, pool, wanted, address):
         holds.end_hold(t, pool, wanted)
         return wanted
     else:
-        port = ports.choose_port(&t.pools[pool], wanted, port_class != numbers.CLASS_ICMP, table.next_random(t))
+        choice = ports.first_choice(wanted, keep_parity, hash)
+        # it reads a row that has to be waited for: only where there can be something
+        if t.held[pool].first and not ports.is_free(&t.pools[pool], choice) and holds.was_of(t, pool, choice, address):
+            holds.end_hold(t, pool, choice)
+            return choice
+        port = ports.choose_port(&t.pools[pool], wanted, keep_parity, choice, hash)
     if port != ports.NO_PORT:
         ports.take_port(&t.pools[pool], <uint16_t>port)
         return port
@@ -157,7 +171,7 @@ cdef inline void give_mapping(Table *t, uint32_t row, uint32_t host, uint16_t id
     index.insert(&t.mapping_index, hash, row)
 
 
-cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_t host, uint16_t id, uint32_t hash,
+cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_t host, uint16_t id, uint64_t hash,
                                  bint keep) noexcept nogil:
     """Give the endpoint of a host with this id one on this external address, with `keep` of the same port if possible.
 
@@ -177,7 +191,7 @@ cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_
     if keep:
         port = keep_port(t, pool, address, id)
     if port == ports.NO_PORT:
-        port = choose_port(t, pool, port_class, address, id)
+        port = choose_port(t, pool, port_class, address, id, hash)
     if port == ports.NO_PORT:
         return table.REFUSED_PORTS_EXHAUSTED
     row = mapping_row(external, port_class, <uint16_t>port)

@@ -142,7 +142,8 @@ cdef class MasqTable:
     """All sessions with their indexes, mappings, ports, hosts and timers.
 
     capacity: sessions at the most (default one million), reserved now but touched only as they are used.
-    filtering: one of FILTERINGS (RFC 4787 section 5). secret: 16 bytes for the keyed hash, random by default.
+    filtering: one of FILTERINGS (RFC 4787 section 5). secret: 16 bytes for the keyed hash, random by default; by the same one
+    inside hosts are given the same ports and addresses.
     sequential: ports ascending and never kept, as in 1999 (rule C-2). buffer: where the rows of sessions and mappings are
     to live (memory.lay_out). back(offset, octets) is called before a part of the buffer is touched for the first time, and
     has memory there when it returns; without it all may be touched. Raises CapacityError when the memory cannot be had.

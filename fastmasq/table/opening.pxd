@@ -35,7 +35,7 @@ cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth,
     cdef int port_class = rows.class_of(birth.protocol)
     cdef int64_t host, mapping
     cdef int64_t refusal = 0
-    cdef uint32_t endpoint
+    cdef uint64_t endpoint
     if external < 0:
         return table.REFUSED_NO_EXTERNAL
     if table.is_full(t):

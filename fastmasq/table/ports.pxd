@@ -1,8 +1,10 @@
-# The external ports (or ICMP identifiers) of one address and class: the same if free, else same range and parity, random.
+# The external ports (or ICMP identifiers) of one address and class: the same if free, else one of the same range and parity.
 #
-# RFC 4787 REQ-3 (no overloading), REQ-3a (port range), REQ-4 (parity); RFC 6056 section 3.3 (unpredictable choice).
-# Who cannot have his own is given one below those that kernels of clients choose, so that he takes none that another could
-# keep. One bit a port; the search reads 64 ports at a time, so that a nearly full pool costs no more than an empty one.
+# RFC 4787 REQ-3 (no overloading), REQ-3a (port range), REQ-4 (parity). Who cannot have his own is given one below those that
+# kernels of clients choose, so that he takes none that another could keep. Which one follows from a keyed hash of his
+# endpoint: nobody can foresee it without the key (RFC 6056 section 3.3.3), and who comes back when nothing is known of him any
+# more has the same again. One bit a port; the search reads 64 ports at a time, so that a nearly full pool costs no more than
+# an empty one.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -54,15 +56,29 @@ cdef inline void give_back_port(PortPool *pool, uint16_t port) noexcept nogil:
         pool.free_middle += is_middle(port)
 
 
+cdef inline uint16_t first_choice(uint16_t wanted, bint keep_parity, uint64_t hash) noexcept nogil:
+    """Return the port that an endpoint with this hash is given if it is free, when its own, `wanted`, is not.
+
+    The low 32 bits of the hash are left to others.
+    """
+    cdef unsigned int random = <unsigned int>(hash >> 32)
+    cdef unsigned int port
+    if not keep_parity:
+        return <uint16_t>random
+    port = random % LOW_PORTS if wanted < LOW_PORTS else LOW_PORTS + random % (CLIENT_PORTS - LOW_PORTS)
+    return <uint16_t>((port & ~<unsigned int>1) | (wanted & 1))
+
+
 cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned int count, unsigned int least,
-                             uint64_t wanted, uint64_t random) noexcept nogil:
+                             uint64_t wanted, uint16_t choice, uint64_t hash) noexcept nogil:
     """Return a free port among `count` words from `first` on, but from word `least`, whose bit is in `wanted`; or NO_PORT.
 
-    count: a power of two, so that an odd step comes by all of them, and ports that are taken in a row stop nobody for long.
+    It is `choice` if that may be; else the next one in an order that the hash decides, so that it is the same whenever the
+    same are free. count: a power of two, so that an odd step comes by all words.
     """
-    cdef unsigned int at = <unsigned int>(random >> 32)
-    cdef unsigned int step = <unsigned int>(random >> 42) | 1
-    cdef unsigned int turn = random >> 58
+    cdef unsigned int at = choice >> 6
+    cdef unsigned int turn = choice & 63
+    cdef unsigned int step = <unsigned int>(hash >> 55) | 1
     cdef unsigned int _i, word
     cdef uint64_t bits
     for _i in range(count):
@@ -76,44 +92,47 @@ cdef inline int search_words(const PortPool *pool, unsigned int first, unsigned 
     return NO_PORT
 
 
-cdef inline int search_low(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
-    return search_words(pool, 0, LOW_PORTS // 64, 0, wanted, random) if pool.free_low else NO_PORT
+cdef inline int search_low(const PortPool *pool, uint64_t wanted, uint16_t choice, uint64_t hash) noexcept nogil:
+    return search_words(pool, 0, LOW_PORTS // 64, 0, wanted, choice, hash) if pool.free_low else NO_PORT
 
 
-cdef inline int search_middle(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
-    return search_words(pool, 0, CLIENT_PORTS // 64, LOW_PORTS // 64, wanted, random) if pool.free_middle else NO_PORT
+cdef inline int search_middle(const PortPool *pool, uint64_t wanted, uint16_t choice, uint64_t hash) noexcept nogil:
+    if pool.free_middle == 0:
+        return NO_PORT
+    return search_words(pool, 0, CLIENT_PORTS // 64, LOW_PORTS // 64, wanted, choice, hash)
 
 
-cdef inline int search_clients(const PortPool *pool, uint64_t wanted, uint64_t random) noexcept nogil:
+cdef inline int search_clients(const PortPool *pool, uint64_t wanted, uint16_t choice, uint64_t hash) noexcept nogil:
     cdef unsigned int first = CLIENT_PORTS // 64
     if pool.free_count == pool.free_low + pool.free_middle:
         return NO_PORT
-    return search_words(pool, first, POOL_WORDS - first, first, wanted, random)
+    return search_words(pool, first, POOL_WORDS - first, first, wanted, choice, hash)
 
 
-cdef inline int choose_port(const PortPool *pool, uint16_t wanted, bint keep_parity, uint64_t random) noexcept nogil:
-    """Return a port for an endpoint that would like `wanted`; NO_PORT when none is left. Does not take it."""
-    cdef uint64_t parity
+cdef inline int choose_port(const PortPool *pool, uint16_t wanted, bint keep_parity, uint16_t choice,
+                            uint64_t hash) noexcept nogil:
+    """Return a port for an endpoint that cannot have `wanted`, its first choice if possible; NO_PORT when none is left.
+
+    Does not take it.
+    """
+    cdef uint64_t parity = 0xAAAAAAAAAAAAAAAAULL if wanted & 1 else 0x5555555555555555ULL
     cdef int port = NO_PORT
     if pool.free_count == 0:
         return NO_PORT
-    if is_free(pool, wanted):
-        return wanted
     if not keep_parity:
-        return search_words(pool, 0, POOL_WORDS, 0, ANY, random)
-    parity = 0xAAAAAAAAAAAAAAAAULL if wanted & 1 else 0x5555555555555555ULL
+        return search_words(pool, 0, POOL_WORDS, 0, ANY, choice, hash)
     if wanted < LOW_PORTS:
-        port = search_low(pool, parity, random)
+        port = search_low(pool, parity, choice, hash)
         if port == NO_PORT:
-            port = search_low(pool, ANY, random)
+            port = search_low(pool, ANY, choice, hash)
     if port == NO_PORT:
-        port = search_middle(pool, parity, random)
+        port = search_middle(pool, parity, choice, hash)
     if port == NO_PORT:
-        port = search_clients(pool, parity, random)
+        port = search_clients(pool, parity, choice, hash)
     if port == NO_PORT:
-        port = search_middle(pool, ANY, random)
+        port = search_middle(pool, ANY, choice, hash)
     if port == NO_PORT:
-        port = search_clients(pool, ANY, random)
+        port = search_clients(pool, ANY, choice, hash)
     return port
 
 

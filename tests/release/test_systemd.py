@@ -57,6 +57,7 @@ def test_the_service_lives_under_systemd(lab: Lab, host: SystemdHost) -> None:
     assert re.search(r"^Uid:\s*(\d+)", status, re.MULTILINE)[1] == user != "0"
     assert host.run("stat", "-c", "%U:%G %a", "/run/fastmasq").strip() == "fastmasq:fastmasq 750"
     host.run("mountpoint", "/run/fastmasq/bpf")
+    assert host.run("stat", "-c", "%U %a %s", "/var/lib/fastmasq/key").strip() == "fastmasq 600 16"
     for check in scenario.CHECKS:
         assert check.run(stage), check.title
 

@@ -16,10 +16,10 @@ Principles. A packet that is not forwarded changes nothing: no session, no state
 on the inside (hairpin) is treated as if it had gone out and come back: it meets the sender's session on its way out and
 the receiver's on its way in. Rate limits are not part of the specification.
 
-What the specification leaves open is which external port a new mapping gets when its own cannot be kept, which target
-of a port forward serves a remote endpoint while there is no room for its session, and the identification of a datagram
-that leaves in pieces. The caller passes what was observed; `WrongPort` or `WrongTarget` is raised if it breaks the
-rules.
+What the specification leaves open is which external port a new mapping gets when its own cannot be kept (but it is the
+same for an endpoint whenever the same are free), which target of a port forward serves a remote endpoint while there is
+no room for its session, and the identification of a datagram that leaves in pieces. The caller passes what was
+observed; `WrongPort` or `WrongTarget` is raised if it breaks the rules.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class Model:
         self.by_inside: dict[tuple[int, int, int], Mapping] = {}  # (protocol, address, id)
         self.by_external: dict[tuple[int, int], Mapping] = {}  # (protocol, external id)
         self.held_down: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external id): last owner, end (ns)
+        self.choices: dict[tuple[int, int, int], list[tuple[int, frozenset[int]]]] = {}  # what endpoints were given, of
         self.plain: dict[tuple[int, int], PlainSession] = {}  # (protocol, remote address)
         self.programs: dict[tuple, ProgramSession] = {}  # (protocol, client's link, client, what it asked for)
         self.datagrams: dict[tuple, Datagram] = {}  # (link, source, destination, protocol, identification)
@@ -386,8 +387,9 @@ class Model:
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
 
-        A port held down (RFC 6888 REQ-8) is free for its last owner; when nothing else is left, the one held longest is
-        free for anybody, any of them if several were closed at the same time.
+        A port held down (RFC 6888 REQ-8) is free for its last owner, if it is the inside one, and may be otherwise;
+        when nothing else is left, the one held longest is free for anybody, any of them if several were closed at the
+        same time. Which is up to the translator, but of the same free ports an endpoint is always given the same.
         Raises Refused when there is none, WrongPort when the observed one is not among those that may be given.
         """
         allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
@@ -395,13 +397,20 @@ class Model:
         held = {id: self.held_down[protocol, id][0] for id in ends}
         free = {id for id in allowed if (protocol, id) not in self.by_external and id not in held}
         if wanted in free or held.get(wanted) == host:
-            candidates = {wanted}
-        else:
-            candidates = free if protocol == ICMP else like(free, wanted)
+            return self.given({wanted}, wanted)
+        alike = free if protocol == ICMP else like(free, wanted)
+        candidates = set(alike)
         if not candidates:
             low_too = protocol == ICMP or wanted < LOW_PORTS
             left = {id: end for id, end in ends.items() if id >= LOW_PORTS or low_too}
             candidates = {id for id, end in left.items() if end == min(left.values())}
+        mine = {id for id, owner in held.items() if owner == host}
+        chosen = self.given(candidates | (mine if protocol == ICMP else like(mine, wanted)), wanted)
+        self.check_choice((protocol, host, wanted), chosen, alike)
+        return chosen
+
+    def given(self, candidates: set[int], wanted: int) -> int:
+        """Return the port that was given, as far as that can be seen, or else any of the candidates."""
         if not candidates:
             raise Refused("ports_exhausted", (3, 1, 0))
         if self.observed.port is None:
@@ -411,6 +420,17 @@ class Model:
                 f"external port {self.observed.port} for inside port {wanted}: not one of {sorted(candidates)[:9]}"
             )
         return self.observed.port
+
+    def check_choice(self, endpoint: tuple[int, int, int], chosen: int, free: set[int]) -> None:
+        """Raise WrongPort if an endpoint was given another port before, although both were free then and are now."""
+        if self.observed.port is None:
+            return
+        before = self.choices.setdefault(endpoint, [])
+        for port, others in before:
+            if port != chosen and port in free and chosen in others:
+                raise WrongPort(f"external port {chosen} for inside port {endpoint[2]}: it was {port} before")
+        if chosen in free:
+            before.append((chosen, frozenset(free)))
 
     # -- inbound ----------------------------------------------------------------------------------------------------
 

@@ -152,6 +152,62 @@ def test_rfc6056_the_secret_decides() -> None:
     assert sum(mine == theirs for mine, theirs in zip(one, other, strict=True)) < 3
 
 
+# --- by arithmetic -----------------------------------------------------------------------------------------------
+
+
+def changed_ports(table, ends: list[tuple[int, int, int]]) -> dict[tuple[int, int, int], int]:
+    """Open a session of each (protocol, host, port); return the external ports of those that could not keep theirs."""
+    got = {end: external_port(table, opened(table, end[0], end[2], host=end[1])) for end in ends}
+    return {end: port for end, port in got.items() if port != end[2]}
+
+
+def rivals(hosts: int, protocol: int = UDP, port: int = 40000) -> list[tuple[int, int, int]]:
+    return [(protocol, HOST + number, port) for number in range(hosts)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("port", [600, 40000])
+def test_who_comes_back_when_all_is_forgotten_has_the_port_it_had(protocol: int, port: int) -> None:
+    """Another table of the same secret: after a start without the state of before."""
+    ends = rivals(20, protocol, port)
+    before, after = (changed_ports(make_table(), ends) for _ in range(2))
+    assert before == after and len(before) == 19
+    assert changed_ports(make_table(secret=bytes(16)), ends) != before
+
+
+def test_nearly_all_have_the_port_they_had_in_whatever_order_they_come_back() -> None:
+    """What differs had met another, who came first this time: 3000 are given one of 13 824."""
+    ends = rivals(3001)
+    usual = np.setdiff1d(np.arange(1024, 65536), np.arange(20480, 24576))
+    before = changed_ports(make_table(usual, capacity=4096), ends)
+    Random(1).shuffle(ends)
+    ends.sort(key=lambda end: end[1] != HOST)  # who keeps the port that all want
+    after = changed_ports(make_table(usual, capacity=4096), ends)
+    assert before.keys() == after.keys()
+    same = sum(before[end] == after[end] for end in before)
+    assert same > 0.8 * len(before), same
+
+
+def test_a_session_that_ended_and_comes_back_has_its_port_again_also_while_it_is_held_down() -> None:
+    table = make_table()
+    opened(table, UDP, 40000, host=OTHER_HOST)
+    ports = []
+    for now in (0, SECOND, 200 * SECOND):
+        table.expire(now)
+        row = opened(table, UDP, 40000, now_ns=now)
+        ports.append(external_port(table, row))
+        table.close(row)
+    assert len(set(ports)) == 1 and ports[0] != 40000
+
+
+def test_the_port_depends_on_host_port_and_class() -> None:
+    ends = [(protocol, host, port) for protocol in (TCP, UDP) for host in (HOST, HOST + 1) for port in (40000, 40002)]
+    table = make_table()
+    for protocol, port in itertools.product((TCP, UDP), (40000, 40002)):
+        opened(table, protocol, port, host=OTHER_HOST + 5)
+    assert len(set(changed_ports(table, ends).values())) == len(ends)
+
+
 # --- no overloading, exhaustion ----------------------------------------------------------------------------------
 
 

@@ -74,9 +74,14 @@ def far_end(call: Call, server: PptpHost) -> Call:
 
 
 def segments(sniffer: Sniffer) -> list[bytes]:
-    """Return what came in each TCP segment with data to port 1723."""
-    heard = [each.payload for each in sniffer.of(protocol=socket.IPPROTO_TCP, destination_port=1723)]
-    return [octets[(octets[12] >> 4) * 4 :] for octets in heard if len(octets) > (octets[12] >> 4) * 4]
+    """Return what came in each TCP segment with data to port 1723, whatever TCP has sent once more."""
+    found: dict[bytes, bytes] = {}  # by source port and sequence number
+    for each in sniffer.of(protocol=socket.IPPROTO_TCP, destination_port=1723):
+        octets = each.payload
+        data = octets[(octets[12] >> 4) * 4 :]
+        if data:
+            found.setdefault(octets[:2] + octets[4:8], data)
+    return list(found.values())
 
 
 # --- PPTP --------------------------------------------------------------------------------------------------------

@@ -155,6 +155,7 @@ class Engine:
         self._has_missed_binds = False
         self._gives_up_at = 0.0  # such ports, and not before
         self._will_give_up = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # by the name of what is to be done then
         self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
         self._undo = ExitStack()
         self._undo.callback(self.loop.close)
@@ -436,7 +437,7 @@ class Engine:
             elif start_time(self._supervisor) is None:
                 self.loop.stop()
             else:
-                self.loop.call_later(PARENT_S, self._end_with_supervisor)
+                self._later(PARENT_S, self._end_with_supervisor)
         except KernelError:
             self.loop.stop()
 
@@ -444,7 +445,7 @@ class Engine:
 
     def serve(self) -> None:
         """React to events until stopped."""
-        self._next_second = self.loop.call_later(1, self._pass_second)
+        self._later(1, self._pass_second)
         if self._predecessor is None:
             self.notifier.ready(self.status.summary())
         else:
@@ -452,8 +453,13 @@ class Engine:
         try:
             self.loop.run_forever()
         finally:
-            self._next_second.cancel()  # the loop runs once more when all has been put back
+            for timer in self._timers.values():  # the loop runs once more when all has been put back
+                timer.cancel()
             self.notifier.stopping()
+
+    def _later(self, seconds: float, action: Callable[[], object]) -> None:
+        """Do something later, while there is something to serve; of each action one waits at a time."""
+        self._timers[action.__name__] = self.loop.call_later(seconds, action)
 
     def _drain(self) -> None:
         """Have the loop close the connections that were dropped, also those that it was about to begin."""
@@ -515,7 +521,7 @@ class Engine:
             self._bound |= news
         if not self._will_give_up:
             self._will_give_up = True
-            self.loop.call_at(self._gives_up_at, self._give_up)
+            self._later(self._gives_up_at - self.loop.time(), self._give_up)
 
     def _give_up(self) -> None:
         bound, self._bound = self._bound, set()
@@ -526,7 +532,7 @@ class Engine:
 
     def _look_often(self) -> None:
         """Look at the host's ports every LOOK_OFTEN_S, where nobody tells of those that are bound."""
-        self.loop.call_later(LOOK_OFTEN_S, self._look_often)
+        self._later(LOOK_OFTEN_S, self._look_often)
         self._attempt(self.gateway.look)
 
     def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
@@ -594,7 +600,7 @@ class Engine:
 
     def _pass_second(self) -> None:
         """Do what time asks for; a step that fails takes nothing from those after it."""
-        self._next_second = self.loop.call_later(1, self._pass_second)
+        self._later(1, self._pass_second)
         self._seconds += 1
         if self.watchdog.is_alive():
             self.notifier.alive()

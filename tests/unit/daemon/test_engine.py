@@ -196,7 +196,7 @@ def test_a_step_that_fails_takes_nothing_from_those_after_it(
     monkeypatch.setattr(engine.hops, "probe", lambda: done.append("probe"))
     for _ in range(30):
         engine._pass_second()
-        engine._next_second.cancel()
+        engine._timers["_pass_second"].cancel()
     engine.read_kernel()
     assert (done.count("hops"), done.count("probe")) == (31, 2)
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

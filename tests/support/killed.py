@@ -6,7 +6,6 @@ import mmap
 import os
 import random
 import signal
-import struct
 import time
 
 from fastmasq.table.forward_table import ForwardTable
@@ -77,7 +76,8 @@ def sessions(table: MasqTable) -> dict[Key, int]:
 
 def killed(seed: int) -> tuple[mmap.mmap, int]:
     """Return what a process left that was killed somewhere in the story of a seed, and how many steps it had done."""
-    rows, done = shared(CAPACITY), mmap.mmap(-1, mmap.PAGESIZE)
+    rows = shared(CAPACITY)
+    done = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # stored at once; struct.pack_into writes 0 before
     child = os.fork()
     if child == 0:
         try:
@@ -86,17 +86,17 @@ def killed(seed: int) -> tuple[mmap.mmap, int]:
             while True:
                 story.step()
                 number += 1
-                struct.pack_into("=Q", done, 0, number)
+                done[0] = number
         finally:
             os._exit(1)
     pause = random.Random(seed).uniform(0.0005, 0.005)
-    while not struct.unpack_from("=Q", done)[0]:
+    while not done[0]:
         time.sleep(0.001)
     time.sleep(pause)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "it ended by itself"
-    return rows, struct.unpack_from("=Q", done)[0]
+    return rows, done[0]
 
 
 def check(seed: int) -> None:

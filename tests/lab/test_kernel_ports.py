@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import select
+import signal
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -172,3 +176,22 @@ def test_more_binds_than_there_is_room_for_are_told_to_be_missing(host: Namespac
             for port in range(1, 60 + rounds):
                 bound("0.0.0.0", port).close()
         assert binds.take() == {(TCP, port) for port in range(1, 60 + rounds)}
+
+
+def test_the_reader_is_never_seen_to_step_back(host: Namespace, binds: Binds) -> None:
+    """Or the kernel would find the ring full, and a bind would go unheard."""
+    with host.entered():
+        bound("0.0.0.0", 22).close()
+    assert binds.take() == {(TCP, 22)}
+    with mmap.mmap(binds.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ) as page:
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    binds.take()
+            finally:
+                os._exit(1)
+        seen = {struct.unpack_from("=Q", page) for _ in range(1_000_000)}
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert seen == {(16,)}, "octets of one record, as before"

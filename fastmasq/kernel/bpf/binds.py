@@ -30,7 +30,9 @@ class Binds(GroupPrograms):
         cookie = namespace_cookie()
         self._ring = self._keep(calls.make_ring(mmap.PAGESIZE))
         # linux/bpf.h: the first page has the reader's position, the second the writer's, then comes the data twice
-        self._read = self._open.enter_context(mmap.mmap(self._ring, mmap.PAGESIZE))
+        read = self._open.enter_context(mmap.mmap(self._ring, mmap.PAGESIZE))
+        # the kernel may look at any moment: written in one piece, where struct's pack_into would write 0 before
+        self._read = self._open.enter_context(memoryview(read).cast("Q"))
         self._written = self._open.enter_context(
             mmap.mmap(self._ring, 3 * mmap.PAGESIZE, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
         )
@@ -48,7 +50,7 @@ class Binds(GroupPrograms):
 
         From then on only others make the descriptor readable.
         """
-        (at,), (end,) = _POSITION.unpack_from(self._read), _POSITION.unpack_from(self._written)
+        at, (end,) = self._read[0], _POSITION.unpack_from(self._written)
         has_room = end - at < mmap.PAGESIZE - _RECORD.size  # else it is full
         found = set()
         while at < end:
@@ -58,7 +60,7 @@ class Binds(GroupPrograms):
             if not header & _DISCARDED:
                 found.add((protocol, port))
             at += _RECORD.size
-        _POSITION.pack_into(self._read, 0, at)
+        self._read[0] = at
         return found if has_room else None
 
 

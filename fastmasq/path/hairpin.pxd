@@ -55,10 +55,7 @@ cdef inline Outcome find_receiver(const Path *p, const Packet *packet, uint32_t 
 
 
 cdef inline Outcome open_receiver(Path *p, const Packet *packet, Turn *turn) noexcept nogil:
-    """Open the receiver's session if it is a forward's target, and has none yet that it could have.
-
-    The sender's session, if the packet has opened it on the way here, goes where that is refused.
-    """
+    """Open the receiver's session if it is a forward's target, and has none yet that it could have."""
     cdef Table *t = p.table
     cdef int state = first_inbound_state(packet)
     cdef int64_t opened
@@ -69,10 +66,24 @@ cdef inline Outcome open_receiver(Path *p, const Packet *packet, Turn *turn) noe
     if opened >= 0:
         turn.returning = rows.ref_of(<uint32_t>opened, rows.INBOUND)
     elif opened != table.REFUSED_HALF_OPEN:
-        if turn.is_new:
-            sessions.close_session(t, turn.row)
         return reason_of(opened)
     return verdict.GOES_ON
+
+
+cdef inline Outcome reach_receiver(Path *p, Packet *packet, uint32_t sender, Turn *turn) noexcept nogil:
+    """Find the receiver, the hop to it, and its session; sender is the mapping that the packet turns round by.
+
+    The sender's session, if the packet has opened it on the way here, goes where that is refused, or has to wait: then the
+    packet opens it again.
+    """
+    cdef Outcome outcome = find_receiver(p, packet, sender, turn)
+    if outcome == verdict.GOES_ON:
+        outcome = leave.towards(p, packet, turn.ends.daddr)
+    if outcome == verdict.GOES_ON:
+        outcome = open_receiver(p, packet, turn)
+    if outcome != verdict.GOES_ON and turn.is_new:
+        sessions.close_session(p.table, turn.row)
+    return outcome
 
 
 cdef inline bint is_turned_control(const Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
@@ -97,11 +108,7 @@ cdef inline Outcome advance_both(Path *p, const Packet *packet, const Turn *turn
 
 cdef inline Outcome turn_by(Path *p, Packet *packet, uint32_t mapping, Turn *turn) noexcept nogil:
     """Turn a packet round by its sender's mapping; the sender's session is in `turn`."""
-    cdef Outcome outcome = find_receiver(p, packet, mapping, turn)
-    if outcome == verdict.GOES_ON:
-        outcome = leave.towards(p, packet, turn.ends.daddr)
-    if outcome == verdict.GOES_ON:
-        outcome = open_receiver(p, packet, turn)
+    cdef Outcome outcome = reach_receiver(p, packet, mapping, turn)
     if outcome == verdict.GOES_ON and is_turned_control(p, packet, turn):
         outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, rows.ref_of(turn.row, rows.OUTBOUND))
     if outcome == verdict.GOES_ON:

@@ -156,6 +156,15 @@ def test_pf5_hairpin_keeps_each_client_with_its_target():
                 harness.send(INSIDE, tcp(server, (GATEWAY_OUT, 5000 + number), "SA", seq=900, ack=101))
 
 
+def test_pf5_hairpin_leaves_no_session_where_there_is_room_for_one_of_two():
+    """While too many are half open, an endpoint has always the same target: perhaps one whose hop is not known yet."""
+    harness = forwarding((WEB, 1), (OTHER_WEB, 1), protocol=UDP, half_open=1, capacity=2)
+    passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"x"))
+    for port in range(5000, 5008):
+        assert dropped(harness, INSIDE, udp(("10.0.0.9", port), PUBLIC, b"x")) == "table_full"
+        assert len(harness.sessions()) == 1
+
+
 def test_pf6_an_error_about_an_answer_reaches_the_server():
     harness = forwarding(WEB, protocol=UDP)
     passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"hello"))

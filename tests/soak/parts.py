@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fastmasq.errors import KernelError
+from fastmasq.errors import FastmasqError, KernelError
 
 _processes = multiprocessing.get_context("fork")
 
@@ -27,6 +29,15 @@ def in_background(part: Callable[[], Coroutine[None, None, None]]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     asyncio.run(part())
+
+
+@contextlib.contextmanager
+def noting_mishaps(mishaps: list[str], started: float) -> Iterator[None]:
+    """Go on where fastmasq or the kernel refuses something, and note that; `started` is a monotonic time in seconds."""
+    try:
+        yield
+    except (FastmasqError, OSError) as error:
+        mishaps.append(f"at {time.monotonic() - started:.0f} s: {error}")
 
 
 class Part:

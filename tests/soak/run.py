@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +16,7 @@ from fastmasq.errors import FastmasqError
 from tests.soak import attacks, ordinary
 from tests.soak.faults import FAULTS
 from tests.soak.leaks import Leaks
-from tests.soak.parts import Part, Parts, in_background, start
+from tests.soak.parts import Part, Parts, in_background, noting_mishaps, start
 from tests.soak.place import ORDINARY, Place
 from tests.soak.plan import Act, make_plan
 from tests.soak.verdict import Findings, Sample
@@ -85,7 +85,7 @@ class Stage:
                 if not self._place.fastmasq.is_running():
                     self._found.mishaps.append(f"fastmasq ended after {now:.0f} s")
                     break
-                with self._noting_mishaps():
+                with noting_mishaps(self._found.mishaps, self._started):
                     while going and going[0][0] <= now:
                         going.pop(0)[1].close()
                     while coming and coming[0].at <= now:
@@ -136,13 +136,6 @@ class Stage:
             descriptors = len(os.listdir(f"/proc/{self._place.pid}/fd"))
             self._found.samples.append(Sample(now, resident, descriptors, _waited_s(self._worker)))
         self._leaks.look(now)
-
-    @contextlib.contextmanager
-    def _noting_mishaps(self) -> Iterator[None]:
-        try:
-            yield
-        except (FastmasqError, OSError) as error:
-            self._found.mishaps.append(f"at {self._now():.0f} s: {error}")
 
     def _now(self) -> float:
         return time.monotonic() - self._started

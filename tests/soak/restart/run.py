@@ -13,14 +13,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from fastmasq.errors import FastmasqError
 from tests.soak.leaks import Leaks
-from tests.soak.parts import Part, Parts, in_background
+from tests.soak.parts import Part, Parts, in_background, noting_mishaps
 from tests.soak.place import Place
 from tests.soak.restart import hosts, tunnels
 from tests.soak.restart.verdict import Findings, Restart
@@ -66,7 +66,7 @@ class Stage:
         tunnelling = self._parts.begin_told("hosts with tunnels", partial(tunnels.tunnel_all, self._place.lab))
         tunnelling.answer()
         self._strangers = self._told("strangers", partial(hosts.visit_all, router, self._started))
-        with self._noting_mishaps():
+        with noting_mishaps(self._found.mishaps, self._started):
             self._round(KILL_EVERY_S, [self._kill])
             self._round(TURN_S, [self._stop, self._upgrade])
             self._wait(SETTLE_S)
@@ -167,13 +167,6 @@ class Stage:
     def _wait(self, seconds: float) -> None:
         self._leaks.look(self._now())
         time.sleep(max(0.0, seconds))
-
-    @contextlib.contextmanager
-    def _noting_mishaps(self) -> Iterator[None]:
-        try:
-            yield
-        except (FastmasqError, OSError) as error:
-            self._found.mishaps.append(f"at {self._now():.0f} s: {error}")
 
     def _now(self) -> float:
         return time.monotonic() - self._started

@@ -21,6 +21,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from fastmasq.trackers.vpn.changes import Changes
 from fastmasq.trackers.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
@@ -101,7 +102,7 @@ class CallTable:
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._next_id = self.settings.first_id
-        self._changes: dict[int, Call] = {}
+        self._changes: Changes[Call] = Changes()
 
     # -- control connections -------------------------------------------------------------------------------------------
 
@@ -294,10 +295,8 @@ class CallTable:
         return list(self._changes.values())
 
     def take_changes(self) -> Iterator[Call]:
-        """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
-        for row in list(self._changes.values()):
-            del self._changes[row.number]
-            yield row
+        """Return the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
+        return self._changes.take()
 
     # -- rows of a run before ------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from fastmasq.trackers.vpn.changes import Changes
 from fastmasq.trackers.vpn.deadlines import FOREVER, Deadlines
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
@@ -71,7 +72,7 @@ class EspTable:
         self._unanswered: Unanswered[Association] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
-        self._changes: dict[int, Association] = {}
+        self._changes: Changes[Association] = Changes()
 
     # -- outbound ------------------------------------------------------------------------------------------------------
 
@@ -364,10 +365,8 @@ class EspTable:
         return list(self._changes.values())
 
     def take_changes(self) -> Iterator[Association]:
-        """Yield the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
-        for row in list(self._changes.values()):
-            del self._changes[row.number]
-            yield row
+        """Return the rows that were made, changed or (state "closed") removed since they were taken last, once each."""
+        return self._changes.take()
 
     # -- rows, also for preloading -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from fastmasq.trackers.vpn.changes import Changes
 from fastmasq.trackers.vpn.deadlines import Deadlines
 from fastmasq.trackers.vpn.decision import Decision, dropped
 from fastmasq.trackers.vpn.events import Event
@@ -131,7 +132,7 @@ class ExchangeTable:
         self._unanswered: Unanswered[Exchange] = Unanswered()
         self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
-        self._changes: dict[int, Exchange] = {}
+        self._changes: Changes[Exchange] = Changes()
         self._new_evidence: set[int] = set()  # remotes
 
     # -- packets -------------------------------------------------------------------------------------------------------
@@ -250,10 +251,8 @@ class ExchangeTable:
     # -- for the next run ----------------------------------------------------------------------------------------------
 
     def take_changes(self) -> Iterator[Exchange]:
-        """Yield the rows that were made, changed or removed since they were taken last, once each."""
-        for row in list(self._changes.values()):
-            del self._changes[row.number]
-            yield row
+        """Return the rows that were made, changed or removed since they were taken last, once each."""
+        return self._changes.take()
 
     def take_evidence(self) -> Iterator[Evidence]:
         """Yield what is known of the remotes of which more was learned since it was taken last."""

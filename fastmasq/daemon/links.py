@@ -121,7 +121,7 @@ class Links:
         usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
         link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
         local = next((number for number in usable if self.links[number].role == "local"), NO_LINK)
-        outside = next(link for link in snapshot.links if link.role == "outside") if by_next_hop else None
+        outside = snapshot.outside if by_next_hop else None
         first, routes = rows.route_rows(snapshot.routes, link_of_ifindex, local, outside)
         with self._forwarder.locked():  # in one go: no route may lead to a link without a sender
             for number, attached in fresh.items():

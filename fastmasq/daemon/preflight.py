@@ -107,7 +107,7 @@ def _links(links: tuple[Link, ...], external: list[int]) -> Iterator[Finding]:
 
 def _addresses(settings: Settings, watch: Watch) -> Iterator[Finding]:
     """Look for addresses to leave with that the outside link has not."""
-    outside = next(link for link in watch.snapshot().links if link.role == "outside")
+    outside = watch.snapshot().outside
     own = ", ".join(str(IPv4Address(each.address)) for each in outside.addresses)
     for address in missing_addresses(watch.snapshot(), settings.masquerade.addresses):
         said = f"[masquerade] addresses: {outside.name} has no {address}, so nobody leaves with it (it has {own})"

@@ -70,7 +70,7 @@ def external_addresses(snapshot: Snapshot, wanted: Sequence[str], before: int | 
     wanted: those of the settings, of which the link's count. Without any in the settings the first is that of the
     default route, or while there is none that of `before`, and the others are those that fit other routes over it.
     """
-    outside = next(link for link in snapshot.links if link.role == "outside")
+    outside = snapshot.outside
     if wanted:
         own = {each.address for each in outside.addresses}
         return [address for address in map(int, map(IPv4Address, wanted)) if address in own]
@@ -91,8 +91,7 @@ def missing_addresses(snapshot: Snapshot, wanted: Sequence[str]) -> list[str]:
 
     None are while there is no such link, or it has no address at all.
     """
-    outside = next(link for link in snapshot.links if link.role == "outside")
-    own = {each.address for each in outside.addresses}
+    own = {each.address for each in snapshot.outside.addresses}
     return [address for address in wanted if own and int(IPv4Address(address)) not in own]
 
 

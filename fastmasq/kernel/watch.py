@@ -50,6 +50,10 @@ class Snapshot:
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
 
+    @property
+    def outside(self) -> Link:
+        return next(link for link in self.links if link.role == "outside")
+
 
 class Watch:
     """A netlink watcher in the network namespace it was made in."""

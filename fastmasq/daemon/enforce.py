@@ -35,7 +35,7 @@ from fastmasq.table.rows import (
     OUTBOUND,
     SESSION_HAIRPIN,
 )
-from fastmasq.wire.numbers import CLASSES, ICMP, TCP, UDP
+from fastmasq.wire.numbers import ICMP, TCP, TCP_CLASS, UDP
 
 _INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
 
@@ -160,11 +160,8 @@ def close_forbidden(gateway: Gateway) -> Closed:
         for number in closed:
             shown = listing.describe(rows[number], gateway.table, now)
             lines.append(f"{shown['protocol']} {shown['inside']} -> {shown['remote']}: {reasons[number]}")
-        reset += gateway.host.reset(row for row in rows[closed] if row["port_class"] == _TCP_CLASS)
+        reset += gateway.host.reset(row for row in rows[closed] if row["port_class"] == TCP_CLASS)
     return Closed(lines, reset)
-
-
-_TCP_CLASS = CLASSES.index("tcp")
 
 
 def _close(gateway: Gateway, first: int, rows: np.ndarray, doomed: Sequence[int]) -> list[int]:

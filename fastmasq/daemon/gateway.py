@@ -29,7 +29,7 @@ from fastmasq.daemon.links import Links
 from fastmasq.daemon.marks import Marks
 from fastmasq.daemon.path import limits_of
 from fastmasq.daemon.policy import Policy
-from fastmasq.daemon.ports import UDP_CLASS, Ports, no_ports
+from fastmasq.daemon.ports import Ports, no_ports
 from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.triggers import Triggers
@@ -43,12 +43,12 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import forwards, triggers
-from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT, TCP, UDP
+from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT, TCP, TCP_CLASS, UDP, UDP_CLASS
 
 log = logging.getLogger("fastmasq.engine")
 
 MOST_NAMED = 100  # characters of ports in a line of the log
-_PORT_CLASSES = {TCP: CLASSES.index("tcp"), UDP: UDP_CLASS}  # by protocol
+_PORT_CLASSES = {TCP: TCP_CLASS, UDP: UDP_CLASS}  # by protocol
 
 
 class Gateway:

@@ -15,10 +15,9 @@ from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
 from fastmasq.trackers.vpn.findings import of_natt
-from fastmasq.wire.numbers import CLASSES, NATT_PORT
+from fastmasq.wire.numbers import NATT_PORT, UDP_CLASS
 
 SHOWN = 1000  # sessions in an answer
-_UDP = CLASSES.index("udp")
 
 
 def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
@@ -27,7 +26,7 @@ def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
     for rows in listing.copies(table, forwarder):
         ends = ends_of(rows["flow"][:, OUTBOUND])
         has_port = (ends.sid == NATT_PORT) | (ends.did == NATT_PORT)
-        found.append(rows[has_port & (rows["port_class"] == _UDP) & (rows["state"] != 0)])
+        found.append(rows[has_port & (rows["port_class"] == UDP_CLASS) & (rows["state"] != 0)])
     return np.concatenate(found)
 
 

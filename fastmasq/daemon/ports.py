@@ -25,9 +25,7 @@ from fastmasq.kernel.ports import (
     parse_ports,
 )
 from fastmasq.policy.forwards import Endpoint
-from fastmasq.wire.numbers import CLASSES
-
-UDP_CLASS = CLASSES.index("udp")
+from fastmasq.wire.numbers import CLASSES, UDP_CLASS
 
 HOST_PORTS = (20480, 24575)
 """Where programs of the host connect from while we run.

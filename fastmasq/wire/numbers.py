@@ -7,3 +7,4 @@ DNS_PORT, WEB_PORT, ISAKMP_PORT, PPTP_PORT, NATT_PORT = 53, 80, 500, 1723, 4500
 
 BY_NAME = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": GRE, "esp": ESP, "ah": AH}
 CLASSES = ("tcp", "udp", "icmp")  # by CLASS_* of `numbers.pxd`
+TCP_CLASS, UDP_CLASS = map(CLASSES.index, ("tcp", "udp"))

@@ -89,7 +89,7 @@ class FormerTunnels:
                 self.torn += 1
                 continue
             if isinstance(row, Gone):
-                rows.pop((row.kind, row.number), None)
+                rows.pop(_key(row), None)
             else:
                 rows[_key(row)] = row
         return rows.values()
@@ -169,8 +169,7 @@ class KeptTunnels:
     # -- within ------------------------------------------------------------------------------------------------------
 
     def _note(self, row: Row | Gone) -> None:
-        key = (row.kind, row.number) if isinstance(row, Gone) else _key(row)
-        self._noted[key] = row
+        self._noted[_key(row)] = row
 
     def _rows(self) -> Iterator[Row]:
         connections, calls, ipsec = self._trackers
@@ -216,7 +215,7 @@ class KeptTunnels:
     def _note_written(self, rows: list[Row | Gone | Origin]) -> None:
         for row in rows:
             if isinstance(row, Gone):
-                self._times.pop((row.kind, row.number), None)
+                self._times.pop(_key(row), None)
             elif isinstance(row, Call | Association):
                 self._times[_key(row)] = _times_of(row)
 
@@ -248,8 +247,10 @@ def read_former(folder: RunFolder) -> FormerTunnels:
     return FormerTunnels(folder.read(file_of(network_namespace().inode, "tunnels"), LARGEST) or b"")
 
 
-def _key(row: Row) -> Key:
-    return ("evidence", row.remote) if isinstance(row, Evidence) else (row.__struct_config__.tag, row.number)
+def _key(row: Row | Gone) -> Key:
+    if isinstance(row, Evidence):
+        return "evidence", row.remote
+    return (row.kind if isinstance(row, Gone) else row.__struct_config__.tag), row.number
 
 
 def _times_of(row: Call | Association) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from fastmasq.daemon import origin
 from fastmasq.daemon.origin import Origin
 from fastmasq.daemon.vpn_health import Trackers
 from fastmasq.errors import KernelError
@@ -72,10 +73,7 @@ class FormerTunnels:
 
     def _read(self, content: bytes) -> None:
         first, *lines, _ = content.split(b"\n")  # what comes behind the last line was being written
-        try:
-            self.complaint = msgspec.json.decode(first, type=Origin).complaint(VERSION)
-        except (msgspec.DecodeError, RecursionError):
-            self.complaint = "it is damaged"
+        self.complaint = origin.complaint(Origin.read(first), VERSION)
         if self.complaint is None:
             for row in self._last(lines):
                 self._list_of(row).append(row)

@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fastmasq.daemon import origin
 from fastmasq.daemon.kept_tunnels import FormerTunnels, read_former
 from fastmasq.daemon.origin import Origin
 from fastmasq.daemon.tunnel_adoption import adopt as adopt_tunnels
@@ -69,7 +70,7 @@ def adoptable(directory: Path) -> tuple[Path, str]:
             if descriptor is None:
                 return directory / name, "there is no file with them"
             try:
-                return directory / name, _complaint(_identity(descriptor)) or ""
+                return directory / name, origin.complaint(_identity(descriptor), VERSION) or ""
             finally:
                 os.close(descriptor)
     except KernelError as error:
@@ -78,14 +79,7 @@ def adoptable(directory: Path) -> tuple[Path, str]:
 
 def _identity(descriptor: int) -> Identity | None:
     """Return what the first page of a file says; None if it is damaged."""
-    try:
-        return msgspec.json.decode(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"), type=Identity)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _complaint(identity: Identity | None) -> str | None:
-    return "it is damaged" if identity is None else identity.complaint(VERSION)
+    return Identity.read(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"))
 
 
 class Former:
@@ -178,7 +172,7 @@ class State:
             return None
         self._open.callback(os.close, descriptor)
         identity = _identity(descriptor)
-        complaint = _complaint(identity)
+        complaint = origin.complaint(identity, VERSION)
         if complaint is not None:
             self._complaints[self._name] = complaint
             return None

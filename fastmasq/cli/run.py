@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -102,7 +102,7 @@ def run(
         end_with(parent_id)
     log.set_up(as_json=log_json, verbose=verbose)
     try:
-        with lean.imports(), predecessor.hearing_of_failure() if predecessor is not None else nullcontext():
+        with lean.imports(), handover.failure_told(predecessor):
             loaded = _read(config, inside, outside, ring, socket)
             from fastmasq.daemon.engine import run_forever
 

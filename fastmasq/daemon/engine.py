@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from fastmasq.control.server import Server, StatusServer
 from fastmasq.daemon import priority, resets
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
-from fastmasq.daemon.handover import Handed, Predecessor, Word
+from fastmasq.daemon.handover import Handed, Predecessor, Word, failure_told
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.kept_policy import KeptPolicy
@@ -101,7 +101,7 @@ def run_forever(
         succession=succession,
     )  # fmt: skip
     try:
-        with predecessor.hearing_of_failure() if predecessor is not None else nullcontext():
+        with failure_told(predecessor):
             engine.start()
         announce(engine.status.summary())
         engine.serve()

@@ -209,20 +209,8 @@ class Predecessor:
         self._tell(Word("begins"))
         self.is_relieved = True
 
-    @contextmanager
-    def hearing_of_failure(self) -> Iterator[None]:
-        """Have it hear why we cannot take its place, should we fail in here; we end then, as by a kill."""
-        try:
-            yield
-        except BaseException as error:
-            if self.is_relieved:
-                raise
-            if isinstance(error, FastmasqError):
-                self._fail(str(error), error.exit_status)
-            sys.excepthook(type(error), error, error.__traceback__)
-            self._fail("a mistake in the new program; see fastmasq's log", _MISTAKE)
-
-    def _fail(self, why: str, status: int) -> NoReturn:
+    def fail(self, why: str, status: int) -> NoReturn:
+        """Say why we cannot take its place, and end as by a kill."""
         with suppress(Ended):
             self._channel.tell(Word("failed", why=why))
         sys.stderr.flush()
@@ -248,3 +236,17 @@ def predecessor() -> Predecessor | None:
     """Return the process that has started us to take its place, None if nobody has."""
     descriptor = os.environ.pop(VARIABLE, "")
     return Predecessor(int(descriptor)) if descriptor.isdecimal() else None
+
+
+@contextmanager
+def failure_told(predecessor: Predecessor | None) -> Iterator[None]:
+    """Have a predecessor, if there is one, hear why we cannot take its place, should we fail in here; we end then."""
+    try:
+        yield
+    except BaseException as error:
+        if predecessor is None or predecessor.is_relieved:
+            raise
+        if isinstance(error, FastmasqError):
+            predecessor.fail(str(error), error.exit_status)
+        sys.excepthook(type(error), error, error.__traceback__)
+        predecessor.fail("a mistake in the new program; see fastmasq's log", _MISTAKE)

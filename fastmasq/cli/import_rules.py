@@ -91,8 +91,7 @@ def nft(file: Any, **options: Any) -> None:
     except ConfigurationError as error:
         if '"xt":' not in text:
             raise
-        hint = "there are rules of iptables among these, which nft cannot tell; import what iptables-save prints"
-        raise ConfigurationError(f"{error}; {hint}") from None
+        raise ConfigurationError(f"{error}; {nft_load.OF_IPTABLES}") from None
 
 
 def _carry(

@@ -36,7 +36,7 @@ _LINK = re.compile(r"[A-Za-z0-9_][\w.@-]{0,14}(?![\w.@:/-])", re.ASCII)
 _NAMING_AS_JSON = re.compile(r'"(?:dev|right)":\s*("[^"]*"|\[[^\]]*\]|\{\s*"set":\s*\[[^\]]*\])')
 _SPARE = "fastmasq.spare"
 _HINT = "If it is about a link, name that with --inside or --outside, or import what `nft -j list ruleset` prints."
-_OF_IPTABLES = "There are rules of iptables among these, which nft cannot tell; import what iptables-save prints."
+OF_IPTABLES = "there are rules of iptables among these, which nft cannot tell; import what iptables-save prints"
 _EXTENSION = re.compile(r"\bxt (?:match|target)\b|xtables compat")
 _NO_LINK = ("Interface does not exist", "No such file or directory", "No such device")
 
@@ -65,7 +65,7 @@ def load(path: str, text: str | None = None, links: Iterable[str] = ()) -> tuple
             raise KernelError(f"{path} is read by nft in a namespace of its own, which needs root: {said}")
         name = "standard input" if path == "-" else path
         hint = f"\n{_HINT}" if any(words in said for words in _NO_LINK) else ""
-        hint = f"\n{_OF_IPTABLES}" if _EXTENSION.search(said) else hint
+        hint = f"\n{OF_IPTABLES.capitalize()}." if _EXTENSION.search(said) else hint
         raise ConfigurationError(f"nft refuses {name}:\n{said.replace('/dev/stdin', name)}{hint}")
     listed, _, text = done.stdout.partition("\n")
     return listed, _written(text)

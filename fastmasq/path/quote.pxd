@@ -18,7 +18,7 @@ from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport esp, gre, icmp, ipv4, numbers, tcp
-from fastmasq.wire.checksum cimport sum_octets
+from fastmasq.wire.checksum cimport is_right_header, sum_octets
 from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
@@ -79,7 +79,7 @@ cdef inline Outcome parse_quote(const Packet *packet, Quote *quote) noexcept nog
     header_length = (quote.ip[0] & 0x0F) * 4
     if quote.ip[0] >> 4 != 4 or header_length < ipv4.MINIMUM or available < header_length + 8:
         return verdict.BAD_QUOTED_HEADER
-    if sum_octets(quote.ip, header_length) != 0xFFFF or load16(quote.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
+    if not is_right_header(quote.ip, header_length) or load16(quote.ip + ipv4.FRAGMENT) & ipv4.OFFSET_MASK:
         return verdict.BAD_QUOTED_HEADER
     if at[icmp.TYPE] == icmp.DESTINATION_UNREACHABLE and at[icmp.CODE] == icmp.FRAGMENTATION_NEEDED:
         # RFC 1191 section 4: zero means an old router that does not tell

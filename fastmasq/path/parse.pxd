@@ -211,11 +211,29 @@ cdef inline Outcome settle_offload(Packet *packet, const Link *link) noexcept no
     return verdict.GOES_ON if frame.vnet.gso_type == GSO_NONE or may_be_cut(packet) else verdict.BAD_OFFLOAD
 
 
-cdef inline Outcome check_frame(const Frame *frame, const Link *link) noexcept nogil:
-    """Check what the ring says of a frame, and that there is room for an IPv4 header in it."""
+cdef inline bint is_for_macvlan(const Frame *frame, const Link *link) noexcept nogil:
+    """Whether a frame that the kernel calls another station's is to a macvlan over the link."""
+    cdef int i
+    if link.header_length == 0 or frame.length < ethernet.LENGTH:
+        return False
+    for i in range(link.macvlan_count):
+        if memcmp(frame.data + ethernet.DESTINATION, link.macvlans[i], ethernet.MAC) == 0:
+            return True
+    return False
+
+
+cdef inline Outcome check_frame(Frame *frame, const Link *link) noexcept nogil:
+    """Check what the ring says of a frame, and that there is room for an IPv4 header in it.
+
+    One that is to a macvlan over the link is for us, whatever the kernel says.
+    """
     if frame.truncated:
         return verdict.TRUNCATED
-    if frame.packet_type == PACKET_OTHERHOST or frame.packet_type == PACKET_OUTGOING:
+    if unlikely(frame.packet_type == PACKET_OTHERHOST):
+        if not is_for_macvlan(frame, link):
+            return verdict.NOT_FOR_US
+        frame.packet_type = PACKET_HOST
+    elif frame.packet_type == PACKET_OUTGOING:
         return verdict.NOT_FOR_US
     if frame.tagged:
         return verdict.VLAN_TAGGED
@@ -263,17 +281,6 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     return verdict.GOES_ON
 
 
-cdef inline bint is_for_macvlan(const Frame *frame, const Link *link) noexcept nogil:
-    """Whether a frame that the kernel calls another station's is to a macvlan over the link."""
-    cdef int i
-    if link.header_length == 0 or frame.length < ethernet.LENGTH:
-        return False
-    for i in range(link.macvlan_count):
-        if memcmp(frame.data + ethernet.DESTINATION, link.macvlans[i], ethernet.MAC) == 0:
-            return True
-    return False
-
-
 cdef inline void take_frame(Packet *packet, Frame *frame, const Link *links, int link) noexcept nogil:
     """Take a frame received on a link in hand: what is wrong with it, if anything, is in `door` then."""
     packet.frame = frame
@@ -285,8 +292,6 @@ cdef inline void take_frame(Packet *packet, Frame *frame, const Link *links, int
     packet.passage = NULL
     packet.has_waited = False
     packet.told.type = 0
-    if frame.packet_type == PACKET_OTHERHOST and is_for_macvlan(frame, &links[link]):
-        frame.packet_type = PACKET_HOST
     packet.door = check_frame(frame, &links[link])
     if packet.door == verdict.GOES_ON:
         packet.door = parse_packet(packet, &links[link])

@@ -64,24 +64,32 @@ cdef union Row:
     DroppedFlow dropped
     Untranslated untranslated
 
+ctypedef fused AnyRow:
+    Link
+    Route
+    Hop
+    Redirect
+    Tunnel
+    DroppedFlow
+    Untranslated
+
+
+cdef check_mirror(name, AnyRow *row):
+    """Raise ImportError where rows.py has a row otherwise than its struct has it."""
+    lay_pattern(row, pattern(sizeof(AnyRow)))
+    compare(rows, name, sizeof(AnyRow), row[0])
+
 
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, pattern(sizeof(Link)))
-    compare(rows, "LINK", sizeof(Link), row.link)
-    lay_pattern(&row, pattern(sizeof(Route)))
-    compare(rows, "ROUTE", sizeof(Route), row.route)
-    lay_pattern(&row, pattern(sizeof(Hop)))
-    compare(rows, "HOP", sizeof(Hop), row.hop)
-    lay_pattern(&row, pattern(sizeof(Redirect)))
-    compare(rows, "REDIRECT", sizeof(Redirect), row.redirect)
-    lay_pattern(&row, pattern(sizeof(Tunnel)))
-    compare(rows, "TUNNEL", sizeof(Tunnel), row.tunnel)
-    lay_pattern(&row, pattern(sizeof(DroppedFlow)))
-    compare(rows, "DROPPED_FLOW", sizeof(DroppedFlow), row.dropped)
-    lay_pattern(&row, pattern(sizeof(Untranslated)))
-    compare(rows, "UNTRANSLATED", sizeof(Untranslated), row.untranslated)
+    check_mirror("LINK", &row.link)
+    check_mirror("ROUTE", &row.route)
+    check_mirror("HOP", &row.hop)
+    check_mirror("REDIRECT", &row.redirect)
+    check_mirror("TUNNEL", &row.tunnel)
+    check_mirror("DROPPED_FLOW", &row.dropped)
+    check_mirror("UNTRANSLATED", &row.untranslated)
 
 
 check_mirrors()

@@ -21,18 +21,26 @@ cdef union Row:
     RuleCount count
     LogRecord record
 
+ctypedef fused AnyRow:
+    ChainRule
+    PortRange
+    RuleCount
+    LogRecord
+
+
+cdef check_mirror(name, AnyRow *row):
+    """Raise ImportError where rows.py has a row otherwise than its struct has it."""
+    lay_pattern(row, pattern(sizeof(AnyRow)))
+    compare(rows, name, sizeof(AnyRow), row[0])
+
 
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, pattern(sizeof(ChainRule)))
-    compare(rows, "CHAIN_RULE", sizeof(ChainRule), row.rule)
-    lay_pattern(&row, pattern(sizeof(PortRange)))
-    compare(rows, "PORT_RANGE", sizeof(PortRange), row.range)
-    lay_pattern(&row, pattern(sizeof(RuleCount)))
-    compare(rows, "RULE_COUNT", sizeof(RuleCount), row.count)
-    lay_pattern(&row, pattern(sizeof(LogRecord)))
-    compare(rows, "LOG_RECORD", sizeof(LogRecord), row.record)
+    check_mirror("CHAIN_RULE", &row.rule)
+    check_mirror("PORT_RANGE", &row.range)
+    check_mirror("RULE_COUNT", &row.count)
+    check_mirror("LOG_RECORD", &row.record)
 
 
 check_mirrors()

@@ -55,26 +55,34 @@ cdef union Row:
     IndexEntry entry
     Permit permit
 
+ctypedef fused AnyRow:
+    Session
+    Mapping
+    Host
+    Network
+    Forward
+    Target
+    IndexEntry
+    Permit
+
+
+cdef check_mirror(name, AnyRow *row):
+    """Raise ImportError where rows.py has a row otherwise than its struct has it."""
+    lay_pattern(row, mirrors.pattern(sizeof(AnyRow)))
+    mirrors.compare(mirrors, name, sizeof(AnyRow), row[0])
+
 
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
-    lay_pattern(&row, mirrors.pattern(sizeof(Session)))
-    mirrors.compare(mirrors, "SESSION", sizeof(Session), row.session)
-    lay_pattern(&row, mirrors.pattern(sizeof(Mapping)))
-    mirrors.compare(mirrors, "MAPPING", sizeof(Mapping), row.mapping)
-    lay_pattern(&row, mirrors.pattern(sizeof(Host)))
-    mirrors.compare(mirrors, "HOST", sizeof(Host), row.host)
-    lay_pattern(&row, mirrors.pattern(sizeof(Network)))
-    mirrors.compare(mirrors, "NETWORK", sizeof(Network), row.network)
-    lay_pattern(&row, mirrors.pattern(sizeof(Forward)))
-    mirrors.compare(mirrors, "FORWARD", sizeof(Forward), row.forward)
-    lay_pattern(&row, mirrors.pattern(sizeof(Target)))
-    mirrors.compare(mirrors, "TARGET", sizeof(Target), row.target)
-    lay_pattern(&row, mirrors.pattern(sizeof(IndexEntry)))
-    mirrors.compare(mirrors, "INDEX_ENTRY", sizeof(IndexEntry), row.entry)
-    lay_pattern(&row, mirrors.pattern(sizeof(Permit)))
-    mirrors.compare(mirrors, "PERMIT", sizeof(Permit), row.permit)
+    check_mirror("SESSION", &row.session)
+    check_mirror("MAPPING", &row.mapping)
+    check_mirror("HOST", &row.host)
+    check_mirror("NETWORK", &row.network)
+    check_mirror("FORWARD", &row.forward)
+    check_mirror("TARGET", &row.target)
+    check_mirror("INDEX_ENTRY", &row.entry)
+    check_mirror("PERMIT", &row.permit)
 
 
 check_mirrors()

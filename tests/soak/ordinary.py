@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import SERVER_ADDRESS
+from tests.soak.parts import told
 from tests.soak.place import CONTROL, CONTROL_SERVER, ISAKMP_PORT, ORDINARY, SERVICE_PORT
 from tests.support.packets import internet_checksum
 
@@ -171,10 +172,7 @@ def _octets(length: int) -> bytes:
 
 async def talk_all(namespaces: dict[str, str], started: float, orders: Connection) -> None:
     """Have every ordinary host talk to the server in all its ways until told to stop; send the talks."""
-    loop = asyncio.get_running_loop()
     talks: list[Talk] = []
-    told = loop.create_future()
-    loop.add_reader(orders.fileno(), lambda: told.done() or told.set_result(orders.recv()))
     async with asyncio.TaskGroup() as group:
         tasks = []
         for number, (host, address) in enumerate(_ordinary()):
@@ -182,10 +180,9 @@ async def talk_all(namespaces: dict[str, str], started: float, orders: Connectio
             ways = [speaker.stream, speaker.fetch, speaker.ask]
             ways += [speaker.exchange_keys] if number % 5 == 0 else []
             tasks += [group.create_task(_repeat(way, number / 20)) for way in ways]
-        await told
+        await told(orders)
         for task in tasks:
             task.cancel()
-    loop.remove_reader(orders.fileno())
     orders.send(talks)
 
 

@@ -31,6 +31,17 @@ def in_background(part: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(part())
 
 
+async def told(orders: Connection) -> str:
+    """Wait for an order, and return it."""
+    loop = asyncio.get_running_loop()
+    order = loop.create_future()
+    loop.add_reader(orders.fileno(), lambda: order.done() or order.set_result(orders.recv()))
+    try:
+        return await order
+    finally:
+        loop.remove_reader(orders.fileno())
+
+
 @contextlib.contextmanager
 def noting_mishaps(mishaps: list[str], started: float) -> Iterator[None]:
     """Go on where fastmasq or the kernel refuses something, and note that; `started` is a monotonic time in seconds."""

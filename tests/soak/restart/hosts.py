@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.soak.parts import told
 from tests.soak.place import ORDINARY
 from tests.soak.restart.place import FORWARDED, TARGET
 
@@ -273,7 +274,7 @@ async def chat_all(namespaces: dict[str, str], orders: Connection) -> None:
     orders.send("begun")
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(chat.go_on()) for chat in chats]
-        await _told(orders)
+        await told(orders)
         for task in tasks:
             task.cancel()
     orders.send([chat.result() for chat in chats])
@@ -307,17 +308,6 @@ class _Chat:
     def result(self) -> Chat:
         speaker = "outside" if self._is_outside_first else "inside"
         return Chat(self._address, Ports(self._own, self._seen), speaker, self._lines, self._failure)
-
-
-async def _told(orders: Connection) -> str:
-    """Wait for an order, and return it."""
-    loop = asyncio.get_running_loop()
-    told = loop.create_future()
-    loop.add_reader(orders.fileno(), lambda: told.done() or told.set_result(orders.recv()))
-    try:
-        return await told
-    finally:
-        loop.remove_reader(orders.fileno())
 
 
 # -- datagrams --------------------------------------------------------------------------------------------------------
@@ -355,7 +345,7 @@ async def stream(namespaces: dict[str, str], started: float, orders: Connection)
     async with asyncio.timeout(PATIENCE_S):
         await first
     orders.send("begun")
-    await _told(orders)
+    await told(orders)
     task.cancel()
     await asyncio.sleep(0.5)
     transport.close()
@@ -388,7 +378,7 @@ async def visit_all(namespace: str, started: float, orders: Connection) -> None:
             task.add_done_callback(going.discard)
 
     sending = asyncio.create_task(send_all())
-    while (order := await _told(orders)) != "stop":
+    while (order := await told(orders)) != "stop":
         if order == "hold":
             may_go.clear()
             while going:

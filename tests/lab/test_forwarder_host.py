@@ -12,7 +12,15 @@ import pytest
 from fastmasq.control.client import call
 from fastmasq.lab import hosts, services
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
-from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, Overheard, eventually, round_trip
+from tests.support.lab_network import (
+    ECHO_PORT,
+    GATEWAY_INSIDE,
+    Network,
+    Overheard,
+    eventually,
+    round_trip,
+    talks,
+)
 
 PICKED_UP_S = 3.0  # how long it may take until a port that a program of the host has bound is the host's
 BEFORE_PORT, AFTER_PORT, OUR_PORT, CLOSED_PORT = 8443, 9443, 5000, 20_500
@@ -53,15 +61,6 @@ def start_sshd(net: Network, address: str) -> None:
     script = f"mount --bind {folder} /run && exec /usr/sbin/sshd {options}"
     process = net.lab.popen("gateway", ["sh", "-c", script], stderr=subprocess.DEVNULL)
     assert hosts.wait_for_port(process, 22)
-
-
-def talks(net: Network, host: str, remote: tuple[str, int]) -> bool:
-    """Return whether a TCP echo server answers a host."""
-    try:
-        connection = net.connect(host, remote, timeout=0.5)
-    except OSError:
-        return False
-    return round_trip(connection, None, b"hello")
 
 
 def change_rules(net: Network, *changes: dict[str, object]) -> None:

@@ -8,11 +8,12 @@ from fastmasq.migrate.carry import carry
 from fastmasq.migrate.files import script, toml
 from fastmasq.migrate.foreign import read_network
 from fastmasq.migrate.links import this_host
-from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, round_trip
+from tests.support.lab_network import ECHO_PORT, GATEWAY_INSIDE, Network, round_trip, talks
 from tests.support.namespaces import Gateway
 
 OTHER_ADDRESS = "200.200.200.201"  # the gateway's, and not named
 CLOSED_PORT, MASQUERADED_PORT = 8443, 61500
+CONNECTS_S = 0.3
 
 IPTABLES = """
 *nat
@@ -31,15 +32,6 @@ COMMIT
 """
 
 
-def talks(net: Network, host: str, remote: tuple[str, int]) -> bool:
-    """Return whether a TCP echo server answers a host."""
-    try:
-        connection = net.connect(host, remote, timeout=0.3)
-    except OSError:
-        return False
-    return round_trip(connection, None, b"hello")
-
-
 def test_an_imported_input_protects_the_host_as_it_did(net: Network) -> None:
     carried = carry(iptables_save.read(IPTABLES), inside=["eth0"], addresses=[EXTERNAL_ADDRESS, GATEWAY_INSIDE])
     rules = net.lab.directory / "imported.rules"
@@ -53,13 +45,13 @@ def test_an_imported_input_protects_the_host_as_it_did(net: Network) -> None:
     net.start(f'[masquerade]\nports = "61000-65095"\n[rules]\nfiles = ["{rules}"]\n')
 
     for address in (EXTERNAL_ADDRESS, OTHER_ADDRESS):
-        assert talks(net, "server", (address, 22))
-        assert not talks(net, "server", (address, CLOSED_PORT))
-        assert not talks(net, "server", (address, MASQUERADED_PORT))
-    assert talks(net, "inside", (GATEWAY_INSIDE, 22))
-    assert not talks(net, "inside", (GATEWAY_INSIDE, CLOSED_PORT))
-    assert talks(net, "gateway", (SERVER_ADDRESS, ECHO_PORT))
-    assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT))
+        assert talks(net, "server", (address, 22), CONNECTS_S)
+        assert not talks(net, "server", (address, CLOSED_PORT), CONNECTS_S)
+        assert not talks(net, "server", (address, MASQUERADED_PORT), CONNECTS_S)
+    assert talks(net, "inside", (GATEWAY_INSIDE, 22), CONNECTS_S)
+    assert not talks(net, "inside", (GATEWAY_INSIDE, CLOSED_PORT), CONNECTS_S)
+    assert talks(net, "gateway", (SERVER_ADDRESS, ECHO_PORT), CONNECTS_S)
+    assert talks(net, "inside", (SERVER_ADDRESS, ECHO_PORT), CONNECTS_S)
     assert round_trip(net.udp("inside"), (SERVER_ADDRESS, ECHO_PORT), b"hello")
     assert set(net.drops()) <= {"input_denied"}
 

@@ -300,6 +300,15 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_S, what: 
     return passed
 
 
+def talks(net: Network, host: str, remote: tuple[str, int], seconds: float = 0.5) -> bool:
+    """Return whether a TCP echo server answers a host, which connects within so many seconds."""
+    try:
+        connection = net.connect(host, remote, timeout=seconds)
+    except OSError:
+        return False
+    return round_trip(connection, None, b"hello")
+
+
 def round_trip(near: socket.socket, far: tuple[str, int] | None, payload: bytes, seconds: float = PATIENCE_S) -> bool:
     """Return whether a datagram to an echo port, or octets on a connection (far is None), come back in time."""
     near.settimeout(seconds)

@@ -15,7 +15,7 @@ from fastmasq.path.forwarder import Forwarder
 from fastmasq.policy.forwards import Endpoint
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
-from fastmasq.wire.numbers import TCP_CLASS
+from fastmasq.wire.numbers import CLASS_TCP
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -58,5 +58,5 @@ def end(table: MasqTable, forwarder: Forwarder, host: Host, endpoints: Iterable[
             for number in doomed:
                 table.close(first + int(number))
         closed += len(doomed)
-        host.reset(copies[copies["port_class"] == TCP_CLASS])
+        host.reset(copies[copies["port_class"] == CLASS_TCP])
     return closed

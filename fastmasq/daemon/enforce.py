@@ -35,7 +35,7 @@ from fastmasq.table.rows import (
     OUTBOUND,
     SESSION_HAIRPIN,
 )
-from fastmasq.wire.numbers import ICMP, TCP, TCP_CLASS, UDP
+from fastmasq.wire.numbers import CLASS_TCP, ICMP, TCP, UDP
 
 _INPUT, _FORWARD, _OUTPUT = (BASES.index(name) for name in ("input", "forward", "output"))
 
@@ -160,7 +160,7 @@ def close_forbidden(gateway: Gateway) -> Closed:
         for number in closed:
             shown = listing.describe(rows[number], gateway.table, now)
             lines.append(f"{shown['protocol']} {shown['inside']} -> {shown['remote']}: {reasons[number]}")
-        reset += gateway.host.reset(row for row in rows[closed] if row["port_class"] == TCP_CLASS)
+        reset += gateway.host.reset(row for row in rows[closed] if row["port_class"] == CLASS_TCP)
     return Closed(lines, reset)
 
 

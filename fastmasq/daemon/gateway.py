@@ -43,12 +43,12 @@ from fastmasq.kernel.watch import Watch
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import forwards, triggers
-from fastmasq.wire.numbers import CLASSES, ISAKMP_PORT, TCP, TCP_CLASS, UDP, UDP_CLASS
+from fastmasq.wire.numbers import CLASS_TCP, CLASS_UDP, CLASSES, ISAKMP_PORT, TCP, UDP
 
 log = logging.getLogger("fastmasq.engine")
 
 MOST_NAMED = 100  # characters of ports in a line of the log
-_PORT_CLASSES = {TCP: TCP_CLASS, UDP: UDP_CLASS}  # by protocol
+_PORT_CLASSES = {TCP: CLASS_TCP, UDP: CLASS_UDP}  # by protocol
 
 
 class Gateway:
@@ -77,7 +77,7 @@ class Gateway:
         self.untranslated = Untranslated(forwarder, str(settings.interfaces.outside))
         self.vpn = self._make_vpn(settings)
         if self.follows_ipsec():
-            self.ports.track(UDP_CLASS, ISAKMP_PORT)
+            self.ports.track(CLASS_UDP, ISAKMP_PORT)
         self.by_address: frozenset[int] = frozenset()
         self._leading = leading
         self._local: list[int] = []  # the host's addresses

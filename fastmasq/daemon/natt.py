@@ -15,7 +15,7 @@ from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import OUTBOUND
 from fastmasq.trackers.vpn.findings import of_natt
-from fastmasq.wire.numbers import NATT_PORT, UDP_CLASS
+from fastmasq.wire.numbers import CLASS_UDP, NATT_PORT
 
 SHOWN = 1000  # sessions in an answer
 
@@ -26,7 +26,7 @@ def sessions(table: MasqTable, forwarder: Forwarder) -> np.ndarray:
     for rows in listing.copies(table, forwarder):
         ends = ends_of(rows["flow"][:, OUTBOUND])
         has_port = (ends.sid == NATT_PORT) | (ends.did == NATT_PORT)
-        found.append(rows[has_port & (rows["port_class"] == UDP_CLASS) & (rows["state"] != 0)])
+        found.append(rows[has_port & (rows["port_class"] == CLASS_UDP) & (rows["state"] != 0)])
     return np.concatenate(found)
 
 

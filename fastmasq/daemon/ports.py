@@ -25,7 +25,7 @@ from fastmasq.kernel.ports import (
     parse_ports,
 )
 from fastmasq.policy.forwards import Endpoint
-from fastmasq.wire.numbers import CLASSES, UDP_CLASS
+from fastmasq.wire.numbers import CLASS_UDP, CLASSES
 
 HOST_PORTS = (20480, 24575)
 """Where programs of the host connect from while we run.
@@ -218,7 +218,7 @@ def allowed_ports(ranges: PortRanges, ephemeral: tuple[int, int] | None = None) 
     for row, protocol in enumerate(_PROTOCOLS):
         allowed[row] = wanted & ~host_ports(protocol, wanted if ranges else None, ephemeral)
     allowed[2] = wanted if ranges else True
-    allowed[UDP_CLASS, DHCP_CLIENT_PORT] = False  # a client listens behind the guard, by a socket that has no port
+    allowed[CLASS_UDP, DHCP_CLIENT_PORT] = False  # a client listens behind the guard, by a socket that has no port
     return allowed
 
 

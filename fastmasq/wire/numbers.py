@@ -6,5 +6,5 @@ ICMP, IPIP, TCP, UDP, DCCP, IPV6, GRE, ESP, AH, SCTP, UDP_LITE = 1, 4, 6, 17, 33
 DNS_PORT, WEB_PORT, ISAKMP_PORT, PPTP_PORT, NATT_PORT = 53, 80, 500, 1723, 4500
 
 BY_NAME = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": GRE, "esp": ESP, "ah": AH}
-CLASSES = ("tcp", "udp", "icmp")  # by CLASS_* of `numbers.pxd`
-TCP_CLASS, UDP_CLASS = map(CLASSES.index, ("tcp", "udp"))
+CLASSES = ("tcp", "udp", "icmp")  # by the numbers of the next line
+CLASS_TCP, CLASS_UDP, CLASS_ICMP = range(3)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fastmasq.daemon.policy import Policy
 from fastmasq.kernel.ports import Waiting
 from fastmasq.kernel.programs import program_of
-from fastmasq.policy import forwards, marks, triggers
+from fastmasq.policy import forwards, marking, triggers
 from fastmasq.policy.forwards import OUTSIDE, Endpoint
 from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.triggers import NUMBERS
@@ -78,7 +78,7 @@ def _endpoints(policy: Policy, addresses: Mapping[str, int]) -> dict[Endpoint, O
             port_class = forwards.PROTOCOLS.index(row.protocol)
             for port in range(row.first, row.last + 1):
                 found.setdefault((known[OUTSIDE], port_class, port), row)
-    for (port_class, port), target in marks.owners(policy.rules, policy.marks).items():
+    for (port_class, port), target in marking.owners(policy.rules, policy.marks).items():
         found.setdefault((known[OUTSIDE], port_class, port), target)
     return found
 

@@ -22,7 +22,7 @@ from fastmasq.daemon.ports import no_ports
 from fastmasq.daemon.triggers import Triggers, set_rows
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
-from fastmasq.policy import marks
+from fastmasq.policy import marking, marks
 from fastmasq.policy.chains import RuleSet
 from fastmasq.policy.marks import MarkTarget
 
@@ -60,7 +60,7 @@ class Marks:
         with self.forwarder.locked():
             targeted = list(self.table.marks())
         ports = no_ports()
-        ports[:2] = marks.marked_ports(rules, targeted)
+        ports[:2] = marking.marked_ports(rules, targeted)
         return ports
 
     def may_lead_to(self, port: int, host: int, inside_port: int) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from fastmasq.errors import ConfigurationError
-from fastmasq.path.rows import REDIRECT
 from fastmasq.wire.numbers import AH, DCCP, ICMP, TCP, UDP, UDP_LITE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EVERYWHERE = "0.0.0.0/0"
 LARGEST = 64  # redirects at once: path/redirects.pxd
@@ -93,6 +94,10 @@ def check(redirect: Redirect) -> Redirect:
 
 def compile_redirects(redirects: Sequence[Redirect]) -> np.ndarray:
     """Return one rows.REDIRECT row for each, the narrowest sources first."""
+    import numpy as np  # not for those who only read and write them
+
+    from fastmasq.path.rows import REDIRECT
+
     ordered = sorted(redirects, key=lambda one: -IPv4Network(one.source).prefixlen)
     rows = np.zeros(len(ordered), REDIRECT)
     for row, one in zip(rows, ordered, strict=True):

@@ -7,7 +7,8 @@ import pytest
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.chains import Match, Rule, RuleSet
-from fastmasq.policy.marks import Change, MarkTarget, apply, check, marked_ports, rows_by_mark, targets_of
+from fastmasq.policy.marking import marked_ports
+from fastmasq.policy.marks import Change, MarkTarget, apply, check, rows_by_mark, targets_of
 
 TCP, UDP = 0, 1
 

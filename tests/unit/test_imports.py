@@ -1,0 +1,28 @@
+"""What programs import before they do anything: nobody forwards while they do, and each command waits for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ARRAYS = ("numpy",)
+RARE = ("asyncio", "click", "multiprocessing", "psutil", "rich", "subprocess", "tempfile")
+
+
+def imported(code: str, *names: str) -> list[str]:
+    """Return which of these modules a new Python has imported after it has run some code."""
+    said = f"{code}\nimport sys, json\nprint(json.dumps([name for name in {names} if sys.modules.get(name)]))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", ["legacy.command", "legacy.forwarding"])
+def test_the_names_of_1999_need_no_arrays(module):
+    assert imported(f"import fastmasq.{module}", *ARRAYS, *RARE) == []
+
+
+def test_a_configuration_is_read_without_arrays():
+    assert imported("from fastmasq.config.load import SAMPLE, load; load(SAMPLE)", *ARRAYS, "asyncio", "rich") == []

@@ -26,3 +26,26 @@ def test_the_names_of_1999_need_no_arrays(module):
 
 def test_a_configuration_is_read_without_arrays():
     assert imported("from fastmasq.config.load import SAMPLE, load; load(SAMPLE)", *ARRAYS, "asyncio", "rich") == []
+
+
+def test_a_forwarder_is_imported_without_what_it_never_calls():
+    code = (
+        "from fastmasq.daemon import lean\n"
+        "with lean.imports():\n"
+        "    from fastmasq.config.load import load\n"
+        "    from fastmasq.daemon.engine import run_forever\n"
+    )
+    never = ("numpy.linalg", "numpy._typing", "numpy._core._add_newdocs", "ssl", "_ssl")
+    assert imported(code, *never, "click", "rich", "psutil", "cryptography", "multiprocessing", "tempfile") == []
+
+
+def test_what_the_daemon_is_imported_without_can_be_had_afterwards():
+    code = (
+        "from fastmasq.daemon import lean\n"
+        "with lean.imports():\n"
+        "    import asyncio, numpy as np\n"
+        "import gc, os, ssl\n"
+        "assert np.linalg.inv(np.eye(2)).shape == (2, 2) and ssl.OPENSSL_VERSION\n"
+        "assert gc.isenabled() and 'OPENBLAS_NUM_THREADS' not in os.environ\n"
+    )
+    assert imported(code, "numpy.linalg", "ssl") == ["numpy.linalg", "ssl"]

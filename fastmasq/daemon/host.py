@@ -236,12 +236,12 @@ class Host:
         self._takeover.host_rules.collect(rule_set)
 
     def reach_proxies(self, rule_set: RuleSet, forwarder: Forwarder) -> bool:
-        """Have a link to programs of this host if a rule redirects to them; return whether it is new.
+        """Have a link to programs of this host if a rule redirects to them, or sessions with them have been adopted.
 
-        Raises KernelError.
+        Returns whether it is new. Raises KernelError.
         """
         mtus = (link.mtu for link in self._watch.snapshot().links if link.role == "inside")
-        if not proxies.redirects(rule_set):
+        if not (proxies.redirects(rule_set) or forwarder.table.has_adopted_proxied):
             return False
         is_new = self._takeover.make_local_link(max(mtus))
         try:

@@ -30,6 +30,7 @@ from fastmasq.daemon.origin import Origin
 from fastmasq.daemon.tunnel_adoption import adopt as adopt_tunnels
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.errors import KernelError
+from fastmasq.kernel import local_link
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.run_folder import RunFolder, file_of
 from fastmasq.table import memory, rows
@@ -96,7 +97,8 @@ class Former:
         used: how many rows of sessions were ever used, if whoever has written them says so.
         """
         self._read(self.header, "header")
-        return adopt(table, self.header[0], self._mappings(), self._sessions(used), now_ns)
+        proxies = local_link.FIRST, local_link.COUNT
+        return adopt(table, self.header[0], self._mappings(), self._sessions(used), now_ns, proxies)
 
     @property
     def externals(self) -> tuple[int, ...]:

@@ -34,11 +34,18 @@ _PERMANENT = 0x80
 
 
 def make(mtu: int) -> None:
-    """Make the pair, in place of one that a predecessor left. Raises KernelError; then there is none."""
-    remove()
+    """Make the pair, or go on with a predecessor's if it is the same. Raises KernelError; then there is none.
+
+    Connections with programs go on over a pair that stays: what these send meanwhile goes nowhere else.
+    """
+    is_there = _is_there(mtu)
+    if not is_there:
+        remove()
     requests = netlink.RequestSocket()
     try:
-        _make(requests, mtu)
+        if not is_there:
+            _make_pair(requests, mtu)
+        _lead(requests)
     except OSError as error:
         remove()
         raise KernelError(
@@ -81,11 +88,16 @@ def put_back(mtu: int) -> bool:
         requests.close()
 
 
-def _make(requests: netlink.RequestSocket, mtu: int) -> None:
+def _is_there(mtu: int) -> bool:
+    """Whether there is a pair just as `_make_pair` makes it."""
+    ends = [each for each in list_interfaces() if each.name in (HOST_END, OUR_END)]
+    return len(ends) == 2 and all((each.mtu, each.mac) == (mtu, _MAC) and each.flags & _IFF_NOARP for each in ends)
+
+
+def _make_pair(requests: netlink.RequestSocket, mtu: int) -> None:
     requests.ask(netlink.RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, _pair(mtu))
     for name in (HOST_END, OUR_END):
         sysctl.write_if_present(f"net.ipv6.conf.{name}.disable_ipv6", "1")
-    _lead(requests)
 
 
 def _lead(requests: netlink.RequestSocket) -> bool:

@@ -197,7 +197,10 @@ class Takeover:
             self._journal.append(entry)
 
     def make_local_link(self, mtu: int) -> bool:
-        """Make the link to programs of this host, once; return whether it is new. Raises KernelError."""
+        """Have the link to programs of this host, made once, or a predecessor's; return whether it is new to us.
+
+        Raises KernelError.
+        """
         if self._local_mtu:
             return False
         if _LOCAL_LINK not in self._journal.entries:

@@ -25,6 +25,7 @@ from fastmasq.path.liveness cimport Live
 from fastmasq.path.punts cimport Answer, Punt
 from fastmasq.path.links cimport HOPS, Hop, LINKS, Link, LinkCounters, Route, Want
 from fastmasq.path.observation cimport Asked, DroppedFlow, Observation
+from fastmasq.path.original_destination cimport tell_original_destinations
 from fastmasq.path.redirects cimport PROTOCOLS, REDIRECTS, Redirect
 from fastmasq.path.rewrite cimport edit_payload
 from fastmasq.path.rules cimport RuleTable
@@ -264,10 +265,16 @@ cdef class Forwarder:
         self.path.proxies = count
 
     def tell_original_destinations(self, int destination_map, uint64_t cookie, long bpf_call):
-        """Note original destinations in a map, see kernel/bpf/original_destination.py; -1: nowhere."""
+        """Note original destinations in a map, see kernel/bpf/original_destination.py; -1: nowhere.
+
+        It is new: what was asked for in sessions that were adopted is noted at once.
+        """
         self.path.destination_map = destination_map
         self.path.namespace_cookie = cookie
         self.path.bpf_call = bpf_call
+        if self.path.table.adopted_proxied:
+            with nogil:
+                tell_original_destinations(&self.path)
 
     def set_hairpin(self, bint on):
         """Let inside hosts reach external endpoints of ours, or not; sessions that do so already go on."""

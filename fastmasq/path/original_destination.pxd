@@ -1,14 +1,15 @@
 # The original destination of a proxied connection, told to its program by the map of kernel/bpf/original_destination.py.
 #
 # One system call for each proxied TCP session that is opened; none for its other packets. An entry that cannot be made
-# is not made: the program then sees its own address.
+# is not made: the program then sees its own address. A map is of one process: that of the next is told of the sessions adopted.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.path.state cimport Path
-from fastmasq.table.keys cimport key_daddr, key_did, key_saddr, key_sid
-from fastmasq.table.rows cimport Flow, INBOUND, Session
+from fastmasq.table.keys cimport LOCAL, key_daddr, key_did, key_saddr, key_sid, key_side
+from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, STATE_FREE, Session
+from fastmasq.wire.numbers cimport CLASS_TCP
 from fastmasq.wire.octets cimport htonl, htons
 
 cdef extern from "<unistd.h>" nogil:
@@ -62,3 +63,13 @@ cdef inline void tell_original_destination(const Path *p, const Session *s) noex
     update.value = <uint64_t><size_t>&value
     update.flags = 0
     syscall(p.bpf_call, BPF_MAP_UPDATE_ELEM, &update, sizeof(update))
+
+
+cdef inline void tell_original_destinations(const Path *p) noexcept nogil:
+    """The same of all sessions with programs that are open."""
+    cdef const Session *s
+    cdef uint32_t row
+    for row in range(p.table.fresh):
+        s = &p.table.sessions[row]
+        if s.state != STATE_FREE and s.port_class == CLASS_TCP and key_side(s.flow[OUTBOUND].key1) == LOCAL:
+            tell_original_destination(p, s)

@@ -34,7 +34,6 @@ cdef enum Fate:
     TORN
     UNMAPPED
     TWICE
-    PROXY
     EXPIRED
     FULL
     FATES
@@ -43,16 +42,17 @@ REASONS = {
     TORN: "torn",               # fields that no session has
     UNMAPPED: "no mapping",     # its external endpoint is not its own
     TWICE: "twice",             # another session has its packets
-    PROXY: "proxy",             # with a program of this host, whose link is another
     EXPIRED: "expired",         # before we began
     FULL: "no room",
 }
 
 
 cdef struct Former:
-    # what the rows of mappings meant
+    # what the rows of mappings meant, and where programs of this host are reached: at `proxies` addresses from the first on
     const Mapping *mappings
     uint32_t external[EXTERNALS]
+    uint32_t proxies_first
+    uint32_t proxies
 
 
 cdef inline bint is_state_of(int port_class, int state) noexcept nogil:
@@ -74,19 +74,28 @@ cdef inline bint is_external(const Former *former, uint32_t address) noexcept no
     return False
 
 
+cdef inline bint may_be_proxied(const Former *former, const Session *s, Ends ends, Place place) noexcept nogil:
+    """Whether a session may be one with a program of this host, in the place of whom its far end asked for."""
+    if s.port_class != numbers.CLASS_TCP and s.port_class != numbers.CLASS_UDP:
+        return False
+    if place.far != keys.INSIDE and (place.far != keys.OUTSIDE or is_external(former, place.external)):
+        return False
+    return ends.saddr - former.proxies_first < former.proxies and s.mapping == rows.NONE and not s.flags & rows.SESSION_HAIRPIN
+
+
 cdef Fate judge(const Former *former, const Session *s, Ends ends, Place place) noexcept nogil:
     """Return what is wrong with a session in itself, which should be that of `ends` at `place`; or ADOPTED."""
     cdef uint8_t protocol = keys.key_protocol(s.flow[OUTBOUND].key1)
     cdef int port_class = rows.class_of(protocol)
     cdef Session made
-    if keys.key_side(s.flow[OUTBOUND].key1) == keys.LOCAL:
-        return PROXY
     if not is_state_of(port_class, s.state) or s.port_class != (rows.CLASS_NONE if port_class < 0 else port_class):
         return TORN
     sessions.set_flows(&made, protocol, ends, place)
     if (memcmp(&made.flow[OUTBOUND], &s.flow[OUTBOUND], WRITTEN) != 0
             or memcmp(&made.flow[INBOUND], &s.flow[INBOUND], WRITTEN) != 0):
         return TORN
+    if place.near == keys.LOCAL:
+        return ADOPTED if may_be_proxied(former, s, ends, place) else TORN
     if s.flags & rows.SESSION_HAIRPIN and not is_external(former, ends.daddr):
         return TORN
     if port_class < 0:
@@ -97,7 +106,7 @@ cdef Fate judge(const Former *former, const Session *s, Ends ends, Place place) 
 cdef Fate judge_mapping(const Former *former, const Session *s, Ends ends, Place place) noexcept nogil:
     """Return whether the mapping of a session is its own; or what is wrong with it."""
     cdef const Mapping *mapping
-    if s.mapping == rows.NONE and s.port_class == rows.CLASS_NONE:
+    if s.mapping == rows.NONE and (s.port_class == rows.CLASS_NONE or place.near == keys.LOCAL):
         return ADOPTED
     if (s.mapping >= POOLS * PORTS or place.port == 0 or place.port != mappings.row_port(s.mapping)
             or s.port_class != mappings.row_class(s.mapping) or place.external == 0
@@ -155,9 +164,13 @@ cdef Fate adopt_session(Table *t, const Former *former, const Session *s, uint32
         keys.key_saddr(s.flow[OUTBOUND].key0), keys.key_sid(s.flow[OUTBOUND].key1),
         keys.key_daddr(s.flow[OUTBOUND].key0), <uint16_t>keys.key_did(s.flow[OUTBOUND].key1))
     cdef Place place = sessions.on_address(rows.NONE, s.flow[OUTBOUND].saddr)
+    cdef uint32_t holder = ends.saddr
     cdef uint32_t hash
     cdef Fate fate
     place.port, place.mapping = s.flow[OUTBOUND].sid, s.mapping
+    if keys.key_side(s.flow[OUTBOUND].key1) == keys.LOCAL:
+        place.near, place.far = keys.LOCAL, keys.key_side(s.flow[INBOUND].key1)
+        holder = ends.daddr if place.far == keys.INSIDE else ends.saddr
     fate = judge(former, s, ends, place)
     if fate == ADOPTED:
         fate = judge_mapping(former, s, ends, place)
@@ -171,16 +184,17 @@ cdef Fate adopt_session(Table *t, const Former *former, const Session *s, uint32
         return TWICE
     if table.is_full(t):
         return FULL
-    hash = hosts.host_hash(t, ends.saddr)
-    place.host = hosts.find_host(t, ends.saddr, hash)
+    hash = hosts.host_hash(t, holder)
+    place.host = hosts.find_host(t, holder, hash)
     if place.host == rows.NONE:
-        place.host = hosts.take_host(t, ends.saddr, hash, now_ms)
+        place.host = hosts.take_host(t, holder, hash, now_ms)
     if place.host == rows.NONE:
         return FULL
     if place.mapping != rows.NONE and not have_mapping(t, former, place.mapping, ends, place.host):
         hosts.give_back_unused_host(t, place.host)
         return UNMAPPED
     go_on(t, sessions.place_session(t, ends, place, sessions.make_birth(protocol, s.state, s.flags, t.now, now_ms)), s)
+    t.adopted_proxied += place.near == keys.LOCAL
     return ADOPTED
 
 
@@ -196,10 +210,11 @@ cdef void keep_held(Table *t, const Former *former, uint32_t row) noexcept nogil
     mapping.sessions = until
 
 
-def adopt(MasqTable into, header, mapped, pieces, now_ns):
+def adopt(MasqTable into, header, mapped, pieces, now_ns, proxies=(0, 0)):
     """Open the sessions of `pieces` in a table that is empty; return how many were dropped, by reason.
 
     header: one of rows.HEADER; mapped: all rows of mappings, as it means them; pieces: arrays of rows.SESSION, aligned.
+    proxies: the first address that programs of this host are reached at, and how many there are (opening.Proxies).
     No external address is the current one afterwards, and no port is free: MasqTable.set_external says which are.
     """
     cdef Table *t = &into.table
@@ -211,6 +226,7 @@ def adopt(MasqTable into, header, mapped, pieces, now_ns):
     for row in range(FATES):
         fates[row] = 0
     into.take_secret(header["secret"][0], header["secret"][1])  # so that a host is dealt the same of several addresses
+    former.proxies_first, former.proxies = proxies
     former.mappings = <const Mapping *><size_t>mapped.ctypes.data
     for row in range(EXTERNALS):
         former.external[row] = 0 if header["external"][row] in header["external"][:row] else header["external"][row]

@@ -442,6 +442,11 @@ cdef class MasqTable:
         """Rows from here on were never used: a snapshot need not look at them."""
         return self.table.fresh
 
+    @property
+    def has_adopted_proxied(self):
+        """Whether sessions with programs of this host are among those that were adopted."""
+        return self.table.adopted_proxied > 0
+
     def counts(self):
         """Return what is open and what has been, as a dict of integers."""
         cdef Table *t = &self.table

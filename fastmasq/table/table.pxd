@@ -128,6 +128,7 @@ cdef struct Table:
     uint64_t random
     uint64_t opened_by_class[rows.SESSION_CLASSES]
     uint64_t adopted            # sessions of a table before this one
+    uint64_t adopted_proxied    # those with programs of this host among them
     uint64_t closed
     uint64_t expired
 

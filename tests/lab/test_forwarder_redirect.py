@@ -17,6 +17,8 @@ from fastmasq.errors import FastmasqError
 from fastmasq.kernel.local_link import HOST_END, NETWORK, OUR_END
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.lab.test_forwarder_life import kill
+from tests.lab.test_forwarder_state import assert_adopted, folder, settings
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,
@@ -28,6 +30,8 @@ from tests.support.lab_network import (
     send_and_compare,
 )
 from tests.support.old_programs import Old
+
+__all__ = ["folder"]  # a fixture
 
 SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
 ELSEWHERE = "198.51.100.7"  # nobody has it
@@ -42,9 +46,14 @@ RULES = [
 
 def start(net: Network, rules: list[str], extra: str = "") -> None:
     """Start fastmasq with a rule file of 1999."""
+    net.start(f'{extra}\n[rules]\nfiles = ["{write(net, rules)}"]\n')
+
+
+def write(net: Network, rules: list[str]) -> Path:
+    """Have the rule file say this, and return where it is."""
     script = net.lab.directory / "rc.firewall"
     script.write_text("\n".join(rules) + "\n")
-    net.start(f'{extra}\n[rules]\nfiles = ["{script}"]\n')
+    return script
 
 
 def ipchains(net: Network, arguments: str) -> list[str]:
@@ -55,6 +64,13 @@ def greeting(net: Network, host: str, remote: tuple[str, int]) -> bytes:
     """Connect and return what is said until the end."""
     connection = net.connect(host, remote)
     return b"".join(iter(lambda: connection.recv(100), b""))
+
+
+def asked_for(connection: socket.socket) -> tuple[str, int]:
+    """Return the original destination of a program's end of a connection, as the kernel's NAT would tell it."""
+    asked = connection.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
+    assert struct.unpack("=H", asked[:2]) == (socket.AF_INET,)
+    return socket.inet_ntoa(asked[4:8]), *struct.unpack(">H", asked[2:4])
 
 
 @pytest.fixture
@@ -104,9 +120,7 @@ def test_t10_the_program_learns_what_was_asked(net: Network, family: socket.Addr
     net.keep(far)
     address, port = far.getsockname()[:2]
     assert (address.removeprefix("::ffff:"), port) == (ELSEWHERE, 80)
-    asked = far.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
-    assert struct.unpack("=H", asked[:2]) == (socket.AF_INET,)
-    assert (socket.inet_ntoa(asked[4:8]), *struct.unpack(">H", asked[2:4])) == (ELSEWHERE, 80)
+    assert asked_for(far) == (ELSEWHERE, 80)
     direct = net.connect("inside", (GATEWAY_INSIDE, PROXY))
     far, _ = listener.accept()
     net.keep(far)
@@ -298,8 +312,7 @@ def test_enforcing_closes_what_is_no_longer_redirected(net: Network) -> None:
     assert round_trip(connection, None, b"one")
     net.fastmasq.run_command("reload", "--enforce")
     assert round_trip(connection, None, b"two")
-    script = net.lab.directory / "rc.firewall"
-    script.write_text("\n".join(RULES[:2]) + "\n")
+    write(net, RULES[:2])
     net.fastmasq.run_command("reload", "--enforce")
     assert net.sessions() == []
 
@@ -364,3 +377,39 @@ def test_after_a_crash_it_is_adopted_and_released(net: Network) -> None:
     argv = [sys.executable, "-m", "fastmasq", "release", "--socket", str(net.fastmasq.socket)]
     assert f"link {HOST_END} removed" in net.run("gateway", *argv)
     assert state(net) == before
+
+
+def test_connections_outlive_a_kill_and_an_upgrade_with_what_they_were_for(net: Network, folder: Path) -> None:
+    """Also where the rule is gone: the link to programs is there for the connections that are left."""
+    more = settings(folder, more="")
+    start(net, RULES, more)
+    listener, program = net.listen("gateway", port=PROXY), net.udp("gateway", str(NETWORK[1]), 5353)
+    near, client = net.connect("inside", (ELSEWHERE, 80)), net.udp("inside")
+    far = net.keep(listener.accept()[0])
+    client.sendto(b"who", (ELSEWHERE, 53))
+    _, peer = program.recvfrom(100)
+    before = state(net)
+
+    def all_go_on(word: bytes) -> None:
+        """The programs' ends first."""
+        far.sendall(word)
+        assert near.recv(100) == word
+        near.sendall(word)
+        assert far.recv(100) == word
+        program.sendto(word, peer)
+        assert client.recvfrom(100) == (word, (ELSEWHERE, 53))
+        assert asked_for(far) == far.getsockname() == (ELSEWHERE, 80)
+        assert net.drops() == {}
+
+    all_go_on(b"before")
+    kill(net)
+    assert far.getsockname() == (str(NETWORK[1]), PROXY), "nobody tells it just now"
+    start(net, RULES[:2], more)
+    assert_adopted(net, 2)
+    all_go_on(b"after a kill")
+    write(net, RULES)
+    net.fastmasq.run_command("upgrade")
+    all_go_on(b"after an upgrade")
+    assert state(net) == before, "nobody has made another link"
+    another = net.connect("inside", (ELSEWHERE, 80))
+    assert asked_for(net.keep(listener.accept()[0])) == another.getpeername()

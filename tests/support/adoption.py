@@ -10,9 +10,12 @@ from fastmasq.table import memory, rows
 from fastmasq.table.adoption import adopt
 from fastmasq.table.masq import MasqTable
 from fastmasq.wire.numbers import ICMP
-from tests.support.tables import make_table
+from tests.support.harness import PROGRAMS, address
+from tests.support.tables import INSIDE, make_table
 
 FREE, HELD_DOWN, MAPPING_OPEN = 0, 2, 1
+LOCAL = 4
+PROXIES = address(PROGRAMS), 2
 
 
 def shared(capacity: int) -> mmap.mmap:
@@ -33,7 +36,7 @@ def adopted(left: mmap.mmap, capacity: int, now_ns: int, **settings: object) -> 
 
 
 def adopt_all(table: MasqTable, former: memory.Memory, now_ns: int) -> dict[str, int]:
-    return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns)
+    return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns, PROXIES)
 
 
 def assert_consistent(table: MasqTable, externals: tuple[int, ...]) -> None:
@@ -64,12 +67,18 @@ def assert_consistent(table: MasqTable, externals: tuple[int, ...]) -> None:
             assert (mapping["address"], mapping["id"]) == (flow["key0"] >> 32, flow["key1"] >> 32 & 0xFFFF)
     endpoints = [(row >> 16, *map(int, table.mappings[row][["address", "id"]])) for row in users if in_use[row] == 1]
     assert len(set(endpoints)) == len(endpoints), "an endpoint has one mapping on each address"
-    hosts, number = np.unique(out["key0"] >> 32, return_counts=True)
+    is_of_client = (_side(out) == LOCAL) & (_side(back) == INSIDE)
+    holders = np.where(is_of_client, out["key0"] & 0xFFFFFFFF, out["key0"] >> 32)
+    hosts, number = np.unique(holders, return_counts=True)
     known = {int(row["address"]): int(row["sessions"]) for row in table.hosts if row["address"]}
     assert known == dict(zip(hosts.tolist(), number.tolist(), strict=True))
     assert counts["icmp"] == sum(int(key1) >> 56 == ICMP for key1 in out["key1"])
     assert (out["hop"] == 0xFFFF).all() and (found["known"] == 0).all()
     assert rows.SESSION.itemsize == found.itemsize
+
+
+def _side(flows: np.ndarray) -> np.ndarray:
+    return flows["key1"] >> 48 & 0xFF
 
 
 def empty(table: MasqTable) -> None:

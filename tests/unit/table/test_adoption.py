@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.table import memory, rows
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
-from tests.support.adoption import adopt_all, adopted, assert_consistent, copied, empty, shared
+from tests.support.adoption import LOCAL, PROXIES, adopt_all, adopted, assert_consistent, copied, empty, shared
+from tests.support.harness import HOWTO_ROUTES, PROGRAMS, Harness, address, unicast
+from tests.support.packets import tcp
 from tests.support.tables import (
     CLASS,
     ECHO,
@@ -214,10 +217,59 @@ def test_hosts_are_dealt_the_same_of_several_addresses() -> None:
     assert set(dealt) == {EXTERNAL, NEW_EXTERNAL}
     assert memory.lay_out(CAPACITY, left.buffer).header["pool"][0].tolist() == [EXTERNAL, NEW_EXTERNAL, 0, 0]
     table, _ = left.adopted()
-    for address in (NEW_EXTERNAL, EXTERNAL):
-        table.hold_external(address, allowed(ALL_PORTS))
+    for external in (NEW_EXTERNAL, EXTERNAL):
+        table.hold_external(external, allowed(ALL_PORTS))
     table.set_pool((NEW_EXTERNAL, EXTERNAL))
     assert [table.external_for(HOST + number) for number in range(64)] == dealt
+
+
+ASKED = "198.51.100.7"
+
+
+def proxied(side: str = "inside", client: str = "10.0.0.2", programs: str = PROGRAMS) -> np.void:
+    """Return the row of a session that a client's connection to ASKED has with a program of this host."""
+    harness = Harness(now_ns=NOW, routes=[*HOWTO_ROUTES, (f"{programs}/32", unicast("programs", PROGRAMS))])
+    harness.forwarder.set_proxies(address(programs), 2)
+    rules = RuleSet()
+    rules.append("input", Rule(match=Match(protocol=TCP), target="REDIRECT", redirect_port=8080))
+    harness.set_rule_set(rules)
+    harness.send(side, tcp((client, 4000), (ASKED, 80), "S", seq=1))
+    assert len(harness.sessions()) == 1
+    return harness.table.sessions[0].copy()
+
+
+@pytest.mark.parametrize(("side", "client", "holder"), [("inside", "10.0.0.2", HOST), ("outside", "199.0.0.1", None)])
+def test_sessions_with_programs_of_this_host(side: str, client: str, holder: int | None) -> None:
+    """They are of the client's share if that is inside, else of the program's address."""
+    left = Left()
+    left.sessions[7] = proxied(side, client)
+    table, dropped = left.adopted()
+    assert (dropped, table.has_adopted_proxied) == ({}, True)
+    assert [int(row["address"]) for row in table.hosts if row["address"]] == [holder or PROXIES[0]]
+    assert_consistent(table, (EXTERNAL,))
+    empty(table)
+
+
+def test_what_is_no_session_with_a_program_of_this_host() -> None:
+    inside, outside = proxied(), proxied("outside", "199.0.0.1")
+
+    def judged(row: np.void, *, ours: str = "0.0.0.0", inbound_side: int = 0, **fields: int) -> dict[str, int]:
+        left = Left()
+        memory.lay_out(CAPACITY, left.buffer).header["external"][0, 1] = address(ours)
+        left.sessions[7] = row
+        for name, value in fields.items():
+            left.sessions[name][7] = value
+        left.sessions["flow"]["key1"][7, 1] += inbound_side << 48
+        table, dropped = left.adopted()
+        assert table.has_adopted_proxied == (not dropped)
+        empty(table)
+        return dropped
+
+    assert judged(inside, ours=ASKED) == {}, "nobody outside can have meant us by it"
+    assert judged(outside, ours=ASKED) == {"torn": 1}
+    assert judged(proxied(programs="203.0.113.1")) == {"torn": 1}
+    assert judged(inside, inbound_side=LOCAL) == judged(inside, inbound_side=REPLY) == {"torn": 1}
+    assert judged(inside, mapping=4000) == judged(inside, flags=1) == judged(inside, port_class=3) == {"torn": 1}
 
 
 def test_a_smaller_table_takes_what_it_has_room_for() -> None:
@@ -316,6 +368,7 @@ def several() -> mmap.mmap:
     left.table.close(left.open(UDP, 3000))
     left.table.set_external(NEW_EXTERNAL, allowed(ALL_PORTS))
     left.open(UDP, 2000, remote=OTHER_REMOTE)
+    left.sessions[left.table.fresh] = proxied()
     return left.buffer
 
 

@@ -33,7 +33,7 @@ class Hops:
                     self._forwarder.expect_neighbour(number_of[ifindex], address, mac)
 
     def follow(self) -> None:
-        """Tell the path what has changed."""
+        """Tell the path what has changed, and of those that the kernel has met, whose first packets need not wait."""
         number_of = self._links.number_of()
         changed = False
         for ifindex, address, mac, state in self._watch.changed_neighbours():
@@ -43,7 +43,10 @@ class Hops:
                 self._ask(number_of[ifindex], ifindex, address)
                 continue
             with self._forwarder.locked():
-                changed |= self._forwarder.set_neighbour(number_of[ifindex], address, mac)
+                if self._forwarder.set_neighbour(number_of[ifindex], address, mac):
+                    changed = True
+                elif mac:
+                    self._forwarder.expect_neighbour(number_of[ifindex], address, mac)
             if state == FAILED:
                 self._watch.forget_neighbour(ifindex, address)
         if changed:

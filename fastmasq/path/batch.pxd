@@ -181,7 +181,10 @@ cdef inline void process_held(Path *p) noexcept nogil:
     cdef Outcome reason
     for place in range(HELD):
         held = &p.held.places[place]
-        if not held.in_use or not hold.is_due(p, held):
+        if not held.in_use:
+            continue
+        if not hold.is_due(p, held):
+            hold.ask_again(p, held.hop)
             continue
         reason = hold.take_back(p, held)
         answer = held.answer

@@ -20,6 +20,15 @@ cdef enum:
     HOLD_MS = 3000
 
 
+cdef inline void ask_again(Path *p, uint16_t row) noexcept nogil:
+    """Have the daemon asked for a hop that packets wait for, a second after the last time.
+
+    It may have been refused then, and its packets are all that is to come.
+    """
+    if p.now_ms - p.wants[row].asked_ms >= hops.ASK_AGAIN_MS:
+        hops.want(p, row)
+
+
 cdef inline bint has_room(const Path *p, const Packet *packet, Party party) noexcept nogil:
     return (p.held.count < held.HELD and packet.hop.held < HELD_PER_HOP and p.held.of_source[party.source] < HELD_PER_SOURCE
             and p.held.of_link[party.link] < HELD_PER_LINK and packet.frame.length <= BIG_FRAME)
@@ -35,8 +44,8 @@ cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
         if not hops.may_wait(p, party):
             return verdict.NEIGHBOUR_LIMIT
         hops.begin_waiting(p, party, row)
-    elif p.now_ms - p.wants[row].asked_ms >= hops.ASK_AGAIN_MS:
-        hops.want(p, row)
+    else:
+        ask_again(p, row)
     if not has_room(p, packet, party):
         return verdict.NEIGHBOUR_UNRESOLVED
     waits = held.keep(&p.held, packet.frame, packet.link, row, party)

@@ -25,6 +25,7 @@ cdef enum:
     WAITING_OF_SOURCE = 32      # incomplete hops that one source waits for
     WAITING_OF_LINK = 512       # and all that come by one link
     HOPS_OF_SOURCE = links.HOPS // 4
+    EXPECTED = links.HOPS // 4
     ASKED_OF_SOURCE = 20        # of the kernel a second
     ASKED_OF_LINK = 150         # in its table they lie for 3 seconds, and it has room for 1024 (arp(7), gc_thresh3)
     GIVE_UP_MS = 4000           # the kernel has found out by then: it asks three times, a second apart (arp(7))
@@ -294,15 +295,19 @@ cdef inline bint settle(Path *p, int link, uint32_t address, const uint8_t *mac)
 
 
 cdef inline void expect(Path *p, int link, uint32_t address, const uint8_t *mac) noexcept nogil:
-    """Have a next hop on a link be valid before any packet wants it, as if it had been wanted by itself."""
+    """Have a next hop on a link be valid before any packet wants it, as if it had been wanted by itself.
+
+    Most rows are left for those that packets do want: anybody on a link can make the kernel know any address.
+    """
     cdef Search search = search_for(p, link, address)
     cdef Packet packet
-    if p.links[link].header_length == 0 or next_found(p, &search) != rows.NO_HOP:
+    if p.links[link].header_length == 0 or p.hops_in_use >= EXPECTED or next_found(p, &search) != rows.NO_HOP:
         return
     memset(&packet, 0, sizeof(packet))
     packet.side, packet.ends.saddr, packet.link = keys.INSIDE, address, <uint8_t>link
     if take_hop(p, &packet, link, address, p.links[link].mtu) == verdict.GOES_ON:
         settle(p, link, address, mac)
+        packet.hop.wanted = 0       # found out already
 
 
 cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:

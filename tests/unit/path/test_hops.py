@@ -60,6 +60,16 @@ def test_packets_do_not_wait_for_a_neighbour_that_is_expected() -> None:
     assert only(harness.send("inside", udp(HERE, neighbour(1), b"x"))).link == "outside"
 
 
+def test_most_rows_are_left_for_neighbours_that_packets_want() -> None:
+    """Whoever forges ARP can make the kernel know all addresses of a link."""
+    harness = Harness(routes=ROUTES)
+    for number in range(ROWS):
+        harness.forwarder.expect_neighbour(OUTSIDE, address(neighbour(number)[0]), STATION_MAC["outside"])
+    wanted = wants(harness, OTHER_HOST, [0, ROWS // 4 - 1, ROWS // 4])
+    assert wanted == [(OUTSIDE, address(neighbour(ROWS // 4)[0]))]
+    assert harness.drops() == {}
+
+
 def test_a_host_waits_for_so_many_next_hops() -> None:
     harness = Harness(routes=ROUTES)
     assert len(wants(harness, HERE[0], range(1, 1000))) == WAITING_OF_SOURCE
@@ -101,6 +111,20 @@ def test_the_daemon_is_asked_once_a_second_for_each() -> None:
     assert len(wants(harness, HERE[0], [1, 1, 1, 1])) == 1
     harness.now_ns += 1_100_000_000
     assert len(wants(harness, HERE[0], [1, 1, 1])) == 1
+
+
+def test_while_a_packet_waits_the_daemon_is_asked_again_each_second() -> None:
+    """The kernel may not have been asked the first time: too many others had been asked for."""
+    harness = Harness(routes=ROUTES)
+    wanted = wants(harness, HERE[0], [1])
+    for asked in (wanted, wanted, []):  # after three seconds it waits no more
+        harness.now_ns += 500_000_000
+        harness.forwarder.step(harness.now_ns)
+        assert harness.forwarder.wanted_hops() == []
+        harness.now_ns += 600_000_000
+        harness.forwarder.step(harness.now_ns)
+        assert harness.forwarder.wanted_hops() == asked
+    assert harness.drops() == {"neighbour_unresolved": 1}
 
 
 def test_the_kernel_is_asked_so_often_for_each_sender() -> None:

@@ -301,12 +301,17 @@ LOCAL = "clients of the control socket"  # its packets are requests; it takes it
 
 
 def commit(name: str, side: str, namespace: str, seed: int, sessions: Sequence[dict[str, Any]], control: str) -> None:
-    """Attack until killed: the life of a process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    """Commit an attack by its name until killed: the life of a process."""
     attack = (INSIDE if side == "inside" else OUTSIDE).get(name)
     if attack is None:
         attack = Attack(odd_requests, 50, lambda: control_socket(control))
+    carry_out(attack, namespace, seed, sessions)
+
+
+def carry_out(attack: Attack, namespace: str, seed: int, sessions: Sequence[dict[str, Any]] = ()) -> None:
+    """Attack from a namespace until killed: the life of a process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     with hosts.entered(namespace):
         send = attack.send()
     _flood(send, attack.packets(Random(seed), known_of(sessions)), attack.rate)

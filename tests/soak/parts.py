@@ -97,6 +97,10 @@ class Parts:
         """Begin one that is told nothing."""
         self._running.append(start(in_background, part))
 
+    def start(self, life: Callable[..., None], *arguments: Any) -> None:
+        """Begin one that lives until it is killed."""
+        self._running.append(start(life, *arguments))
+
     def begin_told(self, name: str, life: Callable[[Connection], None]) -> Part:
         """Begin one that is told what to do; name: who it is, in a complaint."""
         here, there = _processes.Pipe()

@@ -28,7 +28,21 @@ from fastmasq.migrate.foreign import (
     Marks,
     Scene,
 )
-from fastmasq.migrate.regions import Box, Entries, Entry, Fate, Missing, covers, either, narrowed, pruned
+from fastmasq.migrate.regions import (
+    PROTOCOL,
+    SOURCE,
+    SOURCE_PORT,
+    Box,
+    Entries,
+    Entry,
+    Fate,
+    Missing,
+    covers,
+    either,
+    narrowed,
+    pruned,
+)
+from fastmasq.wire.numbers import ICMP
 
 DEEPEST_JUMP = 16  # as in the kernel (NFT_JUMP_STACK_SIZE)
 DEEPEST_CALLS = 8000
@@ -46,11 +60,15 @@ class _TooManyCases(ConfigurationError):
 
 
 class _Ways(NamedTuple):
-    """What an accept and the end of a chain lead to, and whether a rule may translate."""
+    """What an accept and the end of a chain lead to, whether a rule may translate, and whether something has before.
+
+    is_behind: whether sources are seen as nat has left them. Boxes have them as they were.
+    """
 
     accepted: Callable[..., Entries]
     at_the_end: _Then
     is_nat: bool
+    is_behind: bool
 
 
 class RuleBook:
@@ -61,6 +79,7 @@ class RuleBook:
         self.by_name = {(chain.table, chain.name): chain for chain in self.chains}
         rules = [rule for chain in self.chains for rule in chain.rules]
         self.follows_marks = any(isinstance(test, foreign.Mark) for rule in rules for test in rule.tests)
+        self.translates = any(rule.action in foreign.MASQUERADING for rule in rules)
         self.marks_flows = any(rule.marking and rule.marking.of == foreign.FLOW for rule in rules)
 
     def stages(self, *hooks: str, after_dnat: bool = False) -> list[ForeignChain]:
@@ -176,7 +195,8 @@ class _Walk:
         def at_the_end(inner: Box, its: Marks) -> Entries:
             return accepted(inner, its) if base.policy == "accept" else [Entry(inner, Fate("drop"))]
 
-        return self.chain(base, 0, box, marks, _Ways(accepted, at_the_end, base.kind == "nat"), 0)
+        is_behind = self.book.translates and base.hook == POSTROUTING and base.priority > NAT_PRIORITY[POSTROUTING]
+        return self.chain(base, 0, box, marks, _Ways(accepted, at_the_end, base.kind == "nat", is_behind), 0)
 
     def chain(self, chain: ForeignChain, start: int, box: Box, marks: Marks, ways: _Ways, depth: int) -> Entries:
         """Walk from a rule of a chain on."""
@@ -191,7 +211,7 @@ class _Walk:
             its = self.marked(rule, marks)
             if not rule.action and not rule.log and its == marks:
                 continue
-            inner, doubts = self.match(rule, box, marks)
+            inner, doubts = self.match(rule, box, marks, ways)
             if inner is None:
                 continue
 
@@ -216,12 +236,15 @@ class _Walk:
         """Return the marks of packets that a rule matches."""
         return rule.marking.changed(marks) if rule.marking and self.follows_marks else marks
 
-    def match(self, rule: ForeignRule, box: Box, marks: Marks) -> tuple[Box | None, list[str]]:
+    def match(self, rule: ForeignRule, box: Box, marks: Marks, ways: _Ways) -> tuple[Box | None, list[str]]:
         """Return the packets of a box that a rule matches, and what it asks beside that is not known."""
         doubts = []
         inner: Box | None = box
         for test in rule.tests:
             if isinstance(test, foreign.Within):
+                if ways.is_behind and _is_translated(test.field, inner):
+                    doubts.append("a source as nat has left it")
+                    continue
                 inner = narrowed(inner, test.field, test.ranges)
                 if inner is None:
                     return None, []
@@ -265,3 +288,8 @@ class _Walk:
         if rule.log:
             entries = [entry._replace(fate=entry.fate._replace(log=True)) for entry in entries]
         return entries
+
+
+def _is_translated(field: int, box: Box) -> bool:
+    """Whether masquerading packets changes a field: their source, or its port where they have one."""
+    return field == SOURCE or (field == SOURCE_PORT and box[PROTOCOL] != ((ICMP, ICMP),))

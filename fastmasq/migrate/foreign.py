@@ -7,13 +7,23 @@ not know becomes a test that may hold or not (`Unknown`), and an action that may
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from fastmasq.migrate.regions import Ranges, ranges_of
-from fastmasq.wire.numbers import BY_NAME
+from fastmasq.migrate.regions import (
+    DESTINATION_PORT,
+    EVERYTHING,
+    PROTOCOL,
+    SOURCE_PORT,
+    Ranges,
+    common,
+    complement,
+    ranges_of,
+)
+from fastmasq.wire.numbers import BY_NAME, ICMP, TCP, UDP
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = "prerouting", "input", "forward", "output", "postrouting"
 HOOKS = (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)
@@ -183,6 +193,25 @@ class Unknown(NamedTuple):
 
 
 Test = Within | LinkIs | Fact | Flags | Never | Mark | Unknown
+
+_PORTS = (SOURCE_PORT, DESTINATION_PORT)
+_WITH_PORTS = ranges_of(((TCP, TCP), (UDP, UDP)))
+
+
+def by_protocol(tests: Sequence[Test]) -> Iterator[tuple[Test, ...]]:
+    """Yield the tests of a rule, or of its parts where it asks for ports of protocols whose ports nobody knows here."""
+    protocols = EVERYTHING[PROTOCOL]
+    for test in tests:
+        if isinstance(test, Within) and test.field == PROTOCOL:
+            protocols = common(protocols, test.ranges)
+    others = common(protocols, complement(_WITH_PORTS, PROTOCOL))
+    without = [test for test in tests if not (isinstance(test, Within) and test.field in _PORTS)]
+    if len(without) == len(tests) or not others or protocols == ((ICMP, ICMP),):
+        yield tuple(tests)
+        return
+    if known := common(protocols, _WITH_PORTS):
+        yield (Within(PROTOCOL, known), *tests)
+    yield (Within(PROTOCOL, others), *without, Unknown("ports of other protocols than TCP and UDP"))
 
 
 class ForeignRule(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from fastmasq import files
 from fastmasq.errors import ConfigurationError
 from fastmasq.migrate.foreign import (
@@ -24,6 +26,7 @@ from fastmasq.migrate.foreign import (
     Test,
     Unknown,
     Within,
+    by_protocol,
     read_icmp,
     read_network,
     read_ports,
@@ -35,11 +38,10 @@ from fastmasq.migrate.regions import (
     PROTOCOL,
     SOURCE,
     SOURCE_PORT,
-    Ranges,
     complement,
     ranges_of,
 )
-from fastmasq.wire.numbers import ICMP, TCP, UDP
+from fastmasq.wire.numbers import ICMP
 
 _PRIORITIES = {
     "raw": -300,
@@ -99,7 +101,7 @@ def read(text: str) -> Iterator[ForeignChain]:
             name, words = _words(line, number)
             if (table, name) not in chains:
                 raise ConfigurationError(f"line {number}: there is no chain {name!r} in table {table!r}")
-            chains[table, name].rules.append(_Rule(words, number, line).read())
+            chains[table, name].rules += _Rule(words, number, line).read()
         else:
             shown = f": {line[:60]!r}" if files.caller_may_see() else ""
             raise ConfigurationError(f"line {number}: not a line of iptables-save{shown}")
@@ -140,12 +142,12 @@ class _Rule:
         self.words = words
         self.line, self.number = line, number
         self.tests: list[Test] = []
-        self.protocol: Ranges = ((0, 0xFF),)
         self.target = self.to = self.module = ""
         self.marking: dict[str, str] = {}
         self.inverted = False
 
-    def read(self) -> ForeignRule:
+    def read(self) -> list[ForeignRule]:
+        """Return the rule, in parts where `by_protocol` makes some."""
         while self.words:
             word = self.words.pop(0)
             if word == "!":
@@ -169,7 +171,8 @@ class _Rule:
             else:
                 self._not_known(word)
             self.inverted = False
-        return self._made()
+        rule = self._made()
+        return [structs.replace(rule, tests=tests) for tests in by_protocol(self.tests)]
 
     def _target(self, word: str) -> None:
         value = self.words.pop(0) if self.words else ""
@@ -198,8 +201,6 @@ class _Rule:
             if self.inverted:
                 last = Within(last.field, complement(last.ranges, last.field))
             self.tests += [*others, last] if last.ranges else [Never()]
-            if last.field == PROTOCOL:
-                self.protocol = last.ranges
         elif self.inverted and isinstance(made, Never):
             return
         else:
@@ -225,15 +226,9 @@ class _Rule:
             alters = _ALTERING[target]
         elif target not in (*_LOGGING, *_HARMLESS, *_MARKING):
             action, self.to = "jump", target
-        asks_ports = any(
-            isinstance(test, Within) and test.field in (SOURCE_PORT, DESTINATION_PORT) for test in self.tests
-        )
-        if asks_ports and not all(first == last and first in (TCP, UDP, ICMP) for first, last in self.protocol):
-            self.tests.append(Unknown("ports of other protocols than TCP and UDP"))
         return ForeignRule(
             place=f"line {self.number}",
             text=self.line,
-            tests=tuple(self.tests),
             action=action,
             to=self.to,
             log=target in _LOGGING,

@@ -68,7 +68,7 @@ def tests_of(left: Any, op: str, values: Sequence[Any]) -> list[Test]:
             return [*_of_protocol(ICMP), *_within(SOURCE_PORT, op, values, _icmp_type)]
         case {"payload": {"protocol": "icmp", "field": "code"}}:
             return [*_of_protocol(ICMP), *_within(DESTINATION_PORT, op, values, _icmp_code)]
-        case {"payload": {"protocol": "ip6" | "icmpv6"}}:
+        case {"payload": {"protocol": "ip6" | "icmpv6" | "arp"}}:
             return [Never()]
         case {"payload": {"protocol": "tcp", "field": "flags"}}:
             return [*_of_protocol(TCP), *_flags(None, op, values)]
@@ -102,9 +102,9 @@ def implied_by(left: Any) -> list[Test]:
 
 
 def _inverted(op: str) -> bool:
-    if op not in ("==", "!=", "in"):
+    if op not in ("==", "!=", "in", "!"):
         raise ValueError(op)
-    return op == "!="
+    return op in ("!=", "!")
 
 
 def _text(value: Any) -> str:
@@ -183,8 +183,8 @@ def marking_of(of: str, expression: Any) -> Marking:
 
 
 def _conntrack(key: str, op: str, values: Sequence[Any]) -> Test:
-    """Return the test of a state, a status or a direction; of one bit among many, whether it is set."""
-    if key == "status" and not _texts(values) <= {"dnat"}:
+    """Return the test of a state, a status or a direction; of a status, which has many bits, whether one is set."""
+    if key == "status" and (op not in ("in", "!") or _texts(values) != {"dnat"}):
         raise ValueError(values)
     return Fact(f"ct {key}", _texts(values), _inverted(op))
 
@@ -204,14 +204,12 @@ def _flag_names(expression: Any) -> frozenset[str]:
 
 
 def _flags(mask: frozenset[str] | None, op: str, values: Sequence[Any]) -> list[Test]:
-    """Return the test of TCP flags: without a mask, "in" asks for any of these, and the others for exactly these."""
+    """Return the test of TCP flags: "in" asks for any of these, "!" for none, and the others for exactly the one."""
     every = frozenset({"fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"})
-    wanted = frozenset().union(*(_flag_names(value) for value in values))
-    if mask is None and op == "in":
-        return [Flags(wanted, frozenset(), inverted=True)]
-    if len(values) > 1 and mask is not None and isinstance(values[0], str) and op == "in":
-        raise ValueError(values)
-    return [Flags(every if mask is None else mask, wanted, _inverted(op))]
+    if mask is None and op in ("in", "!"):
+        return [Flags(frozenset().union(*map(_flag_names, values)), frozenset(), inverted=op == "in")]
+    [wanted] = values
+    return [Flags(every if mask is None else mask, _flag_names(wanted), _inverted(op))]
 
 
 def words(value: Any) -> str:

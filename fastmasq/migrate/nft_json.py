@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,28 +14,29 @@ from fastmasq.errors import ConfigurationError
 from fastmasq.migrate.foreign import (
     FLOW,
     PACKET,
+    POSTROUTING,
+    PREROUTING,
     ForeignChain,
     ForeignRule,
+    LinkIs,
     Marking,
     Never,
     Test,
     Unknown,
-    Within,
+    by_protocol,
 )
 from fastmasq.migrate.nft_fields import implied_by, listed, marking_of, shown, tests_of, words
-from fastmasq.migrate.regions import (
-    DESTINATION_PORT,
-    PROTOCOL,
-    SOURCE_PORT,
-    is_full,
-    replaced,
-)
-from fastmasq.migrate.regions import EVERYTHING as _ALL
-from fastmasq.wire.numbers import ICMP, TCP, UDP
 
-_FAMILIES = ("ip", "inet")
+_DEVICES = re.compile(r"\bdevices? (?:= )?((?:\"[^\"]*\"|[{}, ])+)")
+_FAMILIES = ("ip", "inet", "netdev")
 _VERDICTS = ("accept", "drop", "reject", "return", "masquerade", "snat", "dnat", "redirect", "jump", "goto")
 _HARMLESS = ("counter", "comment", "ct helper", "ct timeout", "ct expectation", "flow", "last")
+
+
+_OF_LINKS = {  # hooks of links: side, the hook that they come before, or behind, and by how much
+    "ingress": ("in", PREROUTING, -(1 << 32)),
+    "egress": ("out", POSTROUTING, 1 << 32),
+}
 
 
 class _UnknownSet(Exception):
@@ -74,7 +76,7 @@ class _Ruleset:
                 dormant.add((content["family"], content["name"]))
             elif kind == "chain" and _key(content, "name")[:2] in dormant:
                 continue
-            elif kind == "chain" and content["family"] in (*_FAMILIES, "netdev"):
+            elif kind == "chain" and content["family"] in _FAMILIES:
                 self.chains[_key(content, "name")] = _chain(content, number)
             elif kind in ("set", "map"):
                 self.sets[_key(content, "name")] = content
@@ -82,6 +84,10 @@ class _Ruleset:
             if kind == "rule" and _key(content, "chain") in self.chains:
                 chain = self.chains[_key(content, "chain")]
                 chain.rules += _Rule(self, content).rules()
+        for kind, content in found:
+            if kind == "chain" and content.get("hook") in _OF_LINKS and _key(content, "name") in self.chains:
+                chain = self.chains[_key(content, "name")]
+                self.chains[*_key(content, "name"), "hook"] = _called_for(content, chain, self._devices(content))
 
     def _is_dormant(self, table: Mapping[str, Any]) -> bool:
         """Whether the kernel does not ask a table. Raises ConfigurationError where nft does not say it.
@@ -96,6 +102,13 @@ class _Ruleset:
                 f"nft does not say which flags table {table['name']} has; import `nft list ruleset`"
             )
         return (table["family"], table["name"], "", 0) in self.written
+
+    def _devices(self, chain: Mapping[str, Any]) -> Sequence[str]:
+        """Return the links that a chain is asked about; nft 1.0.6 writes them only as text. Without that, none."""
+        if "dev" in chain:
+            return listed(chain["dev"])
+        written = _DEVICES.search(self.written.get((*_key(chain, "name"), 0), ""))
+        return re.findall(r'"([^"]*)"', written[1]) if written else ()
 
     def elements(self, table: tuple[str, str], name: str) -> Sequence[Any]:
         """Return the elements of a set or map by name. Raises _UnknownSet for those that come and go."""
@@ -117,11 +130,23 @@ def _chain(content: Mapping[str, Any], number: int) -> ForeignChain:
         name=name,
         place=f"{family} {table} {name}",
         kind=content.get("type", "filter"),
-        hook="ingress" if family == "netdev" and hook else hook,
+        hook="" if hook in _OF_LINKS else hook,
         priority=content.get("prio", 0),
         policy=content.get("policy", "accept"),
         number=number,
     )
+
+
+def _called_for(content: Mapping[str, Any], chain: ForeignChain, devices: Sequence[str]) -> ForeignChain:
+    """Return what calls a chain that the kernel asks about what comes in, or leaves, by some links, first or last."""
+    side, hook, offset = _OF_LINKS[content["hook"]]
+    if chain.policy == "drop":
+        chain.rules.append(ForeignRule(place=chain.place, text=f"the policy of {chain.name}", action="drop"))
+    name = f"{content['hook']} {chain.name}"
+    base = structs.replace(chain, name=name, hook=hook, priority=chain.priority + offset, policy="accept")
+    test = LinkIs(side, tuple(devices)) if devices else Unknown("the links that it is for; import `nft list ruleset`")
+    base.rules = [ForeignRule(place=chain.place, text=name, tests=(test,), action="goto", to=chain.name)]
+    return base
 
 
 class _Rule:
@@ -158,18 +183,16 @@ class _Rule:
 
     def _made(self, ways: Sequence[Sequence[_Case]], action: str, to: str) -> Iterator[ForeignRule]:
         for combination in itertools.product(*ways):
-            tests = [test for case in combination for test in case.tests]
-            if _asks_foreign_ports(tests):
-                tests.append(Unknown("ports of other protocols than TCP and UDP"))
-            yield ForeignRule(
-                place=self.place,
-                text=self.text,
-                tests=tuple(tests),
-                action=action,
-                to=to,
-                log=self.log,
-                alters=self.alters,
-            )
+            for tests in by_protocol([test for case in combination for test in case.tests]):
+                yield ForeignRule(
+                    place=self.place,
+                    text=self.text,
+                    tests=tests,
+                    action=action,
+                    to=to,
+                    log=self.log,
+                    alters=self.alters,
+                )
 
     def _is_harmless(self, name: str, content: Any, ways: list[list[_Case]]) -> bool:
         """Take a statement that decides nothing by itself; return False for one that might."""
@@ -178,7 +201,7 @@ class _Rule:
         elif name in ("limit", "quota", "ct count", "connlimit"):
             ways.append([_Case((Unknown(name),))])
         elif name == "mangle":
-            self._mangle(content["key"])
+            return self._mangle(content["key"])
         elif name in ("set", "map"):  # elements are added at run time; with a limit or a count it is a condition
             if content.get("stmt"):
                 ways.append([_Case((Unknown(f"{content['op']} {content['set']}"),))])
@@ -190,14 +213,22 @@ class _Rule:
             return name in _HARMLESS
         return True
 
-    def _mangle(self, key: Mapping[str, Any]) -> None:
+    def _mangle(self, key: Mapping[str, Any]) -> bool:
+        """Note a change of the packet; return False for one that other rules, or routes, may see."""
         match key:
             case {"meta": {"key": "nftrace" | "pkttype"}}:
-                pass
+                return True
             case {"tcp option": {"name": "maxseg"}}:
                 self.alters = "fastmasq does not lower the maximum segment size"
-            case _:
-                self.alters = "it changes packets; fastmasq does not"
+                return True
+            case {"payload": {"protocol": "ip", "field": "dscp" | "ecn" | "ttl" | "id"}}:
+                pass
+            case {"payload": {"protocol": "ether" | "vlan" | "ip6"}}:
+                pass
+            case {"payload": _}:
+                return False
+        self.alters = "it changes packets; fastmasq does not"
+        return True
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
@@ -271,8 +302,8 @@ class _Rule:
             values = self._values(right)
         except _UnknownSet:
             return [_Case((Unknown(f"the set {right}, whose elements come and go"),))]
-        if isinstance(right, list) and content["op"] == "==":  # exactly these bits at once
-            return [_Case((Unknown(f"{shown(content['left'])} == {', '.join(map(shown, right))}"),))]
+        if isinstance(right, list) and content["op"] in ("==", "!="):  # exactly these bits at once
+            values = [right]
         return self._compare(content["left"], content["op"], values)
 
     def _values(self, right: Any) -> list[Any]:
@@ -286,10 +317,15 @@ class _Rule:
         if isinstance(left, dict) and "concat" in left:
             return self._compare_together(left["concat"], op, values)
         try:
-            tests = tests_of(left, op, values)
+            return [_Case(tuple(tests_of(left, op, values)))]
         except (ValueError, LookupError, TypeError):
-            tests = [Unknown(f"{shown(left)} {op} {', '.join(shown(value) for value in values)}")]
-        return [_Case(tuple(tests))]
+            ways = [self._compare(left, op, [value]) for value in values] if len(values) > 1 else []
+        if ways and op == "==":  # one of them
+            return [case for cases in ways for case in cases]
+        if ways and op == "!=":  # none of them
+            return [_Case(tuple(test for [case] in ways for test in case.tests))]
+        named = ", ".join(shown(each) for value in values for each in listed(value))
+        return [_Case((Unknown(f"{shown(left)} {op} {named}"),))]
 
     def _compare_together(self, parts: Sequence[Any], op: str, values: Sequence[Any]) -> list[_Case]:
         """Compare several fields at once; each element is a way of its own."""
@@ -317,16 +353,3 @@ def _marking(content: Mapping[str, Any]) -> Marking | None:
 def _bare(element: Any) -> Any:
     """Return an element without its comment, counter or timeout."""
     return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
-
-
-def _asks_foreign_ports(tests: Sequence[Test]) -> bool:
-    """Whether ports are asked for of a protocol that is not known, or has none that fastmasq knows."""
-    box = _ALL
-    for test in tests:
-        if isinstance(test, Within) and test.field == PROTOCOL:
-            box = replaced(box, PROTOCOL, test.ranges)
-    asks = any(isinstance(test, Within) and test.field in (SOURCE_PORT, DESTINATION_PORT) for test in tests)
-    known = not is_full(box, PROTOCOL) and all(
-        first == last and first in (ICMP, TCP, UDP) for first, last in box[PROTOCOL]
-    )
-    return asks and not known

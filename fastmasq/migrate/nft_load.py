@@ -41,7 +41,8 @@ _EXTENSION = re.compile(r"\bxt (?:match|target)\b|xtables compat")
 _NO_LINK = ("Interface does not exist", "No such file or directory", "No such device")
 
 Written = dict[tuple[str, str, str, int], str]
-"""How nft writes each rule: by family, table, chain and handle. A table that is dormant is there without a chain."""
+"""How nft writes each rule: by family, table, chain and handle. With handle 0 there are a chain's hook, and, without a
+chain, a table that is dormant."""
 
 
 def load(path: str, text: str | None = None, links: Iterable[str] = ()) -> tuple[str, Written]:
@@ -121,6 +122,8 @@ def _written(text: str) -> Written:
             chain = place["chain"]
         elif line.strip() == "flags dormant":
             found[family, table, "", 0] = line.strip()
+        elif chain and line.lstrip().startswith("type "):
+            found[family, table, chain, 0] = line.strip()
         elif rule and chain:
             found[family, table, chain, int(rule["handle"])] = rule["text"]
     return found

@@ -83,15 +83,11 @@ class Work:
             self.note("left out", *missing)
 
     def note_rules(self) -> None:
-        """Note what rules do beside letting pass or not, and chains that packets of fastmasq never meet."""
+        """Note what rules do beside letting pass or not, and links that are not ours."""
         for chain in self.book.reached_from(foreign.PREROUTING, foreign.FORWARD, foreign.POSTROUTING):
             for rule in chain.rules:
                 if rule.alters:
                     self.note("left out", rule.place, rule.text, rule.alters)
-        for chain in self.book.reached_from("ingress"):
-            for rule in chain.rules:
-                if rule.action:
-                    self.note("left out", rule.place, rule.text, "fastmasq takes packets before this hook sees them")
         for name in links.named(self.book.reached_from(foreign.POSTROUTING), "out"):
             if name not in (self.outside, *self.inside) and links.masqueraded_on(self.book, name):
                 self.note("left out", name, "masquerading", f"{self.outside} is the outside link, and there is but one")

@@ -274,6 +274,12 @@ def test_host_rules_are_left_to_the_kernel_unless_it_has_addresses(printed):
         ("tcp dport vmap { 80 : drop, * : accept }", {80: "DENY", 25: "MASQ"}),
         ("tcp dport < 80 drop; tcp dport != 443 accept", {80: "MASQ", 25: "DENY"}),
         ("tcp flags & (fin|syn|rst|ack) == syn tcp dport 80 accept", {80: "MASQ", 25: "DENY"}),
+        ("tcp flags & (fin|syn) == (fin|syn) drop; tcp dport 80 accept", {80: "MASQ", 25: "DENY"}),
+        ("tcp flags { syn, ack } tcp dport 25 drop; accept", {80: "MASQ", 25: "DENY"}),
+        ("tcp flags != { ack, rst } tcp dport 25 drop; accept", {80: "MASQ", 25: "DENY"}),
+        ("tcp flags & (syn|ack) == { syn, ack } tcp dport 25 drop; accept", {80: "MASQ", 25: "DENY"}),
+        ("tcp flags ! ack tcp dport 25 drop; tcp flags ! syn drop; accept", {80: "MASQ", 25: "DENY"}),
+        ("meta mark { 0, 7 } tcp dport 25 drop; meta mark != { 7, 9 } accept", {80: "MASQ", 25: "DENY"}),
     ],
 )
 def test_files_of_nft_mean_what_nft_says(rules, outs):
@@ -333,6 +339,84 @@ def test_what_is_stopped_before_nat_is_stopped():
     carried = of_nft(text, inside=("eth0",))
     assert verdict(carried, "forward", 17, "10.0.0.2", "199.0.0.1", (40000, 53)) == "DENY"
     assert verdict(carried, "forward", 17, "10.0.0.2", "199.0.0.1", (40000, 54)) == "MASQ"
+
+
+@pytest.mark.parametrize(
+    ("chain", "is_missing"),
+    [
+        ("type filter hook postrouting priority 300; ip saddr 200.200.200.200 tcp dport 25 drop", True),
+        ("type filter hook postrouting priority 300; tcp dport 25 tcp sport < 40000 drop", True),
+        ("type filter hook postrouting priority 300; tcp dport 25 drop", False),
+        ("type filter hook postrouting priority 50; ip saddr 10.0.0.0/24 tcp dport 25 drop", False),
+    ],
+)
+def test_behind_nat_nobody_knows_the_source(chain, is_missing):
+    carried = of_nft(f"""
+        table ip a {{
+            chain nat {{ type nat hook postrouting priority 100; oifname "eth1" masquerade; }}
+            chain last {{ {chain}; }}
+        }}
+    """, inside=("eth0",))  # fmt: skip
+    assert bool(carried.missing) == is_missing
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "DENY"
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 80)) == "MASQ"
+
+
+@pytest.mark.parametrize("family", ["inet", "netdev"])
+def test_hooks_of_links_are_asked_first_and_last(family):
+    text = f"""
+        table ip a {{ chain nat {{ type nat hook postrouting priority 100; oifname "eth1" masquerade; }}; }}
+        table {family} b {{
+            chain in {{ type filter hook ingress device "eth0" priority 5; policy drop
+                ip saddr 10.0.0.9 drop
+                ip saddr 10.0.0.0/24 accept
+                {"arp operation request accept" if family == "netdev" else ""}
+            }}
+            chain other {{ type filter hook ingress device "lo" priority 5; policy drop; }}
+        }}
+        table netdev c {{ chain out {{ type filter hook egress device "eth1" priority 5; tcp dport 25 drop; }}; }}
+    """
+    listed, _ = nft_load.load("-", text)
+    carried = of_nft(text, inside=("eth0",))
+    assert not carried.missing
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "DENY"
+    assert {verdict(carried, "forward", 6, source, "199.0.0.1") for source in ("10.0.0.9", "10.1.0.2")} == {"DENY"}
+    blind = carry(nft_json.read(listed), inside=("eth0",), outside="eth1")  # nft 1.0.6 does not say for which links
+    assert '"dev"' in listed or "the links that it is for" in reasons(blind)[f"{family} b in"]
+    assert verdict(blind, "forward", 6, "10.0.0.9", "199.0.0.1") == "DENY"
+
+
+@pytest.mark.parametrize(
+    "change", ["ip daddr set 10.0.0.66", "ip saddr set 10.0.0.66", "tcp dport set 81", "@th,16,16 set 81"]
+)
+def test_what_is_translated_without_nat_is_not_opened(change):
+    carried = of_nft(f"""
+        table ip a {{
+            chain nat {{ type nat hook postrouting priority 100; oifname "eth1" masquerade; }}
+            chain first {{ type filter hook prerouting priority -150; tcp dport 80 {change}; ip dscp set cs1; }}
+        }}
+    """, inside=("eth0",))  # fmt: skip
+    assert {note.text.rpartition("set ")[2] for note in carried.missing} > {"cs1"}
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "DENY"
+    assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "MASQ"
+
+
+def test_that_a_status_is_one_bit_and_no_other_never_holds():
+    forward = 'iifname "eth1" tcp dport 80 dnat to 10.0.0.5'
+    for status, is_open in (("dnat", True), ("== dnat", False), ("{ dnat, snat }", False)):
+        carried = of_nft(f"""
+            table ip a {{
+                chain in {{ type nat hook prerouting priority -100; {forward}; }}
+                chain nat {{ type nat hook postrouting priority 100; oifname "eth1" masquerade; }}
+                chain forward {{ type filter hook forward priority 0; policy drop
+                    ct state established,related accept
+                    iifname "eth0" accept
+                    ct status {status} accept
+                }}
+            }}
+        """, inside=("eth0",))  # fmt: skip
+        assert bool(carried.forwards) == is_open != bool(carried.missing)
 
 
 def test_a_file_that_nft_refuses_is_shown_with_its_line(tmp_path):
@@ -501,6 +585,22 @@ def test_what_makes_no_difference_may_be_anything(rule):
     carried = of_iptables(filter=f"{rule}\n{ANSWERS}{OPEN}")
     assert not carried.missing
     assert not carried.needs_rules or verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == "MASQ"
+
+
+def test_ports_of_protocols_that_have_none_here_are_not_written(tmp_path):
+    by_nft = """
+        table ip a {
+            chain nat { type nat hook postrouting priority 100; oifname "eth1" masquerade; }
+            chain forward { type filter hook forward priority 0; th dport 80 drop; }
+        }
+    """
+    by_iptables = of_iptables(filter="-A FORWARD -p sctp -m sctp --dport 80 -j DROP", policy="ACCEPT")
+    for carried in (of_nft(by_nft, inside=("eth0",)), by_iptables):
+        assert all("ports of other protocols" in note.why for note in carried.missing)
+        assert rules_of("\n".join(script(carried)), tmp_path).chains["forward"].rules
+        assert verdict(carried, "forward", 132, "10.0.0.2", "199.0.0.1") == "DENY"
+        assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1", (40000, 25)) == "MASQ"
+        assert verdict(carried, "forward", 6, "10.0.0.2", "199.0.0.1") == ("MASQ" if carried is by_iptables else "DENY")
 
 
 def test_goto_does_not_come_back():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import Any
@@ -40,6 +41,13 @@ def _read_inside(text: str) -> tuple[str, tuple[str, ...]]:
     return InterfaceName.read(name), found
 
 
+def _text(data: bytes, name: str) -> str:
+    """Return what a file has. Raises ConfigurationError for one that is no text."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ConfigurationError(f"{name}: has zero octets, as UTF-16 has; save it as UTF-8")
+    return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+
+
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--format", "form", type=click.Choice(["toml", "rules"]), default="toml", show_default=True),
@@ -52,7 +60,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             help="An inside link, and what is behind it: eth0, wg0=10.8.0.0/24.  [default: where that comes from]",
         ),
-        click.argument("file", type=click.File()),
+        click.argument("file", type=click.File("rb")),
     ):
         function = option(function)
     return function
@@ -64,7 +72,7 @@ def iptables_save(file: Any, **options: Any) -> None:
     """Read the output of `iptables-save` from FILE; - is standard input."""
     from fastmasq.migrate.iptables_save import read
 
-    _carry(read(file.read()), **options)
+    _carry(read(_text(file.read(), file.name)), **options)
 
 
 @import_rules.command("nft")
@@ -78,8 +86,9 @@ def nft(file: Any, **options: Any) -> None:
     from fastmasq.kernel.links import list_interfaces
     from fastmasq.migrate import nft_json, nft_load
 
-    text, written = file.read(), None
-    is_file = file.name not in ("-", "<stdin>")
+    data, written = file.read(), None
+    text = _text(data, file.name)
+    is_file = file.name not in ("-", "<stdin>") and text.encode() == data
     links = [*dict(options["inside"]), options["outside"] or "", *(each.name for each in list_interfaces())]
     try:
         text, written = nft_load.load(file.name, None if is_file else text, links)

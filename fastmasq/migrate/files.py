@@ -94,6 +94,9 @@ def script(carried: Carried) -> Iterator[str]:
     policy, and all would be masqueraded.
     """
     yield from _missing(carried)
+    if not carried.needs_rules:
+        yield "# No rules are needed: without any, everything from inside is masqueraded."
+        return
     chains = carried.rules.chains.values()
     for chain in chains:
         if chain.policy is None:

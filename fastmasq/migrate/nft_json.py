@@ -54,12 +54,15 @@ class _Case(NamedTuple):
 def read(text: str, written: Mapping[tuple[str, str, str, int], str] | None = None) -> Iterator[ForeignChain]:
     """Yield the chains of all IPv4 tables, and those of network devices.
 
-    written: how nft writes it (nft_load). Raises ConfigurationError for what is not nft's.
+    written: how nft writes it (nft_load). Raises ConfigurationError for what is not nft's, or has none of these chains.
     """
     try:
-        yield from _Ruleset(json.loads(text)["nftables"], written or {}).chains.values()
+        chains = _Ruleset(json.loads(text)["nftables"], written or {}).chains
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever it is, nft has not made it
         raise ConfigurationError("not the output of `nft -j list ruleset`") from None
+    if not chains:
+        raise ConfigurationError("there are no rules of IPv4 in it; import what `nft list ruleset` prints")
+    yield from chains.values()
 
 
 class _Ruleset:

@@ -103,6 +103,26 @@ def test_import_says_that_rules_of_iptables_cannot_be_read_as_json(run, tmp_path
     assert result.exit_code == 2 and "import what iptables-save prints" in result.stderr
 
 
+def _bytes(text, form):
+    return {"marked": b"\xef\xbb\xbf" + text.encode(), "dos": text.replace("\n", "\r\n").encode(),
+            "latin-1": text.replace("CAFE", "caf\xe9").encode("latin-1")}[form]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["marked", "dos", "latin-1"])
+def test_import_reads_files_of_any_editor(run, tmp_path, form):
+    masquerading = '-m comment --comment "CAFE" -o eth1 -j MASQUERADE'
+    saved = f"*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING {masquerading}\nCOMMIT\n"
+    chain = 'type nat hook postrouting priority 100; oifname eth1 masquerade comment "CAFE"; '
+    for program, text in (("iptables-save", saved), ("nft", f"table ip n {{\n chain p {{ {chain} }}\n}}\n")):
+        file = tmp_path / program
+        file.write_bytes(_bytes(text, form))
+        result = run("import", program, file, "--inside", "eth0")
+        assert (result.exit_code, result.stderr) == (0, "")
+        file.write_bytes(text.encode("utf-16"))
+        result = run("import", program, file, "--inside", "eth0")
+        assert (result.exit_code, result.stdout) == (2, "") and "save it as UTF-8" in result.stderr
+
+
 def test_import_refuses_what_it_cannot_read(run, tmp_path):
     file = tmp_path / "saved"
     file.write_text("hello\n")

@@ -98,10 +98,12 @@ def masqueraded_on(book: RuleBook, link: str, *, perhaps: bool = False) -> Range
     """
     chains = book.reached_from(POSTROUTING) if perhaps else ()
     rules = {(rule.place, rule.text) for chain in chains for rule in chain.rules if rule.action in MASQUERADING}
-    entries = book.walk(book.stages(POSTROUTING), Scene(_SOMEWHERE, link), EVERYTHING)
+    stages = book.stages(POSTROUTING)
+    coming = (_SOMEWHERE, *named(book.reached_from(POSTROUTING), "in"))
     found = [
         box
-        for box, fate in entries
+        for one in coming
+        for box, fate in book.walk(stages, Scene(one, link), EVERYTHING)
         if fate.kind == "masquerade" or any((place, text) in rules for place, text, _ in fate.missing)
     ]
     return tuple(source for box in found if _is_wide(box) for source in box[SOURCE])
@@ -124,8 +126,8 @@ def _let_out(book: RuleBook, outside: str) -> list[str]:
     """Return the links that rules let out by name, where what they let out is masqueraded and others' is not."""
     anybodys = [entry.box for entry in _going_out(book, _SOMEWHERE, outside)]
     found = []
-    for rule in (rule for chain in book.reached_from(PREROUTING, FORWARD) for rule in chain.rules):
-        if rule.action not in ("accept", "jump", "goto") or any(
+    for rule in (rule for chain in book.reached_from(PREROUTING, FORWARD, POSTROUTING) for rule in chain.rules):
+        if rule.action not in ("accept", "jump", "goto", *MASQUERADING) or any(
             isinstance(test, Fact) and test.holds(Scene("", "", NEW)) is False for test in rule.tests
         ):
             continue

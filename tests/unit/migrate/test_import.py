@@ -786,6 +786,18 @@ def test_outside_is_where_something_is_masqueraded():
         links_of(nat)
 
 
+def test_masquerading_may_name_both_links():
+    text = """
+        table ip n {
+            chain p { type nat hook postrouting priority 100
+                iifname { "eth0", "eth2" } oifname "eth1" masquerade
+            }
+        }
+    """
+    carried = of_nft(text)
+    assert (carried.inside, carried.outside) == (["eth0", "eth2"], "eth1")
+
+
 @pytest.mark.parametrize(
     ("nat", "words"),
     [

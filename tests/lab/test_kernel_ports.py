@@ -10,10 +10,12 @@ import socket
 import struct
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
+from fastmasq.kernel import netlink
 from fastmasq.kernel.bpf.binds import Binds
-from fastmasq.kernel.ports import host_ports, listeners, parse_ports, port_ranges
+from fastmasq.kernel.ports import Waiting, host_ports, listeners, parse_ports, port_ranges, waiting
 from tests.support.namespaces import Namespace
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
@@ -89,6 +91,31 @@ def test_connected_sockets(host: Namespace) -> None:
         listener.close()
         assert host_ports(TCP)[3000]
         client.close()
+
+
+@pytest.mark.parametrize("has_diagnosis", [True, False])
+def test_both_ways_to_ask_for_tcp_sockets_tell_the_same(host: Namespace, monkeypatch, has_diagnosis: bool) -> None:
+    if not has_diagnosis:
+        monkeypatch.setattr(netlink, "NETLINK_SOCK_DIAG", 31)  # of no kernel
+    with host.entered():
+        listener = bound("127.0.0.1", 7, listen=True)
+        ends = [bound(address, port) for address, port in (("127.0.0.1", 3000), ("::1", 3001), ("127.0.0.1", 3002))]
+        ends[0].connect(("127.0.0.1", 7))
+        accepted = listener.accept()[0]
+        ends[1].setblocking(False)
+        wide = bound("::", 8, listen=True)
+        ends[1].connect_ex(("::1", 8))
+        ends[2].connect(("127.0.0.1", 7))
+        ends[2].close()
+        listener.accept()[0].close()  # which leaves 3002 waiting for its time to pass
+        ports_in_use = np.flatnonzero(host_ports(TCP, ephemeral=(1, 1))).tolist()
+        user, inode = os.getuid(), os.fstat(wide.fileno()).st_ino
+        waiting_there = waiting(TCP)
+    for end in (listener, accepted, wide, *ends):
+        end.close()
+    assert ports_in_use == [1, 7, 8, 3000, 3001, 3002]
+    assert Waiting("::", 8, user, inode) in waiting_there
+    assert sorted((each.address, each.port) for each in waiting_there) == [("127.0.0.1", 7), ("::", 8)]
 
 
 def test_listeners_are_those_that_wait_with_their_addresses(host: Namespace) -> None:

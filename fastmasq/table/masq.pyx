@@ -360,7 +360,8 @@ cdef class MasqTable:
         external = self.memory.header["external"][0]
         external[row] = 0
         self._reserve_mappings(row)
-        self._forget_holds(row)
+        if self.table.external[row]:
+            self._forget_holds(row)
         self.table.external[row] = external[row] = address
 
     def set_pool(self, addresses):
@@ -393,7 +394,8 @@ cdef class MasqTable:
     def _forget_holds(self, row):
         """Empty the queues of an external row that gets another address; no mapping is open on it."""
         span = numbers.CLASS_COUNT * PORTS
-        self.mappings[row * span:(row + 1) * span] = 0
+        of_external = self.mappings[row * span:(row + 1) * span]
+        of_external[of_external["in_use"] != rows.MAPPING_FREE] = 0
         for pool in range(row * numbers.CLASS_COUNT, (row + 1) * numbers.CLASS_COUNT):
             self.table.held[pool].first = self.table.held[pool].last = 0
             self.table.held[pool].count = 0

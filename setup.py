@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from Cython.Build import Dependencies, cythonize
@@ -10,6 +11,9 @@ from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTMASQ_DEBUG") == "1"
 ROOT = Path(__file__).parent
+FOLDERS = ["fastmasq", "bench"]
+if "--inplace" in sys.argv:
+    FOLDERS.append("tests")  # what only tests use is in no package
 
 # Cython 3.3 seeks the names after `from fastmasq.table cimport` at the beginning of a line, and overlooks most modules.
 # They stand on the same line or in parentheses: what cimports a module is to be built again when it changes.
@@ -61,5 +65,5 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
-sources = sorted([*(ROOT / "fastmasq").rglob("*.pyx"), *(ROOT / "bench").rglob("*.pyx")])
+sources = sorted(source for folder in FOLDERS for source in (ROOT / folder).rglob("*.pyx"))
 setup(ext_modules=[extension(source) for source in sources], cmdclass={"build_ext": BuildExtensions})

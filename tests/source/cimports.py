@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(path for folder in ("fastmasq", "bench") for path in (ROOT / folder).rglob("*.p[yx][dx]"))
+SOURCES = sorted(path for folder in ("fastmasq", "bench", "tests") for path in (ROOT / folder).rglob("*.p[yx][dx]"))
 
 CIMPORT = re.compile(
     r"^[ \t]*from[ \t]+(?P<module>[\w.]+)[ \t]+cimport[ \t]*(?:\((?P<several>[^)]*)\)|(?P<names>[^\n]*))", re.MULTILINE

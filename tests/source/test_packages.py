@@ -21,10 +21,11 @@ def packed(tmp_path_factory) -> tuple[set[str], set[str]]:
     """Return the names in the source distribution and, but for the extensions, in a wheel, both from the root.
 
     They are made of a copy: a source distribution is gathered in the tree that it is of, which other tests read.
+    What only tests use lies there as well, and is in neither.
     """
     folder = tmp_path_factory.mktemp("packed")
     tree = folder / "tree"
-    for name in ("fastmasq", "bench"):
+    for name in ("fastmasq", "bench", "tests/support"):
         shutil.copytree(ROOT / name, tree / name)
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tree)
@@ -48,6 +49,7 @@ def test_the_source_distribution_has_what_is_built_and_nothing_that_is_made(pack
     assert tracked("fastmasq", *sources, ".md", ".toml", ".rules") | tracked("bench", *sources) <= names
     assert {"setup.py", "pyproject.toml", "README.md", "fastmasq/LICENSE"} <= names
     assert {PurePath(name).suffix for name in names} & {".c", ".so", ".pyc"} == set()
+    assert not [name for name in names if name.startswith("tests/")]
 
 
 def test_a_wheel_has_modules_and_data_and_no_sources_of_extensions(packed):

@@ -15,7 +15,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check", "--no-cache", "."), ("cython-lint", "fastmasq", "bench")],
+    [("ruff", "check", "--no-cache", "."), ("cython-lint", "fastmasq", "bench", "tests")],
     ids=lambda command: command[0],
 )
 def test_linters_are_content(command: tuple[str, ...]) -> None:

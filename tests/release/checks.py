@@ -310,6 +310,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "wheel": wheel,
     "sdist": source_distribution,
     "killed-writers": partial(tests_of, "killed_writers"),
+    "stopped-writers": partial(tests_of, "stopped_writers"),
     "units": partial(tests_of, "units"),
     "install": partial(tests_of, "install"),
     "systemd": partial(tests_of, "systemd"),

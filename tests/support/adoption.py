@@ -39,6 +39,14 @@ def adopt_all(table: MasqTable, former: memory.Memory, now_ns: int) -> dict[str,
     return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns, PROXIES)
 
 
+def holds(table: MasqTable) -> dict[int, int]:
+    """Return the inside address that each external port is held down for, by the row of its mapping."""
+    in_use = table.mappings["in_use"]
+    taken = np.flatnonzero(in_use)  # few of many
+    held = taken[in_use[taken] == HELD_DOWN]
+    return dict(zip(held.tolist(), table.mappings["address"][held].tolist(), strict=True))
+
+
 def assert_consistent(table: MasqTable, externals: tuple[int, ...]) -> None:
     """What a table counts is what its rows say, every session is found, and no two share an external endpoint."""
     found = table.sessions[: table.fresh]

@@ -40,7 +40,7 @@ class Story:
     def step(self) -> None:
         choose = self._random
         kind = choose.randrange(STEPS_BETWEEN_TICKS)
-        row = choose.randrange(CAPACITY)
+        row = choose.randrange(len(self._table.sessions))
         protocol = choose.choice(PROTOCOLS)
         port, host = choose.choice(PORTS[:40]), HOST + choose.randrange(3)
         is_open = self._table.sessions["state"][row] != 0

@@ -7,6 +7,7 @@ moved. `difference` compares what was seen with what the specification says.
 from __future__ import annotations
 
 import functools
+import mmap
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -102,9 +103,9 @@ def pool(ports: frozenset[int]) -> np.ndarray:
 
 
 class PathSubject:
-    """The packet path, on its harness."""
+    """The packet path, on its harness; buffer: where its table is to live."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, buffer: mmap.mmap | None = None) -> None:
         self.settings = settings = settings or Settings()
         self.harness = Harness(
             ports=pool(settings.ports),
@@ -117,6 +118,7 @@ class PathSubject:
             ports_per_host=settings.ports_per_host,
             prefix=settings.prefix,
             timeouts=Timeouts(settings.tcp_established, settings.tcp_transitory, settings.udp, settings.icmp),
+            buffer=buffer,
         )
         self.forwards = ForwardTable(self.harness.table, settings.half_open)
         for forward in settings.forwards:

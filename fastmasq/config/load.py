@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from fastmasq.errors import ConfigurationError
 
 SAMPLE = Path(__file__).with_name("sample.toml")
 LARGEST = 1 << 20  # octets of a configuration
+MOST_MISTAKES = 100  # in a file: it is another one that was meant
+DEEPEST = 32  # names in a key: the time that TOML takes grows with their square
 
 _WANTED = {int: "a whole number", bool: "true or false", str: "text in quotes"}
 _TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -59,15 +62,32 @@ def load(path: str | Path) -> Loaded:
 
 def parse(text: str, name: str) -> Loaded:
     """Read a configuration; `name` stands for the file in messages. Raises ConfigurationError as `load` does."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > DEEPEST and line.partition("=")[0].count(".") > DEEPEST and _names_key(line):
+            raise ConfigurationError(f"{name}:{number}: a key of more than {DEEPEST} names; no key has so many")
     try:
         table = tomllib.loads(text)
         reading = _Reading(name, find_lines(text))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(_syntax_mistake(text, name, error)) from None
-    settings = reading.read(table)
+    try:
+        settings = reading.read(table)
+    except _TooManyError:
+        more = f"{name}: more than {MOST_MISTAKES} mistakes; the rest was not looked at, is this the right file?"
+        raise ConfigurationError("\n".join([*reading.lines(reading.mistakes), more])) from None
     if reading.mistakes:
         raise ConfigurationError("\n".join(reading.lines(reading.mistakes)))
     return Loaded(settings, tuple(reading.lines(reading.warnings)), reading.places)
+
+
+def _names_key(line: str) -> bool:
+    """Whether a line is a header or begins with a key, and does not go on with a list."""
+    first = line.lstrip()[:1]
+    return first.isalnum() or first in ("[", "_", "-") or (first in ("'", '"') and "=" in line)
+
+
+class _TooManyError(Exception):
+    """There are MOST_MISTAKES."""
 
 
 def _syntax_mistake(text: str, name: str, error: Exception) -> str:
@@ -88,6 +108,12 @@ class _Reading:
         self.places: dict[str, str] = {}  # of forwards and redirects, see `Loaded`
         self.written: set[tuple[str, ...]] = set()  # the paths of all known keys in the file, right or wrong
 
+    def blame(self, place: Place, text: str) -> None:
+        """Note a mistake. Raises _TooManyError."""
+        if len(self.mistakes) == MOST_MISTAKES:
+            raise _TooManyError
+        self.mistakes.append((place, text))
+
     def lines(self, remarks: list[tuple[Place, str]]) -> list[str]:
         """Return remarks as they are shown, in the order of the file."""
         numbered = sorted((self.line_of.get(place, 1), text) for place, text in remarks)
@@ -102,7 +128,7 @@ class _Reading:
         written = self._overlay(base, sections, ())
         settings = derive(written, self.written)
         for key in lists.keys() & table.keys():
-            found = lists[key](table[key], lambda place, text: self.mistakes.append((place, text)))
+            found = lists[key](table[key], self.blame)
             settings = replace(settings, **{key: tuple(found)})
             self.places |= {str(one): f"{self.name}:{self.line_of.get(place, 1)}" for one, place in found.items()}
         self._require_interfaces(table)
@@ -116,7 +142,7 @@ class _Reading:
         for key, written in table.items():
             here = (*place, key)
             if key not in hints:
-                self.mistakes.append((here, _unknown_key(key, place, hints)))
+                self.blame(here, _unknown_key(key, place, hints))
                 continue
             self.written.add(here)
             try:
@@ -128,7 +154,7 @@ class _Reading:
                 else:
                     raise ValueError(f"is a section, not a key; write [{_dotted(here)}]")
             except ValueError as error:
-                self.mistakes.append((here, f"{_dotted(here)}: {error}"))
+                self.blame(here, f"{_dotted(here)}: {error}")
         return replace(base, **values)
 
     def _advise(self, here: Place, written: Any, value: Any, hint: Any) -> None:
@@ -147,28 +173,22 @@ class _Reading:
             return
         for key, example in (("inside", '["eth0"]'), ("outside", '"eth1"')):
             if ("interfaces", key) not in self.written:
-                self.mistakes.append(
-                    (("interfaces",), f"interfaces.{key}: missing; write {key} = {example} under [interfaces]")
-                )
+                self.blame(("interfaces",), f"interfaces.{key}: missing; write {key} = {example} under [interfaces]")
 
     def _check_relations(self, settings: Settings) -> None:
         """Compare keys with each other; a wrong key has its default here and is not blamed twice."""
         inside, outside = settings.interfaces.inside, settings.interfaces.outside
         limits, ports = settings.limits, settings.masquerade.ports
         if outside in inside:
-            self.mistakes.append(
-                (
-                    ("interfaces", "outside"),
-                    f"interfaces.outside: {in_toml(outside)} is named inside, too; a link has one side",
-                )
+            self.blame(
+                ("interfaces", "outside"),
+                f"interfaces.outside: {in_toml(outside)} is named inside, too; a link has one side",
             )
         if limits.sessions_per_host > limits.sessions:
-            self.mistakes.append(
-                (
-                    ("limits", "sessions_per_host"),
-                    f"limits.sessions_per_host: {limits.sessions_per_host} is more than limits.sessions = "
-                    f"{limits.sessions}; use at most {limits.sessions}",
-                )
+            self.blame(
+                ("limits", "sessions_per_host"),
+                f"limits.sessions_per_host: {limits.sessions_per_host} is more than limits.sessions = "
+                f"{limits.sessions}; use at most {limits.sessions}",
             )
         if ports and limits.ports_per_host >= ports.count and ("limits", "ports_per_host") in self.written:
             self.warnings.append(
@@ -215,7 +235,7 @@ def _choose(written: Any, choices: tuple[str, ...]) -> str:
 def _unknown_key(key: str, place: tuple[str, ...], known: Mapping[str, Any]) -> str:
     """Return what is wrong with a key that is not in the schema, with the likeliest remedy."""
     what = f"{_dotted((*place, key))}: unknown key"
-    elsewhere = dict(_all_keys(Settings))
+    elsewhere = _elsewhere()
     if key in elsewhere:
         section = _dotted(elsewhere[key])
         return f"{what}; {key} belongs {f'under [{section}]' if section else 'at the top of the file'}"
@@ -224,6 +244,11 @@ def _unknown_key(key: str, place: tuple[str, ...], known: Mapping[str, Any]) -> 
     if near := difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.75):
         return f"{what}; did you mean {_dotted((*elsewhere[near[0]], near[0]))}?"
     return f"{what}; the keys here are {', '.join(known)}"
+
+
+@functools.cache
+def _elsewhere() -> dict[str, tuple[str, ...]]:
+    return dict(_all_keys(Settings))
 
 
 def _all_keys(section: type[Struct], place: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:

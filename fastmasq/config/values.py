@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Self
@@ -139,10 +139,13 @@ class InterfaceName(str):
         return cls(written)
 
 
-def _refuse_twice(name: str, before: list[Any]) -> None:
-    """Raise ValueError for what stands before in its list."""
-    if name in before:
-        raise ValueError(f"names {in_toml(name)} twice; name it once")
+def _refuse_twice(names: Iterable[str]) -> None:
+    """Raise ValueError for the first that stands before in its list."""
+    before: set[str] = set()
+    for name in names:
+        if name in before:
+            raise ValueError(f"names {in_toml(name)} twice; name it once")
+        before.add(name)
 
 
 class InterfaceNames(tuple[str, ...]):
@@ -155,8 +158,7 @@ class InterfaceNames(tuple[str, ...]):
         if not isinstance(written, list) or not written:
             raise ValueError(f'{in_toml(written)} names no links; write for example ["eth0"]')
         names = [InterfaceName.read(name) for name in written]
-        for index, name in enumerate(names):
-            _refuse_twice(name, names[:index])
+        _refuse_twice(names)
         return cls(names)
 
 
@@ -173,14 +175,14 @@ class Addresses(tuple[str, ...]):
             raise ValueError(f"{in_toml(written)} is not a list of addresses; {example}")
         if len(written) > MOST_ADDRESSES:
             raise ValueError(f"names {len(written)} addresses; at most {MOST_ADDRESSES} are used at a time")
-        for index, text in enumerate(written):
+        for text in written:
             try:
                 address = IPv4Address(text) if isinstance(text, str) else None
             except ValueError:
                 address = None
             if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
                 raise ValueError(f"{in_toml(text)} is not the IPv4 address of a host; {example}")
-            _refuse_twice(text, written[:index])
+        _refuse_twice(written)
         return cls(written)
 
 
@@ -192,10 +194,10 @@ class FileNames(tuple[str, ...]):
         example = 'write for example ["/etc/rc.d/rc.firewall"]'
         if not isinstance(written, list):
             raise ValueError(f"{in_toml(written)} is not a list of files; {example}")
-        for index, name in enumerate(written):
+        for name in written:
             if not isinstance(name, str) or not name.startswith("/") or "\0" in name:
                 raise ValueError(f"{in_toml(name)} is not the absolute path of a file; {example}")
-            _refuse_twice(name, written[:index])
+        _refuse_twice(written)
         return cls(written)
 
 

@@ -312,6 +312,39 @@ def test_mistakes_name_the_file(tmp_path):
     assert all(line.startswith(f"{path}:1: ") for line in str(caught.value).splitlines())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"key{number} = 1\n" for number in range(5_000)),
+        "[limits]\n" + "".join(f"sessionx{number} = 1\n" for number in range(5_000)),
+        "[[forward]]\nprotocl = 1\n" * 5_000,
+    ],
+)
+def test_after_a_hundred_mistakes_it_is_another_file_that_was_meant(text):
+    """Their places and remedies took minutes, in which a running fastmasq answered nobody."""
+    mistakes = mistakes_in(text)
+    assert len(mistakes) == 101
+    assert mistakes[-1] == ("f.toml: more than 100 mistakes; the rest was not looked at, is this the right file?")
+
+
+@pytest.mark.parametrize("line", ["{} = 1", "[{}]", "[[ {} ]]", " {} = 1", '"x".{} = "="'])
+def test_a_key_of_many_names_is_refused_unread(line):
+    """The time that TOML takes for one grows with the square of their number."""
+    deep = line.format(".".join("a" * 300_000))
+    assert mistakes_in(f"# {'.' * 40}\n{deep}\n") == ["f.toml:2: a key of more than 32 names; no key has so many"]
+
+
+def test_a_long_list_is_no_key():
+    many = ", ".join(f'"10.0.0.{number}:80"' for number in range(1, 100))
+    forward = FORWARD.replace("'10.0.0.2:80'", f"[\n  {many}\n]")
+    assert parse(f"{LINKS}{forward}", "f.toml").settings.forward
+
+
+def test_many_links_are_read_soon():
+    links = ", ".join(f'"e{number}"' for number in range(5_000))
+    assert len(parse(LINKS.replace('"eth0"', links), "f.toml").settings.interfaces.inside) == 5_000
+
+
 @given(st.text())
 def test_any_text_gives_settings_or_mistakes(text):
     try:

@@ -40,6 +40,7 @@ from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.kernel.ports import format_ports
 from fastmasq.kernel.programs import program_of
 from fastmasq.kernel.watch import Watch
+from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import forwards, triggers
@@ -79,6 +80,7 @@ class Gateway:
         if self.follows_ipsec():
             self.ports.track(CLASS_UDP, ISAKMP_PORT)
         self.by_address: frozenset[int] = frozenset()
+        self._mishaps = Mishaps(log)
         self._leading = leading
         self._local: list[int] = []  # the host's addresses
         self._pool: tuple[int, ...] = ()  # addresses that inside hosts are dealt out to
@@ -491,7 +493,8 @@ class Gateway:
         lost = self._keep()
         for protocol, ports in zip(CLASSES, lost, strict=True) if lost.any() else ():
             if ports.any():
-                log.warning("%s port %s: the host's now, which gets it when its sessions end", protocol, _some(ports))
+                sentence = f"{protocol} port {_some(ports)}: the host's now, which gets it when its sessions end"
+                self._mishaps.warn(sentence, now_ns())  # any user may bind ports, one after the other
         if keeping:
             self._lead_inside(self.ports.led_inside())
 

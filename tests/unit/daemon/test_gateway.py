@@ -13,6 +13,7 @@ import pytest
 from fastmasq.config.schema import Interfaces
 from fastmasq.config.values import Addresses, InterfaceName, InterfaceNames, PortRanges
 from fastmasq.errors import CapacityError, ConfigurationError, FastmasqError, KernelError
+from fastmasq.mishaps import MOST_KINDS
 from fastmasq.policy import forwards, marks, redirects, triggers
 from fastmasq.policy.chains import Match, Rule, RuleError
 from fastmasq.policy.changes import Change
@@ -325,6 +326,15 @@ def test_a_port_that_a_program_has_just_bound_is_given_up_without_a_look_at_the_
     passes(gateway.harness, OUTSIDE, udp((PEER, 53), (GATEWAY_OUT, 61001), b"!"))
     gateway.gateway.look()
     assert kept(61000), "the program has let it go"
+
+
+def test_a_user_who_binds_one_of_our_ports_after_the_other_does_not_fill_the_log(
+    gateway: PolicyGateway, caplog: pytest.LogCaptureFixture
+):
+    for port in range(61001, 61201):
+        passes(gateway.harness, INSIDE, udp((HOST, port), (PEER, 53), b"?"))
+        gateway.gateway.give_up([(17, port)])
+    assert len(caplog.messages) == MOST_KINDS
 
 
 def test_ports_that_sessions_keep_as_their_source_are_given_up_likewise(gateway: PolicyGateway):

@@ -61,6 +61,44 @@ def test_libraries_only_warn():
     assert logged(others, verbose=True) == "fastmasq: warning: trouble\n"
 
 
+def say(log: logging.Logger, text: str, at: float, times: int = 1) -> None:
+    for _ in range(times):
+        record = log.makeRecord(log.name, logging.WARNING, "", 0, "%s", (text,), None)
+        record.created = at
+        log.handle(record)
+
+
+def test_a_line_that_comes_again_and_again_is_said_ten_times_a_minute():
+    def storm(log):
+        say(log, "eth0 is down", 0, 100)
+        say(log, "eth1 is down", 1)
+        say(log, "eth0 is down", 59.9)
+        say(log, "eth0 is down", 60, 2)
+
+    lines = logged(storm).splitlines()
+    assert lines[:10] == ["fastmasq: warning: eth0 is down"] * 10
+    assert lines[10:] == [
+        "fastmasq: warning: eth1 is down",
+        "fastmasq: warning: eth0 is down (and 91 times before that were not said)",
+        "fastmasq: warning: eth0 is down",
+    ]
+
+
+def test_packets_that_rules_log_are_all_said():
+    assert logged(lambda _: say(logging.getLogger("fastmasq.rules"), "a packet", 0, 100)).count("a packet") == 100
+
+
+def test_many_different_lines_do_not_fill_the_memory():
+    def storm(log):
+        for number in range(5000):
+            say(log, f"line {number}", number / 1000)
+        say(log, "line 4999", 6, 10)
+        (limit,) = logging.getLogger().handlers[0].filters
+        assert len(limit._known) == 1000
+
+    assert len(logged(storm).splitlines()) == 5009
+
+
 def test_json():
     entry = json.loads(logged(lambda log: log.info('a "quoted"\nline'), as_json=True))
     assert datetime.fromisoformat(entry.pop("time")).utcoffset().total_seconds() == 0

@@ -97,24 +97,26 @@ class Forwarding:
         The chain forward knows no other. Where it makes a difference, and it is known what is behind each inside link,
         they are told apart by their sources: the path drops a source on a link that its route does not lead over.
         """
-        lists = self._by_leaving_link(pairs)
-        told = self._told() if any(map(_differs, lists.values())) else {}
+        lists: dict[str, Entries] = {}
+        told: dict[str, Ranges] = {}
+        for link, entries in self._by_leaving_link(pairs):
+            lists[link] = entries
+            if _differs(entries) and (told := self._told()):
+                break
         if told:
             text = ", ".join(f"{link} ({describe_addresses(ranges)})" for link, ranges in told.items())
             self.work.note("changed", "forward", text, "told apart by their sources, not by their links")
             pairs = self.pairs(told)
-            lists = self._by_leaving_link(pairs, told)
+            lists = dict(self._by_leaving_link(pairs, told))
         lists = {link: _closed_where_it_differs(entries) for link, entries in lists.items()}
         for entries in lists.values():
             self.work.note_missing(entries)
         return pairs, lists
 
-    def _by_leaving_link(self, pairs: Pairs, told: dict[str, Ranges] | None = None) -> dict[str, Entries]:
-        lists = {}
+    def _by_leaving_link(self, pairs: Pairs, told: dict[str, Ranges] | None = None) -> Iterator[tuple[str, Entries]]:
         for link in (self.work.outside, *self.work.inside):
             coming = {one: entries for (one, leaving), entries in pairs.items() if leaving == link}
-            lists[link] = self._from_each(coming, told) if told else self._from_any(coming, link)
-        return lists
+            yield link, self._from_each(coming, told) if told else self._from_any(coming, link)
 
     def _from_each(self, coming: dict[str, Entries], told: dict[str, Ranges]) -> Entries:
         """Return one list for what comes in by any link, by what is behind each inside one."""

@@ -19,6 +19,8 @@ Ranges = tuple[tuple[int, int], ...]
 SOURCE, DESTINATION, PROTOCOL, SOURCE_PORT, DESTINATION_PORT = range(5)
 TOP = (0xFFFFFFFF, 0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFF)
 
+_BY_DIFFERENCE = (DESTINATION, DESTINATION_PORT, SOURCE, SOURCE_PORT, PROTOCOL)  # the fields, as boxes often differ in
+
 Box = tuple[Ranges, Ranges, Ranges, Ranges, Ranges]
 EVERYTHING: Box = tuple(((0, top),) for top in TOP)
 
@@ -97,8 +99,13 @@ def complement(ranges: Ranges, field: int) -> Ranges:
 
 def common(one: Ranges, other: Ranges) -> Ranges:
     """Return the values that both have."""
-    if one == other:
-        return one
+    if not one or not other:
+        return ()
+    if len(one) == 1 and one[0][0] <= other[0][0] and other[-1][1] <= one[0][1]:
+        return other
+    if len(one) == len(other) == 1:
+        first, last = max(one[0][0], other[0][0]), min(one[0][1], other[0][1])
+        return ((first, last),) if first <= last else ()
     found, left, right = [], 0, 0
     while left < len(one) and right < len(other):
         first, last = max(one[left][0], other[right][0]), min(one[left][1], other[right][1])
@@ -111,14 +118,23 @@ def common(one: Ranges, other: Ranges) -> Ranges:
     return tuple(found)
 
 
+def has_all(wide: Ranges, narrow: Ranges) -> bool:
+    """Whether the first ranges have every value of the second."""
+    if narrow[0][0] < wide[0][0] or wide[-1][1] < narrow[-1][1]:
+        return False
+    return len(wide) == 1 or common(wide, narrow) == narrow
+
+
 # -- boxes -----------------------------------------------------------------------------------------------------------
 
 
 def meet(one: Box, other: Box) -> Box | None:
     """Return the packets that are in both, None for none."""
+    if one[DESTINATION][-1][1] < other[DESTINATION][0][0] or other[DESTINATION][-1][1] < one[DESTINATION][0][0]:
+        return None  # which is most often so
     fields = []
     for mine, theirs in zip(one, other, strict=True):
-        both = common(mine, theirs)
+        both = mine if mine is theirs else common(mine, theirs)
         if not both:
             return None
         fields.append(both)
@@ -127,7 +143,11 @@ def meet(one: Box, other: Box) -> Box | None:
 
 def covers(wide: Box, narrow: Box) -> bool:
     """Whether every packet of `narrow` is in `wide`."""
-    return all(common(mine, theirs) == theirs for mine, theirs in zip(wide, narrow, strict=True))
+    for field in _BY_DIFFERENCE:
+        mine, theirs = wide[field], narrow[field]
+        if mine is not theirs and not has_all(mine, theirs):
+            return False
+    return True
 
 
 def narrowed(box: Box, field: int, ranges: Ranges) -> Box | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -243,6 +244,23 @@ def _write(descriptor: int, rows: list[Row | Gone | Origin], at: int) -> int:
 def read_former(folder: RunFolder) -> FormerTunnels:
     """Return what a process before has left in a folder. Raises KernelError for a file that is not to be believed."""
     return FormerTunnels(folder.read(file_of(network_namespace().inode, "tunnels"), LARGEST) or b"")
+
+
+def complaint(folder: RunFolder) -> str | None:
+    """Return why nothing of what a process before has left in a folder is for us; None if it is, or there is nothing.
+
+    Raises KernelError.
+    """
+    name = file_of(network_namespace().inode, "tunnels")
+    descriptor = folder.open(name)
+    if descriptor is None:
+        return None
+    try:
+        first, _, _ = os.pread(descriptor, mmap.PAGESIZE, 0).partition(b"\n")
+    finally:
+        os.close(descriptor)
+    found = origin.complaint(Origin.read(first), VERSION)
+    return found and f"{folder.path / name}: {found}"
 
 
 def _key(row: Row | Gone) -> Key:

@@ -19,7 +19,7 @@ class Origin(Struct, frozen=True):
     boot: str
 
     @classmethod
-    def here(cls, version: int, **more: int) -> Origin:
+    def here(cls, version: int, **more: object) -> Self:
         """Return that of what is written now, by this thread."""
         return cls(version, *network_namespace(), **more)
 

@@ -1,9 +1,9 @@
-"""The file that sessions outlive this process in: one page that says whose it is, then the rows of the table.
+"""The file that sessions outlive this process in: a page that says whose it is and what it holds, then a table's rows.
 
 It lies in `[state] directory`, which must be a tmpfs: the path writes to it as to any memory, and nothing reads it but
 a start after a kill, a crash, or SIGTERM under `--keep`. That copies what is to go on (table/adoption.pyx) into a file
 of its own, which takes the place of the one before when all is ready. So whoever dies meanwhile has lost nothing, and
-the table may have another size.
+the table may have another size, or its rows another layout (table/image.py).
 
 The file is mapped as a whole and has memory only where `back` was called (table/masq.pyx says when). Where there is no
 room, that part of the rows is memory of this process alone.
@@ -16,7 +16,6 @@ import ctypes
 import logging
 import mmap
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from fastmasq.daemon import origin
+from fastmasq.daemon import kept_tunnels, origin
 from fastmasq.daemon.kept_tunnels import FormerTunnels, read_former
 from fastmasq.daemon.origin import Origin
 from fastmasq.daemon.tunnel_adoption import adopt as adopt_tunnels
@@ -33,15 +32,12 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import local_link
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.run_folder import RunFolder, file_of
-from fastmasq.table import memory, rows
+from fastmasq.table import image, memory, rows
 from fastmasq.table.adoption import adopt
-from fastmasq.table.masq import MAXIMUM_SESSIONS, MasqTable
+from fastmasq.table.image import Image
+from fastmasq.table.masq import MasqTable
 
 log = logging.getLogger("fastmasq.engine")
-
-VERSION = 1
-"""Of what the rows mean; a change of their types is told by `ROW_TYPES`."""
-ROW_TYPES = zlib.crc32(repr([rows.HEADER.descr, rows.MAPPING.descr, rows.SESSION.descr, rows.STATES]).encode())
 
 _NAMES = {"session": "sessions", "call": "calls", "sa": "SAs", "exchange": "ISAKMP exchanges"}  # by kind of row
 _AT_ONCE = 4096  # rows read: half a megabyte, which stays in a cache
@@ -49,21 +45,13 @@ _MAP_FIXED = 0x10  # mmap(2)
 
 
 class Identity(Origin, frozen=True, kw_only=True):
-    """What the first page says, as JSON: also what the rows are, and for how many sessions."""
+    """What the first page says, as JSON: also what the rows behind it are; `version` is that of the image."""
 
-    row_types: int
-    sessions: int
-
-    def complaint(self, version: int) -> str | None:
-        """Return why the rows behind it are nothing for us, None if they are."""
-        if self.row_types != ROW_TYPES:
-            return "another version of fastmasq has written it"
-        damaged = None if 1 <= self.sessions <= MAXIMUM_SESSIONS else "it is damaged"
-        return super().complaint(version) or damaged
+    arrays: image.Description = msgspec.field(default_factory=dict)
 
 
 def adoptable(directory: Path) -> tuple[Path, str]:
-    """Return the file that a start would adopt sessions from, and what is wrong with it, if anything."""
+    """Return the file that a start would adopt sessions from, and what is wrong with it, or with that of tunnels."""
     name = file_of(network_namespace().inode, "state")
     try:
         with RunFolder(directory) as folder:
@@ -71,24 +59,31 @@ def adoptable(directory: Path) -> tuple[Path, str]:
             if descriptor is None:
                 return directory / name, "there is no file with them"
             try:
-                return directory / name, origin.complaint(_identity(descriptor), VERSION) or ""
+                _, complaint = _look_into(descriptor)
             finally:
                 os.close(descriptor)
+            return directory / name, complaint or kept_tunnels.complaint(folder) or ""
     except KernelError as error:
         return directory / name, str(error)
 
 
-def _identity(descriptor: int) -> Identity | None:
-    """Return what the first page of a file says; None if it is damaged."""
-    return Identity.read(os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0"))
+def _look_into(descriptor: int) -> tuple[Identity | None, str | None]:
+    """Return what the first page of a file says, and why the rows behind it are nothing for us, if so."""
+    octets = os.pread(descriptor, mmap.PAGESIZE, 0).rstrip(b"\0")
+    identity = Identity.read(octets)
+    if identity is None:  # perhaps it is of a version that says other things there
+        return None, origin.complaint(Origin.read(octets), image.VERSION) or "it is damaged"
+    return identity, image.complaint(identity.version, identity.arrays) or identity.complaint(identity.version)
 
 
 class Former:
     """The rows that a process before has left, read from its file; nothing of them is believed."""
 
-    def __init__(self, descriptor: int, capacity: int) -> None:
-        self._descriptor = descriptor
-        self._capacity = capacity
+    def __init__(self, descriptor: int, identity: Identity) -> None:
+        def read(octets: np.ndarray, at: int) -> None:
+            os.preadv(descriptor, [octets], mmap.PAGESIZE + at)
+
+        self._image = Image(identity.version, identity.arrays, read)
         self.header = np.zeros(1, rows.HEADER)
 
     def adopt(self, table: MasqTable, now_ns: int, used: int | None = None) -> dict[str, int]:
@@ -96,7 +91,7 @@ class Former:
 
         used: how many rows of sessions were ever used, if whoever has written them says so.
         """
-        self._read(self.header, "header")
+        self.header = self._image.rows("header", 0, 1)
         proxies = local_link.FIRST, local_link.COUNT
         return adopt(table, self.header[0], self._mappings(), self._sessions(used), now_ns, proxies)
 
@@ -112,7 +107,8 @@ class Former:
         span = len(mappings) // len(self.header["external"][0])
         for external, address in enumerate(self.header["external"][0]):
             if address:
-                self._read(mappings[external * span : (external + 1) * span], "mappings", external * span)
+                first = external * span
+                mappings[first : first + span] = self._image.rows("mappings", first, span)
         return mappings
 
     def _sessions(self, used: int | None) -> Iterator[np.ndarray]:
@@ -120,24 +116,14 @@ class Former:
 
         A new row is the one after the last: where one was never used, there are none behind it.
         """
-        stop = min(int(self.header["rows"][0]), self._capacity)
+        stop = min(int(self.header["rows"][0]), self._image.count("sessions"))
         if used is not None:
             stop = min(stop, used)
-        piece = np.empty(_AT_ONCE, rows.SESSION)
         for first in range(0, stop, _AT_ONCE):
-            piece = piece[: stop - first]
-            self._read(piece, "sessions", first)
+            piece = self._image.rows("sessions", first, min(_AT_ONCE, stop - first))
             yield piece
             if not piece[-1:].view("u1").any():
                 return
-
-    def _read(self, into: np.ndarray, name: str, first: int = 0) -> None:
-        """Read rows of an array of the file, from `first` on; what it does not have is 0."""
-        octets, at = into.view("u1"), 0
-        place = mmap.PAGESIZE + memory.offset_of(name, self._capacity) + first * into.itemsize
-        while at < len(octets) and (read := os.preadv(self._descriptor, [octets[at:]], place + at)):
-            at += read
-        octets[at:] = 0
 
 
 class State:
@@ -180,16 +166,15 @@ class State:
         if descriptor is None:
             return None
         self._open.callback(os.close, descriptor)
-        identity = _identity(descriptor)
-        complaint = origin.complaint(identity, VERSION)
+        identity, complaint = _look_into(descriptor)
         if complaint is not None:
             self._complaints[self._name] = complaint
             return None
-        return Former(descriptor, identity.sessions)
+        return Former(descriptor, identity)
 
     def _make(self, capacity: int) -> None:
         octets = mmap.PAGESIZE + memory.size_of(capacity)
-        identity = Identity.here(VERSION, row_types=ROW_TYPES, sessions=capacity)
+        identity = Identity.here(image.VERSION, arrays=image.describe(capacity))
         self._descriptor = self.folder.make(self._new)
         self._open.callback(os.close, self._descriptor)
         self._open.callback(self.folder.remove, self._new)

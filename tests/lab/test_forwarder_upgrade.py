@@ -144,7 +144,7 @@ UNFIT = {
     "raise SystemExit(7)": "new-program ended with status 7; what it said is in the log",
     "import fastmasq.daemon.path as path; del path.MasqTable": "a mistake in the new program; see fastmasq's log",
     "import fastmasq.daemon.engine as e; e.adoptable = lambda _: ('/elsewhere', '')": "it looks for /elsewhere",
-    "import fastmasq.daemon.state as state; state.VERSION = 99": (
+    "import fastmasq.table.image as image; image.VERSION = 99": (
         "cannot be handed over: another version of fastmasq has written it; restart it, or upgrade with --force"
     ),
 }
@@ -169,6 +169,35 @@ def test_a_program_that_is_unfit_leaves_the_old_one_going(net: Network, folder: 
     assert "its sessions are not adopted: another version of fastmasq has written it" in net.fastmasq.errors()
     net.echo_udp(port=ECHO_PORT + 1)
     assert round_trip(net.udp("inside"), (SERVER_ADDRESS, ECHO_PORT + 1), b"forced")
+
+
+ANOTHER = """
+    from msgspec.structs import replace
+    from fastmasq.table import image
+    names = {f"flow.{way}.packets": f"flow.{way}.carried" for way in (0, 1)}
+    renamed = [replace(number, name=names.get(number.name, number.name)) for number in image._NUMBERS["sessions"]]
+    image._NUMBERS["sessions"] = tuple(renamed)
+    image.CONVERTERS[image.VERSION] = {"sessions": {new: image.Source((old,)) for old, new in names.items()}}
+    image.VERSION += 1
+"""
+
+
+def test_a_program_whose_rows_are_others_converts_ours(net: Network, folder: Path, program: Callable) -> None:
+    """From it there is no way back: it has written what we do not know."""
+    net.start(settings(folder))
+    talk = Talk(net)
+    sessions, packets = active(net), carried(net)
+    upgrade(net, "--program", program(ANOTHER))
+    assert_adopted(net, sessions)
+    assert all(carried(net)[session] >= before > 0 for session, before in packets.items())
+    talk.go_on(b"converted")
+    assert "another version of fastmasq has written it" in refusal(net, program=program(""))
+    talk.go_on(b"as before")
+
+
+def carried(net: Network) -> dict[tuple[str, ...], int]:
+    """Return how many packets each session has had from inside."""
+    return {(row["protocol"], row["inside"], row["remote"]): row["packets_out"] for row in net.sessions()}
 
 
 WAITS = """

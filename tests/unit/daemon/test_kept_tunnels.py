@@ -101,6 +101,15 @@ def test_two_calls_with_one_call_id_go_on(folder: RunFolder) -> None:
     assert [row[-1] for row in calls(gateway)] == ["established", "closing", "asked"]
 
 
+def test_what_another_version_says_besides_is_left(folder: RunFolder) -> None:
+    gateway = full(folder)
+    file = folder.path / NAME
+    file.write_bytes(b"".join(msgspec.json.encode({**row, "newer": [1]}) + b"\n" for row in content(folder)))
+    again = killed(gateway, folder)
+    assert sum(again.adopted[0].values()) > 4 and again.adopted[1] == {}
+    assert (calls(again), sas(again)) == (calls(gateway), sas(gateway))
+
+
 class Conversation:
     """What both ends of a second connection say, during which the gateway is killed before one of the segments.
 

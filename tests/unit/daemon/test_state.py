@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -13,13 +14,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fastmasq.daemon.state import State
+from fastmasq.daemon.state import Identity, State, adoptable
 from fastmasq.kernel import takeover
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.journal import Journal
 from fastmasq.kernel.run_folder import RunFolder, file_of
+from fastmasq.table import image
+from fastmasq.table.image import Number
 from fastmasq.table.masq import MasqTable
 from tests.support.adoption import assert_consistent
+from tests.support.images import rewritten
 from tests.support.tables import EXTERNAL, HOST, NEW_EXTERNAL, REMOTE, SECOND, UDP, allowed, make_table, opened
 from tests.support.vpn_gateway import Gateway
 
@@ -85,13 +89,13 @@ def test_until_it_begins_the_file_of_before_stays(folder: Path) -> None:
     ("changes", "reason"),
     [
         ({"version": 0}, "another version of fastmasq has written it"),
-        ({"row_types": 1}, "another version of fastmasq has written it"),
+        ({"version": 0, "arrays": "what it was then"}, "another version of fastmasq has written it"),
+        ({"arrays": {}}, "another version of fastmasq has written it, without header"),
         ({"boot": "before"}, "it is about a network namespace that is gone"),
         ({"namespace": 1}, "it is about a network namespace that is gone"),
         ({"cookie": 1 << 40}, "it is about a network namespace that is gone"),
-        ({"sessions": 0}, "it is damaged"),
-        ({"sessions": 1 << 40}, "it is damaged"),
-        ({"sessions": "many"}, "it is damaged"),
+        ({"arrays": {"sessions": {"at": 0, "rows": 1, "size": 1 << 40, "numbers": []}}}, "it is damaged"),
+        ({"arrays": "many"}, "it is damaged"),
         (None, "it is damaged"),
     ],
 )
@@ -112,6 +116,42 @@ def test_what_is_not_for_us_is_set_aside(
     ]
     assert sorted(path.name for path in folder.iterdir()) == [NAME, f"{NAME}.old"]
     again.close()
+
+
+def test_rows_of_another_layout_are_adopted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As another version may have written them: other widths and places, and a number less."""
+    caplog.set_level(logging.INFO)
+    capacity = 100
+    state, table, _ = start(folder, capacity)
+    for port in range(1, 51):
+        opened(table, UDP, port, now_ns=NOW)
+    table.set_external(NEW_EXTERNAL, allowed(range(1, 65536)))
+    opened(table, UDP, 1, now_ns=NOW, remote=REMOTE + 1)
+
+    def change(number: Number) -> Number | None:
+        return None if "packets" in number.name else msgspec.structs.replace(number, type=">u8")
+
+    description, octets = rewritten(capacity, state.buffer, change)
+    state.close()
+    page = msgspec.json.encode(Identity.here(image.VERSION, arrays=description))
+    (folder / NAME).write_bytes(page.ljust(mmap.PAGESIZE, b"\0") + octets)
+    assert adoptable(folder) == (folder / NAME, "")
+    again, table, dropped = start(folder, capacity)
+    assert (table.counts()["active"], dropped, caplog.messages) == (51, {}, ["adopted 51 sessions"])
+    assert again.former.externals == (NEW_EXTERNAL,)
+    assert_consistent(table, (EXTERNAL, NEW_EXTERNAL))
+    again.close()
+
+
+def test_a_file_of_tunnels_of_another_version_is_said_before_an_upgrade(folder: Path) -> None:
+    state, gateway = State(folder, CAPACITY), Gateway()
+    state.begin(gateway.vpn)
+    assert adoptable(folder) == (folder / NAME, "")
+    file = folder / NAME.replace("state", "tunnels")
+    octets = file.read_bytes()
+    file.write_bytes(octets.replace(b'"version":1', b'"version":2'))
+    assert adoptable(folder)[1] == f"{file}: another version of fastmasq has written it"
+    state.close()
 
 
 def test_a_file_that_ends_early_has_fewer_sessions(folder: Path) -> None:

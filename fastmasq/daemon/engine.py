@@ -202,6 +202,7 @@ class Engine:
         self._undo.callback(host.close)
         self.links = Links(settings, forwarder, self.worker, deaf=self._predecessor is not None)
         self._undo.callback(self.links.close)
+        self.links.prepare(self.watch.snapshot())
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from fastmasq.config.schema import Settings
@@ -81,6 +83,11 @@ def _open_sender(link: Link, vnet_header: bool) -> TxBatch:
     return TxBatch(sender, link_header=link.header_length > 0)
 
 
+def _opened_on(link: Link) -> tuple[int, str]:
+    """Return what tells whether something opened on a link is for this one."""
+    return link.ifindex, link.qdisc
+
+
 class Links:
     """The links of one gateway by number: all that the kernel told of, and those attached to the path.
 
@@ -98,6 +105,14 @@ class Links:
         self._forwarder = forwarder
         self._worker = worker
         self._deaf = deaf
+        self._coming: dict[tuple[int, str], Future[AttachedLink]] = {}  # by what they are opened on
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Begin to open what there is, deaf, for `follow`: we can go on while the kernel takes its 10 ms for a ring."""
+        present = [link for link in snapshot.links if link.ifindex and link.header_length != UNSUPPORTED]
+        threads = ThreadPoolExecutor(max(1, len(present)), "opens")
+        self._coming = {_opened_on(link): threads.submit(self._attach, link, deaf=True) for link in present}
+        threads.shutdown(wait=False)
 
     def hear(self) -> None:
         """Let in what comes by the links from now on."""
@@ -107,6 +122,7 @@ class Links:
 
     def close(self) -> None:
         """Close rings and senders; the worker must have ended."""
+        self._forgo_coming()
         for link in self.attached.values():
             link.close()
         self.attached.clear()
@@ -118,6 +134,7 @@ class Links:
         """
         self.links = dict(enumerate(snapshot.links))
         fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
+        self._forgo_coming()
         usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
         link_of_ifindex = {link.ifindex: number for number, link in self.links.items() if number in usable}
         local = next((number for number in usable if self.links[number].role == "local"), NO_LINK)
@@ -212,9 +229,7 @@ class Links:
             self._refuse(link, f"{link.name}: fastmasq works on {kinds}; this one is left alone")
             return None
         try:
-            may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
-            sends = not self._forwarder.observes
-            opened = AttachedLink(link, self._settings, sends=sends, v2_may_stop=may_stop, deaf=self._deaf)
+            opened = self._take_coming(link) or self._attach(link, deaf=self._deaf)
         except FastmasqError as error:
             if not self.has_begun:
                 raise
@@ -222,6 +237,29 @@ class Links:
             return None
         self._refused.pop(link.name, None)
         return opened
+
+    def _attach(self, link: Link, *, deaf: bool) -> AttachedLink:
+        """Open ring and sender of a link that is there. Raises FastmasqError."""
+        may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
+        sends = not self._forwarder.observes
+        return AttachedLink(link, self._settings, sends=sends, v2_may_stop=may_stop, deaf=deaf)
+
+    def _take_coming(self, link: Link) -> AttachedLink | None:
+        """Return what `prepare` has opened of a link, if it is the same still. Raises FastmasqError."""
+        coming = self._coming.pop(_opened_on(link), None)
+        if coming is None:
+            return None
+        opened = coming.result()
+        if not self._deaf:
+            opened.ring.tap.hear()
+        return opened
+
+    def _forgo_coming(self) -> None:
+        """Close what `prepare` has opened for links that are there no more."""
+        while self._coming:
+            _, coming = self._coming.popitem()
+            with suppress(FastmasqError):
+                coming.result().close()
 
     def _refuse(self, link: Link, line: str) -> None:
         """Say why a link is not opened, once for as long as it is so."""

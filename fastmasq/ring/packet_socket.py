@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ HEADER, RING_HEADER, RING_V3 = "virtio header", "virtio header on rings", "ring 
 VLAN_FILTER, IGNORE_OUTGOING, BYPASS = "filter on VLAN tags", "taps without what we send", "sending past the queue"
 RESERVED, LARGE_BUFFER = "room before each frame", "a large socket buffer"
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _UNKNOWN = (errno.EINVAL, errno.ENOPROTOOPT)  # what a kernel says to an option that it does not know
 
 
@@ -169,9 +171,20 @@ def _make_ring(tap: Tap, geometry: RingGeometry) -> None:
     else:
         request += [V3_RETIRE_MS, 0, 0]
     with _asking_for(RING_HEADER) if tap.vnet_header else contextlib.nullcontext():
-        raw.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack(f"{len(request)}I", *request))
+        _request_ring(raw, struct.pack(f"{len(request)}I", *request))
     tap.memory = mmap.mmap(raw.fileno(), geometry.length, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     tap.geometry = geometry
+
+
+def _request_ring(raw: socket.socket, request: bytes) -> None:
+    """Have the kernel make the ring. Raises OSError.
+
+    It waits until no processor is at packets that came before (some 10 ms): as a call of libc's, unlike a method of
+    Python's socket, this lets other threads go on meanwhile.
+    """
+    if _libc.setsockopt(raw.fileno(), SOL_PACKET, PACKET_RX_RING, request, len(request)):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 def _optional(tap: Tap, level: int, option: int, value: int, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,15 @@ class Host:
         self._off: dict[str, Sequence[str]] = {}  # what is to be off for that, by the name of a link
         self._out_of_reach: list[str] = []
         self._not_enforced: list[str] = []
-        self.binds, self._binds_refused = self._hear_binds()
+        thread = ThreadPoolExecutor(1, "binds")  # where no control groups are mounted the kernel takes 15 ms
+        self._hearing: Future[tuple[Binds | None, str]] | None = thread.submit(_hear_binds)
+        thread.shutdown(wait=False)
         self.goes_on = takeover.adopted  # a run before has ended, and left the host as it was to it
 
-    def _hear_binds(self) -> tuple[Binds | None, str]:
-        try:
-            return Binds(), ""
-        except KernelError as error:
-            return None, str(error)
+    @property
+    def binds(self) -> Binds | None:
+        """What tells of ports that programs bind, from when this has returned; None if it is refused, or closed."""
+        return self._hearing.result()[0] if self._hearing is not None else None
 
     def reset(self, rows: Iterable[np.void]) -> int:
         """Reset the inside ends of sessions that were closed; return how many were told."""
@@ -84,13 +86,13 @@ class Host:
         for part in (self._destinations, self.binds, self.guard):
             if part is not None:
                 part.close()
-        self._destinations = self.binds = None
+        self._destinations = self._hearing = None
 
     def refused(self) -> dict[str, str]:
         """Return what this host does not allow, by its name in `features.USES`, with the reason."""
         found = {f"guard {backend}": reason for backend, reason in (self.guard.refused if self.guard else {}).items()}
         found[features.HOST_RULES] = self._takeover.host_rules_refused
-        found[features.BINDS] = self._binds_refused
+        found[features.BINDS] = self._hearing.result()[1] if self._hearing is not None else ""
         found[features.ORIGINAL_DESTINATIONS] = self._destinations_refused
         return {use: reason for use, reason in found.items() if reason}
 
@@ -159,6 +161,7 @@ class Host:
 
     def free_ports(self, ranges: PortRanges) -> np.ndarray:
         """Return which ports of those the settings name the host does not use just now, see daemon/ports.py."""
+        _ = self.binds  # what is bound from here on is told
         return ports.allowed_ports(ranges)
 
     def protocols(self) -> set[int]:
@@ -342,6 +345,14 @@ class Host:
         return f"somebody switched on {' and '.join(found)}: off again" if found else ""
 
 
+def _hear_binds() -> tuple[Binds | None, str]:
+    """Return what tells of binds, or why it cannot be had."""
+    try:
+        return Binds(), ""
+    except KernelError as error:
+        return None, str(error)
+
+
 class UntouchedGuard(NoGuard):
     """The guard of a host that is not taken over."""
 
@@ -357,7 +368,7 @@ class UntouchedHost(Host):
         self._own_range = self._range = HostRange(*kernel_ports.ephemeral_range(), "fastmasq only observes")
         self.guard = UntouchedGuard()
         self.goes_on = False
-        self.binds = None
+        self._hearing = None
         self.is_whole = True
 
     def waiting(self, protocol: int) -> list[kernel_ports.Waiting]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -30,8 +30,6 @@ from msgspec import Meta, Struct, structs
 from fastmasq.config.schema import Settings
 from fastmasq.daemon import timeouts
 from fastmasq.errors import ConfigurationError
-from fastmasq.legacy.names import Names
-from fastmasq.legacy.script import Item, may_be_left_out, prepare
 from fastmasq.policy import changes, forwards, marks, redirects, triggers
 from fastmasq.policy.chains import RuleError, RuleSet
 from fastmasq.policy.forwards import Forward
@@ -39,6 +37,9 @@ from fastmasq.policy.marks import MarkTarget
 from fastmasq.policy.redirects import Redirect
 from fastmasq.policy.triggers import Trigger
 from fastmasq.table.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from fastmasq.legacy.script import Item
 
 _Kind = TypeVar("_Kind")
 
@@ -83,25 +84,33 @@ def declare(settings: Settings, *, quoting: bool = False, places: Mapping[str, s
     on what a kernel of 1999 starts with, where nothing is masqueraded unless they say so. places: those that `Loaded`
     has of the forwards and redirects of the settings.
     """
-    start = RuleSet(default_forward=not settings.rules.files)
-    prepared = prepare(settings.rules.files, Names(), start, tolerant=not settings.rules.strict, quoting=quoting)
     masquerade = settings.masquerade
     written = masquerade.timeouts
     declared = Declared(
         settings,
-        rules=changes.apply(start, prepared.changes),
+        rules=RuleSet(default_forward=not settings.rules.files),
         timeouts=Timeouts(written.tcp_established, written.tcp_transitory, written.udp, written.icmp),
         dynaddr=masquerade.dynaddr,
         forwards=settings.forward,
         redirects=settings.redirect,
         places=places or {},
-        warnings=tuple(prepared.warnings),
     )
-    lines = [line_of(item, tolerant=not settings.rules.strict) for item in prepared.others]
-    declared, left_out, _ = with_lines(declared, lines)
+    return _with_files(declared, quoting) if settings.rules.files else declared
+
+
+def _with_files(declared: Declared, quoting: bool) -> Declared:
+    """Do what the rule files ask for."""
+    from fastmasq.legacy.names import Names  # only here: a start without rule files need not know the old commands
+    from fastmasq.legacy.script import prepare
+
+    settings = declared.settings
+    tolerant = not settings.rules.strict
+    prepared = prepare(settings.rules.files, Names(), declared.rules, tolerant=tolerant, quoting=quoting)
+    lines = [line_of(item, tolerant=tolerant) for item in prepared.others]
+    declared, left_out, _ = with_lines(replace(declared, rules=changes.apply(declared.rules, prepared.changes)), lines)
     if settings.rules.steal:
         declared = _stealing(declared, settings)
-    return replace(declared, warnings=(*declared.warnings, *left_out))
+    return replace(declared, warnings=(*prepared.warnings, *left_out))
 
 
 def _stealing(declared: Declared, settings: Settings) -> Declared:
@@ -133,6 +142,8 @@ class Line(Struct, kw_only=True, forbid_unknown_fields=True):
 
 def line_of(item: Item, *, tolerant: bool) -> Line:
     """Return what a line of a rule file asks for; read tolerantly, some need not be possible."""
+    from fastmasq.legacy.script import may_be_left_out
+
     method, params = item.request.call()
     return Line(
         place=item.place, method=method, params=params, optional=tolerant and may_be_left_out(item.request)

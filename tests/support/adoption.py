@@ -23,12 +23,6 @@ def shared(capacity: int) -> mmap.mmap:
     return mmap.mmap(-1, memory.size_of(capacity))
 
 
-def copied(buffer: mmap.mmap) -> mmap.mmap:
-    copy = mmap.mmap(-1, len(buffer))
-    copy[:] = buffer[:]
-    return copy
-
-
 def adopted(left: mmap.mmap, capacity: int, now_ns: int, **settings: object) -> tuple[MasqTable, dict[str, int]]:
     """Return a table that has adopted what a table of the same capacity left in memory, and what was dropped."""
     table = make_table(capacity=capacity, external=None, now_ns=now_ns, **{"secret": None, **settings})

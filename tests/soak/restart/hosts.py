@@ -26,7 +26,7 @@ from tests.soak.place import ORDINARY
 from tests.soak.restart.place import FORWARDED, TARGET
 
 FILE_PORT, CHAT_PORT, STREAM_PORT = 8000, 8001, 9000
-CLIENT_PORTS = {"file": 20_000, "chat": 26_000, "stream": 28_000}  # the first of each
+CLIENT_PORTS = {"stranger": 2000, "file": 20_000, "chat": 26_000, "stream": 28_000}  # the first of each
 PIECE, PIECES_PER_S = 4096, 10  # of a file
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 7.0  # of who says a line
 PATIENCE_S = 20.0  # for what TCP carries: it sends again what was lost, at last after a long while
@@ -358,6 +358,7 @@ async def stream(namespaces: dict[str, str], started: float, orders: Connection)
 async def visit_all(namespace: str, started: float, orders: Connection) -> None:
     """Have strangers connect through the forward, say a line and hear it come back, VISITS_PER_S.
 
+    Each comes from a port of its own: the kernel would choose one again now and then, and that has a session still.
     Told "hold" they wait, and when nobody is on the way any more, they say how many have connected so far; "go" has
     them go on. Told "stop" they say how it went.
     """
@@ -366,14 +367,14 @@ async def visit_all(namespace: str, started: float, orders: Connection) -> None:
     may_go.set()
     going: set[asyncio.Task[None]] = set()
 
-    async def visit() -> None:
+    async def visit(port: int) -> None:
         at = time.monotonic() - started
-        visits.append(Visit(at, await _visit(namespace)))
+        visits.append(Visit(at, await _visit(namespace, port)))
 
     async def send_all() -> None:
-        async for _ in _paced(1 / VISITS_PER_S):
+        async for number in _paced(1 / VISITS_PER_S):
             await may_go.wait()
-            task = asyncio.create_task(visit())
+            task = asyncio.create_task(visit(CLIENT_PORTS["stranger"] + number))
             going.add(task)
             task.add_done_callback(going.discard)
 
@@ -392,12 +393,9 @@ async def visit_all(namespace: str, started: float, orders: Connection) -> None:
     orders.send(visits)
 
 
-async def _visit(namespace: str) -> str:
+async def _visit(namespace: str, port: int) -> str:
     """Return what was wrong, if anything."""
-    with hosts.entered(namespace):
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setblocking(False)
-    with made:
+    with bound(namespace, "0.0.0.0", port, socket.SOCK_STREAM) as made:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.get_running_loop().sock_connect(made, (EXTERNAL_ADDRESS, FORWARDED))

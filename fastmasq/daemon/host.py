@@ -18,7 +18,7 @@ from fastmasq.config.schema import Masquerade, Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports, proxies, resets
 from fastmasq.daemon.ports import HostRange
-from fastmasq.errors import KernelError
+from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel import features, ip_rules, offloads
 from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
@@ -308,7 +308,7 @@ class Host:
         ):
             try:
                 sentence = look()
-            except (KernelError, OSError) as error:
+            except (FastmasqError, OSError) as error:
                 refused.append(error.strerror if isinstance(error, OSError) else str(error))
             else:
                 if sentence:

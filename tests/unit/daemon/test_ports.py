@@ -16,7 +16,7 @@ from fastmasq.config.values import HostPorts, PortRanges
 from fastmasq.daemon import ports
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.ports import HOST_PORTS, HostRange, Ports, no_ports
-from fastmasq.errors import ConfigurationError
+from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.kernel import sysctl
 from fastmasq.kernel.ports import parse_ports
 from fastmasq.kernel.takeover import Takeover
@@ -101,7 +101,7 @@ def test_a_range_is_not_moved_to_where_the_administrator_has_reserved_most() -> 
     assert ports.reservation(AUTO, parse_ports("32768-60999"), MINE) is None, "his own affair"
 
 
-RANGE = "net.ipv4.ip_local_port_range"
+RANGE, RESERVED = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
 MINUTE = 60_000_000_000
 
 
@@ -141,6 +141,26 @@ def test_the_hosts_range_follows_its_administrator(
     assert sysctl.read(RANGE) == "5000 6000"
     in_charge.reserve(masquerade("keep"))
     assert sysctl.read(RANGE) == "1024 64000"
+
+
+def test_settings_that_leave_programs_no_port_stop_no_other_look(
+    host: Namespace, in_charge: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each second it is said what is wrong, and tried again."""
+    in_charge.reserve(msgspec.structs.replace(masquerade(), ports=PortRanges.read("40000-44999")))
+    sysctl.write(RANGE, "40000 44999")
+    sysctl.write(RESERVED, "9090")
+    looks = []
+    monkeypatch.setattr(in_charge, "_put_back_offloads", lambda: looks.append("offloads") or "")
+    for _ in range(2):
+        with pytest.raises(KernelError, match="40000-44999 leaves programs of this host none"):
+            in_charge.look_after(0)
+        assert not in_charge.is_whole
+    assert looks == ["offloads"] * 2
+    sysctl.write(RANGE, "32768 60999")
+    in_charge.look_after(0)
+    assert in_charge.is_whole
+    assert sysctl.read(RESERVED) == "9090,40000-44999"
 
 
 def test_the_hosts_range_is_put_back_after_a_kill(host: Namespace, tmp_path: Path) -> None:

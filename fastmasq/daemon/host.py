@@ -309,7 +309,8 @@ class Host:
             try:
                 sentence = look()
             except (FastmasqError, OSError) as error:
-                refused.append(error.strerror if isinstance(error, OSError) else str(error))
+                is_ours = isinstance(error, FastmasqError)
+                refused.append(str(error) if is_ours else f"what was taken over is not looked at: {error.strerror}")
             else:
                 if sentence:
                     self._mishaps.warn(sentence, now_ns)

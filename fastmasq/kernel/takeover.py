@@ -300,7 +300,9 @@ def release(folder: Path = FOLDER, former_journal: Path | None = None) -> Restor
         journal = Journal.load(opened, former_journal)
         restored = _undo_all(journal)
         done = restored.done or _remove_unknown()
-        return Restored(done, [*(journal.remarks if journal.is_damaged else ()), *restored.left])
+        if journal.is_damaged:
+            return Restored(done, [*journal.remarks, *restored.left])
+        return Restored([*journal.remarks, *done], restored.left)
 
 
 def left_behind(folder: Path = FOLDER) -> str:

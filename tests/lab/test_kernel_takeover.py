@@ -304,6 +304,17 @@ def test_a_journal_that_is_cut_short_is_set_aside(gateway: Gateway, folder: Path
     assert "was damaged" in left[0] and Path(f"{journal}.old").exists()
 
 
+def test_a_journal_of_a_boot_before_is_set_aside_with_a_line(gateway: Gateway, folder: Path) -> None:
+    """Its settings went with that boot; only a guard can be there without one."""
+    crash(gateway.host, folder)
+    journal = journal_in(folder)
+    journal.write_text(json.dumps({**json.loads(journal.read_text()), "boot": "another"}))
+    with gateway.host.entered():
+        done, left = release(folder)
+    assert "about a network namespace that is gone; it is now" in done[0] and Path(f"{journal}.old").exists()
+    assert (done[1:], left) == (["guard (nftables) removed"], [])
+
+
 def test_conflicts(gateway: Gateway) -> None:
     with gateway.host.entered():
         assert conflicts(["eth0"], "eth1") == []

@@ -25,6 +25,7 @@ from fastmasq.errors import ConfigurationError
 SAMPLE = Path(__file__).with_name("sample.toml")
 LARGEST = 1 << 20  # octets of a configuration
 MOST_MISTAKES = 100  # in a file: it is another one that was meant
+LONGEST = 400  # characters of a remark
 DEEPEST = 32  # names in a key: the time that TOML takes grows with their square
 
 _WANTED = {int: "a whole number", bool: "true or false", str: "text in quotes"}
@@ -86,6 +87,11 @@ def _names_key(line: str) -> bool:
     return first.isalnum() or first in ("[", "_", "-") or (first in ("'", '"') and "=" in line)
 
 
+def _shortened(text: str) -> str:
+    """Return a remark that may quote a very long word, with its beginning and its remedy."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
 class _TooManyError(Exception):
     """There are MOST_MISTAKES."""
 
@@ -112,7 +118,7 @@ class _Reading:
         """Note a mistake. Raises _TooManyError."""
         if len(self.mistakes) == MOST_MISTAKES:
             raise _TooManyError
-        self.mistakes.append((place, text))
+        self.mistakes.append((place, _shortened(text)))
 
     def lines(self, remarks: list[tuple[Place, str]]) -> list[str]:
         """Return remarks as they are shown, in the order of the file."""

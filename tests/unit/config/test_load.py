@@ -334,6 +334,25 @@ def test_a_key_of_many_names_is_refused_unread(line):
     assert mistakes_in(f"# {'.' * 40}\n{deep}\n") == ["f.toml:2: a key of more than 32 names; no key has so many"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[masquerade]\nports = "{}"',
+        '[masquerade]\nhost_ports = "{}"',
+        '[masquerade.timeouts]\nudp = "{}s"',
+        '[control]\nsocket = "/{}"',
+        "{} = 1",
+        f"{FORWARD.replace('eth1:80', '1.2.3.4:{}')}",
+        f"{FORWARD.replace('tcp', '{}')}",
+        f"{REDIRECT.replace('10.0.0.2', '{}')}",
+    ],
+)
+def test_a_word_of_any_length_makes_no_long_line(text):
+    mistakes = mistakes_in(f"{text.format('9' * 100_000)}\n{LINKS}")
+    assert max(map(len, mistakes)) < 450
+    assert all("; " in mistake for mistake in mistakes), "the remedy stands at its end"
+
+
 def test_a_long_list_is_no_key():
     many = ", ".join(f'"10.0.0.{number}:80"' for number in range(1, 100))
     forward = FORWARD.replace("'10.0.0.2:80'", f"[\n  {many}\n]")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 from ipaddress import IPv4Network
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 
@@ -14,6 +15,7 @@ from fastmasq.config.values import InterfaceName
 from fastmasq.errors import ConfigurationError, FastmasqError
 
 LEFT_OUT = 3  # exit status: done, but something is missing
+LARGEST = 32 << 20  # octets: of half a million rules
 
 
 @click.group("import", cls=Group)
@@ -39,6 +41,14 @@ def _read_inside(text: str) -> tuple[str, tuple[str, ...]]:
         except ValueError:
             raise ValueError(f"{network!r} is not an IPv4 network; write for example wg0=10.8.0.0/24") from None
     return InterfaceName.read(name), found
+
+
+def _read(file: BinaryIO) -> bytes:
+    """Return what a file or a pipe holds. Raises ConfigurationError for one that has no end."""
+    data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigurationError(f"{file.name}: has more than {LARGEST} octets; name a file of rules")
+    return data
 
 
 def _text(data: bytes, name: str) -> str:
@@ -68,16 +78,16 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @import_rules.command("iptables-save")
 @_options
-def iptables_save(file: Any, **options: Any) -> None:
+def iptables_save(file: BinaryIO, **options: Any) -> None:
     """Read the output of `iptables-save` from FILE; - is standard input."""
     from fastmasq.migrate.iptables_save import read
 
-    _carry(read(_text(file.read(), file.name)), **options)
+    _carry(read(_text(_read(file), file.name)), **options)
 
 
 @import_rules.command("nft")
 @_options
-def nft(file: Any, **options: Any) -> None:
+def nft(file: BinaryIO, **options: Any) -> None:
     """Read rules of nft from FILE; - is standard input.
 
     FILE is what `nft -f` reads, for example /etc/nftables.conf, or what `nft list ruleset` or `nft -j list ruleset`
@@ -86,9 +96,9 @@ def nft(file: Any, **options: Any) -> None:
     from fastmasq.kernel.links import list_interfaces
     from fastmasq.migrate import nft_json, nft_load
 
-    data, written = file.read(), None
+    data, written = _read(file), None
     text = _text(data, file.name)
-    is_file = file.name not in ("-", "<stdin>") and text.encode() == data
+    is_file = Path(file.name).is_file() and text.encode() == data  # what came by a pipe cannot be read twice
     links = [*dict(options["inside"]), options["outside"] or "", *(each.name for each in list_interfaces())]
     try:
         text, written = nft_load.load(file.name, None if is_file else text, links)

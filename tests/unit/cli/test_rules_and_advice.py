@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 
 import pytest
@@ -130,6 +131,27 @@ def test_import_refuses_what_it_cannot_read(run, tmp_path):
         result = run("import", form, file)
         assert (result.exit_code, result.stdout) == (2, "")
     assert f"nft refuses {file}:" in result.stderr and f"{file}:1:6-6: Error: syntax error" in result.stderr
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/urandom"])
+@pytest.mark.parametrize("form", ["iptables-save", "nft"])
+def test_import_of_what_has_no_end_ends(run, form, file):
+    result = run("import", form, file)
+    said = f"fastmasq: {file}: has more than 33554432 octets; name a file of rules\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", said)
+
+
+def test_import_of_what_a_pipe_brings(run, tmp_path):
+    """As `fastmasq import nft <(ssh gateway nft list ruleset)` has it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    chain = 'chain p { type nat hook postrouting priority 100; oifname "eth1" masquerade; }'
+    writer = threading.Thread(target=pipe.write_text, args=(f"table ip n {{\n{chain}\n}}\n",))
+    writer.start()
+    result = run("import", "nft", pipe, "--inside", "eth0")
+    writer.join()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert tomllib.loads(result.stdout) == {"interfaces": {"inside": ["eth0"], "outside": "eth1"}}
 
 
 def test_c80_proc_shows_the_sessions(run, forwarder):

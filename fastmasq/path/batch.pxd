@@ -184,7 +184,7 @@ cdef inline void process_held(Path *p) noexcept nogil:
         if not held.in_use:
             continue
         if not hold.is_due(p, held):
-            hold.ask_again(p, held.hop)
+            hold.remind(p, held.hop)
             continue
         reason = hold.take_back(p, held)
         answer = held.answer

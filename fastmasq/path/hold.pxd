@@ -20,13 +20,16 @@ cdef enum:
     HOLD_MS = 3000
 
 
-cdef inline void ask_again(Path *p, uint16_t row) noexcept nogil:
-    """Have the daemon asked for a hop that packets wait for, a second after the last time.
-
-    It may have been refused then, and its packets are all that is to come.
-    """
+cdef inline void want_again(Path *p, uint16_t row) noexcept nogil:
+    """Have the daemon asked for a hop once more, a second after the last time."""
     if p.now_ms - p.wants[row].asked_ms >= hops.ASK_AGAIN_MS:
         hops.want(p, row)
+
+
+cdef inline void remind(Path *p, uint16_t row) noexcept nogil:
+    """Have it asked for a hop that packets wait for, and for which the kernel had no turn: no other packet may come."""
+    if not p.wants[row].was_asked:
+        want_again(p, row)
 
 
 cdef inline bint has_room(const Path *p, const Packet *packet, Party party) noexcept nogil:
@@ -45,7 +48,7 @@ cdef inline Outcome hold(Path *p, const Packet *packet) noexcept nogil:
             return verdict.NEIGHBOUR_LIMIT
         hops.begin_waiting(p, party, row)
     else:
-        ask_again(p, row)
+        want_again(p, row)
     if not has_room(p, packet, party):
         return verdict.NEIGHBOUR_UNRESOLVED
     waits = held.keep(&p.held, packet.frame, packet.link, row, party)

@@ -129,6 +129,7 @@ cdef inline void begin_waiting(Path *p, Party party, uint16_t row) noexcept nogi
     p.of_source[party.source] += 1
     p.wants[row].link = party.link
     p.wants[row].since_ms = p.now_ms
+    p.wants[row].was_asked = False
     enter_state(p, row, links.HOP_INCOMPLETE)
     want(p, row)
 
@@ -317,14 +318,17 @@ cdef inline bint may_ask(Path *p, int link, uint32_t address) noexcept nogil:
     """
     cdef Search search = search_for(p, link, address)
     cdef uint16_t row = next_found(p, &search)
-    cdef const Want *wanted
+    cdef Want *wanted
     if row == rows.NO_HOP:
         return False
     if p.hops[row].state == links.HOP_VALID:
         return p.hops[row].used != 0
     wanted = &p.wants[row]
-    return (take_token(&p.asked_of_source[wanted.source], p.now_ms, ASKED_OF_SOURCE, WAITING_OF_SOURCE)
-            and take_token(&p.asked_of_link[wanted.link], p.now_ms, ASKED_OF_LINK, ASKED_OF_LINK))
+    if not (take_token(&p.asked_of_source[wanted.source], p.now_ms, ASKED_OF_SOURCE, WAITING_OF_SOURCE)
+            and take_token(&p.asked_of_link[wanted.link], p.now_ms, ASKED_OF_LINK, ASKED_OF_LINK)):
+        return False
+    wanted.was_asked = True
+    return True
 
 
 cdef inline void stop_wanting(Path *p) noexcept nogil:

@@ -74,7 +74,8 @@ cdef struct Want:
     uint8_t link                # that they came by
     uint8_t was_valid           # flows may refer to the row
     uint8_t idle                # looks of the daemon since the last packet
-    uint8_t reserved[3]
+    uint8_t was_asked           # the kernel has been asked since it is incomplete
+    uint8_t reserved[2]
 
 cdef struct HopQueue:
     uint16_t oldest             # NO_HOP where there is none

@@ -113,18 +113,22 @@ def test_the_daemon_is_asked_once_a_second_for_each() -> None:
     assert len(wants(harness, HERE[0], [1, 1, 1])) == 1
 
 
-def test_while_a_packet_waits_the_daemon_is_asked_again_each_second() -> None:
-    """The kernel may not have been asked the first time: too many others had been asked for."""
+@pytest.mark.parametrize("turn", [1, 2, None])
+def test_while_a_packet_waits_the_daemon_is_asked_each_second_until_the_kernel_is(turn: int | None) -> None:
+    """So many others may have been asked for that it has no turn at first."""
     harness = Harness(routes=ROUTES)
     wanted = wants(harness, HERE[0], [1])
-    for asked in (wanted, wanted, []):  # after three seconds it waits no more
+    for second in (1, 2, 3):
         harness.now_ns += 500_000_000
         harness.forwarder.step(harness.now_ns)
         assert harness.forwarder.wanted_hops() == []
+        if second == turn:
+            assert harness.forwarder.may_ask(*wanted[0])
         harness.now_ns += 600_000_000
         harness.forwarder.step(harness.now_ns)
-        assert harness.forwarder.wanted_hops() == asked
-    assert harness.drops() == {"neighbour_unresolved": 1}
+        is_asked = turn is not None and second >= turn
+        assert harness.forwarder.wanted_hops() == ([] if is_asked or second == 3 else wanted)
+    assert harness.drops() == {"neighbour_unresolved": 1}, "it waits for three seconds"
 
 
 def test_the_kernel_is_asked_so_often_for_each_sender() -> None:

@@ -22,6 +22,7 @@ from fastmasq.policy.coverage import covers
 from fastmasq.policy.evaluate import Packet
 from fastmasq.wire.numbers import AH, DNS_PORT, ESP, GRE, ICMP, ISAKMP_PORT, PPTP_PORT, TCP, UDP
 
+_MASQUERADED_PORT = 61000  # the first of 1999, at which rules let sessions in that know no others
 _CHANNELS = (
     (TCP, PPTP_PORT, GRE, "PPTP", "tcp 1723", "47 (GRE)"),
     (UDP, ISAKMP_PORT, ESP, "IPsec", "udp 500", "50 (ESP)"),
@@ -62,8 +63,8 @@ def _names_port(match: Match, protocol: int, port: int) -> bool:
 
 def _control_probes(match: Match, protocol: int, port: int) -> list[Packet]:
     """Return the control channel's packets that a data rule belongs to, whichever end is the server."""
-    other = HIGH_PORT if protocol == TCP else port
-    return [probe(match, protocol, port, other), probe(match, protocol, other, port)]
+    others = (HIGH_PORT, _MASQUERADED_PORT) if protocol == TCP else (port,)
+    return [probe(match, protocol, *ports) for other in others for ports in ((port, other), (other, port))]
 
 
 def _refused_or_bare(verdict: str, wanted: str) -> bool:

@@ -55,6 +55,13 @@ def test_h67_input_that_lets_in_half_a_vpn(found):
     assert ("vpn-half", "input", 1) in found(CLOSED + rules)
 
 
+def test_h67_a_channel_that_is_let_in_at_masqueraded_ports_alone_is_no_half(found):
+    data = "ipchains -A input -j ACCEPT -i eth1 -p 47 -d 200.200.200.200\n"
+    control = "ipchains -A input -j ACCEPT -i eth1 -p tcp ! -y -d 200.200.200.200 61000:65095\n"
+    assert ("vpn-half", "input", 1) in found(CLOSED + data)
+    assert "vpn-half" not in names(found(CLOSED + control + data))
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("3.5", "3.6", "3.9", "3.10", "5.2"))])
 def test_h67_the_howtos_own_sets_have_both_channels(found, name):
     assert "vpn-half" not in names(found(text_of(name)))

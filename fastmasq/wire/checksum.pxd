@@ -15,13 +15,23 @@ from fastmasq.wire.ipv4 cimport MINIMUM
 from fastmasq.wire.octets cimport load16, ntohs, store16
 
 
+# Two halves are added by adding the whole to itself turned by a half: the upper half is their sum then, and what the lower
+# one carries into it is the end-around carry.
+
+cdef inline uint16_t fold32(uint32_t total) noexcept nogil:
+    """Fold a sum of up to 2^16 words of 16 bits into one, end-around carry included."""
+    return <uint16_t>((total + (total << 16 | total >> 16)) >> 16)
+
+
 cdef inline uint16_t fold(uint64_t total) noexcept nogil:
-    """Fold a sum of up to 2^48 words of 16 bits into one, end-around carry included."""
-    total = (total & 0xFFFFFFFFU) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t>total
+    """Fold a sum of up to 2^48 words of 16 bits into one."""
+    return fold32(<uint32_t>((total + (total << 32 | total >> 32)) >> 32))
+
+
+cdef inline uint64_t add_around(uint64_t total, uint64_t words) noexcept nogil:
+    """Add four words of 16 bits at once to a sum of such, end-around carry included."""
+    total += words
+    return total + (total < words)
 
 
 cdef inline uint16_t sum_octets(const uint8_t *data, size_t length) noexcept nogil:
@@ -64,7 +74,7 @@ cdef inline bint is_right_header(const uint8_t *ip, uint32_t length) noexcept no
         return sum_octets(ip, length) == 0xFFFF
     memcpy(head, ip, 16)
     memcpy(&last, ip + 16, 4)
-    return fold((head[0] & 0xFFFFFFFFU) + (head[0] >> 32) + (head[1] & 0xFFFFFFFFU) + (head[1] >> 32) + last) == 0xFFFF
+    return fold(add_around(add_around(head[0], head[1]), last)) == 0xFFFF
 
 
 cdef inline uint16_t sum_pseudo_header(uint32_t saddr, uint32_t daddr, uint8_t protocol, uint16_t length) noexcept nogil:
@@ -84,12 +94,12 @@ cdef inline uint32_t delta32(uint32_t old, uint32_t new) noexcept nogil:
 
 cdef inline uint16_t update_full(uint16_t checksum, uint32_t delta) noexcept nogil:
     """Return a full checksum after a change (RFC 1624 section 3, eqn. 3). A wrong checksum stays wrong."""
-    return <uint16_t>~fold(<uint64_t>(<uint16_t>~checksum) + delta)
+    return <uint16_t>~fold32(<uint16_t>~checksum + delta)
 
 
 cdef inline uint16_t update_partial(uint16_t checksum, uint32_t address_delta) noexcept nogil:
     """Return a partial checksum (uncomplemented pseudo-header sum) after a change of addresses only."""
-    return fold(<uint64_t>checksum + address_delta)
+    return fold32(checksum + address_delta)
 
 
 cdef inline void update_full_at(uint8_t *field, uint32_t delta) noexcept nogil:

@@ -10,7 +10,7 @@ from fastmasq.path.queue cimport complete_checksum, queue_frame
 from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM
+from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM, VnetHeader
 from fastmasq.ring.ring cimport Frame
 from fastmasq.wire cimport ipv4, numbers, tcp, udp
 from fastmasq.wire.branches cimport unlikely
@@ -33,7 +33,7 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     """Send a packet, translated if it is to be, to its next hop in whatever form the hop's link takes."""
     cdef Hop *hop = packet.hop
     cdef Frame *frame = packet.frame
-    cdef int growth = <int>hop.header_length - <int>p.links[packet.link].header_length
+    cdef const VnetHeader *vnet = NULL
     hop.used += 1
     if unlikely(packet.renumbered):
         renumber(packet)
@@ -46,13 +46,11 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     if not p.senders[hop.link].vnet:
         if frame.vnet.flags & VNET_NEEDS_CSUM:
             complete_checksum(packet)
-        queue_frame(p, hop, packet.ip, packet.length, NULL, 1)
     elif frame.vnet.flags | frame.vnet.gso_type:
         frame.vnet.flags &= VNET_NEEDS_CSUM
-        frame.vnet.csum_start += growth
+        frame.vnet.csum_start += <int>hop.header_length - <int>p.links[packet.link].header_length
         if frame.vnet.gso_type != GSO_NONE:
             frame.vnet.hdr_len = <uint16_t>(hop.header_length + headers_of(packet))
-        queue_frame(p, hop, packet.ip, packet.length, &frame.vnet, 1)
-    else:
-        queue_frame(p, hop, packet.ip, packet.length, NULL, 1)
+        vnet = &frame.vnet
+    queue_frame(p, hop, packet.ip, packet.length, vnet, 1)
     return verdict.FORWARDED

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, sockaddr_ll
+from fastmasq.ring.abi cimport VnetHeader, iovec, mmsghdr, msghdr, sockaddr_ll
+from fastmasq.wire.branches cimport unlikely
 
 cdef enum:
     BATCH = 64                  # frames received, and sent, at a time
@@ -104,11 +105,40 @@ cdef int ring_receive(Ring *ring, Frame *frames, int most) noexcept nogil
 cdef void ring_release(Ring *ring) noexcept nogil
 cdef bint ring_pending(const Ring *ring) noexcept nogil
 cdef uint64_t ring_next_ns(const Ring *ring) noexcept nogil
-cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil
-cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil
-cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil
 cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil
 cdef Sent sender_flush(Sender *sender) noexcept nogil
+cdef void send_queued(Sender *sender) noexcept nogil
+
+
+cdef inline void sender_reserve(Sender *sender, int pieces) noexcept nogil:
+    """Make room for a frame of at most VECTORS pieces, so that queueing and appending them flushes nothing."""
+    if unlikely(sender.count == BATCH or sender.vector_count + pieces > VECTORS):
+        send_queued(sender)
+
+
+cdef inline void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil:
+    """Add a frame (virtio header first, where the socket has them) to the batch; it must stay until the flush.
+
+    weight is how many packets end with it, should the kernel refuse it, or a Weight.
+    """
+    cdef msghdr *message
+    cdef iovec *vector
+    sender_reserve(sender, 1)
+    vector = &sender.vectors[sender.vector_count]
+    vector.iov_base, vector.iov_len = start, length
+    message = &sender.messages[sender.count].msg_hdr
+    message.msg_iov, message.msg_iovlen = vector, 1
+    sender.weights[sender.count] = weight
+    sender.vector_count += 1
+    sender.count += 1
+
+
+cdef inline void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil:
+    """Add a piece to the frame queued last; there must be room for it, see sender_reserve."""
+    sender.vectors[sender.vector_count].iov_base = start
+    sender.vectors[sender.vector_count].iov_len = length
+    sender.messages[sender.count - 1].msg_hdr.msg_iovlen += 1
+    sender.vector_count += 1
 
 
 cdef class RxRing:

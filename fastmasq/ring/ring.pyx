@@ -363,33 +363,6 @@ cdef class RxRing:
 
 # -- sending ---------------------------------------------------------------------------------------------------------
 
-cdef void sender_reserve(Sender *sender, int pieces) noexcept nogil:
-    """Make room for a frame of at most VECTORS pieces, so that queueing and appending them flushes nothing."""
-    if sender.count == BATCH or sender.vector_count + pieces > VECTORS:
-        send_queued(sender)
-
-
-cdef void sender_queue(Sender *sender, uint8_t *start, uint32_t length, uint16_t weight) noexcept nogil:
-    """Add a frame (virtio header first, where the socket has them) to the batch; it must stay until the flush.
-
-    weight is how many packets end with it, should the kernel refuse it, or a Weight.
-    """
-    sender_reserve(sender, 1)
-    sender.messages[sender.count].msg_hdr.msg_iov = &sender.vectors[sender.vector_count]
-    sender.messages[sender.count].msg_hdr.msg_iovlen = 0
-    sender.weights[sender.count] = weight
-    sender.count += 1
-    sender_append(sender, start, length)
-
-
-cdef void sender_append(Sender *sender, void *start, uint32_t length) noexcept nogil:
-    """Add a piece to the frame queued last; there must be room for it, see sender_reserve."""
-    sender.vectors[sender.vector_count].iov_base = start
-    sender.vectors[sender.vector_count].iov_len = length
-    sender.messages[sender.count - 1].msg_hdr.msg_iovlen += 1
-    sender.vector_count += 1
-
-
 cdef uint8_t *sender_scratch(Sender *sender) noexcept nogil:
     """Return a buffer for a packet of our own: SCRATCH_FRAME - HEADROOM octets, HEADROOM before it, until the flush.
 

@@ -12,13 +12,15 @@ from fastmasq.path.reply cimport reply_error
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport Sender, Sent, sender_flush
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport likely
 
 
 cdef inline void finish(Path *p, const Packet *packet, Outcome outcome) noexcept nogil:
+    if likely(outcome == verdict.FORWARDED):
+        return
     if outcome == verdict.DELIVERED:
         p.delivered += 1
-    elif unlikely(outcome != verdict.FORWARDED and outcome != verdict.WAITING):
+    elif outcome != verdict.WAITING:
         p.drops[outcome] += 1
         if p.observation != NULL:
             observation.note_dropped(p.observation, &p.table.secret, packet, outcome)

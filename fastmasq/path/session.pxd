@@ -102,6 +102,11 @@ cdef inline uint32_t known_link(int direction, int link) noexcept nogil:
     return <uint32_t>link << (4 * direction)
 
 
+cdef inline uint32_t link_of(const Session *s, int direction) noexcept nogil:
+    """Return the link that packets of a flow are known to come by."""
+    return s.known >> (4 * direction) & EVERY_LINK
+
+
 cdef inline uint32_t known_by(const Path *p, int direction, int link, int other_link) noexcept nogil:
     """Return what a session knows once packets of the flow `direction` come by `link`, and the other's by `other_link`."""
     return (p.generation << 8) | known_link(direction, link) | known_link(1 - direction, other_link)
@@ -125,9 +130,8 @@ cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int di
 
 
 cdef inline Outcome check_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
-    """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly one comparison."""
-    cdef uint32_t other = known_link(1 - direction, EVERY_LINK)
-    if likely((s.known | other) == ((p.generation << 8) | known_link(direction, packet.link) | other)):
+    """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly that is known."""
+    if likely(s.known >> 8 == p.generation and link_of(s, direction) == packet.link):
         return verdict.GOES_ON
     return judge_link(p, packet, s, direction)
 

@@ -14,13 +14,12 @@ from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
 from fastmasq.wire cimport icmp, ipv4, numbers, tcp, udp
-from fastmasq.wire.branches cimport likely, unlikely
 from fastmasq.wire.octets cimport load16
 
 
 cdef inline Outcome check_ttl(Packet *packet) noexcept nogil:
     """Whether a packet may go one link further (RFC 1812 section 5.3.1)."""
-    if likely(packet.ip[ipv4.TTL] > 1):
+    if packet.ip[ipv4.TTL] > 1:
         return verdict.GOES_ON
     return refused(packet, verdict.TTL_EXCEEDED, icmp.TIME_EXCEEDED, 0, 0)
 
@@ -55,15 +54,22 @@ cdef inline Outcome may_leave(Path *p, Packet *packet) noexcept nogil:
         outcome = check_ttl(packet)
         if outcome != verdict.GOES_ON:
             return outcome
-    if unlikely(p.senders[hop.link] == NULL):
+    if p.senders[hop.link] == NULL:
         return verdict.LINK_DOWN            # detached, and the routes have not followed yet
-    if unlikely(packet.length > hop.mtu):
+    if packet.length > hop.mtu:
         outcome = fit_size(packet)
         if outcome != verdict.GOES_ON:
             return outcome
-    if unlikely(hop.state != links.HOP_VALID):
+    if hop.state != links.HOP_VALID:
         return hold(p, packet)
     return verdict.GOES_ON
+
+
+cdef inline bint has_clear_way(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether nothing that `may_leave` asks for is in a packet's way, which is so of nearly all: it need not be asked then."""
+    cdef const Hop *hop = packet.hop
+    return (packet.ip[ipv4.TTL] > 1 and p.senders[hop.link] != NULL and packet.length <= hop.mtu
+            and hop.state == links.HOP_VALID)
 
 
 cdef inline Outcome refuse_route(Packet *packet, const Route *way) noexcept nogil:

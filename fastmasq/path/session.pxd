@@ -211,9 +211,10 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
         return leave.tell_no_hop(p, packet, s.flow[direction].daddr, outcome)
     if unlikely(packet.guessed) and s.flow[direction].path_mtu:
         mind_path_mtu(packet, s.flow[direction].path_mtu)
-    outcome = leave.may_leave(p, packet)
-    if outcome != verdict.GOES_ON:
-        return outcome
+    if unlikely(not leave.has_clear_way(p, packet)):
+        outcome = leave.may_leave(p, packet)
+        if outcome != verdict.GOES_ON:
+            return outcome
     if p.chains != NULL and direction == rows.OUTBOUND and packet.side != keys.LOCAL and not p.chains.default_forward:
         outcome = filter.ask_forward(p, packet)
         if outcome != verdict.GOES_ON:

@@ -182,7 +182,7 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
     cdef Ends ends
-    if unlikely(s.mapping != rows.NONE and trackers.is_control(p, row, flow, packet)):
+    if unlikely(trackers.is_control(p, row, flow, packet) and s.mapping != rows.NONE):
         outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
         if outcome != verdict.GOES_ON:
             return outcome

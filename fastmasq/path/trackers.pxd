@@ -18,7 +18,7 @@ from fastmasq.wire cimport esp, gre, numbers, tcp
 
 cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Packet *packet) noexcept nogil:
     """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
-    if not p.follows_pptp or packet.protocol != numbers.TCP:
+    if packet.protocol != numbers.TCP or not p.follows_pptp:
         return False
     if (packet.ends.did != numbers.PPTP_PORT and packet.ends.sid != numbers.PPTP_PORT and flow.did != numbers.PPTP_PORT
             and flow.sid != numbers.PPTP_PORT):

@@ -17,6 +17,7 @@ _PORT = 9000
 _EVERY_S = 0.001
 _FIRST_PORT, _PORTS = 1024, 60_000
 _AT_ONCE, _PAUSE_S = 500, 0.01  # so that no ring overflows
+_FIRST_S = 1.0  # after the first datagram, for the next hop to become known
 
 
 class Stream:
@@ -73,7 +74,7 @@ def settings(sessions: int, folder: str) -> str:
     capacity = max(100_000, sessions + 1000)
     return (
         f"[limits]\nsessions = {capacity}\nsessions_per_host = {capacity}\nports_per_host = 65535\n"
-        f'new_sessions_per_host = "0/s"\n[state]\ndirectory = "{folder}"\n'
+        f'new_sessions_per_host = "0/s"\nprefix = 0\n[state]\ndirectory = "{folder}"\n'
     )
 
 
@@ -84,6 +85,8 @@ def open_sessions(lab: Lab, sessions: int) -> None:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw,
     ):
         for number in range(sessions):
+            if number == 1:
+                time.sleep(_FIRST_S)
             remote, port = divmod(number, _PORTS)
             raw.sendto(struct.pack("!HHHH", _FIRST_PORT + port, 10_000 + remote, 8, 0), (SERVER_ADDRESS, UDP))
             if number % _AT_ONCE == _AT_ONCE - 1:

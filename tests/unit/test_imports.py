@@ -42,7 +42,7 @@ def test_a_forwarder_is_imported_without_what_it_never_calls():
         "    from fastmasq.config.load import load\n"
         "    from fastmasq.daemon.engine import run_forever\n"
     )
-    never = ("numpy.linalg", "numpy._typing", "numpy._core._add_newdocs", "ssl", "_ssl", "cryptography")
+    never = ("ssl", "_ssl", "cryptography")
     ours = [f"fastmasq.{folder}" for folder in ("advice", "deploy", "lab", "legacy", "migrate", "tools")]
     assert imported(code, *never, *ours, "click", "multiprocessing", "psutil", "rich", "tempfile") == []
 
@@ -51,9 +51,8 @@ def test_what_the_daemon_is_imported_without_can_be_had_afterwards():
     code = (
         "from fastmasq.daemon import lean\n"
         "with lean.imports():\n"
-        "    import asyncio, numpy as np\n"
+        "    import asyncio, numpy\n"
         "import gc, os, ssl\n"
-        "assert np.linalg.inv(np.eye(2)).shape == (2, 2) and ssl.OPENSSL_VERSION\n"
         "assert gc.isenabled() and 'OPENBLAS_NUM_THREADS' not in os.environ\n"
     )
-    assert imported(code, "numpy.linalg", "ssl") == ["numpy.linalg", "ssl"]
+    assert imported(code, "ssl") == ["ssl"]

@@ -14,11 +14,14 @@ _GONE = (errno.EPIPE, errno.ECONNRESET)  # the reader has seen enough, which nee
 
 
 def end(program: str, run: Callable[[], int]) -> int:
-    """Run a program, which returns its exit status, and write out what it printed; return the status to end with."""
+    """Run a program, which returns its exit status, and write out what it printed; return the status to end with.
+
+    Streams that are closed lead nowhere: else the next file, or socket, would be opened in their place.
+    """
+    _open_streams()
     try:
         status = _status_of(run)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status
     except OSError as error:
         if error.errno not in (*_FULL, *_GONE) or error.filename is not None:
@@ -30,6 +33,16 @@ def end(program: str, run: Callable[[], int]) -> int:
         return FAILED
 
 
+def _open_streams() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which is given the first number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
+
 def _status_of(run: Callable[[], int]) -> int:
     try:
         return run()
@@ -39,7 +52,7 @@ def _status_of(run: Callable[[], int]) -> int:
 
 def _let_go() -> None:
     """Have what a stream still holds, and does not take, go nowhere: else Python complains of it at its own end."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:

@@ -1,4 +1,4 @@
-"""Output that cannot be written: one line and status 1, of every program and for every stream."""
+"""Output that cannot be written is one line and status 1, of every program and stream; closed ones do no harm."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def test_output_that_cannot_be_written_is_one_line(forwarder, argv: list[str], n
 def test_errors_that_cannot_be_written_are_status_1(forwarder, words: list[str]) -> None:
     done = on_a_full_disk([*PROGRAM, *words], forwarder, "stderr")
     assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("words", [["sessions"], ["status"], ["check", "--sample"], ["statsu"]], ids=" ".join)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_nothing_else(forwarder, words: list[str], closed: str) -> None:
+    environment = {**os.environ, "FASTMASQ_SOCKET": forwarder.path}
+    options = {"text": True, "env": environment, "timeout": 30, "capture_output": True, "stdin": subprocess.DEVNULL}
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, *words], **options)
+    expected = subprocess.run([*PROGRAM, *words], **options)
+    assert done.returncode == expected.returncode
+    assert done.stdout in ("", expected.stdout) and done.stderr in ("", expected.stderr)
+    assert (">&-" not in closed.split()) or not done.stdout

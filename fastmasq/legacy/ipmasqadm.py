@@ -10,7 +10,8 @@ from typing import Any
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw, proc
 from fastmasq.legacy.force import takes_force
-from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, host_name, service_name
+from fastmasq.legacy.ipmasqadm_request import Failed, Request, find_address, service_name
+from fastmasq.legacy.names import Names
 from fastmasq.legacy.tokens import whole
 from fastmasq.policy.forwards import (
     LARGEST_PREFERENCE,
@@ -153,7 +154,7 @@ def _preference(text: str) -> int:
 def listing(forwards: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[str]:
     """Yield the lines of `ipmasqadm portfw -l`, UDP first, for what the control method `forwards` returns."""
     yield _ROW.format("prot", "localaddr", "rediraddr", "lport", "rport", "pcnt", "pref")
-    host: Callable[[str], str] = str if numeric else host_name
+    host: Callable[[str], str] = str if numeric else Names().describe_text
     for protocol, listen, port, target, step in _entries(forwards):
         ports = [port, target["port"] + step]
         if not numeric:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.legacy import proc
-from fastmasq.legacy.ipmasqadm_request import Refused, Request, find_address, host_name, service_name
+from fastmasq.legacy.ipmasqadm_request import Refused, Request, find_address, service_name
+from fastmasq.legacy.names import Names
 from fastmasq.policy.forwards import ANY, PREFERENCE
 from fastmasq.policy.marks import Change, MarkTarget
 
@@ -159,10 +160,10 @@ def _port(text: str, *, numeric: bool) -> int | None:
 def listing(targets: Iterable[dict[str, Any]], *, numeric: bool) -> Iterator[str]:
     """Yield the lines of `ipmasqadm mfw -L` for what the control method `marks` returns."""
     yield _ROW.format("fwmark", "rediraddr", "rport", "pcnt", "pref")
+    host: Callable[[str], str] = str if numeric else Names().describe_text
     for one in in_order(targets):
-        address = one["address"] if numeric else host_name(one["address"])
         port = str(one["port"]) if numeric else service_name(one["port"], "tcp")
-        yield _ROW.format(one["mark"], address, port, one["left"], one["preference"])
+        yield _ROW.format(one["mark"], host(one["address"]), port, one["left"], one["preference"])
 
 
 def proc_lines(targets: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -54,14 +54,6 @@ def find_address(text: str, *, numeric: bool) -> str | None:
         return None
 
 
-def host_name(address: str) -> str:
-    """Return the name of a host, or its address if it has none."""
-    try:
-        return socket.gethostbyaddr(address)[0]
-    except OSError:
-        return address
-
-
 def service_name(port: int, protocol: str) -> str:
     """Return the name of a port, or its number if it has none."""
     try:

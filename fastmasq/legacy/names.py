@@ -52,6 +52,11 @@ class Names:
         """Return the name of a host or of a network, else the dotted quad."""
         return self._host_name(address) or self._network_names.get(address) or write_dotted(address)
 
+    def describe_text(self, host: str) -> str:
+        """Return the name of a dotted quad; any other text as it is."""
+        address = read_dotted(host)
+        return host if address is None else self.describe(address)
+
     def port(self, service: str, protocol: int) -> int | None:
         """Return the port of a service of TCP or UDP, None when it is not known."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import msgspec
@@ -315,6 +316,24 @@ def test_5_5_mfw_example_1_a_mark_and_its_listing(running: Running):
         "0x1 > 0A000002    80    10    10",
     ]
     assert {len(line) for line in lines} == {63}
+
+
+def test_listings_ask_no_name_server_again_that_is_not_there(running: Running, monkeypatch):
+    asked = []
+
+    def nobody(address: str) -> None:
+        asked.append(address)
+        raise socket.herror(2, "Host name lookup failure")
+
+    monkeypatch.setattr(socket, "gethostbyaddr", nobody)
+    for host in ("10.0.0.2", "10.0.0.3"):
+        do(run_ipmasqadm, f"mfw -A -m 1 -r {host} 80", running)
+    lines = do(run_ipmasqadm, "mfw -L", running)
+    assert [line.split()[1] for line in lines[1:]] == ["10.0.0.2", "10.0.0.3"]
+    assert len(asked) == 1
+    do(run_ipmasqadm, "portfw -a -P tcp -L 200.200.200.200 8080 -R 10.0.0.2 80", running)
+    assert do(run_ipmasqadm, "portfw -l", running)[1].split()[1:3] == ["200.200.200.200", "10.0.0.2"]
+    assert len(asked) == 2
 
 
 def test_5_5_mfw_examples_2_to_5_hosts_of_a_mark(running: Running):

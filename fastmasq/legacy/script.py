@@ -57,12 +57,14 @@ It returns one of the requests in requests.py and raises FastmasqError."""
 
 _NEEDS_SHELL = "needs a shell; run the script with sh, and fastmasq's programs in its PATH"
 _NOT_SAID = "needs a shell, or is a mistake; `fastmasq check` says what it is"
-_SHELLS = ("sh", "ash", "bash", "csh", "dash", "ksh", "tcsh", "zsh", "fastmasq", "ipchains-restore")  # read other files
+_SHELLS = (
+    *("sh", "ash", "bash", "csh", "dash", "ksh", "tcsh", "zsh", "fastmasq", "ipchains-restore", "at", "batch"),
+)  # run what they read
 _RUNNERS = (
     *("busybox", "chroot", "doas", "env", "ionice", "nice", "nohup", "nsenter", "setsid", "stdbuf", "su", "sudo"),
     *("time", "timeout", "unshare", "xargs"),
 )  # run the program among their words
-_SOMETIMES_RUNNERS = ("find", "ip")
+_NAMED = re.compile(rf"(?<![\w.-])({'|'.join(READERS)})(?![\w.-])")  # in a word, perhaps of another language
 _POSIX_SHELLS = ("sh", "ash", "bash", "dash", "ksh", "zsh", "busybox")
 _INTERPRETER = re.compile(r"#!\s*(\S*/env\s+(?:-S\s+)?)?(\S+)")
 _OTHER_FORMS = (  # how the first line of rules begins that are no script
@@ -72,6 +74,11 @@ _OTHER_FORMS = (  # how the first line of rules begins that are no script
 )
 _MODULES = ("modprobe", "insmod", "rmmod", "depmod")
 _SILENT = ("echo", "printf", "true", "false", "test", "[", "cd", "umask", "sleep", "wait")
+_LOOKING = (  # only look for, show or handle what is called like one of our programs, or run it elsewhere
+    *("which", "type", "hash", "whereis", "locate", "ls", "stat", "file", "rpm", "dpkg", "cat", "head", "tail", "more"),
+    *("less", "man", "grep", "egrep", "fgrep", "ps", "pidof", "pgrep", "pkill", "killall", "touch", "rm", "mkdir"),
+    *("cp", "mv", "ln", "chmod", "chown", "logger", "lsmod", "chkconfig", "update-rc.d", "rc-update", "ssh", "rsh"),
+)
 _SETTINGS = "/proc/sys/net/ipv4/"
 _HARMLESS = ("exists", "no rule", "no chain")  # why clearing away or making a chain may fail in a script run again
 _TAKING_AWAY = ("delete", "withdraw")  # port forwards and redirects
@@ -346,7 +353,7 @@ def _is_script(command: str) -> bool:
 
 def _may_run_ours(program: str, command: Command) -> bool:
     """Whether a program may run one of ours, which is among its words."""
-    if program not in (*_RUNNERS, *_SOMETIMES_RUNNERS):
+    if program in (*_SILENT, *_MODULES, *_LOOKING):
         return False
-    are_named = any(name in word for word in command.words[1:] for name in READERS)
+    are_named = any(_NAMED.search(word) for word in command.words[1:])
     return are_named or (bool(command.doubt) and program in _RUNNERS)

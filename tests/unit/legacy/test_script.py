@@ -109,6 +109,11 @@ def test_a29_a_whole_script():
         ("ipchains-restore < /etc/ipchains.rules", 1, "'ipchains-restore' needs a shell"),
         ("ip netns exec x ipchains -F", 1, "'ip' needs a shell"),
         ("sudo /sbin/ipchains -F", 1, "'sudo' needs a shell"),
+        ("flock /var/lock/fw ipchains -F", 1, "'flock' needs a shell"),
+        ("start-stop-daemon --start --exec /sbin/ipchains -- -F", 1, "'start-stop-daemon' needs a shell"),
+        ("awk 'BEGIN { system(\"/sbin/ipchains -F\") }'", 1, "'awk' needs a shell"),
+        ("service ipchains restart", 1, "'service' needs a shell"),
+        ("at now <<END\nipchains -F\nEND", 1, "'at' needs a shell"),
         ("grep x /y || exit 1\nipchains -F", 1, "'exit' is run or not by what stands before ||"),
         (
             "echo 5 > /proc/sys/net/ipv4/ip_dynaddr && x || echo 1 > /proc/sys/net/ipv4/ip_dynaddr",
@@ -153,6 +158,13 @@ def test_the_text_of_a_here_document_is_no_rule():
 
 def test_listings_may_go_where_they_like():
     assert requests_of("ipchains -L -n >/var/log/rules 2>&1\nX=$(ipchains -L -n | wc -l)\n") == []
+
+
+@pytest.mark.parametrize(
+    "line", ["which ipchains", "FW=$(grep -l ipchains /x)", "touch /var/lock/subsys/ipchains", "lsmod | grep ipchains"]
+)
+def test_what_is_only_called_like_our_programs_is_passed_over(line):
+    assert len(requests_of(f"{line}\nipchains -F\n")) == 1
 
 
 def test_a_file_of_another_system_is_read_with_a_warning():

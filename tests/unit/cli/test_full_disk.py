@@ -41,13 +41,11 @@ def test_errors_that_cannot_be_written_are_status_1(forwarder, words: list[str])
     assert (done.returncode, done.stdout) == (1, "")
 
 
-@pytest.mark.parametrize("words", [["sessions"], ["status"], ["check", "--sample"], ["statsu"]], ids=" ".join)
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_changes_nothing_else(forwarder, words: list[str], closed: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "closed", "status"), [("sessions", ">&-", 0), ("sessions", "<&- >&- 2>&-", 0), ("statsu", "2>&-", 2)]
+)
+def test_a_stream_that_is_closed_does_no_harm(forwarder, word: str, closed: str, status: int) -> None:
     environment = {**os.environ, "FASTMASQ_SOCKET": forwarder.path}
-    options = {"text": True, "env": environment, "timeout": 30, "capture_output": True, "stdin": subprocess.DEVNULL}
-    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, *words], **options)
-    expected = subprocess.run([*PROGRAM, *words], **options)
-    assert done.returncode == expected.returncode
-    assert done.stdout in ("", expected.stdout) and done.stderr in ("", expected.stderr)
-    assert (">&-" not in closed.split()) or not done.stdout
+    argv = ["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, word]
+    done = subprocess.run(argv, text=True, env=environment, timeout=30, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

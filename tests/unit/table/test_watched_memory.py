@@ -59,7 +59,7 @@ def test_memory_that_is_not_watched_any_more_is_as_it_was() -> None:
 
 def test_a_fault_elsewhere_is_fatal_as_ever() -> None:
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, timeout=60)
-    assert done.returncode == -signal.SIGSEGV
+    assert done.returncode in (-signal.SIGSEGV, -signal.SIGABRT), "by AddressSanitizer's own handler"
 
 
 def test_more_writes_than_there_is_room_for() -> None:

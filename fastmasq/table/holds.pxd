@@ -1,9 +1,9 @@
 # External ports held down: for two minutes after their mapping has closed, late packets must not reach another host.
 #
-# RFC 6888 REQ-8. Until then a port is given to a host that had it and asks for it, or to anybody when no other port is left,
-# the longest held first. Ports held down wait in a queue for each pool, linked through their mapping rows: `host` has the next
-# port and the previous one, `sessions` the tick at which the port is free. In the manner of 1999 (rule C-2), where all ports
-# are given in turn, none is held.
+# RFC 6888 REQ-8. Until then a port is given to a host that had it and asks for it; to the inside endpoint that had it, if that is
+# back before another port is held; or to anybody when no other is left, the longest held first. Ports held down wait in a queue
+# for each pool, linked through their mapping rows: `host` has the next port and the previous one, `sessions` the tick at which
+# the port is free. In the manner of 1999 (rule C-2), where all ports are given in turn, none is held.
 
 from libc.stdint cimport uint16_t, uint32_t
 
@@ -84,6 +84,13 @@ cdef inline bint was_of(const Table *t, int pool, uint16_t port, uint32_t addres
     """Whether a port is held down, may still be given, and had this host as its last owner."""
     cdef const Mapping *mapping = &t.mappings[rows.mapping_row(pool, port)]
     return mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == address and ports.is_allowed(&t.pools[pool], port)
+
+
+cdef inline bint was_last_of(const Table *t, int pool, uint32_t address, uint16_t id) noexcept nogil:
+    """Whether the port that is held down since last may still be given, and had this inside endpoint as its owner."""
+    cdef uint16_t port = t.held[pool].last
+    cdef const Mapping *mapping = &t.mappings[rows.mapping_row(pool, port)]
+    return port and mapping.address == address and mapping.id == id and ports.is_allowed(&t.pools[pool], port)
 
 
 cdef inline int longest_held(const Table *t, int pool, bint low) noexcept nogil:

@@ -137,10 +137,14 @@ cdef inline int choose_port(Table *t, int pool, int port_class, uint32_t address
         return wanted
     else:
         choice = ports.first_choice(wanted, keep_parity, hash)
-        # it reads a row that has to be waited for: only where there can be something
-        if t.held[pool].first and not ports.is_free(&t.pools[pool], choice) and holds.was_of(t, pool, choice, address):
-            holds.end_hold(t, pool, choice)
-            return choice
+        if t.held[pool].first:      # what follows reads rows that have to be waited for: only where there can be something
+            if not ports.is_free(&t.pools[pool], choice) and holds.was_of(t, pool, choice, address):
+                holds.end_hold(t, pool, choice)
+                return choice
+            if holds.was_last_of(t, pool, address, wanted):     # a packet that turns round and waits opens its session twice
+                port = t.held[pool].last
+                holds.end_hold(t, pool, <uint16_t>port)
+                return port
         port = ports.choose_port(&t.pools[pool], wanted, keep_parity, choice, hash)
     if port != ports.NO_PORT:
         ports.take_port(&t.pools[pool], <uint16_t>port)

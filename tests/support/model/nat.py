@@ -105,6 +105,7 @@ class Model:
         self.by_inside: dict[tuple[int, int, int], Mapping] = {}  # (protocol, address, id)
         self.by_external: dict[tuple[int, int], Mapping] = {}  # (protocol, external id)
         self.held_down: dict[tuple[int, int], tuple[int, int]] = {}  # (protocol, external id): last owner, end (ns)
+        self.last: dict[tuple[int, int, int], int] = {}  # external id that an inside endpoint had last
         self.choices: dict[tuple[int, int, int], list[tuple[int, frozenset[int]]]] = {}  # what endpoints were given, of
         self.plain: dict[tuple[int, int], PlainSession] = {}  # (protocol, remote address)
         self.programs: dict[tuple, ProgramSession] = {}  # (protocol, client's link, client, what it asked for)
@@ -387,10 +388,11 @@ class Model:
     def external_id(self, protocol: int, host: int, wanted: int) -> int:
         """Return the port of a new mapping: the inside one if free, else any like it (RFC 4787 REQ-3a, REQ-4).
 
-        A port held down (RFC 6888 REQ-8) is free for its last owner, if it is the inside one, and may be otherwise;
-        when nothing else is left, the one held longest is free for anybody, any of them if several were closed at the
-        same time. Which is up to the translator, but of the same free ports an endpoint is always given the same.
-        Raises Refused when there is none, WrongPort when the observed one is not among those that may be given.
+        A port held down (RFC 6888 REQ-8) is free for its last owner, if it is the inside one, and may be if it is like
+        that or was the endpoint's; when nothing else is left, the one held longest is free for anybody, any of them if
+        several were closed at the same time. Which is up to the translator, but of the same free ports an endpoint is
+        always given the same. Raises Refused when there is none, WrongPort when the observed one is not among those
+        that may be given.
         """
         allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
         ends = {id: end for (kind, id), (_, end) in self.held_down.items() if kind == protocol and id in allowed}
@@ -405,7 +407,8 @@ class Model:
             left = {id: end for id, end in ends.items() if id >= LOW_PORTS or low_too}
             candidates = {id for id, end in left.items() if end == min(left.values())}
         mine = {id for id, owner in held.items() if owner == host}
-        chosen = self.given(candidates | (mine if protocol == ICMP else like(mine, wanted)), wanted)
+        back = mine & {self.last.get((protocol, host, wanted))}
+        chosen = self.given(candidates | back | (mine if protocol == ICMP else like(mine, wanted)), wanted)
         self.check_choice((protocol, host, wanted), chosen, alike)
         return chosen
 
@@ -423,14 +426,13 @@ class Model:
 
     def check_choice(self, endpoint: tuple[int, int, int], chosen: int, free: set[int]) -> None:
         """Raise WrongPort if an endpoint was given another port before, although both were free then and are now."""
-        if self.observed.port is None:
+        if self.observed.port is None or chosen not in free:
             return
         before = self.choices.setdefault(endpoint, [])
         for port, others in before:
             if port != chosen and port in free and chosen in others:
                 raise WrongPort(f"external port {chosen} for inside port {endpoint[2]}: it was {port} before")
-        if chosen in free:
-            before.append((chosen, frozenset(free)))
+        before.append((chosen, frozenset(free)))
 
     # -- inbound ----------------------------------------------------------------------------------------------------
 
@@ -939,6 +941,7 @@ class Model:
             del self.by_inside[mapping.protocol, mapping.address, mapping.id]
             del self.by_external[mapping.protocol, mapping.external_id]
             self.held_down[mapping.protocol, mapping.external_id] = (mapping.address, self.now_ns + HOLD_DOWN)
+            self.last[mapping.protocol, mapping.address, mapping.id] = mapping.external_id
 
     def sessions(self) -> Iterator[Session]:
         """Return the sessions of all mappings."""

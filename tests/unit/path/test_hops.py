@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from fastmasq.path.rows import LOCAL, link_row
+from fastmasq.table.forward_table import ForwardTable
+from tests.support.adoption import HELD_DOWN
 from tests.support.harness import HOWTO_ROUTES, LINKS, STATION_MAC, Harness, address, unicast
 from tests.support.packets import decode, udp
 from tests.support.path_network import GATEWAY_OUT, HERE, OTHER_HOST, THERE, only
+from tests.support.tables import CLASS, EXTERNAL, UDP
 
 ROUTES = [*HOWTO_ROUTES, ("172.16.0.0/12", unicast("outside"))]  # neighbours outside, without a router between
 ROWS = 16384
@@ -58,6 +61,18 @@ def test_packets_do_not_wait_for_a_neighbour_that_is_expected() -> None:
     assert harness.forwarder.used_hops() == {(OUTSIDE, hop): 100}
     assert harness.forwarder.set_neighbour(OUTSIDE, hop, bytes(5) + b"\x07")
     assert only(harness.send("inside", udp(HERE, neighbour(1), b"x"))).link == "outside"
+
+
+@pytest.mark.parametrize("sender", ["10.0.1.0", "10.0.1.1", "10.0.1.2"])
+def test_a_packet_that_turns_round_and_waits_has_the_port_that_it_was_given_first(sender: str) -> None:
+    """While a forward has no room, who serves a packet depends on the port it was given: the hop may be another one."""
+    harness = Harness(ports=(1024, 40001))
+    targets = [(address("10.0.0.2"), 55, 1), (address("10.0.0.3"), 53, 1)]
+    ForwardTable(harness.table, half_open_limit=1).place(EXTERNAL, CLASS[UDP], 1025, targets)
+    assert only(harness.send("outside", udp(THERE, ("200.200.200.200", 1025), b"x"))).link == "inside"
+    turned = only(harness.send("inside", udp((sender, 1025), ("200.200.200.200", 1025), b"x")))
+    assert decode(turned.packet).source_port == 40001, "of the same parity"
+    assert not (harness.table.mappings["in_use"] == HELD_DOWN).any()
 
 
 def test_most_rows_are_left_for_neighbours_that_packets_want() -> None:

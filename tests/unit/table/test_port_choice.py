@@ -200,6 +200,16 @@ def test_a_session_that_ended_and_comes_back_has_its_port_again_also_while_it_is
     assert len(set(ports)) == 1 and ports[0] != 40000
 
 
+def test_an_endpoint_that_comes_back_at_once_has_its_port_again_though_it_was_no_first_choice() -> None:
+    table = make_table((1024, 2000, 40001))
+    for _ in range(2):
+        row = opened(table, UDP, 1025)
+        assert external_port(table, row) == 40001
+        table.close(row)
+    assert external_port(table, opened(table, UDP, 1027)) in (1024, 2000), "another endpoint's"
+    assert external_port(table, opened(table, UDP, 1025, host=OTHER_HOST)) in (1024, 2000), "another host's"
+
+
 def test_the_port_depends_on_host_port_and_class() -> None:
     ends = [(protocol, host, port) for protocol in (TCP, UDP) for host in (HOST, HOST + 1) for port in (40000, 40002)]
     table = make_table()

@@ -19,7 +19,8 @@
 # * An external address is taken away before the rows of its mappings are emptied, and put there after.
 #
 # keep_order (order.pxd) stands where a compiler could change that; a processor shows others what it writes in its order once
-# the writer is dead.
+# the writer is dead. tests/support/stopped.py holds the built code to it: a table, and the path, are stopped at each of their
+# writes, and what is left is adopted, and compared with what the executable model knew.
 #
 # Nothing here allocates, and no call does an unbounded amount of work except the choice of a port from a nearly empty pool
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888

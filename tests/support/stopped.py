@@ -14,10 +14,10 @@ from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import CLASS_NONE, STATES
 from tests.support import killed
 from tests.support.adoption import adopted, assert_consistent, holds, shared
-from tests.support.comparison import Comparison
+from tests.support.comparison import PROGRAM_RULES, AnySession, Comparison
 from tests.support.model import tcp
 from tests.support.model.nat import Model
-from tests.support.model.state import PlainSession, Session, Settings, Verdict
+from tests.support.model.state import Settings, Verdict
 from tests.support.model.subjects import PathSubject
 from tests.support.model.wire import Parsed, Rewriter
 from tests.support.tables import EXTERNAL, PROTOCOLS, make_table
@@ -127,7 +127,7 @@ class StoppedPath(Comparison):
     is known of a connection was known at some moment of the packet. It is the same with ports held down.
     """
 
-    settings = replace(Comparison.settings, sessions=CAPACITY)
+    settings = replace(Comparison.settings, sessions=CAPACITY, programs=PROGRAM_RULES)
     every = 1
     count = 0  # stops of all paths
 
@@ -158,7 +158,7 @@ class StoppedPath(Comparison):
         moments = [*self.model.moments, known_by(self.model)]
         for left in self.stops.left():
             table, dropped = adopted(left, CAPACITY, began)
-            assert dropped.keys() <= {"proxy"}, dropped
+            assert dropped == {}
             assert_known(known_in(table), moments)
             assert_consistent(table, (EXTERNAL,))
 
@@ -182,14 +182,12 @@ def assert_known(found: dict[Key, Facts], moments: list[dict[Key, Facts]]) -> No
 def known_by(model: Model) -> dict[Key, Facts]:
     """Return what the specification knows that should outlive the process: sessions, and ports held down."""
     known: dict[Key, Facts] = {
-        (session.protocol, *model.ends(session)): facts_of(session)
-        for session in model.all_sessions()
-        if isinstance(session, Session | PlainSession)
+        (session.protocol, *model.ends(session)): facts_of(session) for session in model.all_sessions()
     }
     return known | {(HELD, *port): {"for": address} for port, (address, _) in model.held_down.items()}
 
 
-def facts_of(session: Session | PlainSession) -> Facts:
+def facts_of(session: AnySession) -> Facts:
     facts: Facts = {"state": session.state}
     for direction, end in (session.connection.ends if session.connection else {}).items():
         facts |= {f"{direction} {name}": getattr(end, name) for name in ("end", "ack", "edge")}

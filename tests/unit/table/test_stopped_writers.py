@@ -18,7 +18,7 @@ PORTS = range(2000, 2100)
 
 
 def test_a_table_that_stops_leaves_all_its_sessions() -> None:
-    assert stopped.stop_story(1, steps=200, every=11) > 200
+    assert stopped.stop_story(1, steps=150, every=11) > 150
 
 
 class StoppedPath(stopped.StoppedPath):

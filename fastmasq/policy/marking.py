@@ -8,12 +8,12 @@ import numpy as np
 
 from fastmasq.policy.chains import ANY_PORT, INPUT, TARGETS, Match, Rule, RuleSet
 from fastmasq.policy.marks import MarkTarget
-from fastmasq.wire.numbers import TCP, UDP
+from fastmasq.wire.numbers import CLASS_TCP, CLASS_UDP, TCP, UDP
 
 WIDE = 1024  # a rule that names more ports than that names none: the host needs some for itself
 
 _PORTS = 65536
-_CLASSES = {TCP: 0, UDP: 1}  # rows of ports by protocol
+_CLASSES = {TCP: CLASS_TCP, UDP: CLASS_UDP}  # by protocol
 
 
 def marked_ports(rules: RuleSet, marks: Iterable[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 from fastmasq.control.client import call
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from fastmasq.legacy import ipmasqadm_autofw, ipmasqadm_mfw
-from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, round_trip
+from tests.support.lab_network import ECHO_PORT, INSIDE_ADDRESS, Network, eventually, round_trip
 
 PROGRAMS = Path(sys.executable).parent  # where console scripts are installed
 SECOND_INSIDE = "10.0.0.3"
@@ -71,6 +71,7 @@ def test_5_5_autofw_example_2_a_control_connection_opens_the_range_for_its_peer(
     )  # a program of the gateway's on the very port: the guard keeps packets from it
     public = (EXTERNAL_ADDRESS, 6970)
     server.sendto(b"too early", public)
+    eventually(lambda: net.drops() == {"no_session": 1})  # the links' rings are emptied one after the other
     net.connect("inside", (SERVER_ADDRESS, 7070))
     stranger.sendto(b"not asked", public)
     assert arrives(server, player, public, b"sound") == (SERVER_ADDRESS, server.getsockname()[1])

@@ -8,14 +8,12 @@ Counted from the moment the program is called. The machine should be idle otherw
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 
 import click
 
 from fastmasq.lab.forwarder import Fastmasq
-from fastmasq.lab.topology import Lab
-from fastmasq_bench.stream import Stream, flowing, open_sessions, settings
+from fastmasq_bench.stream import Stream, carried
 
 SETTLE_S = 1.0  # between two starts
 
@@ -24,12 +22,11 @@ def _start_again(fastmasq: Fastmasq, stream: Stream) -> float:
     """Kill it and start it again; return the seconds from the call to the first datagram."""
     fastmasq.process.kill()
     fastmasq.process.wait()
-    before = len(stream.arrived)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), len(stream.arrived)
     fastmasq.install()
     while len(stream.arrived) == before:
         time.sleep(0.001)
-    return next(at for _, at in stream.arrived[before:] if at > began) - began
+    return stream.arrived[before][1] - began
 
 
 @click.command()
@@ -38,23 +35,13 @@ def _start_again(fastmasq: Fastmasq, stream: Stream) -> float:
 def main(sessions: int, times: int) -> None:
     """Print a line for each start, and the median."""
     found = []
-    lab = Lab("starts", "direct")
-    lab.up()
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
-            Fastmasq(lab, settings(sessions, folder)) as fastmasq,
-            flowing(lab) as stream,
-        ):
-            open_sessions(lab, sessions)
-            for _ in range(times):
-                time.sleep(SETTLE_S)
-                found.append(_start_again(fastmasq, stream))
-                said = fastmasq.ask("status")
-                anew = said["sessions"]["opened_total"]
-                click.echo(f"{found[-1] * 1000:.0f} ms; adopted {said['adopted']['sessions']} sessions, {anew} anew")
-    finally:
-        lab.down()
+    with carried("starts", sessions) as (fastmasq, stream):
+        for _ in range(times):
+            time.sleep(SETTLE_S)
+            found.append(_start_again(fastmasq, stream))
+            said = fastmasq.ask("status")
+            anew = said["sessions"]["opened_total"]
+            click.echo(f"{found[-1] * 1000:.0f} ms; adopted {said['adopted']['sessions']} sessions, {anew} anew")
     click.echo(f"median of {times}: {statistics.median(found) * 1000:.0f} ms")
 
 

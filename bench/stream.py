@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastmasq.lab import hosts
+from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
 from fastmasq.wire.numbers import UDP
 
@@ -60,7 +62,20 @@ class Stream:
 
 
 @contextmanager
-def flowing(lab: Lab) -> Iterator[Stream]:
+def carried(prefix: str, sessions: int) -> Iterator[tuple[Fastmasq, Stream]]:
+    """Have a stream go through a fastmasq in a lab meanwhile, which so many sessions have been opened in beside it."""
+    with (
+        Lab(prefix, "direct") as lab,
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        Fastmasq(lab, _settings(sessions, folder)) as fastmasq,
+        _flowing(lab) as stream,
+    ):
+        _open_sessions(lab, sessions)
+        yield fastmasq, stream
+
+
+@contextmanager
+def _flowing(lab: Lab) -> Iterator[Stream]:
     """Have a stream flow meanwhile."""
     stream = Stream(lab)
     try:
@@ -69,7 +84,7 @@ def flowing(lab: Lab) -> Iterator[Stream]:
         stream.end()
 
 
-def settings(sessions: int, folder: str) -> str:
+def _settings(sessions: int, folder: str) -> str:
     """Return the head of a configuration by which one inside host may have so many sessions, kept in a folder."""
     capacity = max(100_000, sessions + 1000)
     return (
@@ -78,7 +93,7 @@ def settings(sessions: int, folder: str) -> str:
     )
 
 
-def open_sessions(lab: Lab, sessions: int) -> None:
+def _open_sessions(lab: Lab, sessions: int) -> None:
     """Open so many sessions by a datagram each: from _PORTS ports of the inside host to as many remotes as it takes."""
     with (
         hosts.entered(lab.namespace("inside")),

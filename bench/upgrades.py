@@ -8,15 +8,12 @@ The machine should be idle otherwise.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from itertools import pairwise
 
 import click
 
-from fastmasq.lab.forwarder import Fastmasq
-from fastmasq.lab.topology import Lab
-from fastmasq_bench.stream import flowing, open_sessions, settings
+from fastmasq_bench.stream import carried
 
 SETTLE_S = 1.0  # between two upgrades
 
@@ -35,25 +32,15 @@ def _losses(arrived: list[tuple[int, float]]) -> tuple[int, int, float]:
 def main(sessions: int, times: int) -> None:
     """Print a line for each time, and the medians."""
     found = []
-    lab = Lab("upgrades", "direct")
-    lab.up()
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
-            Fastmasq(lab, settings(sessions, folder)) as fastmasq,
-            flowing(lab) as stream,
-        ):
-            open_sessions(lab, sessions)
-            for _ in range(times):
-                time.sleep(SETTLE_S)
-                first = len(stream.arrived)
-                fastmasq.run_command("upgrade")
-                time.sleep(SETTLE_S)
-                found.append(_losses(stream.arrived[first - 1 :]))
-                adopted = fastmasq.ask("status")["adopted"]
-                click.echo("missing {}, twice {}, silence {:.1f} ms".format(*found[-1]) + f"; {adopted}")
-    finally:
-        lab.down()
+    with carried("upgrades", sessions) as (fastmasq, stream):
+        for _ in range(times):
+            time.sleep(SETTLE_S)
+            first = len(stream.arrived)
+            fastmasq.run_command("upgrade")
+            time.sleep(SETTLE_S)
+            found.append(_losses(stream.arrived[first - 1 :]))
+            adopted = fastmasq.ask("status")["adopted"]
+            click.echo("missing {}, twice {}, silence {:.1f} ms".format(*found[-1]) + f"; {adopted}")
     missing, _, silence = zip(*found, strict=True)
     click.echo(f"median: missing in a row {statistics.median(missing)}, silence {statistics.median(silence):.1f} ms")
 

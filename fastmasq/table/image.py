@@ -129,16 +129,23 @@ class Image:
         return rows
 
     def _convert(self, name: str, first: int, rows: np.ndarray) -> None:
-        array, ours = self._description[name], rows.view(_type(_NUMBERS[name], rows.itemsize))
+        array, ours = self._description[name], rows.view(row_type(_NUMBERS[name], rows.itemsize))
         sources = {number.name: _source(self._version, name, number.name) for number in _NUMBERS[name]}
         read = {one for source in sources.values() for one in source.names}
-        theirs = np.zeros(len(rows), _type((number for number in array.numbers if number.name in read), array.size))
+        theirs = np.zeros(len(rows), row_type((number for number in array.numbers if number.name in read), array.size))
         self._read(theirs.view("u1"), array.at + first * array.size)
         for path, source in sources.items():
             if theirs.dtype.fields.keys() >= set(source.names):
                 ours[path] = _held(source.make(*(theirs[each] for each in source.names)), ours.dtype[path])
             else:
                 ours[path] = _default(name, path)
+
+
+def row_type(numbers: Iterable[Number], size: int) -> np.dtype:
+    """Return the type of a row in which each of these numbers is a field by itself."""
+    fields = list(numbers)
+    names, types, places = ([getattr(number, part) for number in fields] for part in ("name", "type", "at"))
+    return np.dtype({"names": names, "formats": types, "offsets": places, "itemsize": size})
 
 
 def _source(version: int, name: str, path: str) -> Source:
@@ -169,12 +176,6 @@ def _numbers(dtype: np.dtype, path: str = "", at: int = 0) -> Iterator[Number]:
             yield from _numbers(kind, f"{path}.{name}" if path else name, at + offset)
     else:
         yield Number(path, dtype.str, at)
-
-
-def _type(numbers: Iterable[Number], size: int) -> np.dtype:
-    """Return the type of a row in which each of these numbers is a field by itself."""
-    names, types, places = zip(*((number.name, number.type, number.at) for number in numbers), strict=True)
-    return np.dtype({"names": names, "formats": types, "offsets": places, "itemsize": size})
 
 
 _OURS = {name: dtype for name, (dtype, _) in memory.lasting(1).items()}

@@ -27,27 +27,18 @@ def rewritten(capacity: int, buffer, change: Change) -> tuple[Description, bytes
     description, octets = {}, b""
     for name, ours in image.describe(capacity).items():
         rows = getattr(left, name)
-        was = rows.view(row_type(ours.numbers, ours.size))
+        was = rows.view(image.row_type(ours.numbers, ours.size))
         kept = {number.name: new for number in reversed(ours.numbers) if (new := change(number)) is not None}
         numbers, end = [], 0
         for new in kept.values():
             numbers.append(Number(new.name, new.type, end + _GAP))
             end = numbers[-1].end
-        theirs = np.zeros(len(rows), row_type(numbers, end))
+        theirs = np.zeros(len(rows), image.row_type(numbers, end))
         for path, number in zip(kept, numbers, strict=True):
             theirs[number.name] = was[path]
         description[name] = Array(len(octets), len(rows), end, tuple(numbers))
         octets += theirs.tobytes()
     return description, octets
-
-
-def row_type(numbers, size: int) -> np.dtype:
-    """Return the type of a row in which each of these numbers is a field by itself."""
-    fields = {"names": [], "formats": [], "offsets": []}
-    for number in numbers:
-        for field, value in zip(fields, (number.name, number.type, number.at), strict=True):
-            fields[field].append(value)
-    return np.dtype({**fields, "itemsize": size})
 
 
 def read(version: int, description: Description, octets: bytes) -> Image:

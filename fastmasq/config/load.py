@@ -64,7 +64,7 @@ def load(path: str | Path) -> Loaded:
 def parse(text: str, name: str) -> Loaded:
     """Read a configuration; `name` stands for the file in messages. Raises ConfigurationError as `load` does."""
     for number, line in enumerate(text.splitlines(), 1):
-        if line.count(".") > DEEPEST and line.partition("=")[0].count(".") > DEEPEST and _names_key(line):
+        if line.partition("=")[0].count(".") > DEEPEST and _names_key(line):
             raise ConfigurationError(f"{name}:{number}: a key of more than {DEEPEST} names; no key has so many")
     try:
         table = tomllib.loads(text)

@@ -38,14 +38,14 @@ def _owners(inodes: Collection[int]) -> dict[int, Program]:
     for pid in sorted(int(name) for name in os.listdir(_PROCESSES) if name.isdecimal()):
         if len(found) == len(wanted):
             break
-        for link in wanted.keys() & _open_files(pid):
+        for link in wanted.keys() & open_files(pid):
             with contextlib.suppress(OSError):
                 name = (_PROCESSES / str(pid) / "comm").read_text().strip()
                 found.setdefault(wanted[link], Program(name, pid))
     return found
 
 
-def _open_files(pid: int) -> set[str]:
+def open_files(pid: int) -> set[str]:
     """Return what a process has open, as its folder in /proc names it; nothing of one that is not ours to look at."""
     found = set()
     with contextlib.suppress(OSError), os.scandir(_PROCESSES / str(pid) / "fd") as entries:

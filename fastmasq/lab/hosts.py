@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmasq.errors import KernelError
+from fastmasq.kernel.programs import open_files
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
 PROC = Path("/proc")
@@ -153,10 +154,10 @@ def wait_for_port(process: subprocess.Popen, port: int, protocol: str = "tcp") -
     own = PROC / str(process.pid)
 
     def is_open() -> bool:
+        sockets = open_files(process.pid)
         try:
-            sockets = {os.readlink(file) for file in (own / "fd").iterdir()}
             tables = [file.read_text().splitlines()[1:] for file in (own / "net").glob(f"{protocol}*")]
-        except OSError:  # it is ending, or a file was closed while we looked
+        except OSError:  # it is ending
             return False
         for fields in (row.split() for table in tables for row in table):
             local, state, inode = fields[1], fields[3], fields[9]
@@ -164,8 +165,7 @@ def wait_for_port(process: subprocess.Popen, port: int, protocol: str = "tcp") -
                 return protocol != "tcp" or state == _TCP_LISTEN
         return False
 
-    wait_until(lambda: process.poll() is not None or is_open(), 5.0)
-    return process.poll() is None and is_open()
+    return wait_until(lambda: process.poll() is not None or is_open(), 5.0) and process.poll() is None
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -211,6 +211,21 @@ def test_checks_pass_through_the_kernel_and_fail_without_a_forwarder(lab: Lab) -
         scenario.check_ping(stage)
 
 
+def test_a_port_is_found_while_its_program_closes_other_files(lab: Lab) -> None:
+    busy = """import os, socket, threading
+port = socket.socket(type=socket.SOCK_DGRAM)
+port.bind(("", 53))
+def churn():
+    while True:
+        for file in [os.open("/dev/null", os.O_RDONLY) for _ in range(200)]:
+            os.close(file)
+for _ in range(2):
+    threading.Thread(target=churn).start()
+"""
+    program = lab.popen("server", [sys.executable, "-c", busy])
+    assert [hosts.wait_for_port(program, 53, "udp") for _ in range(20)] == [True] * 20
+
+
 def test_fastmasq_runs_in_two_labs_at_once(masquerade_lab: Callable[..., Fastmasq]) -> None:
     for forwarder in [masquerade_lab(), masquerade_lab(network="direct")]:
         assert answers(forwarder.lab, "inside", "199.0.0.1")

@@ -16,16 +16,20 @@ cdef inline bint admits(const Table *t, uint32_t mapping, uint32_t remote) noexc
         return True
     if t.filtering == table.ADDRESS_AND_PORT_DEPENDENT:
         return False
-    return permits.is_held(&t.permits, permit_fingerprint(t, mapping, remote))
+    return permits.is_held_in_either(&t.permits, &t.old_permits, permit_fingerprint(t, mapping, remote))
 
 
 cdef inline void permit_remote(Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:
     """Note that a mapping has a session more with a remote address."""
+    cdef uint64_t fingerprint
     if t.filtering == table.ADDRESS_DEPENDENT:
-        permits.grant(&t.permits, permit_fingerprint(t, mapping, remote), 1)
+        fingerprint = permit_fingerprint(t, mapping, remote)
+        permits.grant(permits.holder(&t.permits, &t.old_permits, fingerprint), fingerprint, 1)
 
 
 cdef inline void withdraw_permit(Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:
     """Note that a mapping has a session less with a remote address."""
+    cdef uint64_t fingerprint
     if t.filtering == table.ADDRESS_DEPENDENT:
-        permits.revoke(&t.permits, permit_fingerprint(t, mapping, remote))
+        fingerprint = permit_fingerprint(t, mapping, remote)
+        permits.revoke(permits.holder(&t.permits, &t.old_permits, fingerprint), fingerprint)

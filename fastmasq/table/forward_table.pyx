@@ -136,8 +136,8 @@ cdef class ForwardTable:
         at = int(forward["turn"][0])
         for _ in range(int(forward["targets"][0])):
             target = self._targets[at]
-            index.remove(&t.mapping_index,
-                         mappings.endpoint_hash(t, port_class, target["address"], target["port"]), row)
+            index.remove_from_either(&t.mapping_index, &t.old_mapping_index,
+                                     mappings.endpoint_hash(t, port_class, target["address"], target["port"]), row)
             self._free_targets.returned.append(at)
             at = int(target["next"])
         forward["targets"] = 0

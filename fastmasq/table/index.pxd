@@ -1,7 +1,10 @@
 # An open-addressing hash from a 32-bit hash to a row reference, with linear probing and backward-shift deletion.
 #
 # Entries keep the whole 32-bit hash, so that deletion finds every entry's home without looking at its row, and a
-# probe touches a row only when the hashes agree. Load stays at or under one half by construction.
+# probe touches a row only when the hashes agree. Load stays at or under one half by construction, or three quarters for a moment.
+#
+# A larger index takes the place of a smaller one a few entries at a time: until the old one is empty, an entry is in one of the
+# two. Runs of entries are moved whole, so that what stays is found, and removed, as before.
 
 from libc.stdint cimport uint32_t
 
@@ -14,6 +17,11 @@ cdef struct IndexEntry:
 cdef struct Index:
     IndexEntry *entries
     uint32_t mask               # entries - 1; entries is a power of two
+
+cdef struct OldIndex:
+    Index index
+    uint32_t at                 # slot from which on entries are still here, round to the first that was looked at
+    uint32_t slots              # so many; 0: there is no old index
 
 
 cdef inline void insert(Index *index, uint32_t hash, uint32_t ref) noexcept nogil:
@@ -43,3 +51,34 @@ cdef inline bint remove(Index *index, uint32_t hash, uint32_t ref) noexcept nogi
             gap = at
     index.entries[gap].ref = 0
     return True
+
+
+cdef inline void remove_from_either(Index *index, OldIndex *old, uint32_t hash, uint32_t ref) noexcept nogil:
+    if not remove(index, hash, ref) and old.slots:
+        remove(&old.index, hash, ref)
+
+
+cdef inline void replace(Index *index, OldIndex *old, const Index *larger) noexcept nogil:
+    """Use a larger index, which is empty, from now on; what is in the other is moved by `move`."""
+    old.index = index[0]
+    old.slots = index.mask + 1
+    old.at = 0
+    while old.index.entries[old.at].ref:
+        old.at += 1
+    index[0] = larger[0]
+
+
+cdef inline void move(Index *index, OldIndex *old, uint32_t slots) noexcept nogil:
+    """Empty so many slots of the old index, and what remains of the run of entries there."""
+    cdef IndexEntry *entry
+    while old.slots:
+        entry = &old.index.entries[old.at]
+        if entry.ref:
+            insert(index, entry.hash, entry.ref - 1)
+            entry.ref = 0
+        elif slots == 0:
+            return
+        old.at = (old.at + 1) & old.index.mask
+        old.slots -= 1
+        if slots:
+            slots -= 1

@@ -6,6 +6,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport forwards, holds, hosts, index, ports, rows, siphash, table
+from fastmasq.table.index cimport Index
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Mapping
 from fastmasq.table.table cimport Table
@@ -81,27 +82,35 @@ cdef inline uint64_t endpoint_hash(const Table *t, int port_class, uint32_t addr
     return siphash.siphash(&t.secret, address, (<uint64_t>(0x4d00 | port_class) << 48) | id)
 
 
+cdef inline uint32_t find_internal_in(const Table *t, const Index *searched, int external, int port_class, uint32_t address,
+                                      uint16_t id, uint32_t hash) noexcept nogil:
+    cdef uint32_t at = hash & searched.mask
+    cdef int pool = pool_of(external, port_class)
+    cdef uint32_t row
+    while True:
+        row = searched.entries[at].ref
+        if row == 0:
+            return rows.NONE
+        row -= 1
+        if searched.entries[at].hash == hash:
+            if t.mappings[row].in_use == rows.MAPPING_FORWARD:
+                if row_class(row) == port_class and forwards.is_target(&t.forwards, t.mappings[row].host, address, id):
+                    return row
+            elif t.mappings[row].address == address and t.mappings[row].id == id and row_pool(row) == pool:
+                return row
+        at = (at + 1) & searched.mask
+
+
 cdef inline uint32_t find_internal(const Table *t, int external, int port_class, uint32_t address, uint16_t id,
                                    uint32_t hash) noexcept nogil:
     """Return the mapping of an internal endpoint: on this external address, or a forward's on any; or NONE.
 
     hash is the endpoint's (endpoint_hash), of which its low half is enough.
     """
-    cdef uint32_t at = hash & t.mapping_index.mask
-    cdef int pool = pool_of(external, port_class)
-    cdef uint32_t row
-    while True:
-        row = t.mapping_index.entries[at].ref
-        if row == 0:
-            return rows.NONE
-        row -= 1
-        if t.mapping_index.entries[at].hash == hash:
-            if t.mappings[row].in_use == rows.MAPPING_FORWARD:
-                if row_class(row) == port_class and forwards.is_target(&t.forwards, t.mappings[row].host, address, id):
-                    return row
-            elif t.mappings[row].address == address and t.mappings[row].id == id and row_pool(row) == pool:
-                return row
-        at = (at + 1) & t.mapping_index.mask
+    cdef uint32_t row = find_internal_in(t, &t.mapping_index, external, port_class, address, id, hash)
+    if row == rows.NONE and t.old_mapping_index.slots:
+        return find_internal_in(t, &t.old_mapping_index.index, external, port_class, address, id, hash)
+    return row
 
 
 # -- taking and giving back ------------------------------------------------------------------------------------------
@@ -207,7 +216,8 @@ cdef inline void forget_owner(Table *t, uint32_t row) noexcept nogil:
     """Take a dynamic mapping from its inside endpoint."""
     cdef Mapping *mapping = &t.mappings[row]
     cdef int port_class = row_class(row)
-    index.remove(&t.mapping_index, endpoint_hash(t, port_class, mapping.address, mapping.id), row)
+    index.remove_from_either(&t.mapping_index, &t.old_mapping_index,
+                             endpoint_hash(t, port_class, mapping.address, mapping.id), row)
     hosts.count_port(t, mapping.host, port_class, -1)
     t.mappings_in_use -= 1
 

@@ -8,7 +8,7 @@ from fastmasq.table.table cimport Table
 cdef class MasqTable:
     cdef Table table
     cdef readonly object sessions, mappings, hosts
-    cdef object memory
+    cdef readonly object memory
     cdef object _back
     cdef set _backed_externals
     cdef bint _is_ready

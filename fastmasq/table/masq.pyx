@@ -91,8 +91,9 @@ if sizeof(Session) != 128:
 if len(mirrors.STATES) != rows.STATE_COUNT:
     raise ImportError("table/rows.py does not name every state")
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
-     mirrors.TARGET_ROWS, mirrors.YOUNG) != (POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS,
-                                             forwards.FORWARDS, forwards.TARGETS, growth.YOUNG)):
+     mirrors.TARGET_ROWS, mirrors.YOUNG, mirrors.SIZES) != (
+        POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS, forwards.TARGETS, growth.YOUNG,
+        table.SIZES)):
     raise ImportError("table/rows.py and table/*.pxd disagree about how many rows there are")
 if len(Timeouts().by_state()) != rows.STATE_COUNT:
     raise ImportError("table/timeouts.py does not give every state a timeout")
@@ -102,10 +103,12 @@ cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t length, int advice)
 
 cdef enum:
+    MADV_DONTNEED = 4
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
     PAGE = 4096
-    ROWS_AHEAD = 262144         # sessions whose memory is made ready before it is needed
+    ROWS_AHEAD = 131072         # sessions whose memory is made ready before it is needed
     FIRST_ROWS = 16384          # the same while there are few
+    FEW = 4096
     ROWS_AT_ONCE = 32768        # sessions that there is memory for at first, and by which it grows: whole pages
 
 
@@ -114,7 +117,7 @@ cdef void *address_of(array):
 
 
 cdef point_index(Index *index, array):
-    """Have an index lie in an array; one without entries is not used."""
+    """Have an index lie in an array."""
     index.entries = <IndexEntry *>address_of(array)
     index.mask = <uint32_t>(len(array) - 1)
 
@@ -132,6 +135,14 @@ cdef populate_array(array):
     first &= ~<size_t>(PAGE - 1)
     with nogil:
         madvise(<void *>first, stop - first, MADV_POPULATE_WRITE)
+
+
+cdef give_back_array(array):
+    """Have no memory for an array that nobody looks at any more; it reads as zeros."""
+    cdef size_t first = (<size_t>array.ctypes.data + PAGE - 1) & ~<size_t>(PAGE - 1)
+    cdef size_t stop = (<size_t>array.ctypes.data + <size_t>array.nbytes) & ~<size_t>(PAGE - 1)
+    if first < stop:
+        madvise(<void *>first, stop - first, MADV_DONTNEED)
 
 
 cdef void look_sooner(Table *t) noexcept nogil:
@@ -158,8 +169,8 @@ cdef class MasqTable:
 
     A file on tmpfs takes memory when room is made in it, not when it is mapped, and what finds no room dies of SIGBUS. So
     room is made by the daemon's thread: for the mappings of an external address (3 MB) when there is one, and for sessions
-    ROWS_AT_ONCE (4 MB) at first, then ROWS_AHEAD of what is used (32 MB); the path asks when half of that is left, and
-    opens nothing beyond (`Table.backed`).
+    ROWS_AT_ONCE (4 MB) while there are FEW, then ROWS_AHEAD of what is used (16 MB); the path asks when half of that is
+    left, and opens nothing beyond (`Table.backed`).
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, limits=Limits(), filtering="address-dependent", bint sequential=False,
@@ -176,7 +187,8 @@ cdef class MasqTable:
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
-        t.indexed = min(capacity, growth.YOUNG)
+        t.indexed = t.indexes[0].sessions
+        t.ready = 1
         t.host_capacity = hosts.HOSTS
         t.free_row = t.host_free = t.network_free = rows.NONE
         t.current = -1
@@ -203,15 +215,16 @@ cdef class MasqTable:
         t.sessions = <Session *>address_of(memory.sessions)
         t.mappings = <Mapping *>address_of(memory.mappings)
         t.hosts = <Host *>address_of(memory.hosts)
-        point_index(&t.index, memory.index)
-        point_index(&t.mapping_index, memory.mapping_index)
+        t.sizes = len(memory.indexes)
+        for size, indexes in enumerate(memory.indexes):
+            t.indexes[size].sessions = indexes.sessions
+            point_index(&t.indexes[size].index, indexes.index)
+            point_index(&t.indexes[size].mapping_index, indexes.mapping_index)
+            point_permits(&t.indexes[size].permits, indexes.permits)
+        t.index, t.mapping_index, t.permits = t.indexes[0].index, t.indexes[0].mapping_index, t.indexes[0].permits
         point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
         point_index(&t.network_index, memory.network_index)
-        point_permits(&t.permits, memory.permits)
-        point_index(&t.whole_index, memory.whole_index)
-        point_index(&t.whole_mapping_index, memory.whole_mapping_index)
-        point_permits(&t.whole_permits, memory.whole_permits)
         t.forwards.rows = <Forward *>address_of(memory.forwards)
         t.forwards.targets = <Target *>address_of(memory.targets)
         t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)
@@ -223,7 +236,7 @@ cdef class MasqTable:
     def wants_memory(self):
         """Whether `make_ready` is to be called soon."""
         cdef Table *t = &self.table
-        return t.active >= growth.FEW and not t.has_memory or t.fresh >= t.low_water
+        return t.active >= growth.nearly_full(t.indexed) and t.ready == t.size + 1 < t.sizes or t.fresh >= t.low_water
 
     cpdef reserve(self, uint32_t ahead):
         """Have memory for so many rows of sessions that were never used, as far as there are rows. May be called while
@@ -233,13 +246,15 @@ cdef class MasqTable:
         cdef uint32_t until = <uint32_t>min(wanted, <uint64_t>t.capacity)
         if self._back is None:
             t.backed = t.capacity
-            return
-        if until > t.backed:
+        elif until > t.backed:
             first = offset_of("sessions", t.capacity)
             self._back(first + t.backed * sizeof(Session), (until - t.backed) * sizeof(Session))
             self.memory.header["rows"] = until
             t.backed = until
-        t.low_water = t.backed - ahead // 2 if t.backed < t.capacity else <uint32_t>rows.NONE
+        if until == t.capacity:
+            t.low_water = <uint32_t>rows.NONE
+        else:
+            t.low_water = until - ahead // 2 if ahead > ROWS_AT_ONCE else FEW
 
     def _reserve_mappings(self, int external):
         """Have memory for the mappings of an external row."""
@@ -251,25 +266,40 @@ cdef class MasqTable:
     def make_ready(self, uint32_t expected=0):
         """Have the kernel back the indexes, and the rows that come next, with memory; call again as the table fills.
 
-        expected: so many sessions are to be opened at once. May be called while the path runs. Where the kernel cannot,
-        nothing happens.
+        expected: so many sessions are to be opened at once, before the path runs; else it may run. Where the kernel
+        cannot, nothing happens.
         """
         cdef Table *t = &self.table
+        cdef bint is_young = t.fresh + expected < FEW
         memory = self.memory
-        cdef bint is_young = t.active + expected < growth.FEW and not t.has_memory and len(memory.whole_index)
-        cdef uint32_t ahead = expected + (FIRST_ROWS if is_young else ROWS_AHEAD)
         self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)
-            for array in (memory.index, memory.mapping_index, memory.host_index, memory.permits, self.hosts,
-                          self.mappings[:numbers.CLASS_COUNT * PORTS]):
+            for array in (memory.host_index, self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]):
                 populate_array(array)
-        if not (is_young or t.has_memory):
-            for array in (memory.whole_index, memory.whole_permits, memory.whole_mapping_index):
-                populate_array(array)
-            t.has_memory = True
-        populate_array(self.sessions[t.fresh:min(t.fresh + ahead, t.backed)])
+            self._populate_indexes(0)
+        while t.ready < t.sizes and t.active + expected >= growth.nearly_full(t.indexes[t.ready - 1].sessions):
+            self._populate_indexes(t.ready)
+            t.ready += 1
+        while expected and t.active + expected > t.indexed and t.size + 1 < t.sizes:
+            growth.move_entries(t, growth.ALL)
+            growth.use_larger_indexes(t)
+        if not growth.is_moving(t):
+            for size in range(t.size):
+                self._give_back_indexes(size)
+        populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS if is_young else ROWS_AHEAD), t.backed)])
+
+    def _populate_indexes(self, int size):
+        indexes = self.memory.indexes[size]
+        for array in (indexes.index, indexes.mapping_index, indexes.permits):
+            populate_array(array)
+
+    def _give_back_indexes(self, int size):
+        """Have no memory for indexes that are not in use any more."""
+        indexes = self.memory.indexes[size]
+        for array in (indexes.index, indexes.mapping_index, indexes.permits):
+            give_back_array(array)
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
@@ -313,7 +343,8 @@ cdef class MasqTable:
         if FILTERINGS[filtering] == t.filtering:
             return
         if t.filtering == table.ADDRESS_DEPENDENT:
-            (self.memory.whole_permits if t.permits.entries == t.whole_permits.entries else self.memory.permits)[:] = 0
+            self.memory.indexes[t.size].permits[:] = 0
+            t.old_permits.slots = 0
         t.filtering = FILTERINGS[filtering]
         if t.filtering != table.ADDRESS_DEPENDENT:
             return

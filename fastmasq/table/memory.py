@@ -19,18 +19,23 @@ ALIGNMENT = 64  # octets: a cache line, so that a session's row lies in two
 
 
 @dataclass(frozen=True)
+class Indexes:
+    """By what the rows of a table are found, for so many sessions."""
+
+    sessions: int
+    index: np.ndarray
+    mapping_index: np.ndarray
+    permits: np.ndarray
+
+
+@dataclass(frozen=True)
 class Memory:
-    """The arrays of a table; the C struct `Table` points into them."""
+    """The arrays of a table; the C struct `Table` points into them. Its indexes: of each size, the smallest first."""
 
     header: np.ndarray
     mappings: np.ndarray
     sessions: np.ndarray
-    index: np.ndarray
-    permits: np.ndarray
-    mapping_index: np.ndarray
-    whole_index: np.ndarray
-    whole_permits: np.ndarray
-    whole_mapping_index: np.ndarray
+    indexes: tuple[Indexes, ...]
     hosts: np.ndarray
     host_index: np.ndarray
     networks: np.ndarray
@@ -57,21 +62,9 @@ def lasting(capacity: int) -> Arrays:
     }
 
 
-def passing(capacity: int) -> Arrays:
-    """Return (type, shape) of the others.
-
-    Indexes and permits are powers of two, and at most half full. Those of a young table have room for rows.YOUNG
-    sessions; the whole ones, which replace them once (growth.pxd), are empty where there can be no more.
-    """
-    young = min(capacity, rows.YOUNG)
-    whole = capacity if capacity > rows.YOUNG else 0
+def passing() -> Arrays:
+    """Return (type, shape) of the others, but for indexes."""
     return {
-        "index": (rows.INDEX_ENTRY, (_power_of_two(4 * young),)),
-        "permits": (rows.PERMIT, (_power_of_two(2 * young),)),
-        "mapping_index": (rows.INDEX_ENTRY, (_mapping_index(young),)),
-        "whole_index": (rows.INDEX_ENTRY, (_power_of_two(4 * whole),)),
-        "whole_permits": (rows.PERMIT, (_power_of_two(2 * whole),)),
-        "whole_mapping_index": (rows.INDEX_ENTRY, (_mapping_index(whole),)),
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
         "networks": (rows.NETWORK, (rows.HOST_ROWS,)),
@@ -82,6 +75,28 @@ def passing(capacity: int) -> Arrays:
         "forwards": (rows.FORWARD, (rows.FORWARD_ROWS,)),
         "targets": (rows.TARGET, (rows.TARGET_ROWS,)),
     }
+
+
+def indexes(sessions: int) -> Arrays:
+    """Return (type, shape) of the indexes for so many sessions: powers of two, at most half full of them.
+
+    Until larger ones take their place there may be half as many sessions more (growth.pxd). Mappings have an index with
+    all targets of forwards, of which there are few as a rule: with all of them it is seven eighths full at the most.
+    """
+    endpoints = min(sessions, rows.POOLS * rows.PORTS) * 3 // 2 + rows.TARGET_ROWS
+    return {
+        "index": (rows.INDEX_ENTRY, (_power_of_two(4 * sessions),)),
+        "mapping_index": (rows.INDEX_ENTRY, (_power_of_two(endpoints * 8 // 7),)),
+        "permits": (rows.PERMIT, (_power_of_two(2 * sessions),)),
+    }
+
+
+def sizes(capacity: int) -> list[int]:
+    """Return for how many sessions there are indexes: four times as many each time, as many as there can be at last."""
+    found = [min(capacity, rows.YOUNG)]
+    while found[-1] < capacity:
+        found.append(min(capacity, 4 * found[-1]))
+    return found
 
 
 def size_of(capacity: int) -> int:
@@ -111,12 +126,17 @@ def lay_out(capacity: int, buffer=None) -> Memory:
                 name: room.take(_octets(*each)) if room else _zeros(_octets(*each))
                 for name, each in lasting(capacity).items()
             },
-            **{name: _zeros(_octets(*each)) for name, each in passing(capacity).items()},
+            **{name: _zeros(_octets(*each)) for name, each in passing().items()},
         }
+        of_all_sizes = tuple(
+            Indexes(size, **{name: _zeros(_octets(*each)).view(each[0]) for name, each in indexes(size).items()})
+            for size in sizes(capacity)
+        )
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
-    arrays = {**lasting(capacity), **passing(capacity)}
-    return Memory(**{name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()})
+    arrays = {**lasting(capacity), **passing()}
+    found = {name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()}
+    return Memory(indexes=of_all_sizes, **found)
 
 
 class _Room:
@@ -147,11 +167,6 @@ def _zeros(octets: int) -> np.ndarray:
     return memory[first : first + octets]
 
 
-def _mapping_index(sessions: int) -> int:
-    """Return the entries of an index for the mappings of so many sessions and all targets of forwards; 0 for none."""
-    return _power_of_two(2 * (min(sessions, rows.POOLS * rows.PORTS) + rows.TARGET_ROWS)) if sessions else 0
-
-
 def _octets(dtype: np.dtype, shape: tuple[int, ...]) -> int:
     return dtype.itemsize * int(np.prod(shape))
 
@@ -161,4 +176,4 @@ def _padded(octets: int) -> int:
 
 
 def _power_of_two(at_least: int) -> int:
-    return 1 << (at_least - 1).bit_length() if at_least else 0
+    return 1 << (at_least - 1).bit_length()

@@ -1,6 +1,7 @@
 # Which remote addresses an external endpoint has talked to (RFC 4787 section 5, address-dependent filtering).
 #
 # A counted set of 64-bit keyed fingerprints: no row to compare, since nobody without the secret can find two that agree.
+# A larger set takes the place of a smaller one as a larger index does (index.pxd); a fingerprint is in one of the two.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -14,6 +15,11 @@ cdef struct Permit:
 cdef struct PermitSet:
     Permit *entries
     uint32_t mask
+
+cdef struct OldPermitSet:
+    PermitSet permits
+    uint32_t at                 # slot from which on permits are still here, round to the first that was looked at
+    uint32_t slots              # so many; 0: there is no old set
 
 
 cdef inline bint is_held(const PermitSet *permits, uint64_t fingerprint) noexcept nogil:
@@ -56,3 +62,38 @@ cdef inline void revoke(PermitSet *permits, uint64_t fingerprint) noexcept nogil
             permits.entries[gap] = permits.entries[at]
             gap = at
     permits.entries[gap].count = 0
+
+
+cdef inline bint is_held_in_either(const PermitSet *permits, const OldPermitSet *old, uint64_t fingerprint) noexcept nogil:
+    return is_held(permits, fingerprint) or old.slots and is_held(&old.permits, fingerprint)
+
+
+cdef inline PermitSet *holder(PermitSet *permits, OldPermitSet *old, uint64_t fingerprint) noexcept nogil:
+    """Return the set in which a fingerprint is counted."""
+    return &old.permits if old.slots and is_held(&old.permits, fingerprint) else permits
+
+
+cdef inline void replace(PermitSet *permits, OldPermitSet *old, const PermitSet *larger) noexcept nogil:
+    """Use a larger set, which is empty, from now on; what is in the other is moved by `move`."""
+    old.permits = permits[0]
+    old.slots = permits.mask + 1
+    old.at = 0
+    while old.permits.entries[old.at].count:
+        old.at += 1
+    permits[0] = larger[0]
+
+
+cdef inline void move(PermitSet *permits, OldPermitSet *old, uint32_t slots) noexcept nogil:
+    """Empty so many slots of the old set, and what remains of the run of permits there."""
+    cdef Permit *permit
+    while old.slots:
+        permit = &old.permits.entries[old.at]
+        if permit.count:
+            grant(permits, permit.fingerprint, permit.count)
+            permit.count = 0
+        elif slots == 0:
+            return
+        old.at = (old.at + 1) & old.permits.mask
+        old.slots -= 1
+        if slots:
+            slots -= 1

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, table, wheel
+from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, Session
@@ -61,21 +62,28 @@ cdef inline Flow *flow_at(const Table *t, int64_t ref) noexcept nogil:
     return &t.sessions[rows.row_of(ref)].flow[rows.direction_of(ref)]
 
 
-cdef inline int64_t find_flow(const Table *t, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
-    """Return the flow with this key (rows.ref_of), or -1."""
-    cdef uint32_t at = hash & t.index.mask
+cdef inline int64_t find_in(const Table *t, const Index *searched, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
+    cdef uint32_t at = hash & searched.mask
     cdef uint32_t ref
     cdef const Flow *flow
     while True:
-        ref = t.index.entries[at].ref
+        ref = searched.entries[at].ref
         if ref == 0:
             return -1
-        if t.index.entries[at].hash == hash:
+        if searched.entries[at].hash == hash:
             ref -= 1
             flow = flow_at(t, ref)
             if flow.key0 == key0 and flow.key1 == key1:
                 return ref
-        at = (at + 1) & t.index.mask
+        at = (at + 1) & searched.mask
+
+
+cdef inline int64_t find_flow(const Table *t, uint64_t key0, uint64_t key1, uint32_t hash) noexcept nogil:
+    """Return the flow with this key (rows.ref_of), or -1."""
+    cdef int64_t ref = find_in(t, &t.index, key0, key1, hash)
+    if ref < 0 and t.old_index.slots:
+        return find_in(t, &t.old_index.index, key0, key1, hash)
+    return ref
 
 
 cdef inline int64_t find_between(const Table *t, uint8_t protocol, uint8_t side, Ends ends) noexcept nogil:
@@ -206,8 +214,8 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     s.state = rows.STATE_FREE
     keep_order()
     wheel.unlink(&t.wheel, t.sessions, row)
-    index.remove(&t.index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
-    index.remove(&t.index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
+    index.remove_from_either(&t.index, &t.old_index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
+    index.remove_from_either(&t.index, &t.old_index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))
     t.active_by_class[s.port_class] -= 1
     t.active -= 1
     t.closed += 1
@@ -244,6 +252,7 @@ cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept no
     if t.now != tick:
         t.now = tick
         holds.end_holds(t, tick, budget)
+        growth.move_entries(t, growth.MOVED_A_TICK)
     while <int>(tick - t.wheel.tick) >= 0:
         row = t.wheel.slots[t.wheel.tick & (wheel.WHEEL_SLOTS - 1)]
         while row != rows.NONE:

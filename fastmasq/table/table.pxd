@@ -26,15 +26,15 @@
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
 # REQ-11).
 #
-# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228. A young table has
-# smaller indexes (growth.pxd).
+# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228. While there are
+# few sessions, the indexes are smaller (growth.pxd).
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport rows, siphash
 from fastmasq.table.forwards cimport ForwardSet
-from fastmasq.table.index cimport Index
-from fastmasq.table.permits cimport PermitSet
+from fastmasq.table.index cimport Index, OldIndex
+from fastmasq.table.permits cimport OldPermitSet, PermitSet
 from fastmasq.table.ports cimport PortPool
 from fastmasq.table.rows cimport Host, Mapping, Network, Session
 from fastmasq.table.siphash cimport Secret
@@ -45,6 +45,7 @@ cdef enum:
     EXTERNALS = 4               # external addresses at once: the present ones, those of forwards, and those that are ending
     POOLS = EXTERNALS * numbers.CLASS_COUNT
     PORTS = 65536
+    SIZES = 7                   # of indexes at the most: four times YOUNG (growth.pxd), and so on, until there are enough
 
 cdef enum Filtering:            # RFC 4787 section 5
     ENDPOINT_INDEPENDENT = 0
@@ -79,13 +80,22 @@ cdef struct HoldQueue:          # ports held down, in the order of their times; 
     uint32_t count              # of ports that are not low (ports.pxd)
 
 
+cdef struct Indexes:            # by which rows are found, of one size
+    uint32_t sessions           # that they are for
+    Index index
+    Index mapping_index
+    PermitSet permits
+
+
 cdef struct Table:
     Session *sessions
     uint32_t capacity
     uint32_t backed             # rows of sessions that there is memory for; those from here on must not be touched yet
     uint32_t low_water          # row from which on more are wanted, or NONE
     uint32_t indexed            # sessions that the indexes in use are for
-    bint has_memory             # for the whole ones: it is there, or they will never be used
+    int size                    # of these; Indexes of all sizes are in `indexes`
+    int sizes                   # that there are
+    int ready                   # first of the sizes that there is no memory for
     bint asks_for_memory        # the daemon has not been told yet
     uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
@@ -97,9 +107,10 @@ cdef struct Table:
     uint32_t mappings_in_use    # dynamic ones
     ForwardSet forwards
     PermitSet permits
-    Index whole_index           # what a table that is no longer young uses in place of these three
-    Index whole_mapping_index
-    PermitSet whole_permits
+    OldIndex old_index          # what these three take the place of, until it is empty
+    OldIndex old_mapping_index
+    OldPermitSet old_permits
+    Indexes indexes[SIZES]
     Host *hosts
     uint32_t host_capacity
     uint32_t host_fresh

@@ -1,7 +1,13 @@
-"""A table that leaves its small indexes behind: nothing that it knows is lost, at the border, above or back below."""
+"""A table that leaves small indexes for larger ones: nothing that it knows is lost, at a border, above or below."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import random
+from collections.abc import Iterable
+
+import numpy as np
 import pytest
 
 from fastmasq.table.rows import YOUNG
@@ -13,11 +19,13 @@ from tests.support.tables import (
     NEW_EXTERNAL,
     OUTSIDE,
     REMOTE,
+    TICK,
     UDP,
     allowed,
     external_port,
     make_table,
     opened,
+    outbound_key,
 )
 
 HOSTS = 32
@@ -91,12 +99,79 @@ def test_memory_may_be_made_ready_at_any_time(table, asked: int) -> None:
     assert not table.wants_memory
 
 
-def test_memory_is_wanted_long_before_the_small_indexes_are_full(table) -> None:
+def test_memory_is_wanted_long_before_the_indexes_are_full(table) -> None:
     table.make_ready()
-    fill(table, range(2000))
+    fill(table, range(4090))
     assert not table.wants_memory
-    fill(table, range(2000, 3000))
+    fill(table, range(4090, 4100))
+    assert table.wants_memory, "for the rows that come next"
+    table.make_ready()
+    fill(table, range(4100, YOUNG // 4 * 3 - 10))
+    assert not table.wants_memory
+    fill(table, range(YOUNG // 4 * 3 - 10, YOUNG // 4 * 3 + 10))
     assert table.wants_memory
+
+
+def keys(numbers: Iterable[int]) -> np.ndarray:
+    """Return the outbound keys of these sessions, which `find_many` looks for."""
+    return np.array([outbound_key(UDP, *every(number), 80) for number in numbers], "u8")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_opened_and_closed_while_entries_move_is_known_or_not(table, seed: int) -> None:
+    """Against a dict, on both sides of the border; entries are in the old indexes, in the new, and on their way."""
+    chance = random.Random(seed)
+    open_ = dict(zip(range(YOUNG - 400), fill(table, range(YOUNG - 400)), strict=True))
+    unknown = set(range(YOUNG - 400, SESSIONS))
+    for step in range(30):
+        for number in chance.sample(sorted(unknown), chance.randrange(600)):
+            open_[number] = fill(table, range(number, number + 1))[0]
+            unknown.discard(number)
+        for number in chance.sample(sorted(open_), chance.randrange(400)):
+            table.close(open_.pop(number))
+            unknown.add(number)
+        if step % 4 == 3:  # time goes on, and moves some as well
+            table.expire(step * TICK)
+        assert table.find_many(keys(open_)) == len(open_)
+        assert table.find_many(keys(chance.sample(sorted(unknown), 2000))) == 0
+    for number, row in open_.items():
+        assert_known(table, range(number, number + 1), [row])
+    assert table.counts()["mappings"] == len({every(number)[:2] for number in open_})
+    for row in open_.values():
+        table.close(row)
+    assert (table.counts()["active"], table.counts()["mappings"]) == (0, 0)
+    assert table.find_many(keys(open_)) == 0
+
+
+def test_a_table_grows_through_all_sizes_and_gives_the_old_ones_back() -> None:
+    """Each size is four times the one before, but for the last; the kernel has the memory of what was left again."""
+    table = make_table(capacity=600_000, ports_per_host=65535)
+    assert [each.sessions for each in table.memory.indexes] == [YOUNG, 4 * YOUNG, 16 * YOUNG, 600_000]
+    opened_ = 0
+    for size, until in enumerate([YOUNG + 20_000, 4 * YOUNG + 40_000]):
+        for number in range(opened_, until):
+            opened(table, UDP, number % 60_000 + 1, remote=REMOTE + number // 60_000)
+            if table.wants_memory:
+                table.make_ready()
+        opened_ = until
+        table.make_ready()
+        left = table.memory.indexes[size]
+        assert [resident(array) for array in (left.index, left.mapping_index, left.permits)] == [0, 0, 0]
+    wanted = np.array(
+        [outbound_key(UDP, HOST, number % 60_000 + 1, REMOTE + number // 60_000, 80) for number in range(opened_)], "u8"
+    )
+    assert table.find_many(wanted) == opened_
+
+
+def resident(array: np.ndarray) -> int:
+    """Return how many whole pages of an array have memory (mincore(2))."""
+    first = -(-array.ctypes.data // mmap.PAGESIZE)
+    pages = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE - first
+    found = (ctypes.c_ubyte * pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    at = ctypes.c_void_p(first * mmap.PAGESIZE)
+    assert libc.mincore(at, ctypes.c_size_t(pages * mmap.PAGESIZE), found) == 0
+    return sum(each & 1 for each in found)
 
 
 def test_a_small_table_wants_none() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import mmap
-from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -37,11 +36,12 @@ def zeroed(octets: int) -> mmap.mmap:
     return mmap.mmap(-1, octets)
 
 
-def spans(laid_out: memory.Memory, names: Iterable[str] = ()) -> list[tuple[int, int]]:
-    """Return (first address, one past the last) of these arrays, or all, that have rows, in ascending order."""
-    names = names or [field.name for field in dataclasses.fields(laid_out)]
+def spans(laid_out: memory.Memory) -> list[tuple[int, int]]:
+    """Return (first address, one past the last) of all arrays, in ascending order."""
+    names = [field.name for field in dataclasses.fields(laid_out) if field.name != "indexes"]
     arrays = [getattr(laid_out, name) for name in names]
-    return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays if array.size)
+    arrays += [array for each in laid_out.indexes for array in (each.index, each.mapping_index, each.permits)]
+    return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays)
 
 
 @pytest.mark.parametrize("capacity", [1, CAPACITY, 4097, rows.YOUNG + 1])
@@ -49,7 +49,8 @@ def test_a_buffer_of_the_size_asked_for_holds_the_lasting_arrays(capacity: int) 
     buffer = zeroed(memory.size_of(capacity))
     first = np.frombuffer(buffer, "u1").ctypes.data
     laid_out = memory.lay_out(capacity, buffer)
-    found = spans(laid_out, memory.lasting(capacity))
+    lasting = [getattr(laid_out, name) for name in memory.lasting(capacity)]
+    found = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in lasting]
     assert [begin - first for begin, _ in found] == [
         memory.offset_of(name, capacity) for name in ("header", "mappings", "sessions")
     ]
@@ -61,7 +62,7 @@ def test_a_buffer_of_the_size_asked_for_holds_the_lasting_arrays(capacity: int) 
 
 
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize(("capacity", "arrays"), [(CAPACITY, 15), (rows.YOUNG + 1, 18)])
+@pytest.mark.parametrize(("capacity", "arrays"), [(CAPACITY, 15), (rows.YOUNG + 1, 18), (1_000_000, 24)])
 def test_every_array_begins_at_a_cache_line(given: bool, capacity: int, arrays: int) -> None:
     buffer = zeroed(memory.size_of(capacity)) if given else None
     assert [first % memory.ALIGNMENT for first, _ in spans(memory.lay_out(capacity, buffer))] == [0] * arrays

@@ -1,10 +1,10 @@
 # The indexes of a table: small ones while it has few sessions, and larger ones, one size after the other, as it has more.
 #
-# An index is probed at random, so all of it is touched and wants memory, however few sessions there are: for a million that is 80
-# MB. So a table begins with 3 MB of indexes, for YOUNG sessions, and has four times as much when these are half full. There is no
-# way back. What the old indexes know moves a few entries at a time, with each session that is opened and with each tick, so that
-# no packet waits for all of it; until then it is looked for in both. The next growth finds the move over: that takes an eighth
-# of the sessions that lie between.
+# An index is probed at random, so all of it is touched and wants memory, however few sessions there are: for a million that is 84
+# MB. So a table begins with 3 MB of indexes, for YOUNG sessions, and has sixteen times as much when these are half full. There is
+# no way back. What the old indexes know moves a few entries at a time, with each session that is opened and with each tick, so
+# that no packet waits for all of it; until then it is looked for in both. The next growth finds the move over: it takes half as
+# many sessions as the old indexes were for, at the most.
 #
 # Memory that is touched for the first time is dear, most of all in a virtual machine (3 ms a megabyte were seen). So the daemon
 # is asked in time to make it ready (MasqTable.make_ready), and until it has, the indexes in use fill up further.

@@ -92,10 +92,10 @@ def indexes(sessions: int) -> Arrays:
 
 
 def sizes(capacity: int) -> list[int]:
-    """Return for how many sessions there are indexes: four times as many each time, as many as there can be at last."""
+    """Return for how many sessions there are indexes: sixteen times as many each time, and at last as many as can be."""
     found = [min(capacity, rows.YOUNG)]
     while found[-1] < capacity:
-        found.append(min(capacity, 4 * found[-1]))
+        found.append(min(capacity, 16 * found[-1]))
     return found
 
 

@@ -77,7 +77,7 @@ POOL_WORDS = 1024
 HOST_ROWS = 65536  # and as many of networks, since each has a host
 WHEEL_SLOTS = 32768
 YOUNG = 32768  # sessions that the smallest indexes of a table have room for
-SIZES = 7  # of indexes at the most
+SIZES = 4  # of indexes at the most
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 TARGET_ROWS = 65536
 

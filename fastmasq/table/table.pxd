@@ -45,7 +45,7 @@ cdef enum:
     EXTERNALS = 4               # external addresses at once: the present ones, those of forwards, and those that are ending
     POOLS = EXTERNALS * numbers.CLASS_COUNT
     PORTS = 65536
-    SIZES = 7                   # of indexes at the most: four times YOUNG (growth.pxd), and so on, until there are enough
+    SIZES = 4                   # of indexes at the most: YOUNG (growth.pxd), sixteen times that, and so on
 
 cdef enum Filtering:            # RFC 4787 section 5
     ENDPOINT_INDEPENDENT = 0

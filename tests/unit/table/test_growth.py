@@ -117,7 +117,7 @@ def keys(numbers: Iterable[int]) -> np.ndarray:
     return np.array([outbound_key(UDP, *every(number), 80) for number in numbers], "u8")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_is_opened_and_closed_while_entries_move_is_known_or_not(table, seed: int) -> None:
     """Against a dict, on both sides of the border; entries are in the old indexes, in the new, and on their way."""
     chance = random.Random(seed)
@@ -144,16 +144,18 @@ def test_what_is_opened_and_closed_while_entries_move_is_known_or_not(table, see
 
 
 def test_a_table_grows_through_all_sizes_and_gives_the_old_ones_back() -> None:
-    """Each size is four times the one before, but for the last; the kernel has the memory of what was left again."""
+    """Each size is sixteen times the one before, but for the last; the kernel has the memory of what was left again."""
     table = make_table(capacity=600_000, ports_per_host=65535)
-    assert [each.sessions for each in table.memory.indexes] == [YOUNG, 4 * YOUNG, 16 * YOUNG, 600_000]
+    assert [each.sessions for each in table.memory.indexes] == [YOUNG, 16 * YOUNG, 600_000]
     opened_ = 0
-    for size, until in enumerate([YOUNG + 20_000, 4 * YOUNG + 40_000]):
+    for size, until in enumerate([YOUNG + 20_000, 16 * YOUNG + 70_000]):
         for number in range(opened_, until):
             opened(table, UDP, number % 60_000 + 1, remote=REMOTE + number // 60_000)
             if table.wants_memory:
                 table.make_ready()
         opened_ = until
+        for tick in range(1150 * size):
+            table.expire(tick * TICK)
         table.make_ready()
         left = table.memory.indexes[size]
         assert [resident(array) for array in (left.index, left.mapping_index, left.permits)] == [0, 0, 0]

@@ -72,8 +72,10 @@ cdef struct Datagrams:
     Piece *pieces               # [PIECES]
     uint8_t *memory             # [PIECES][PIECE_ROOM]
     Index index
-    int32_t free_row
+    int32_t free_row            # first of those given back
     int32_t free_piece
+    int32_t fresh_row           # first of those never used, whose memory was not touched yet
+    int32_t fresh_piece
     int32_t oldest
     int32_t newest
     uint32_t count
@@ -84,12 +86,28 @@ cdef struct Datagrams:
 
 cdef inline void make_empty(Datagrams *d) noexcept nogil:
     """Have no datagram, and all rows and pieces free; the memory is zeroed."""
-    cdef int i
-    for i in range(DATAGRAMS):
-        d.rows[i].older = i + 1 if i + 1 < DATAGRAMS else NOBODY
-    for i in range(PIECES):
-        d.pieces[i].next = i + 1 if i + 1 < PIECES else NOBODY
+    d.free_row = d.free_piece = NOBODY
     d.oldest = d.newest = NOBODY
+
+
+cdef inline int32_t take_row(Datagrams *d) noexcept nogil:
+    """Return a row that is free; `make_room` has made one."""
+    cdef int32_t row = d.free_row
+    if row != NOBODY:
+        d.free_row = d.rows[row].older
+        return row
+    d.fresh_row += 1
+    return d.fresh_row - 1
+
+
+cdef inline int32_t take_piece(Datagrams *d) noexcept nogil:
+    """The same of a piece; `make_room_for_piece` has made one."""
+    cdef int32_t piece = d.free_piece
+    if piece != NOBODY:
+        d.free_piece = d.pieces[piece].next
+        return piece
+    d.fresh_piece += 1
+    return d.fresh_piece - 1
 
 
 cdef inline uint64_t datagram_key1(uint8_t link, uint8_t protocol, uint16_t identification) noexcept nogil:
@@ -185,9 +203,8 @@ cdef inline uint32_t make_room(Datagrams *d, uint8_t source) noexcept nogil:
 cdef inline int32_t begin_datagram(Datagrams *d, uint64_t key0, uint64_t key1, uint32_t hash, uint8_t source,
                                    uint32_t now_ms) noexcept nogil:
     """Return a row for a new datagram; `make_room` has made it free."""
-    cdef int32_t row = d.free_row
+    cdef int32_t row = take_row(d)
     cdef Datagram *datagram = &d.rows[row]
-    d.free_row = datagram.older
     memset(datagram, 0, sizeof(Datagram))
     datagram.key0 = key0
     datagram.key1 = key1
@@ -221,8 +238,7 @@ cdef inline uint32_t make_room_for_piece(Datagrams *d, uint8_t source) noexcept 
 cdef inline void keep_piece(Datagrams *d, int32_t row, const Frame *frame, uint8_t link) noexcept nogil:
     """Copy a frame of PIECE_ROOM - HEADROOM octets at most, as received, behind the pieces kept of a datagram."""
     cdef Datagram *datagram = &d.rows[row]
-    cdef int32_t piece = d.free_piece
-    d.free_piece = d.pieces[piece].next
+    cdef int32_t piece = take_piece(d)
     d.pieces[piece].frame = frame[0]
     d.pieces[piece].frame.data = d.memory + <size_t>piece * PIECE_ROOM + HEADROOM
     memcpy(d.pieces[piece].frame.data, frame.data, frame.length)

@@ -276,8 +276,7 @@ cdef class MasqTable:
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)
-            for array in (memory.host_index, self.hosts, self.mappings[:numbers.CLASS_COUNT * PORTS]):
-                populate_array(array)
+            populate_array(self.mappings[:numbers.CLASS_COUNT * PORTS])
             self._populate_indexes(0)
         while t.ready < t.sizes and t.active + expected >= growth.nearly_full(t.indexes[t.ready - 1].sessions):
             self._populate_indexes(t.ready)
@@ -326,7 +325,8 @@ cdef class MasqTable:
         if t.limits.network_mask == mask:
             return
         t.limits.network_mask = mask
-        self.memory.network_index[:] = 0
+        if t.network_fresh:
+            self.memory.network_index[:] = 0
         t.network_fresh, t.network_free = 0, rows.NONE
         for row in range(t.host_fresh):
             if t.hosts[row].address:

@@ -40,7 +40,8 @@ class TunnelRows:
     def __init__(self, forwarder: Forwarder) -> None:
         self.forwarder = forwarder
         self.rows = forwarder.tunnels
-        self._free = list(range(len(self.rows) - 1, -1, -1))
+        self._fresh = 0  # the first row that was never used
+        self._returned: list[int] = []
         self._row_of: dict[Key, int] = {}
         self._key_of: dict[int, Key] = {}
         self._ways: dict[int, list[Way | None]] = {}
@@ -55,10 +56,11 @@ class TunnelRows:
         """
         row = self._row_of.get(key)
         if row is None:
-            if not self._free:
+            row = self._take_row()
+            if row is None:
                 self._waiting[key] = (protocol, outbound, inbound)
                 return False
-            row = self._row_of[key] = self._free.pop()
+            self._row_of[key] = row
             self._key_of[row] = key
             self._ways[row] = [None, None]
         present, wanted = self._ways[row], (outbound, inbound)
@@ -88,7 +90,7 @@ class TunnelRows:
             self.rows[row] = np.zeros((), TUNNEL)
         self._seen[row] = 0
         del self._key_of[row], self._ways[row]
-        self._free.append(row)
+        self._returned.append(row)
         if self._waiting:
             next_key = next(iter(self._waiting))
             self.place(next_key, *self._waiting.pop(next_key))
@@ -115,17 +117,27 @@ class TunnelRows:
 
     def moved(self, now_ns: int) -> Iterator[Moved]:
         """Yield the tunnels that packets went over since the last call."""
+        ways, seen = self.rows["way"][: self._fresh], self._seen[: self._fresh]
         with self.forwarder.locked():
-            packets = self.rows["way"]["packets"].copy()
-            last_ms = self.rows["way"]["last_ms"].copy()
-            sequence = self.rows["way"]["sequence"][:, INBOUND].copy()
-        changed = np.flatnonzero((packets != self._seen).any(axis=1))
-        self._seen = packets
+            packets = ways["packets"].copy()
+            last_ms = ways["last_ms"].copy()
+            sequence = ways["sequence"][:, INBOUND].copy()
+        changed = np.flatnonzero((packets != seen).any(axis=1))
+        seen[:] = packets
         for row in changed:
             times = [
                 _time_of(int(last_ms[row, way]), now_ns) if packets[row, way] else 0 for way in (OUTBOUND, INBOUND)
             ]
             yield Moved(self._key_of[int(row)], times[OUTBOUND], times[INBOUND], int(sequence[row]))
+
+    def _take_row(self) -> int | None:
+        """Return a row that nobody has, None if there is none."""
+        if self._returned:
+            return self._returned.pop()
+        if self._fresh == len(self.rows):
+            return None
+        self._fresh += 1
+        return self._fresh - 1
 
 
 def _time_of(last_ms: int, now_ns: int) -> int:

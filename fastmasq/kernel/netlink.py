@@ -127,7 +127,6 @@ class EventSocket:
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.setblocking(False)
-        self._buffer = bytearray(_RECEIVE_BYTES)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -138,8 +137,7 @@ class EventSocket:
         lost = False
         while len(messages) < limit:
             try:
-                length = self._socket.recv_into(self._buffer)
-                messages += split(bytes(memoryview(self._buffer)[:length]))
+                messages += split(self._socket.recv(_RECEIVE_BYTES))
             except BlockingIOError:
                 break
             except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_LARGE = 1 << 16  # octets
 
 
 @contextmanager
@@ -18,7 +21,11 @@ def imports() -> Iterator[None]:
     asyncio takes ssl if there is one, and with it libcrypto: 6 MB and 20 ms for what no Unix socket needs. numpy's BLAS
     begins a thread for each processor. And what is imported is there to stay: to look for garbage in it takes 10 ms,
     and as much at each later look.
+
+    From here on malloc takes each large piece of memory from the kernel, and gives it back there. By itself it would
+    keep such as were freed, and write zeros into what numpy wants zeroed, most of which is never touched: 2 MB.
     """
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
     has_ssl, threads = "ssl" in sys.modules, os.environ.get(_BLAS_THREADS)
     if not has_ssl:
         sys.modules["ssl"] = None  # type: ignore[assignment]  # an import of it fails, and asyncio goes on

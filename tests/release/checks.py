@@ -24,12 +24,13 @@ from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
 from fastmasq.program import LEGACY
 from tests.release import lives, programs, roots
-from tests.release.gateway import demonstrate, network, start_seconds, until
+from tests.release.gateway import demonstrate, idle_bytes, network, start_seconds, until
 from tests.release.roots import checked, folder, inside, output_of, run_inside
 from tests.support import candidate
 
 FILE_BYTES, FOLDER_BYTES = 15_000_000, 11_000_000
 FILE_START_S, FOLDER_START_S = 0.6, 0.35
+IDLE_BYTES = {"wheel": 80_000_000, "folder": 65_000_000, "file": 65_000_000}
 CAPABILITIES = "cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon"
 SCRIPT_LINES, SCRIPT_S = 100, 20.0
 APART = ("lab", "demo", "bench")
@@ -126,6 +127,18 @@ def starts() -> str:
             said.append(f"{program} {seconds:.2f} s")
             if seconds > limit_s:
                 raise FastmasqError(f"{program} needs {seconds:.2f} s to forward, more than {limit_s:g}")
+    return ", ".join(said)
+
+
+def memory() -> str:
+    """An idle forwarder takes as little memory as it is meant to, rings included."""
+    said = []
+    with programs.on_this_host() as programs_of, network() as lab:
+        for name, limit in IDLE_BYTES.items():
+            resident = idle_bytes(lab, programs_of[name])
+            said.append(f"{name} {resident / 1e6:.1f} MB")
+            if resident > limit:
+                raise FastmasqError(f"{name}: {resident} bytes are resident in an idle forwarder, more than {limit}")
     return ", ".join(said)
 
 
@@ -294,6 +307,7 @@ def pass_tests(file: str, environment: Mapping[str, str]) -> None:
 CHECKS: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "starts": starts,
+    "memory": memory,
     "commands": commands,
     "noexec": noexec,
     "killed": killed,

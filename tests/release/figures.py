@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import click
-import psutil
 
 from fastmasq.errors import FastmasqError
 from fastmasq.lab.demo import ending_cleanly
-from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.units import format_count
 from fastmasq_bench.lab.forwarders import FastmasqForwarder
 from fastmasq_bench.lab.measure import MEASUREMENTS, QUICK, Bench
@@ -23,9 +20,8 @@ from fastmasq_bench.lab.rounds import measure_anew
 from fastmasq_bench.lab.run import check_host
 from fastmasq_bench.report import describe_machine, machine_line
 from tests.release import programs
-from tests.release.gateway import start_seconds
+from tests.release.gateway import idle_bytes, start_seconds
 
-IDLE_S = 3.0
 FIGURE = "packets-1000"
 
 
@@ -44,7 +40,7 @@ def release_figures(rounds: int) -> None:
                 bench = Bench(network, FastmasqForwarder(network, commands[name]), QUICK)
                 seconds = start_seconds(network.lab, commands[name])
                 rate = measure_anew(measurement, bench)[0].value
-                samples.setdefault(name, []).append((seconds, idle_bytes(network, commands[name]), rate))
+                samples.setdefault(name, []).append((seconds, idle_bytes(network.lab, commands[name]), rate))
     sizes = {"wheel": programs.wheel(), "folder": programs.FOLDER, "file": programs.FILE}
     click.echo(f"{machine_line(describe_machine())}; rounds: {rounds}; medians.\n")
     click.echo(
@@ -52,13 +48,6 @@ def release_figures(rounds: int) -> None:
     )
     for name, package in sizes.items():
         click.echo(_row(name, package, samples[name]))
-
-
-def idle_bytes(network: Network, command: Sequence[str]) -> float:
-    """Return the resident memory of a forwarder with all defaults that has forwarded nothing yet."""
-    with Fastmasq(network.lab, command=command) as forwarder:
-        time.sleep(IDLE_S)
-        return psutil.Process(forwarder.process.pid).memory_info().rss
 
 
 def _row(name: str, package: Path, measured: Sequence[tuple[float, float, float]]) -> str:

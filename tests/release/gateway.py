@@ -8,12 +8,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import psutil
+
 from fastmasq.errors import FastmasqError
 from fastmasq.lab import scenario
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
 
 PATIENCE_S = 10.0
+IDLE_S = 3.0
 
 
 @contextlib.contextmanager
@@ -52,6 +55,13 @@ def start_seconds(lab: Lab, command: Sequence[str]) -> float:
         if "forwarding" not in line:
             raise FastmasqError(f"{command[-1]} did not forward: {process.stderr.read().strip() or line}")
     return seconds
+
+
+def idle_bytes(lab: Lab, command: Sequence[str]) -> int:
+    """Return the resident memory of a forwarder with all defaults that has forwarded nothing yet."""
+    with Fastmasq(lab, command=command) as forwarder:
+        time.sleep(IDLE_S)
+        return psutil.Process(forwarder.process.pid).memory_info().rss
 
 
 def until(condition: Callable[[], object], what: str) -> None:

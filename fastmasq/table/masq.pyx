@@ -276,7 +276,7 @@ cdef class MasqTable:
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)
-            populate_array(self.mappings[:numbers.CLASS_COUNT * PORTS])
+            populate_array(self.mappings[:numbers.CLASS_ICMP * PORTS])  # of TCP and UDP
             self._populate_indexes(0)
         while t.ready < t.sizes and t.active + expected >= growth.nearly_full(t.indexes[t.ready - 1].sessions):
             self._populate_indexes(t.ready)

@@ -92,7 +92,7 @@ def indexes(sessions: int) -> Arrays:
 
 
 def sizes(capacity: int) -> list[int]:
-    """Return for how many sessions there are indexes: sixteen times as many each time, and at last as many as can be."""
+    """Return for how many sessions there are indexes: sixteen times as many each time, then as many as can be."""
     found = [min(capacity, rows.YOUNG)]
     while found[-1] < capacity:
         found.append(min(capacity, 16 * found[-1]))

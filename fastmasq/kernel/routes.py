@@ -133,19 +133,37 @@ def _next_hop(flags: int, ifindex: int, values: dict[int, bytes]) -> Iterator[tu
         yield ifindex, netlink.read_address(values, rtnetlink.RTA_GATEWAY)
 
 
-def flatten(routes: Sequence[KernelRoute], ours: Collection[int] = ()) -> tuple[Route, ...]:
+def flatten(
+    routes: Sequence[KernelRoute], ours: Collection[int] = (), networks: Iterable[tuple[int, int]] = ()
+) -> tuple[Route, ...]:
     """Return disjoint intervals, sorted, that cover 0..2^32-1; where no route matches, the kind is NONE.
 
     Of routes with the same prefix the one that comes first in `routes` wins among equal metrics. Of several next hops
     the first one counts that leads over an interface in `ours`, without one of those the first of all. Neighbouring
-    intervals with the same outcome are merged.
+    intervals with the same outcome are merged. networks: (address, length) of those that our links are in, whose own
+    addresses are nobody's.
     """
     routes = [_over(route, ours) if route.hops else route for route in routes]
+    routes += _own_addresses(networks, routes)
     intervals = _sweep(route for route in routes if route.table != rtnetlink.TABLE_DEFAULT)
     fallback = [route for route in routes if route.table == rtnetlink.TABLE_DEFAULT]
     if fallback:
         intervals = _fill_holes(intervals, _sweep(fallback))
     return tuple(_as_routes(intervals))
+
+
+def _own_addresses(networks: Iterable[tuple[int, int]], routes: Sequence[KernelRoute]) -> list[KernelRoute]:
+    """Return the routes of networks' own addresses, those with host part zero: broadcasts (RFC 1812 section 4.2.3.1).
+
+    So they were to Linux up to 5.13. A network of two addresses has none (RFC 3021), and what a longer prefix says goes
+    before, such as that it is an address of the host.
+    """
+    firsts = {(address >> (32 - length) << (32 - length), length) for address, length in networks if length < 31}
+    return [
+        KernelRoute(rtnetlink.TABLE_LOCAL, first, 32, 0, BROADCAST)
+        for first, length in sorted(firsts)
+        if not any(each.length > length and (each.destination ^ first) >> (32 - each.length) == 0 for each in routes)
+    ]
 
 
 def _over(route: KernelRoute, ours: Collection[int]) -> KernelRoute:

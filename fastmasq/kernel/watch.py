@@ -260,4 +260,5 @@ class Watch:
         if (list(current), self._ours) == (list(known), self._routed_over) and self._snapshot.routes:
             return self._snapshot.routes
         self._routed_over = self._ours
-        return routes.flatten(list(current.values()), self._ours)
+        networks = [(each.address, each.prefix) for addresses in self._addresses.values() for each in addresses]
+        return routes.flatten(list(current.values()), self._ours, networks)

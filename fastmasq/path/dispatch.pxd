@@ -34,7 +34,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
 
 
 cdef inline bint is_for_many(const Path *p, Packet *packet) noexcept nogil:
-    return route.leads_to_many(route.route_of(p, packet)) or packet.frame.packet_type != PACKET_HOST
+    return route.is_to_many(p, packet) or packet.frame.packet_type != PACKET_HOST
 
 
 cdef inline bint stands_for_pieces(const Packet *packet) noexcept nogil:

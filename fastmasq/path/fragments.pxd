@@ -29,7 +29,7 @@ cdef inline bint is_reassembled(const Path *p, Packet *packet) noexcept nogil:
         return False
     if way.kind == links.ROUTE_LOCAL:
         return mappings.external_of(p.table, packet.ends.daddr) >= 0 and (packet.side == keys.OUTSIDE or p.hairpin)
-    if route.leads_to_many(way):
+    if route.is_to_many(p, packet):
         return False
     if p.chains != NULL and p.chains.redirects:
         return True

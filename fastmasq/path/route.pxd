@@ -52,8 +52,14 @@ cdef inline bint leads_on(const Route *route) noexcept nogil:
     return route.kind == links.ROUTE_UNICAST and route.link != links.NO_LINK
 
 
-cdef inline bint leads_to_many(const Route *route) noexcept nogil:
-    return route.kind == links.ROUTE_BROADCAST or route.kind == links.ROUTE_MULTICAST
+cdef inline bint is_multicast(uint32_t address) noexcept nogil:
+    return address >> 28 == 0xE
+
+
+cdef inline bint is_to_many(const Path *p, Packet *packet) noexcept nogil:
+    """Whether a packet is to more hosts than one. For multicast addresses the kernel has no routes of its own."""
+    cdef const Route *way = route_of(p, packet)
+    return (is_multicast(packet.ends.daddr) or way.kind == links.ROUTE_BROADCAST or way.kind == links.ROUTE_MULTICAST)
 
 
 cdef inline bint leads_to_proxies(const Path *p, const Route *route) noexcept nogil:

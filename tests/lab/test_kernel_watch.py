@@ -92,6 +92,19 @@ def test_first_look(watched: Watched) -> None:
     assert watch.read(time.monotonic_ns()) is False
 
 
+def test_a_networks_own_address_is_a_broadcast(watched: Watched) -> None:
+    """Also where the kernel says otherwise, as it does from 5.14 on; it is told apart by the prefixes of addresses."""
+    watched.host.ip("address add 10.4.0.0/31 dev eth0")
+    watched.host.ip("address add 10.5.0.1/24 dev eth0")
+    watch = watched.watch()
+    found = {text: find(watch, text).kind for text in ("10.0.0.0", "200.200.200.0", "10.4.0.0", "10.4.0.1", "10.5.0.0")}
+    wanted = [BROADCAST, BROADCAST, LOCAL, UNICAST, BROADCAST]
+    assert list(found.values()) == wanted
+    watched.host.ip("address del 10.5.0.1/24 dev eth0")
+    settle(watch)
+    assert find(watch, "10.5.0.0").kind == UNICAST
+
+
 def test_outside_may_come_later_and_go(watched: Watched) -> None:
     watched.host.ip("link delete eth1")
     watch = watched.watch()

@@ -86,14 +86,15 @@ def plain(kind: str) -> dict:
 HOWTO_ROUTES = [
     ("0.0.0.0/0", unicast("outside", "200.200.200.1")),
     ("10.0.0.0/8", unicast("inside")),
+    ("10.0.0.0/32", plain("broadcast")),
     ("10.0.0.1/32", plain("local")),
     ("10.255.255.255/32", plain("broadcast")),
     ("200.200.200.0/24", unicast("outside")),
+    ("200.200.200.0/32", plain("broadcast")),
     ("200.200.200.200/32", plain("local")),
     ("200.200.200.255/32", plain("broadcast")),
     ("127.0.0.0/8", plain("local")),
     ("169.254.255.0/24", unicast("programs", PROGRAMS)),
-    ("224.0.0.0/4", plain("multicast")),
     ("255.255.255.255/32", plain("broadcast")),
 ]
 

@@ -189,7 +189,8 @@ class Model:
 
     def is_broadcast(self, address: int) -> bool:
         networks = (self.inside_network, self.outside_network)
-        return address == LIMITED_BROADCAST or address in [int(network.broadcast_address) for network in networks]
+        ends = [int(end) for network in networks for end in (network.network_address, network.broadcast_address)]
+        return address == LIMITED_BROADCAST or address in ends
 
     def inside(self, packet: Parsed) -> Verdict:
         """A packet from the inside link, its header and addresses found good."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmasq.kernel.routes import (
+    BROADCAST,
     LAST_ADDRESS,
     LOCAL,
     NONE,
@@ -131,6 +132,28 @@ def test_of_several_next_hops_the_one_on_our_links_counts() -> None:
 
 
 @pytest.mark.timeout(60)  # with the square of their number it would take much longer
+def test_rfc1812_section_4_2_3_1_a_networks_own_address_is_a_broadcast() -> None:
+    routes = [
+        route("10.0.0.0/8", ifindex=2),
+        route("10.1.0.0/16", ifindex=3),
+        route("10.2.0.0/31", ifindex=4),
+        route("10.3.0.0/32", TABLE_LOCAL, kind=LOCAL, ifindex=5),
+    ]
+    links = ["10.0.0.1/8", "10.1.0.1/16", "10.3.0.0/24", "200.200.200.200/24"]
+    networks = [(address(each.partition("/")[0]), int(each.partition("/")[2])) for each in links]
+    intervals = flatten(routes, (), networks)
+    assert [lookup(intervals, address(each))[0] for each in ("10.0.0.0", "10.1.0.0")] == [BROADCAST] * 2
+    assert lookup(intervals, address("200.200.200.0"))[0] == BROADCAST
+    assert lookup(intervals, address("10.3.0.0"))[0] == LOCAL
+    assert lookup(intervals, address("10.1.0.1"))[:2] == (UNICAST, 3)
+
+
+def test_rfc3021_section_2_2_a_network_of_two_addresses_has_no_address_of_its_own() -> None:
+    routes = [route("10.0.0.0/8", ifindex=1), route("10.0.0.0/31", ifindex=2), route("10.9.0.0/32", ifindex=3)]
+    intervals = flatten(routes, (), [(address("10.0.0.1"), 8), (address("10.0.0.1"), 31), (address("10.9.0.0"), 32)])
+    assert [lookup(intervals, address(each))[1] for each in ("10.0.0.0", "10.0.0.1", "10.9.0.0")] == [2, 2, 3]
+
+
 def test_ten_thousand_routes_flatten() -> None:
     chance = random.Random(1)
     routes = [route("0.0.0.0/0", ifindex=1, gateway=1)]

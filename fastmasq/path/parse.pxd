@@ -92,6 +92,8 @@ cdef inline Outcome parse_transport(Packet *packet) noexcept nogil:
         size = tcp.header_length(at)
         if size < tcp.MINIMUM or size > length:
             return verdict.BAD_TRANSPORT_HEADER
+        if unlikely(tcp.is_impossible(at[tcp.FLAGS])):
+            return verdict.BAD_TCP_FLAGS
     elif packet.protocol == numbers.UDP:
         if length < udp.MINIMUM:
             return verdict.BAD_TRANSPORT_HEADER
@@ -268,7 +270,7 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
             return verdict.GOES_ON
     outcome = parse_transport(packet)
     if outcome != verdict.GOES_ON:
-        return verdict.FRAGMENT_TINY if packet.is_fragment else outcome
+        return verdict.FRAGMENT_TINY if packet.is_fragment and outcome == verdict.BAD_TRANSPORT_HEADER else outcome
     if not packet.is_fragment:
         outcome = settle_offload(packet, link)
         if outcome != verdict.GOES_ON:

@@ -17,6 +17,8 @@ _SENTENCES = {
     SOURCE_ROUTE: ("source_route", "the packet asks to be source-routed, which is refused (RFC 7126)"),
     BAD_IP_OPTIONS: ("bad_ip_options", "an IPv4 option has an impossible length"),
     BAD_TRANSPORT_HEADER: ("bad_transport_header", "the TCP, UDP or ICMP header is cut short or contradicts itself"),
+    BAD_TCP_FLAGS: ("bad_tcp_flags", "TCP flags that no stack sends together: none of SYN, ACK and RST; SYN with FIN or RST; FIN"
+                                     " without ACK"),
     BAD_OFFLOAD: ("bad_offload", "the virtio header of the frame is not true of the packet: a checksum or segments it has not"),
     FRAGMENT_BAD: ("fragment_bad", "a fragment whose offset and length cannot be right (RFC 791 section 3.2)"),
     FRAGMENT_TINY: ("fragment_tiny", "a first fragment without its transport header, or one that could overwrite it (RFC 1858)"),

@@ -30,6 +30,13 @@ cdef inline unsigned int header_length(const uint8_t *tcp) noexcept nogil:
     return (tcp[DATA_OFFSET] >> 4) * 4
 
 
+cdef inline bint is_impossible(uint8_t flags) noexcept nogil:
+    """Whether no stack sends these flags together: all but the first SYN and some resets acknowledge (section 3.10)."""
+    if flags & SYN:
+        return flags & (FIN | RST) != 0
+    return flags & ACK == 0 and (flags & FIN != 0 or flags & RST == 0)
+
+
 cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
     """Return the shift count of a SYN of `length` header octets, -1 without the option. Reads no further than `length`."""
     cdef unsigned int at = MINIMUM

@@ -16,6 +16,7 @@ REPLIES = {0: 8, 14: 13, 16: 15, 18: 17}  # reply: the request it answers
 ERRORS = {3, 4, 11, 12}  # ICMP errors that are passed on, translated
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+FLAGS_SENT = (SYN, SYN | ACK, RST, RST | ACK, ACK, FIN | ACK, FIN | RST | ACK)  # as far as they matter
 
 MORE_FRAGMENTS = 0x2000
 LEAST_QUOTE = 8  # octets of the quoted transport header an ICMP error must contain (RFC 792)
@@ -128,8 +129,9 @@ def check_fragment(parsed: Parsed) -> Parsed:
     if parsed.offset == 0:
         try:
             with_transport(parsed, body)
-        except Refused:
-            raise Refused("fragment_tiny") from None
+        except Refused as refused:
+            is_short = refused.reason == "bad_transport_header"
+            raise Refused("fragment_tiny" if is_short else refused.reason) from None
     return parsed
 
 
@@ -139,6 +141,8 @@ def with_transport(parsed: Parsed, body: bytes) -> Parsed:
         raise Refused("bad_transport_header")
     if parsed.protocol == TCP and not 20 <= (body[12] >> 4) * 4 <= len(body):
         raise Refused("bad_transport_header")
+    if parsed.protocol == TCP and body[13] & (FIN | SYN | RST | ACK) not in FLAGS_SENT:
+        raise Refused("bad_tcp_flags")
     longest = 65535 if parsed.is_fragment else len(body)
     if parsed.protocol == UDP and not 8 <= struct.unpack(">H", body[4:6])[0] <= longest:
         raise Refused("bad_transport_header")

@@ -427,7 +427,7 @@ def test_5_5_mfw_example_3_preference_0_is_pinned():
 
 def test_5_5_mfw_only_a_syn_without_ack_opens_and_only_marked_packets_do():
     harness = marking(leading(marks={1: [(HOST, 80, 10)]}), (TCP, 80, 1), (UDP, 9000, 2))
-    for flags in ("A", "SA", "F", "R"):
+    for flags in ("A", "SA", "FA", "R"):
         assert dropped(harness, OUTSIDE, tcp((PEER, 5000), (GATEWAY_OUT, 80), flags, seq=1, ack=1)) == "no_session"
     assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 9000), b"mark 2 leads nowhere")) == "no_session"
     assert dropped(harness, OUTSIDE, udp((PEER, 5000), (GATEWAY_OUT, 80), b"unmarked")) == "no_session"

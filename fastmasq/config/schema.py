@@ -32,6 +32,7 @@ from fastmasq.config.values import (
     HostPorts,
     InterfaceName,
     InterfaceNames,
+    Mss,
     OptionalPort,
     PortRanges,
     Rate,
@@ -76,6 +77,7 @@ class Masquerade(Section, frozen=True, kw_only=True):
     mapping: Literal["endpoint-independent"] = "endpoint-independent"
     filtering: Literal["address-dependent", "endpoint-independent", "address-and-port-dependent"] = "address-dependent"
     hairpin: bool = True
+    mss: Mss = Mss.read("auto")
     other_protocols: bool = True
     dynaddr: Annotated[int, Bounds(0, 7)] = 7
     timeouts: Timeouts = Timeouts()

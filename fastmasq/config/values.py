@@ -240,6 +240,30 @@ class OptionalPort(int):
         return repr(int(self)) if self else "off"
 
 
+class Mss(int):
+    """Octets that a SYN may offer to take in one segment; 0 is written "off", AUTOMATIC "auto"."""
+
+    AUTOMATIC = -1
+    LEAST, MOST = 88, 65_495  # what Linux takes from a SYN at the least; the longest packet less both headers
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if written in ("auto", "off"):
+            return cls(cls.AUTOMATIC if written == "auto" else 0)
+        if isinstance(written, bool) or not isinstance(written, int) or not cls.LEAST <= written <= cls.MOST:
+            example = 'write "auto", "off" or for example 1412'
+            raise ValueError(f"{in_toml(written)} is not from {cls.LEAST} to {cls.MOST} octets; {example}")
+        return cls(written)
+
+    def __str__(self) -> str:
+        return {self.AUTOMATIC: "auto", 0: "off"}.get(self, repr(int(self)))
+
+    @property
+    def limit(self) -> int | None:
+        """The octets, 0 for any; None: what links and routes can carry."""
+        return None if self == self.AUTOMATIC else int(self)
+
+
 class SocketPath(str):
     """Where a unix socket can be made."""
 

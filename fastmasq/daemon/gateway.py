@@ -272,6 +272,7 @@ class Gateway:
             self.table.set_filtering(masquerade.filtering)
             self.table.set_limits(limits_of(policy.settings))
             self.forwarder.set_hairpin(masquerade.hairpin)
+            self.forwarder.set_mss(masquerade.mss.limit)
 
     # -- in step ---------------------------------------------------------------------------------------------------
 

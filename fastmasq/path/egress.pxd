@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from fastmasq.path cimport verdict
+from fastmasq.path cimport mss, verdict
 from fastmasq.path.cut cimport queue_fragments, queue_segments
 from fastmasq.path.gather cimport gather
 from fastmasq.path.packet cimport Packet
@@ -37,8 +37,11 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     hop.used += 1
     if unlikely(packet.renumbered):
         renumber(packet)
-    if packet.protocol == numbers.TCP and not packet.is_fragment and gather(p, packet):
-        return verdict.FORWARDED
+    if packet.protocol == numbers.TCP:
+        if not packet.is_fragment and gather(p, packet):
+            return verdict.FORWARDED
+        if mss.may_offer(packet):
+            mss.clamp(p, packet)
     if unlikely(frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not p.senders[hop.link].vnet)):
         return queue_segments(p, packet)
     if unlikely(frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu):

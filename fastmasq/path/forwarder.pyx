@@ -16,7 +16,7 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, hops, liveness, observation, punts, tunnels, untranslated, verdict
+from fastmasq.path cimport datagrams, finish, hops, liveness, mss, observation, punts, tunnels, untranslated, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.held cimport HELD
@@ -131,6 +131,7 @@ cdef class Forwarder:
         self._untranslated = np.zeros(untranslated.UNTRANSLATED, rows.UNTRANSLATED)
         p.untranslated = <Untranslated *><size_t>self._untranslated.ctypes.data
         p.hairpin = hairpin
+        p.mss = mss.AUTOMATIC
         p.limit_errors = limit_errors
         p.error_rate = error_rate
         p.error_burst = error_burst
@@ -279,6 +280,10 @@ cdef class Forwarder:
     def set_hairpin(self, bint on):
         """Let inside hosts reach external endpoints of ours, or not; sessions that do so already go on."""
         self.path.hairpin = on
+
+    def set_mss(self, limit):
+        """Lower what SYNs offer as their MSS to `limit` octets, if not 0; None: to what links and routes can carry."""
+        self.path.mss = mss.AUTOMATIC if limit is None else limit
 
     def set_chains(self, RuleTable chains):
         """Put packets to these chains; None: to none, and all that leaves outside is masqueraded."""

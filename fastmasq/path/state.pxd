@@ -61,6 +61,7 @@ cdef struct Path:
     long bpf_call               # number of bpf(2)
     TriggersAndMarks *triggers_and_marks  # NULL without triggers, direct ports and marks
     bint hairpin
+    uint32_t mss                # that SYNs may offer, see mss.pxd
     Observation *observation    # NULL unless nothing is sent, and all is only judged
     # what waits
     HeldPackets held            # for a next hop

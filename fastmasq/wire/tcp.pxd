@@ -1,4 +1,4 @@
-# The TCP header (RFC 9293 section 3.1): offsets, flags, and the window scale option of a SYN (RFC 7323).
+# The TCP header (RFC 9293 section 3.1): offsets, flags, and the options of a SYN: MSS (section 3.7.1), window scale (RFC 7323).
 
 from libc.stdint cimport uint8_t
 
@@ -22,7 +22,10 @@ cdef enum:
 
     OPTION_END = 0
     OPTION_NOP = 1
+    OPTION_MSS = 2
+    MSS_LENGTH = 4
     OPTION_WINDOW_SCALE = 3
+    WINDOW_SCALE_LENGTH = 3
     MAXIMUM_SCALE = 14          # RFC 7323 section 2.3
 
 
@@ -37,22 +40,33 @@ cdef inline bint is_impossible(uint8_t flags) noexcept nogil:
     return flags & ACK == 0 and (flags & FIN != 0 or flags & RST == 0)
 
 
-cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
-    """Return the shift count of a SYN of `length` header octets, -1 without the option. Reads no further than `length`."""
+cdef inline unsigned int find_option(const uint8_t *tcp, unsigned int length, uint8_t kind, uint8_t wanted) noexcept nogil:
+    """Return where the first option of a kind with the `wanted` octets is in a header of `length` octets, 0 without one.
+
+    Reads no further than `length`, and not behind what contradicts itself.
+    """
     cdef unsigned int at = MINIMUM
     cdef unsigned int size
     while at < length:
         if tcp[at] == OPTION_END:
-            return -1
+            return 0
         if tcp[at] == OPTION_NOP:
             at += 1
             continue
         if at + 1 >= length:
-            return -1
+            return 0
         size = tcp[at + 1]
         if size < 2 or at + size > length:
-            return -1
-        if tcp[at] == OPTION_WINDOW_SCALE and size == 3:
-            return tcp[at + 2] if tcp[at + 2] <= MAXIMUM_SCALE else MAXIMUM_SCALE
+            return 0
+        if tcp[at] == kind and size == wanted:
+            return at
         at += size
-    return -1
+    return 0
+
+
+cdef inline int window_scale(const uint8_t *tcp, unsigned int length) noexcept nogil:
+    """Return the shift count of a SYN of `length` header octets, -1 without the option."""
+    cdef unsigned int at = find_option(tcp, length, OPTION_WINDOW_SCALE, WINDOW_SCALE_LENGTH)
+    if at == 0:
+        return -1
+    return tcp[at + 2] if tcp[at + 2] <= MAXIMUM_SCALE else MAXIMUM_SCALE

@@ -34,8 +34,8 @@ def offloads(request: pytest.FixtureRequest, net: Network) -> bool:
 
 @pytest.fixture(params=["auto", "off"], ids=["vnet", "no-vnet"])
 def running(request: pytest.FixtureRequest, net: Network, offloads: bool) -> Network:
-    """Return the network with fastmasq; the test still has to make a link smaller."""
-    net.start(f'[rings]\nvnet_header = "{request.param}"')
+    """Return the network with fastmasq, which lowers no MSS; the test still has to make a link smaller."""
+    net.start(f'[rings]\nvnet_header = "{request.param}"\n[masquerade]\nmss = "off"')
     return net
 
 
@@ -77,6 +77,20 @@ def test_a_small_outside_link(running: Network) -> None:
         assert known_mtu(net, "inside", SERVER_ADDRESS) == 1400
     send_and_compare(far, near, TRANSFER_BYTES)
     assert net.drops().keys() <= {"fragmentation_needed"}
+
+
+def test_rfc6691_no_end_needs_to_hear_that_a_packet_was_too_long(net: Network) -> None:
+    """Nobody is told, and all that is sent fits: the SYNs have said what does."""
+    net.start()
+    net.ip("gateway", "link set eth1 mtu 1400")
+    net.ip("router", "link set eth0 mtu 1400")
+    eventually(lambda: net.link("eth1")["mtu"] == 1400, what="the new MTU")
+    near, far = net.pair()
+    assert [end.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for end in (near, far)] == [1348, 1348]
+    send_and_compare(near, far, TRANSFER_BYTES)
+    send_and_compare(far, near, TRANSFER_BYTES)
+    assert known_mtu(net, "inside", SERVER_ADDRESS) is None
+    assert net.drops() == {}
 
 
 def test_a_small_inside_link(running: Network) -> None:

@@ -125,7 +125,7 @@ def test_silence_for_ports_that_are_ours_on_a_tun(net: Network, outside_tunnel: 
 
 def test_a_small_tun(net: Network, outside_tunnel: Tunnel) -> None:
     net.ip("gateway", "link set tun0 mtu 1400")
-    net.start(outside="tun0")
+    net.start('[masquerade]\nmss = "off"', outside="tun0")
     near, far = net.pair()
     send_and_compare(near, far, TRANSFER_BYTES)
     assert "mtu 1400" in net.run("inside", "ip", "route", "get", SERVER_ADDRESS)

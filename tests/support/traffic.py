@@ -28,6 +28,9 @@ remote_endpoints = st.tuples(remotes, st.sampled_from(REMOTE_PORTS))
 identifiers = st.sampled_from(IDENTIFIERS)
 numbers = st.one_of(st.sampled_from(NUMBERS), st.integers(0, 2**32 - 1))
 flags = st.sampled_from(["S", "SA", "A", "PA", "FA", "R", "RA", "F", "", "SF", "SR", "SEC", "UPA"])
+syn_options = st.sampled_from(  # as far as they offer an MSS, or seem to
+    [b"", b"\2\4\5\xb4", b"\1\2\4\5\xb4", b"\2\4\2\x18", b"\2\4\0\0", b"\2\3\5\xb4", b"\2\4\5", b"\0\2\4\5\xb4"]
+)
 scales = st.sampled_from([None, 0, 7, 14, 15])
 payloads = st.binary(max_size=24)
 long_payloads = st.sampled_from([b"", bytes(range(256)) * 2, bytes(548), b"\xff" * 700, b"ab" * 290])
@@ -67,6 +70,7 @@ def tcp_between(draw, sources, destinations, some_flags=flags) -> bytes:
         ack=draw(numbers),
         window=draw(st.sampled_from([0, 1, 1000, 65535])),
         scale=draw(scales),
+        tcp_options=draw(syn_options),
         payload=draw(payloads),
         checksum=draw(checksums),
         **draw(ip_fields),

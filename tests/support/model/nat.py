@@ -116,6 +116,7 @@ class Model:
         self.short_second = -1  # in which it was last asked whether something is short
         self.observed = Observed()
         self.datagram: Datagram | None = None  # that of the piece in hand
+        self.link = INSIDE  # that the packet in hand has come by
         for forward in self.settings.forwards:
             self.add_forward(forward)
 
@@ -124,6 +125,7 @@ class Model:
         self.expire(now_ns)
         self.observed = observed or Observed()
         self.datagram = None
+        self.link = link
         try:
             parsed = parse(packet)
         except Refused as refused:
@@ -282,7 +284,15 @@ class Model:
         rewriter.hop()
         if self.datagram and self.datagram.identification is not None:
             rewriter.identification(self.datagram.identification)
+        if rewriter.protocol == TCP and (self.datagram or not rewriter.is_fragment):
+            self.clamp(link, rewriter)
         return Forward(link, fragments(rewriter.bytes(), self.mtu[link]))
+
+    def clamp(self, link: str, rewriter: Rewriter) -> None:
+        """Lower what a SYN offers as its MSS to what both links can carry (RFC 6691 section 2)."""
+        fitting = min(self.mtu[self.link], self.mtu[link]) - 40
+        if self.settings.mss != "off":
+            rewriter.lower_mss(fitting if self.settings.mss == "auto" else self.settings.mss)
 
     # -- outbound ---------------------------------------------------------------------------------------------------
 

@@ -181,6 +181,12 @@ def segment_of(parsed: Parsed) -> Segment:
 
 def offered_scale(options: bytes) -> int | None:
     """Return the shift count of the window scale option, at most 14 (RFC 7323 section 2.3); None without one."""
+    found = find_option(options, 3, 3)
+    return None if found is None else min(options[found + 2], 14)
+
+
+def find_option(options: bytes, kind: int, length: int) -> int | None:
+    """Return where the first TCP option of a kind and length begins; None if none does before something is wrong."""
     at = 0
     while at < len(options) and options[at] != 0:
         if options[at] == 1:
@@ -188,8 +194,8 @@ def offered_scale(options: bytes) -> int | None:
             continue
         if at + 1 >= len(options) or options[at + 1] < 2 or at + options[at + 1] > len(options):
             return None
-        if options[at] == 3 and options[at + 1] == 3:
-            return min(options[at + 2], 14)
+        if (options[at], options[at + 1]) == (kind, length):
+            return at
         at += options[at + 1]
     return None
 
@@ -300,6 +306,22 @@ class Rewriter:
 
     def identification(self, number: int) -> None:
         self._write(4, struct.pack(">H", number), 10)
+
+    @property
+    def is_fragment(self) -> bool:
+        return struct.unpack(">H", self.raw[6:8])[0] & 0x3FFF != 0
+
+    def lower_mss(self, limit: int) -> None:
+        """Lower the MSS that a SYN offers, if it does and offers more (RFC 9293 section 3.7.1)."""
+        header = self.raw[self.start : self.start + (self.raw[self.start + 12] >> 4) * 4]
+        found = find_option(header[20:], 2, 4)
+        if not header[13] & SYN or found is None:
+            return
+        at = 20 + found + 2
+        if struct.unpack(">H", header[at : at + 2])[0] <= limit:
+            return
+        header[at : at + 2] = struct.pack(">H", limit)
+        self._write(self.start + 20, bytes(header[20:]), *self._transport_checksum())
 
     def quote(self, rewritten: bytes) -> None:
         """Put the rewritten quote into an ICMP error; its length is the same."""

@@ -125,6 +125,9 @@ def test_what_is_not_toml(text, line, said):
         (LINKS + '[masquerade]\nhost_ports = "500-4000"', 5, '"500-4000" has ports under 1024, which are for services'),
         (LINKS + '[masquerade]\nhost_ports = "5000-5254"', 5, "is fewer than the 256 ports that a host wants; "),
         (LINKS + '[masquerade]\nhost_ports = "9000-5000"', 5, '"9000-5000" runs backwards; write 5000-9000'),
+        (LINKS + "[masquerade]\nmss = 87", 5, "masquerade.mss: 87 is not from 88 to 65495 octets; "),
+        (LINKS + '[masquerade]\nmss = "1400"', 5, 'masquerade.mss: "1400" is not from 88 to 65495 octets; '),
+        (LINKS + "[masquerade]\nmss = true", 5, "masquerade.mss: true is not from 88 to 65495 octets; "),
         (LINKS + "[rings]\nmode = []", 5, 'rings.mode: [] is not known; use "auto" or "v3" or "v2" or "socket"'),
         # plain types
         (LINKS + "[masquerade]\nhairpin = 1", 5, "masquerade.hairpin: 1 is not true or false; write for example true"),

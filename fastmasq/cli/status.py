@@ -116,6 +116,8 @@ def _facts(report: dict[str, Any]) -> Any:
         f"{kind} {sessions[kind]}" for kind in ("tcp", "udp", "icmp", "other") if sessions[kind] or kind != "other"
     )
     table.add_row("Guard", ", ".join(text for text in (guard["backend"], guard["detail"]) if text))
+    if report["host"]["unsolicited"] == "drop":
+        table.add_row("Host", f"silent to the outside, open: {', '.join(report['host']['open']) or 'nothing'}")
     table.add_row("External", f"{address}, ports {external['ports']}")
     if external["missing"]:
         missing = ", ".join(external["missing"])

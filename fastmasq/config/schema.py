@@ -33,6 +33,7 @@ from fastmasq.config.values import (
     InterfaceName,
     InterfaceNames,
     Mss,
+    Openings,
     OptionalPort,
     PortRanges,
     Rate,
@@ -129,6 +130,18 @@ class Rings(Section, frozen=True, kw_only=True):
     busy_poll: Annotated[Duration, Bounds("0s", "10ms")] = Duration.read("200us")
 
 
+class Host(Section, frozen=True, kw_only=True):
+    """What the outside gets of the host itself."""
+
+    unsolicited: Literal["answer", "drop"] = "answer"
+    open: Openings = Openings()
+
+    @property
+    def is_shut(self) -> bool:
+        """Return whether nobody outside can begin anything with the host."""
+        return self.unsolicited == "drop" and not self.open
+
+
 class Takeover(Section, frozen=True, kw_only=True):
     """How the kernel is made to stand aside."""
 
@@ -170,6 +183,7 @@ class Settings(Section, frozen=True, kw_only=True):
     vpn: Vpn = Vpn()
     limits: Limits = Limits()
     rings: Rings = Rings()
+    host: Host = Host()
     takeover: Takeover = Takeover()
     state: State = State()
     control: Control = Control()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from fastmasq.units import format_duration, parse_duration, parse_rate
 
@@ -23,6 +23,7 @@ USUAL_SOCKETS = (DEFAULT_SOCKET, SERVICE_SOCKET, STATUS_SOCKET)  # in the order 
 _LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
 _LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
 _LAST_PORT = 65_535
+_LAST_PROTOCOL = 255
 _FIRST_HOST_PORT = 1024
 _FEWEST_HOST_PORTS = 256
 _INTERFACE_NAME = re.compile(r"[^\s/:\x00-\x1f\x7f]+")
@@ -262,6 +263,42 @@ class Mss(int):
     def limit(self) -> int | None:
         """The octets, 0 for any; None: what links and routes can carry."""
         return None if self == self.AUTOMATIC else int(self)
+
+
+class Opening(NamedTuple):
+    """What of the host is open: ports of "tcp" or "udp", a "protocol" by its number, or "ping"."""
+
+    kind: str
+    first: int = 0
+    last: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "ping":
+            return self.kind
+        return f"{self.kind}:{self.first}" + (f"-{self.last}" if self.last != self.first else "")
+
+
+class Openings(tuple[Opening, ...]):
+    """What of the host is open to the outside, each once; none at all is an empty list."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example ["tcp:22", "udp:51820", "ping"]'
+        if not isinstance(written, list):
+            raise ValueError(f"{in_toml(written)} is not a list; {example}")
+        _refuse_twice([each for each in written if isinstance(each, str)])
+        return cls(_read_opening(each, example) for each in written)
+
+
+def _read_opening(written: Any, example: str) -> Opening:
+    kind, _, numbers = written.partition(":") if isinstance(written, str) else ("", "", "")
+    if written == "ping":
+        return Opening("ping")
+    if kind in ("tcp", "udp"):
+        return Opening(kind, *_read_range(numbers, example))
+    if kind == "protocol" and numbers.isascii() and numbers.isdigit() and 0 < int(numbers) <= _LAST_PROTOCOL:
+        return Opening(kind, int(numbers), int(numbers))
+    raise ValueError(f'{in_toml(written)} is none of "tcp:PORT", "udp:PORT", "protocol:NUMBER" and "ping"; {example}')
 
 
 class SocketPath(str):

@@ -226,13 +226,15 @@ class Gateway:
             raise ConfigurationError("\n".join(found))
 
     def _change_rules(self, old: Policy, new: Policy, undo: ExitStack) -> None:
-        if new.rules is old.rules:
-            return
-        if self.host.reach_proxies(new.rules, self.forwarder):
+        if new.rules is not old.rules and self.host.reach_proxies(new.rules, self.forwarder):
             undo.callback(self._leave_proxies)
             self.read_kernel()
-        self.host.judge(new.rules)
-        undo.callback(self.host.judge, old.rules)
+        itself, before = new.settings.host, old.settings.host
+        if new.rules is not old.rules or itself != before:
+            self.host.judge(new.rules, itself)
+            undo.callback(self.host.judge, old.rules, before)
+        if new.rules is old.rules:
+            return
         self.rules.put(new.rules)
         undo.callback(lambda: self.rules.put(old.rules.succeeding(self.rules.rule_set)))
 
@@ -294,7 +296,7 @@ class Gateway:
         self.forwards.resolve(self._addresses_by_name())
         self._local = rows.local_addresses(snapshot.routes)
         self._settle()
-        self.host.judge(self.rules.rule_set)  # a rule may ask for the address of an interface
+        self.host.judge(self.rules.rule_set, self.settings.host)  # a rule may ask for the address of an interface
         self._say_missing()
         self._is_in_step = True
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmasq.config.schema import Host as HostItself
 from fastmasq.config.schema import Masquerade, Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import ports, proxies, resets
@@ -26,6 +27,7 @@ from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
 from fastmasq.kernel.guard.backends import NoGuard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
+from fastmasq.kernel.host_rules.unsolicited import Connection, Gate
 from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
 from fastmasq.kernel.ports import PORT_RANGE, RESERVED_PORTS
@@ -63,6 +65,8 @@ class Host:
         self._off: dict[str, Sequence[str]] = {}  # what is to be off for that, by the name of a link
         self._out_of_reach: list[str] = []
         self._not_enforced: list[str] = []
+        self._is_gated = False  # towards the outside
+        self._connections: list[Connection] = []  # of the host, when it came to be so
         thread = ThreadPoolExecutor(1, "binds")  # where no control groups are mounted the kernel takes 15 ms
         self._hearing: Future[tuple[Binds | None, str]] | None = thread.submit(_hear_binds)
         thread.shutdown(wait=False)
@@ -223,16 +227,36 @@ class Host:
 
     # -- rules -----------------------------------------------------------------------------------------------------
 
-    def judge(self, rule_set: RuleSet) -> None:
-        """Have the kernel judge the host's own packets by the rules, and say once what of them it cannot.
+    def judge(self, rule_set: RuleSet, itself: HostItself) -> None:
+        """Have the kernel judge the host's own packets by the rules, then by what of the host is open to the outside.
 
-        Raises KernelError or ConfigurationError; then what was in force stays.
+        What of the rules it cannot is said once. Raises KernelError or ConfigurationError, and what was in force stays.
         """
-        not_enforced = self._takeover.set_host_rules(rule_set, interface_addresses())
+        gate = self._gate(itself)
+        not_enforced = self._takeover.set_host_rules(rule_set, interface_addresses(), gate)
+        self._is_gated = gate is not None
         for line in not_enforced:
             if line not in self._not_enforced:
                 log.warning("%s", line)
         self._not_enforced = not_enforced
+
+    def _gate(self, itself: HostItself) -> Gate | None:
+        """Return what is open where not all is; connections that are older than that go on."""
+        if itself.unsolicited != "drop":
+            return None
+        if not self._is_gated:
+            self._connections = kernel_ports.connections()
+        found: dict[str, list[tuple[int, int]]] = {}
+        for kind, first, last in itself.open:
+            found.setdefault(kind, []).append((first, last))
+        return Gate(
+            interfaces=self._with_macvlans([self._interfaces.outside]),
+            tcp=found.get("tcp", ()),
+            udp=found.get("udp", ()),
+            protocols=[number for number, _ in found.get("protocol", ())],
+            ping="ping" in found,
+            known=self._connections,
+        )
 
     def count(self, rule_set: RuleSet) -> None:
         """Add to counters what the host's own packets have matched since the last call. Raises KernelError."""
@@ -396,7 +420,7 @@ class UntouchedHost(Host):
     def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
         pass
 
-    def judge(self, rule_set: RuleSet) -> None:
+    def judge(self, rule_set: RuleSet, itself: HostItself) -> None:
         pass
 
     def count(self, rule_set: RuleSet) -> None:

@@ -22,6 +22,7 @@ from fastmasq.errors import ConfigurationError, FastmasqError
 from fastmasq.kernel import ip_rules, privileges
 from fastmasq.kernel.conflicts import conflicts
 from fastmasq.kernel.guard.backends import candidates, make_guard
+from fastmasq.kernel.host_rules.ruleset import HostRules
 from fastmasq.kernel.links import Link
 from fastmasq.kernel.ports import (
     PORT_RANGE,
@@ -83,6 +84,7 @@ def findings(declared: Declared) -> list[Finding]:
         watch.close()
     found += [Finding("note", f"without {name}: {privileges.WANTED[name]}") for name in privileges.wanting()]
     found += _guard(settings)
+    found += _host(settings)
     found += _ports(settings)
     found += _memory(settings)
     found += _preload(settings)
@@ -172,6 +174,19 @@ def _guard(settings: Settings) -> Iterator[Finding]:
     if wanted == "auto" and not works:
         hint = "" if shutil.which("nft") else " (install the package nftables, or iptables for a kernel without it)"
         yield Finding("warning", f"no guard works here{hint}; {make_guard('none').describe()}")
+
+
+def _host(settings: Settings) -> Iterator[Finding]:
+    """Look for what keeps the host from being silent to strangers, and for who could not come in any more."""
+    if settings.host.unsolicited != "drop":
+        return
+    try:
+        HostRules().check(gated=True)
+    except FastmasqError as error:
+        yield Finding("error", f'[host] unsolicited = "drop" needs nftables: {error}')
+    if settings.host.is_shut:
+        outside = settings.interfaces.outside
+        yield Finding("warning", f"[host] open names nothing: nobody can log in to this host over {outside}")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from msgspec import Struct, structs
 
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
+from fastmasq.config.schema import Settings
 from fastmasq.daemon import enforce
 from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
@@ -87,7 +88,10 @@ class Reload:
         before, declared = self._gateway.policy(), self._gateway.declared
         try:
             self._confirmation.require_none(now_ns())
-            result = self._reload(self._read_again(), to_enforce=to_enforce, exactly=exactly)
+            loaded = self._read_again()
+            if not confirm_s:
+                _refuse_to_shut(before.settings, loaded.settings)
+            result = self._reload(loaded, to_enforce=to_enforce, exactly=exactly)
         except FastmasqError as error:
             for line in str(error).splitlines():
                 log.error("not reloaded: %s", line)
@@ -121,6 +125,15 @@ def as_declared(running: Policy, declared: Declared) -> Declared:
     """Return what runs as if files had said so, for the new ones to be compared with; no file says whose turn it is."""
     marks = tuple(structs.replace(one, left=None) for one in running.marks)
     return replace(declared, **{each.name: getattr(running, each.name) for each in fields(Policy)} | {"marks": marks})
+
+
+def _refuse_to_shut(before: Settings, after: Settings) -> None:
+    """Raise ConfigurationError where nobody could come in any more to take a change back."""
+    if after.host.is_shut and not before.host.is_shut:
+        raise ConfigurationError(
+            '[host] unsolicited = "drop" with nothing in `open`: nobody could log in from outside any more; name what '
+            "is to stay open, or have it go back by itself unless you confirm it: `fastmasq reload --confirm`"
+        )
 
 
 def _report(result: dict[str, Any]) -> str:

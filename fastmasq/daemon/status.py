@@ -79,6 +79,10 @@ class Status:
             "compat": gateway.settings.compat,
             "links": [self._with_traffic(**link) for link in gateway.links.describe()],
             "guard": {"backend": guard.backend, "detail": guard.describe()},
+            "host": {
+                "unsolicited": gateway.settings.host.unsolicited,
+                "open": list(map(str, gateway.settings.host.open)),
+            },
             "external": {
                 "address": None if external is None else str(IPv4Address(external)),
                 "addresses": [str(IPv4Address(address)) for address in gateway.ports.externals],

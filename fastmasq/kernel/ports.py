@@ -33,7 +33,7 @@ _PORTLESS_SOCKETS = {UDP_LITE: Path("/proc/net/udplite"), SCTP: Path("/proc/net/
 _TUNNELS = {768: IPIP, 776: IPV6, 778: GRE}  # ARPHRD_* of IPIP, 6in4 and GRE links (linux/if_arp.h), their protocols
 
 _SOCK_DIAG_BY_FAMILY = 20
-_TCP_LISTEN, _TCP_BOUND_INACTIVE = 10, 13
+_TCP_ESTABLISHED, _TCP_LISTEN, _TCP_BOUND_INACTIVE = 1, 10, 13
 _ALL_STATES = (1 << _TCP_BOUND_INACTIVE + 1) - 1
 _INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions, padding, state bits, socket id
 _INET_DIAG_MESSAGE = struct.Struct("=4x2s2s16s40xII")  # of struct inet_diag_msg the ports, our address, owner, inode
@@ -188,6 +188,18 @@ def listeners(protocol: int) -> dict[int, set[str]]:
     for each in waiting(protocol):
         found.setdefault(each.port, set()).add(each.address)
     return found
+
+
+def connections() -> list[tuple[str, int, int]]:
+    """Return (address and port of the other end, our port) of the TCP connections over IPv4 that are established."""
+    found = []
+    for _, local, remote, state, *_ in _rows(*_SOCKETS_OF[TCP]):
+        other = ipaddress.ip_address(_octets(remote))
+        if isinstance(other, ipaddress.IPv6Address):
+            other = other.ipv4_mapped
+        if other is not None and int(state, 16) == _TCP_ESTABLISHED:
+            found.append((str(other), _port(remote), _port(local)))
+    return sorted(found)
 
 
 def _bound_ports(protocol: int) -> list[int]:

@@ -19,6 +19,7 @@ from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.chains import asks_nothing
 from fastmasq.kernel.host_rules.match import Addresses
 from fastmasq.kernel.host_rules.ruleset import HostRules
+from fastmasq.kernel.host_rules.unsolicited import Gate
 from fastmasq.kernel.identity import network_namespace
 from fastmasq.kernel.journal import Entry, Journal, shown
 from fastmasq.kernel.run_folder import FOLDER, STATE_KINDS, Lock, RunFolder, file_of
@@ -70,6 +71,7 @@ class Takeover:
         self.adopted = bool(self._journal.entries)
         self.remarks = self._journal.remarks
         self.host_rules = HostRules()
+        self._is_gated = False  # what is for the host: only some of it is open to the outside
         self._local_mtu = 0  # of the link to programs of this host; 0 without one
 
     def set_sysctl(self, name: str, value: str) -> None:
@@ -166,29 +168,36 @@ class Takeover:
                 self._journal.remove(entry)
             raise
 
-    def set_host_rules(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
+    def set_host_rules(self, rule_set: RuleSet, addresses: Addresses, gate: Gate | None = None) -> list[str]:
         """Have the chains input and output judge the host's own packets, in place of what a predecessor may have left.
 
-        Returns one line for each thing that cannot be enforced; without nftables that is everything. Raises KernelError
-        or ConfigurationError; then what was in force stays.
+        gate: what of the host is open to the outside, unless all is. Returns one line for each thing that cannot be
+        enforced; without nftables that is everything, but a gate that cannot be is an error. Raises KernelError or
+        ConfigurationError; then what was in force stays.
         """
         known = _HOST_RULES in self._journal.entries
-        if asks_nothing(rule_set):
+        if asks_nothing(rule_set) and gate is None:
             self.host_rules_refused = ""
             if known:
                 self.host_rules.remove()
                 self._journal.remove(_HOST_RULES)
+            self._is_gated = False
             return []
-        if not known:
+        if not known or (gate is not None and not self._is_gated):
             try:
-                self.host_rules.check()
+                self.host_rules.check(gated=gate is not None)
             except KernelError as error:
+                if gate is not None:
+                    raise KernelError(f'[host] unsolicited = "drop" needs nftables: {error}') from None
                 self.host_rules_refused = str(error)
                 return [
                     f"the chains input and output do not protect the host itself, only what fastmasq handles: {error}"
                 ]
-            self._journal.append(_HOST_RULES)
-        return self.host_rules.update(rule_set, addresses)
+            if not known:
+                self._journal.append(_HOST_RULES)
+        not_enforced = self.host_rules.update(rule_set, addresses, gate)
+        self._is_gated = gate is not None
+        return not_enforced
 
     def keep_state(self, path: Path) -> None:
         """Have a file with rows of sessions go when everything is put back, not before."""

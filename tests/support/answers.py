@@ -50,6 +50,7 @@ STATUS = {
         },
     ],
     "guard": {"backend": "nftables", "detail": "netdev ingress on eth0 and ppp0"},
+    "host": {"unsolicited": "answer", "open": []},
     "external": {"address": None, "addresses": [], "missing": [], "ports": "1024-20479,24576-65535"},
     "host_ports": {"range": "20480-24575", "own": "32768-60999", "reason": ""},
     "sessions": {

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from fastmasq.config.schema import Host as HostItself
 from fastmasq.config.schema import Masquerade, Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import PortRanges
@@ -100,7 +101,7 @@ class Host:
         self.refuses: set[str] = set()
         self.kept: Mapping[int, np.ndarray] = {}
         self.protocols_kept: list[int] = []
-        self.judged = RuleSet()
+        self.judged, self.itself = RuleSet(), HostItself()
         self.reserved: Masquerade | None = None
         self.reaches_proxies = False
         self.waits: dict[int, list[Waiting]] = {}
@@ -148,9 +149,9 @@ class Host:
         self._agree("guard")
         self.kept, self.protocols_kept = dict(external), sorted(protocols)
 
-    def judge(self, rule_set: RuleSet) -> None:
+    def judge(self, rule_set: RuleSet, itself: HostItself) -> None:
         self._agree("nft")
-        self.judged = rule_set
+        self.judged, self.itself = rule_set, itself
 
     def count(self, rule_set: RuleSet) -> None:
         pass

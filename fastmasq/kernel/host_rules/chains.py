@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fastmasq.errors import ConfigurationError
+from fastmasq.kernel.host_rules import unsolicited
 from fastmasq.kernel.host_rules.match import Addresses, can_be_spelled, conditions
+from fastmasq.kernel.host_rules.unsolicited import ACCEPT_BY_RULE, Gate
 from fastmasq.kernel.local_link import HOST_END
 from fastmasq.kernel.nft import escaped
 from fastmasq.policy.chains import (
@@ -95,16 +97,26 @@ def asks_nothing(rule_set: RuleSet) -> bool:
 
 
 def translate(
-    rule_set: RuleSet, addresses: Addresses, counter_name: Callable[[CounterKey], str], *, behind_raw: bool = False
+    rule_set: RuleSet,
+    addresses: Addresses,
+    counter_name: Callable[[CounterKey], str],
+    *,
+    behind_raw: bool = False,
+    gate: Gate | None = None,
 ) -> Translation:
     """Return what nftables must do with the host's own packets, behind a guard that is or is not one of iptables.
 
-    Raises ConfigurationError.
+    gate: what is open to the outside, unless all is. Raises ConfigurationError.
     """
     result = Translation()
+    if gate is not None:
+        behind_rules = _counts(rule_set.chain(INPUT))
+        result.chains[unsolicited.NAME] = list(unsolicited.rules(gate, behind_rules=behind_rules))
+        result.hooks[unsolicited.NAME] = unsolicited.HOOK
     for name in (OUTPUT, INPUT):  # output first: whether it rejects matters to input
         if _counts(rule_set.chain(name)):
-            _Hook(rule_set, name, addresses, counter_name, result).translate(behind_raw)
+            by_rule = ACCEPT_BY_RULE if gate is not None and name == INPUT else "accept"
+            _Hook(rule_set, name, addresses, counter_name, result, by_rule).translate(behind_raw)
     if sum(map(len, result.chains.values())) > _MOST_RULES:
         raise ConfigurationError(f"the rules for the host itself come to more than {_MOST_RULES} rules of nftables")
     return result
@@ -133,12 +145,14 @@ class _Hook:
         addresses: Addresses,
         counter_name: Callable[[CounterKey], str],
         result: Translation,
+        accept_by_rule: str,
     ) -> None:
         self._rule_set = rule_set
         self._hook = hook
         self._addresses = addresses
         self._counter_name = counter_name
         self._result = result
+        self._accept_by_rule = accept_by_rule
         self._reachable = {name: self._reached_from(name) for name in rule_set.chains}
         self._made: dict[tuple[str, frozenset[str]], str] = {}
 
@@ -152,7 +166,7 @@ class _Hook:
         self._result.hooks[name] = hook
         if self._hook == INPUT:
             lines.append(_NO_HIDDEN_FLAGS)
-        verdict = self._verdict(chain.policy, ())
+        verdict = "accept" if chain.policy == ACCEPT else self._verdict(chain.policy, ())
         if _rejection(OUTPUT) in self._result.chains:
             lines.append(_OWN_RESET.format("iifname" if self._hook == INPUT else "oifname"))
         lines += [f"jump {body}", f"{self._count((self._hook, None, 0))} {verdict}"]
@@ -219,7 +233,9 @@ class _Hook:
             chain = _rejection(self._hook)
             self._result.chains[chain] = list(_REJECTIONS[self._hook])
             return f"goto {chain}"
-        return {"": "", ACCEPT: "accept", MASQ: "accept", REDIRECT: "accept", DENY: "drop", RETURN: "return"}[target]
+        if target in (ACCEPT, MASQ, REDIRECT):
+            return self._accept_by_rule
+        return {"": "", DENY: "drop", RETURN: "return"}[target]
 
     def _announce(self, rule: Rule, number: int, chain: str) -> None:
         """Say what of a rule is not enforced on the host's own packets."""

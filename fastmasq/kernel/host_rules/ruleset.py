@@ -20,6 +20,7 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import nft
 from fastmasq.kernel.host_rules.chains import CounterKey, Translation, counter_keys, translate
 from fastmasq.kernel.host_rules.match import Addresses
+from fastmasq.kernel.host_rules.unsolicited import Gate
 from fastmasq.policy.chains import RuleSet
 
 NAME = "fastmasq"
@@ -38,24 +39,25 @@ class HostRules:
         self._table = nft.Table(_PURPOSE, "ip", NAME)
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> packets and bytes as of the last `collect`
 
-    def check(self) -> None:
-        """Raise KernelError, saying what is missing, if nftables cannot do it here. Changes nothing."""
+    def check(self, *, gated: bool = False) -> None:
+        """Raise KernelError, saying what is missing, if nftables cannot do it here, or a gate. Changes nothing."""
         chain = f"{_TABLE} probe"
         nft.run(
             _PURPOSE,
             "--check",
             script=f"add table {_TABLE}\n"
             f"add chain {chain} {{ type filter hook prerouting priority -450; }}\n"
-            f"add rule {chain} fib saddr type local limit rate 1/second log reject with icmp type port-unreachable\n",
+            f"add rule {chain} fib saddr type local limit rate 1/second log reject with icmp type port-unreachable\n"
+            + (f"add rule {chain} ct state {{ established, related }} accept\n" if gated else ""),
         )
 
-    def update(self, rule_set: RuleSet, addresses: Addresses) -> list[str]:
-        """Put the chains input and output in force; return a line for each thing that cannot be enforced.
+    def update(self, rule_set: RuleSet, addresses: Addresses, gate: Gate | None = None) -> list[str]:
+        """Put the chains input and output in force, and a gate; return a line for each thing that cannot be enforced.
 
         Counters go on; those of rules that have gone are given up. Raises KernelError or ConfigurationError; then what
         was in force stays.
         """
-        wanted = translate(rule_set, addresses, self._counter_name, behind_raw=self.behind_raw)
+        wanted = translate(rule_set, addresses, self._counter_name, behind_raw=self.behind_raw, gate=gate)
         if wanted != self._translation:
             self._put_in_force(wanted)
         return wanted.not_enforced

@@ -128,6 +128,16 @@ def test_what_is_not_toml(text, line, said):
         (LINKS + "[masquerade]\nmss = 87", 5, "masquerade.mss: 87 is not from 88 to 65495 octets; "),
         (LINKS + '[masquerade]\nmss = "1400"', 5, 'masquerade.mss: "1400" is not from 88 to 65495 octets; '),
         (LINKS + "[masquerade]\nmss = true", 5, "masquerade.mss: true is not from 88 to 65495 octets; "),
+        (LINKS + '[host]\nunsolicited = "deny"', 5, 'host.unsolicited: "deny" is not known; use "answer" or "drop"'),
+        (LINKS + '[host]\nopen = "tcp:22"', 5, 'host.open: "tcp:22" is not a list; write for example ["tcp:22", '),
+        (
+            LINKS + '[host]\nopen = ["ssh"]',
+            5,
+            '"ssh" is none of "tcp:PORT", "udp:PORT", "protocol:NUMBER" and "ping"; ',
+        ),
+        (LINKS + '[host]\nopen = ["tcp:0"]', 5, 'host.open: "0" is outside 1-65535; write for example ["tcp:22", '),
+        (LINKS + '[host]\nopen = ["protocol:256"]', 5, 'host.open: "protocol:256" is none of "tcp:PORT", '),
+        (LINKS + '[host]\nopen = ["ping", "ping"]', 5, 'host.open: names "ping" twice; name it once'),
         (LINKS + "[rings]\nmode = []", 5, 'rings.mode: [] is not known; use "auto" or "v3" or "v2" or "socket"'),
         # plain types
         (LINKS + "[masquerade]\nhairpin = 1", 5, "masquerade.hairpin: 1 is not true or false; write for example true"),

@@ -120,7 +120,7 @@ def test_what_is_undone_goes_back_at_once(gateway: PolicyGateway, caplog: pytest
 def test_the_kernel_may_refuse_the_way_back_for_a_while(
     gateway: PolicyGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(rule_set: object) -> None:
+    def refuse(rule_set: object, itself: object) -> None:
         raise KernelError("nft: busy")
 
     lock_out(gateway)

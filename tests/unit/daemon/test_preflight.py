@@ -18,6 +18,7 @@ from fastmasq.config.values import (
     HostPorts,
     InterfaceName,
     InterfaceNames,
+    Openings,
     OptionalPort,
     PortRanges,
 )
@@ -49,6 +50,13 @@ def texts(all_found: list[Finding], severity: str) -> list[str]:
 
 def test_a_good_gateway_has_nothing_to_complain_of(gateway: Gateway) -> None:
     assert [each for each in found() if each.severity != "note"] == []
+
+
+def test_nobody_could_log_in_any_more(gateway: Gateway) -> None:
+    assert texts(found("host", unsolicited="drop"), "warning") == [
+        "[host] open names nothing: nobody can log in to this host over eth1"
+    ]
+    assert texts(found("host", unsolicited="drop", open=Openings.read(["tcp:22"])), "warning") == []
 
 
 def test_an_inside_link_that_is_not_there(gateway: Gateway) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from fastmasq.kernel.host_rules.chains import CounterKey, Translation, asks_nothing, translate
 from fastmasq.kernel.host_rules.match import conditions
+from fastmasq.kernel.host_rules.unsolicited import HOOK, Gate
 from fastmasq.policy.chains import ACCEPT, DENY, FORWARD, INPUT, OUTPUT, REDIRECT, REJECT, RETURN, Match, Rule, RuleSet
 
 ADDRESSES = {"lo": (0x7F000001,), "eth1": (0xC8C8C8C8, 0xC8C8C8C9), "ppp0": (0xC8C8C8C8,)}
@@ -76,6 +77,32 @@ def test_nothing_is_asked_of_nftables_where_all_is_accepted() -> None:
     rules.set_policy(OUTPUT, REJECT)
     assert not asks_nothing(rules)
     assert list(translated(rules).hooks) == [OUTPUT]
+
+
+def test_a_gate_is_behind_rules_where_there_are_any() -> None:
+    gate = Gate(
+        ["eth1", "mac0"], tcp=[(22, 22), (80, 90)], udp=[(53, 53)], protocols=[50], ping=True,
+        known=[("199.0.0.1", 443, 20000)],
+    )  # fmt: skip
+    rules = RuleSet()
+    result = translate(rules, ADDRESSES, name_of, gate=gate)
+    assert result.hooks == {"unsolicited": HOOK}
+    assert result.chains["unsolicited"] == [
+        'iifname != { "eth1", "mac0" } accept',
+        "ct state { established, related } accept",
+        "ip saddr . tcp sport . tcp dport { 199.0.0.1 . 443 . 20000 } accept",
+        "udp sport 67 udp dport 68 accept",
+        "tcp dport { 22, 80-90 } accept",
+        "udp dport { 53 } accept",
+        "ip protocol { 50 } accept",
+        "icmp type echo-request accept",
+        "drop",
+    ]
+    rules.append(INPUT, Rule(match=Match(protocol=6), target=ACCEPT))
+    result = translate(rules, ADDRESSES, name_of, gate=Gate(["eth1"]))
+    assert result.chains["unsolicited"][1] == "meta priority fa57:1 accept"
+    assert result.chains["input_input"] == ['ip protocol 6 counter name "input.0" meta priority set fa57:1 accept']
+    assert result.chains["input"][-1] == 'counter name "input.0" accept', "the policy decides nothing"
 
 
 def test_a_packet_that_fits_two_ways_is_counted_once() -> None:

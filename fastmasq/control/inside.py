@@ -34,6 +34,7 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.clock import now_ns
+from fastmasq.control.endpoints import Endpoint
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.lines import Client, LineServer
 from fastmasq.control.protocol import Failure, Reply, decode, decode_request, encode
@@ -50,14 +51,6 @@ MOST_OF_HOST = 4
 PATIENCE_S = 5
 LINES_PER_SECOND = 5  # of the log
 _log = logging.getLogger(__name__)
-
-
-class Endpoint(NamedTuple):
-    """Where to listen: an inside link with its index, which a re-created link has not, and an address of it."""
-
-    link: str
-    ifindex: int
-    address: int
 
 
 class Signed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +99,7 @@ class InsideServer(LineServer):
                 listener = _listen(endpoint, self._port)
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):  # it has gone again: we shall be told
-                    refused.append(f"{_dotted(endpoint.address)}:{self._port}: {error.strerror}")
+                    refused.append(f"{endpoint.dotted()}:{self._port}: {error.strerror}")
                 continue
             self._listeners[endpoint] = listener
             self.listen(listener)
@@ -200,7 +193,7 @@ def _listen(endpoint: Endpoint, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, endpoint.link.encode())
-        listener.bind((_dotted(endpoint.address), port))
+        listener.bind((endpoint.dotted(), port))
         listener.listen(MOST_CLIENTS)
     except OSError:
         listener.close()

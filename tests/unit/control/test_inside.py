@@ -14,7 +14,8 @@ import threading
 import pytest
 
 from fastmasq.control import inside
-from fastmasq.control.inside import LARGEST_LINE, LINES_PER_SECOND, MOST_OF_HOST, Endpoint, InsideServer
+from fastmasq.control.endpoints import Endpoint
+from fastmasq.control.inside import LARGEST_LINE, LINES_PER_SECOND, MOST_OF_HOST, InsideServer
 from fastmasq.control.keys import KeyFile
 from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.trackers.vpn.preload import PreloadError

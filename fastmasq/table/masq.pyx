@@ -518,6 +518,24 @@ cdef class MasqTable:
     def is_mapped(self, address, int port_class, uint16_t port):
         return mappings.find_external(&self.table, address, port_class, port) != rows.NONE
 
+    def external_of(self, int port_class, uint32_t host, uint16_t port):
+        """Return (address, port) of the external endpoint that an inside endpoint has, or a forward of it; None without."""
+        cdef Table *t = &self.table
+        cdef int external = mappings.external_for(t, host)
+        cdef uint32_t hash = <uint32_t>mappings.endpoint_hash(t, port_class, host, port)
+        cdef uint32_t row = mappings.find_internal(t, external, port_class, host, port, hash)
+        return None if row == rows.NONE else (mappings.mapping_address(t, row), mappings.row_port(row))
+
+    def is_free(self, address, int port_class, uint16_t port, uint32_t host):
+        """Whether nobody has an external endpoint, nor has just had it, but for this host (see holds.pxd)."""
+        cdef Table *t = &self.table
+        cdef int external = mappings.external_of(t, address)
+        cdef Mapping *mapping
+        if external < 0:
+            return True
+        mapping = &t.mappings[mappings.mapping_row(external, port_class, port)]
+        return mapping.in_use == rows.MAPPING_FREE or (mapping.in_use == rows.MAPPING_HELD_DOWN and mapping.address == host)
+
     # -- the calls of the path, one at a time, for tests and benchmarks --------------------------------------------
 
     def open(self, uint8_t protocol, uint32_t saddr, uint16_t sid, uint32_t daddr, uint16_t did, now_ns):

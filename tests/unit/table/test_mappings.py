@@ -400,3 +400,30 @@ def test_changed_filtering_treats_open_sessions_as_if_opened_under_it() -> None:
     table.set_filtering("address-dependent")
     table.close(row)
     assert not table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)
+
+
+# --- what is asked of it without a packet --------------------------------------------------------------------------
+
+
+def test_an_inside_endpoint_is_told_its_external_one() -> None:
+    table = make_table()
+    assert table.external_of(CLASS[TCP], HOST, 4000) is None
+    row = opened(table, TCP, 4000)
+    assert table.external_of(CLASS[TCP], HOST, 4000) == (EXTERNAL, external_port(table, row))
+    assert table.external_of(CLASS[UDP], HOST, 4000) is None
+    ForwardTable(table).place(EXTERNAL, CLASS[UDP], 8080, ((HOST, 4000, 1),))
+    assert table.external_of(CLASS[UDP], HOST, 4000) == (EXTERNAL, 8080)
+
+
+def test_an_external_endpoint_is_free_for_a_host_if_no_other_has_it_or_has_just_had_it() -> None:
+    table = make_table()
+    assert table.is_free(EXTERNAL, CLASS[TCP], 4000, HOST)
+    row = opened(table, TCP, 4000)
+    assert not table.is_free(EXTERNAL, CLASS[TCP], 4000, HOST)
+    assert table.is_free(EXTERNAL, CLASS[UDP], 4000, OTHER_HOST)
+    table.close(row)
+    assert table.is_free(EXTERNAL, CLASS[TCP], 4000, HOST)
+    assert not table.is_free(EXTERNAL, CLASS[TCP], 4000, OTHER_HOST)  # held down
+    ForwardTable(table).place(EXTERNAL, CLASS[TCP], 8080, ((HOST, 80, 1),))
+    assert not table.is_free(EXTERNAL, CLASS[TCP], 8080, HOST)
+    assert table.is_free(NEW_EXTERNAL, CLASS[TCP], 4000, OTHER_HOST)  # nobody's address yet

@@ -271,7 +271,6 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         cdef bint is_young = t.fresh + expected < FEW
-        memory = self.memory
         self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True

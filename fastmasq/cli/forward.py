@@ -91,7 +91,7 @@ def list_forwards(socket: str | None, config: str | None, as_json: bool) -> None
                 one["address"] or "",
                 ", ".join(_target(target) for target in one["targets"]),
                 one["state"],
-                one["from"],
+                _origin(one),
             )
             for one in forwards
         ]
@@ -100,6 +100,16 @@ def list_forwards(socket: str | None, config: str | None, as_json: bool) -> None
 
 def _target(target: dict[str, Any]) -> str:
     return f"{target['address']}:{target['port']} ({target['preference']})"
+
+
+def _origin(forward: dict[str, Any]) -> str:
+    """Return where a forward comes from; of one that an inside host has asked for, who, and how long it has it."""
+    from fastmasq.units import NS_PER_SECOND, format_duration
+
+    if forward["owner"] is None:
+        return str(forward["from"])
+    left = format_duration(forward["left_s"] * NS_PER_SECOND)
+    return f"{forward['from']} by {forward['owner']}, {left} left"
 
 
 def _change(socket: str | None, config: str | None, change: Any) -> None:

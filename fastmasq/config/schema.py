@@ -23,6 +23,7 @@ from fastmasq.config.values import (
     SERVICE_SOCKET,
     STATUS_SOCKET,
     Addresses,
+    Allowances,
     Bounds,
     Duration,
     FileNames,
@@ -111,6 +112,15 @@ class Vpn(Section, frozen=True, kw_only=True):
     preload_keys: FilePath = FilePath("/etc/fastmasq/preload.keys")
 
 
+class PortMapping(Section, frozen=True, kw_only=True):
+    """Which inside hosts may have ports forwarded to themselves by asking for it (RFC 6887, RFC 6886)."""
+
+    pcp: bool = False
+    allow: Allowances = Allowances()
+    mappings_per_host: Annotated[int, Bounds(1, 1024)] = 64
+    longest: Annotated[Duration, Bounds("2m", "30d")] = Duration.read("1d")
+
+
 class Limits(Section, frozen=True, kw_only=True):
     """Sizes chosen at start, and what one inside host may have of them."""
 
@@ -181,6 +191,7 @@ class Settings(Section, frozen=True, kw_only=True):
     masquerade: Masquerade = Masquerade()
     rules: Rules = Rules()
     vpn: Vpn = Vpn()
+    port_mapping: PortMapping = PortMapping()
     limits: Limits = Limits()
     rings: Rings = Rings()
     host: Host = Host()

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from typing import Any, NamedTuple, Self
 
 from fastmasq.units import format_duration, parse_duration, parse_rate
@@ -19,6 +19,8 @@ DEFAULT_SOCKET = "/run/fastmasq.sock"
 SERVICE_SOCKET = "/run/fastmasq/control.sock"  # of a forwarder that is a service with a user of its own
 STATUS_SOCKET = "/run/fastmasq/status.sock"
 USUAL_SOCKETS = (DEFAULT_SOCKET, SERVICE_SOCKET, STATUS_SOCKET)  # in the order in which commands look for them
+
+UNPRIVILEGED = (1024, 65_535)  # the ports that inside hosts may ask for where the settings name none
 
 _LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
 _LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
@@ -185,6 +187,48 @@ class Addresses(tuple[str, ...]):
                 raise ValueError(f"{in_toml(text)} is not the IPv4 address of a host; {example}")
         _refuse_twice(written)
         return cls(written)
+
+
+class Allowance(NamedTuple):
+    """Inside hosts, as the first and the last address of a network, and the ports that they may have outside."""
+
+    first: int
+    last: int
+    ports: PortRanges
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = 'write for example "10.0.0.0/24:1024-65535" or "10.0.0.2:80,8000-8099"'
+        network, _, ports = written.partition(":") if isinstance(written, str) else ("", "", "")
+        try:
+            hosts = IPv4Network(network)
+            ranges = PortRanges.read(ports)
+        except ValueError:
+            raise ValueError(f"{in_toml(written)} is not hosts and ports; {example}") from None
+        if not ranges:
+            raise ValueError(f"{in_toml(written)} names no ports; {example}")
+        return cls(int(hosts.network_address), int(hosts.broadcast_address), ranges)
+
+    def __str__(self) -> str:
+        (network,) = summarize_address_range(IPv4Address(self.first), IPv4Address(self.last))
+        return f"{network}:{self.ports}"
+
+
+class Allowances(tuple[Allowance, ...]):
+    """Which inside hosts may ask for which ports; none at all is an empty list: all of them, for UNPRIVILEGED."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if not isinstance(written, list):
+            raise ValueError(f'{in_toml(written)} is not a list; write for example ["10.0.0.0/24:1024-65535"]')
+        _refuse_twice(written)
+        return cls(map(Allowance.read, written))
+
+    def ranges_of(self, host: int) -> list[tuple[int, int]]:
+        """Return the ranges of ports that an inside host may have."""
+        if not self:
+            return [UNPRIVILEGED]
+        return [ports for one in self if one.first <= host <= one.last for ports in one.ports]
 
 
 class FileNames(tuple[str, ...]):

@@ -116,7 +116,9 @@ class Confirmation:
         """Have all as it was before a change, which waits no more. Raises FastmasqError, and it waits on then."""
         self._gateway.count()
         running, before = self._gateway.policy(), waiting.before
-        self._gateway.apply(running, replace(before, rules=before.rules.succeeding(running.rules)))
+        self._gateway.apply(
+            running, replace(before, rules=before.rules.succeeding(running.rules), leased=running.leased)
+        )
         waiting.go_back()
         self._waiting = None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
 from fastmasq.config.schema import Settings
+from fastmasq.control.endpoints import Endpoint
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.lines import LineServer
 from fastmasq.control.server import Server, StatusServer
@@ -31,6 +32,7 @@ from fastmasq.daemon.handover import Handed, Predecessor, Word, failure_told
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.kept_policy import KeptPolicy
+from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
 from fastmasq.daemon.methods import Handler, Methods, serve_reading
@@ -156,7 +158,7 @@ class Engine:
         self._gives_up_at = 0.0  # such ports, and not before
         self._will_give_up = False
         self._timers: dict[str, asyncio.TimerHandle] = {}  # by the name of what is to be done then
-        self._listens_since = -1  # generation of the kernel's snapshot that the inside server was told
+        self._listens_since = -1  # generation of the kernel's snapshot that servers of inside hosts were told
         self._undo = ExitStack()
         self._undo.callback(self.loop.close)
 
@@ -206,8 +208,10 @@ class Engine:
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)
+        folder = self.state.folder if self.state is not None else None
+        self.leases = Leases(folder, self.gateway, settings.port_mapping, started_ns)
         adopted = (self.state.adopted, self.state.dropped) if self.state else ({}, {})
-        self.status = Status(self.gateway, self.confirmation, started_ns, *adopted)
+        self.status = Status(self.gateway, self.confirmation, self.leases, started_ns, *adopted)
         self.reload = Reload(self.gateway, self.read_again, self.confirmation)
         preload = Preload(self.gateway.vpn, lambda host: why_not_inside(self.watch.snapshot(), host))
         methods |= self._handlers(preload)
@@ -286,6 +290,7 @@ class Engine:
         """Go on with what a run before has left, policy, sessions and tunnels, before anything begins."""
         self.kept_policy = KeptPolicy(state.folder, self.gateway, self.confirmation)
         self.kept_policy.take_up()
+        self.leases.take_up(now_ns(), goes_on=self.gateway.host.goes_on)
         used = self._wait_for_table(handed)
         if state.former is not None:
             state.adopt(self.gateway.table, now_ns(), used)
@@ -321,7 +326,10 @@ class Engine:
             "status": self.status.status,
             "sessions": self.status.sessions,
             "reload": self._kept(self._reload),
-            **{name: self._kept(each) for name, each in Methods(self.gateway, self.confirmation).handlers().items()},
+            **{
+                name: self._kept(each)
+                for name, each in Methods(self.gateway, self.confirmation, self.leases).handlers().items()
+            },
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
             **preload.handlers(),
@@ -549,7 +557,7 @@ class Engine:
 
     def read_kernel(self) -> None:
         """Follow what the kernel has announced."""
-        for step in (self.gateway.read_kernel, self._follow_inside, self.hops.follow):
+        for step in (self.gateway.read_kernel, self._follow_inside, self._follow_leases, self.hops.follow):
             self._attempt(step)
 
     def _follow_inside(self) -> None:
@@ -557,15 +565,18 @@ class Engine:
         snapshot = self.watch.snapshot()
         if self.inside_server is None or snapshot.generation == self._listens_since:
             return
-        from fastmasq.control.inside import Endpoint
-
-        self.inside_server.follow(
+        endpoints = [
             Endpoint(link.name, link.ifindex, each.address)
             for link in snapshot.links
             if link.role == "inside" and link.ifindex
             for each in link.addresses
-        )
+        ]
+        self.inside_server.follow(endpoints)
         self._listens_since = snapshot.generation
+
+    def _follow_leases(self) -> None:
+        """End leases that are over."""
+        self.leases.follow(now_ns())
 
     def _answer_path(self) -> None:
         """Do what the path waits for: a tracker's word on a packet, then next hops, then more memory."""
@@ -613,6 +624,8 @@ class Engine:
         yield self.status.every_second
         yield lambda: self.log_levels.every_second(now_ns())
         yield lambda: self.confirmation.every_second(now_ns())
+        yield self._follow_leases
+        yield self.leases.every_second
         yield self._keep_policy
         yield from self.gateway.every_second()
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours

@@ -8,9 +8,10 @@ Control methods, with parameters and result:
     forwards
      -> [{"protocol": "tcp", "listen": "eth1", "first": 8080, "last": 8080, "address": "200.200.200.200",
           "state": "in force", "targets": [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}],
-          "steal": false, "from": "configuration"}, ...]
+          "steal": false, "from": "configuration", "owner": null, "left_s": null}, ...]
         each with its state, its targets beginning with the one whose turn it is; state is "in force", "waiting", "no
         address", address then null, or "taken": another forward has the port, or one of the ports, of the same address.
+        One that an inside host has asked for is from "pcp" or "nat-pmp", and has an owner and the seconds it has left.
 
     forwards.change, see daemon/policy.py
      -> {"forwards": 3, "warnings": ["udp 200.200.200.200:80: sessions still use this port; ...", ...]}
@@ -41,7 +42,10 @@ AT_ONCE = 64  # endpoints changed while packets wait
 
 
 class Forwards:
-    """The port forwards of one gateway; `of_triggers` are those that triggers with a fixed host come to."""
+    """The port forwards of one gateway; `of_triggers` are those that triggers with a fixed host come to.
+
+    `leased` are those that inside hosts have asked for; they yield to all others.
+    """
 
     def __init__(self, table: MasqTable, forwarder: Forwarder) -> None:
         self.table = table
@@ -49,6 +53,7 @@ class Forwards:
         self.rows = ForwardTable(table)
         self.forwards: tuple[Forward, ...] = ()
         self.of_triggers: tuple[Forward, ...] = ()
+        self.leased: tuple[Forward, ...] = ()
         self.addresses: Mapping[str, int] = {}
         self.wanted: dict[Endpoint, Placed] = {}
         self.owners: dict[Endpoint, Forward] = {}  # of what is wanted
@@ -65,11 +70,13 @@ class Forwards:
         if count > FORWARD_ROWS:
             raise ConfigurationError(f"{count} ports are forwarded: at most {FORWARD_ROWS}; use smaller ranges")
 
-    def put(self, wanted: tuple[Forward, ...], of_triggers: tuple[Forward, ...]) -> None:
+    def put(
+        self, wanted: tuple[Forward, ...], of_triggers: tuple[Forward, ...], leased: tuple[Forward, ...]
+    ) -> None:  # fmt: skip
         """Want these from now on, which have been checked; `withdraw` and `place` put them in force."""
         for line in _changes(self.forwards, wanted):
             log.debug("%s", line)
-        self.forwards, self.of_triggers = wanted, of_triggers
+        self.forwards, self.of_triggers, self.leased = wanted, of_triggers, leased
         self.resolve(self.addresses)
 
     # -- in step with addresses ------------------------------------------------------------------------------------
@@ -82,8 +89,9 @@ class Forwards:
                 log.debug("%s: moved from %s to %s", forward, before, after)
         self.addresses = dict(addresses)
         self.wanted, self.owners = {}, {}
-        for endpoint, targets, forward in forwards.endpoints((*self.forwards, *self.of_triggers), addresses):
-            if endpoint in self.wanted:
+        others = (*self.forwards, *self.of_triggers)
+        for endpoint, targets, forward in forwards.endpoints((*others, *self.leased), addresses):
+            if endpoint in self.wanted and forward not in self.leased:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
             self.wanted.setdefault(endpoint, targets)
             self.owners.setdefault(endpoint, forward)
@@ -151,9 +159,9 @@ class Forwards:
 
     # -- for the control socket --------------------------------------------------------------------------------------
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Return every forward as the control method does."""
-        return [self._describe(forward) for forward in self.forwards]
+    def describe(self) -> Iterator[tuple[Forward, dict[str, Any]]]:
+        """Yield every forward with what the control method says of it."""
+        return ((forward, self._describe(forward)) for forward in (*self.forwards, *self.leased))
 
     def used(self) -> Iterator[tuple[Forward, int]]:
         """Yield every forward whose address there is, with how many sessions strangers have opened by it."""

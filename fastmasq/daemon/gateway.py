@@ -196,7 +196,7 @@ class Gateway:
     def _put(self, policy: Policy) -> None:
         """Have the path go by a policy from the start."""
         self.rules.put(policy.rules)
-        self.forwards.put(policy.forwards, triggers.port_forwards(policy.triggers))
+        self.forwards.put(policy.forwards, triggers.port_forwards(policy.triggers), policy.leased)
         self.redirects.put(policy.redirects)
         self.triggers.put(policy.triggers)
         self.marks.put(policy.marks, ())
@@ -245,10 +245,10 @@ class Gateway:
 
     def _change_forwards(self, old: Policy, new: Policy, undo: ExitStack) -> None:
         """Change forwards, and triggers, as some of them are forwards."""
-        if (new.forwards, new.triggers) == (old.forwards, old.triggers):
+        if (new.forwards, new.triggers, new.leased) == (old.forwards, old.triggers, old.leased):
             return
-        undo.callback(self.forwards.put, self.forwards.forwards, self.forwards.of_triggers)
-        self.forwards.put(new.forwards, triggers.port_forwards(new.triggers))
+        undo.callback(self.forwards.put, self.forwards.forwards, self.forwards.of_triggers, self.forwards.leased)
+        self.forwards.put(new.forwards, triggers.port_forwards(new.triggers), new.leased)
         self.triggers.put(new.triggers)
         undo.callback(self.triggers.put, old.triggers)
 

@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from ipaddress import IPv4Address
 from typing import Any
 
 import msgspec
@@ -19,9 +20,11 @@ from fastmasq.control.server import StatusServer
 from fastmasq.daemon import timeouts
 from fastmasq.daemon.confirmation import Confirmation, Seconds
 from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.policy import CHANGES, Line, Policy, changed, read_parameters, with_lines
 from fastmasq.errors import KernelError
 from fastmasq.policy.chains import Rule
+from fastmasq.policy.forwards import Forward
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -36,9 +39,10 @@ READING = frozenset(
 class Methods:
     """Lists and changes the policy of a gateway. Parameters and results are described in the modules of its parts."""
 
-    def __init__(self, gateway: Gateway, confirmation: Confirmation) -> None:
+    def __init__(self, gateway: Gateway, confirmation: Confirmation, leases: Leases) -> None:
         self._gateway = gateway
         self._confirmation = confirmation
+        self._leases = leases
 
     def handlers(self) -> dict[str, Handler]:
         """Return the methods. They raise FastmasqError; nothing has changed then."""
@@ -77,11 +81,21 @@ class Methods:
         return answer
 
     def _list_forwards(self) -> list[dict[str, Any]]:
-        """Return the forwards, each with where it comes from: "configuration", rule files included, or "command"."""
-        gateway = self._gateway
-        declared = {forward: "configuration" for forward in gateway.declared.forwards}
-        described = zip(gateway.forwards.forwards, gateway.forwards.describe(), strict=True)
-        return [{**row, "from": declared.get(forward, "command")} for forward, row in described]
+        """Return the forwards, each with where it comes from: "configuration", rule files included, or "command".
+
+        Of a lease that is the protocol that it was asked for by; it has an owner, too, and the seconds it has left.
+        """
+        gateway, now = self._gateway, now_ns()
+        origins: dict[Forward, dict[str, Any]] = {
+            forward: {"from": "configuration"} for forward in gateway.declared.forwards
+        }
+        for lease in self._leases:
+            owner = str(IPv4Address(lease.host))
+            origins[lease.forward()] = {"from": lease.by, "owner": owner, "left_s": lease.left_s(now)}
+        return [
+            {"from": "command", "owner": None, "left_s": None, **row, **origins.get(forward, {})}
+            for forward, row in gateway.forwards.describe()
+        ]
 
     def _tell_forwards(self, old: Policy, new: Policy) -> dict[str, Any]:
         changed = [forward for forward in new.forwards if forward not in old.forwards]

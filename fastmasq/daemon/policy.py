@@ -48,6 +48,7 @@ _Kind = TypeVar("_Kind")
 class Policy:
     """What a gateway goes by. Of the settings, those that change while it runs: [masquerade] and most of [limits].
 
+    leased: forwards that inside hosts have asked for (daemon/leases.py), which yield to all others.
     places: FILE:LINE of each forward, redirect, trigger and mark that files ask for, by its spelling.
     """
 
@@ -59,6 +60,7 @@ class Policy:
     redirects: tuple[Redirect, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     marks: tuple[MarkTarget, ...] = ()
+    leased: tuple[Forward, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def placed(self, what: object, text: str) -> str:
@@ -196,7 +198,8 @@ def _change_rules(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
 
 
 def _change_forwards(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:
-    return replace(policy, forwards=forwards.apply(policy.forwards, _read_changes(params, forwards.Change)))
+    leased, wanted = forwards.revoke(policy.leased, _read_changes(params, forwards.Change))
+    return replace(policy, forwards=forwards.apply(policy.forwards, wanted), leased=leased)
 
 
 def _change_redirects(policy: _AnyPolicy, params: dict[str, Any]) -> _AnyPolicy:

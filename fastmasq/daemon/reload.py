@@ -47,6 +47,7 @@ _FIXED = (
     "compat",
     "interfaces",
     "vpn",
+    "port_mapping",
     "limits.sessions",
     "rings",
     "takeover",
@@ -193,6 +194,7 @@ def following(running: Policy, old: Declared, new: Declared) -> Policy:
         redirects=redirects.apply(running.redirects, redirect_changes(running.redirects, old, new)),
         triggers=triggers.apply(running.triggers, trigger_changes(running.triggers, old, new)),
         marks=mark_targets(running.marks, old, new),
+        leased=running.leased,
         places=new.places,
     )
 

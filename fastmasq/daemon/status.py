@@ -15,6 +15,7 @@ from fastmasq.daemon import listing, vpn_sessions
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
+from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.observed import observed
 from fastmasq.daemon.policy import read_parameters
 from fastmasq.daemon.rates import Rates
@@ -42,11 +43,12 @@ class Status:
     """
 
     def __init__(
-        self, gateway: Gateway, confirmation: Confirmation, started_ns: int, adopted: Mapping[str, int],
+        self, gateway: Gateway, confirmation: Confirmation, leases: Leases, started_ns: int, adopted: Mapping[str, int],
         dropped: Mapping[str, int],
     ) -> None:  # fmt: skip
         self._gateway = gateway
         self._confirmation = confirmation
+        self._leases = leases
         self._started_ns = started_ns
         self._adopted, self._dropped = adopted, dropped
         self._rates = Rates()
@@ -105,6 +107,7 @@ class Status:
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),
             "confirm": self._confirmation.describe(now_ns()),
+            "port_mapping": self._leases.describe(now_ns()),
             "ip_rules": gateway.host.unfollowed(),
             "untranslated": gateway.untranslated.describe(),
             "fallbacks": self.fallbacks.in_force(),

@@ -20,7 +20,8 @@ from fastmasq.kernel.identity import start_time
 
 FOLDER = Path("/run/fastmasq")
 LARGEST_FILE = 4 << 20  # octets
-STATE_KINDS = tuple(kind + suffix for kind in ("state", "policy", "tunnels") for suffix in ("", ".new", ".old"))
+_OUTLIVING = ("state", "policy", "tunnels", "leases")
+STATE_KINDS = tuple(kind + suffix for kind in _OUTLIVING for suffix in ("", ".new", ".old"))
 """Files with what outlives a process, of each kind: in use, being made, and set aside."""
 
 _MODE = 0o750  # the group may reach the sockets, and see the names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
@@ -80,6 +81,22 @@ def apply(forwards: Sequence[Forward], changes: Iterable[Change]) -> tuple[Forwa
             raise ConfigurationError(f"forward {change.action}: which one? name protocol, listen and ports")
         result = _ACTIONS[change.action](result, change.forward)
     return result
+
+
+def revoke(leased: Sequence[Forward], changes: Iterable[Change]) -> tuple[tuple[Forward, ...], list[Change]]:
+    """Return what changes leave of forwards that inside hosts have asked for, and the changes that are about others."""
+    left = tuple(leased)
+    others = []
+    for change in changes:
+        if change.action == "clear":
+            left = tuple(one for one in left if change.listen not in ("", one.listen))
+        elif change.action == "delete" and change.forward is not None:
+            without = tuple(one for one in left if not _same_ports(one, change.forward))
+            if without != left:
+                left = without
+                continue
+        others.append(change)
+    return left, others
 
 
 def _add(forwards: tuple[Forward, ...], new: Forward) -> tuple[Forward, ...]:
@@ -187,9 +204,14 @@ def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iter
         if address is None:
             continue
         protocol = PROTOCOLS.index(forward.protocol)
-        targets = [(int(IPv4Address(one.address)), one.port, one.preference) for one in forward.targets]
+        targets = [(_number(one.address), one.port, one.preference) for one in forward.targets]
         for step, port in enumerate(range(forward.first, forward.last + 1)):
             yield (address, protocol, port), tuple((host, to + step, weight) for host, to, weight in targets), forward
+
+
+@functools.lru_cache(1024)
+def _number(address: str) -> int:
+    return int(IPv4Address(address))
 
 
 def overlaps(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iterator[tuple[Forward, Forward]]:

@@ -384,7 +384,7 @@ def gateway() -> Iterator[PolicyGateway]:
 
 
 def test_every_method_is_tried(gateway: PolicyGateway) -> None:
-    assert set(METHODS) == {*Methods(gateway.gateway, gateway.confirmation).handlers()}
+    assert set(METHODS) == {*Methods(gateway.gateway, gateway.confirmation, gateway.leases).handlers()}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -392,7 +392,7 @@ def test_every_method_is_tried(gateway: PolicyGateway) -> None:
 @example(value={"changes": [{"action": "add", "forward": {"protocol": "tcp", "listen": "eth1", "first": 10**30}}]})
 @example(value={"lines": [{"place": "f:1", "method": "dynaddr", "params": {"value": 1, "changes": 5}}]})
 def test_parameters_of_control_methods(gateway: PolicyGateway, method: str, value: object) -> None:
-    handlers = Methods(gateway.gateway, gateway.confirmation).handlers()
+    handlers = Methods(gateway.gateway, gateway.confirmation, gateway.leases).handlers()
     wrapped = ({"changes": value}, {"changes": [value]}, {"lines": [value]}, {"packet": value, "chain": "x"})
     for params in (value, *wrapped):
         if isinstance(params, dict):

@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 
 from fastmasq.config.schema import Host as HostItself
-from fastmasq.config.schema import Masquerade, Settings
+from fastmasq.config.schema import Masquerade, PortMapping, Settings
 from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.kept_policy import KeptPolicy
+from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.methods import Methods
 from fastmasq.daemon.policy import Declared, declare
 from fastmasq.daemon.ports import no_ports
@@ -178,9 +179,10 @@ class PolicyGateway:
 
     def __init__(
         self, *, ports: str = "1-65535", local: Iterable[str] = (), declared: Declared | None = None,
-        host: Host | None = None, folder: RunFolder | None = None,
+        host: Host | None = None, folder: RunFolder | None = None, port_mapping: PortMapping | None = None,
+        now: int = 0,
     ) -> None:  # fmt: skip
-        """folder: where what is changed outlives it, and what another has left is taken up from."""
+        """folder: where what is changed outlives it, and what another has left is taken up from; now: nanoseconds."""
         self.harness = Harness(routes=[*HOWTO_ROUTES, *((f"{text}/32", plain("local")) for text in local)])
         masquerade = msgspec.structs.replace(Settings().masquerade, ports=PortRanges.read(ports), other_protocols=False)
         settings = Settings(vpn=VpnSettings(pptp=False, ipsec=False), masquerade=masquerade)
@@ -196,8 +198,10 @@ class PolicyGateway:
         self.confirmation = Confirmation(self.gateway)
         self.kept = KeptPolicy(folder, self.gateway, self.confirmation)
         self.kept.take_up()
+        self.leases = Leases(folder, self.gateway, port_mapping or PortMapping(), now)
+        self.leases.take_up(now, goes_on=True)
         self.gateway.begin()
-        self.methods = Methods(self.gateway, self.confirmation).handlers()
+        self.methods = Methods(self.gateway, self.confirmation, self.leases).handlers()
 
     def close(self) -> None:
         self.worker.close()

@@ -48,7 +48,7 @@ class Gateway:
         if rules is not None:
             self.harness.set_rule_set(rules)
         self.forwards = Forwards(self.harness.table, self.harness.forwarder)
-        self.forwards.put(forwards, ())
+        self.forwards.put(forwards, (), ())
         self.redirects = Redirects(self.harness.forwarder)
         self.redirects.put(redirects)
         self.listen(GATEWAY_OUT)

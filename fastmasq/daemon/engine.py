@@ -64,6 +64,7 @@ from fastmasq.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
     from fastmasq.control.inside import InsideServer
+    from fastmasq.daemon.mapping_server import MappingServer
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -141,6 +142,7 @@ class Engine:
         self.mishaps = Mishaps(log)
         self.log_levels = LogLevels()
         self.inside_server: InsideServer | None = None
+        self.mapping_server: MappingServer | None = None
         self.status_server: StatusServer | None = None
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
@@ -220,6 +222,8 @@ class Engine:
 
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
+        if settings.port_mapping.pcp and not self.observes:
+            self._serve_mappings()
         if not self.observes:
             self._serve_status(methods, handed)
         if self.state is not None:
@@ -319,6 +323,15 @@ class Engine:
         if self.status_server is not None:
             self._undo.callback(self.status_server.close)
 
+    def _serve_mappings(self) -> None:
+        """Have inside hosts ask for ports."""
+        from fastmasq.daemon.mapping_server import MappingServer
+        from fastmasq.daemon.port_mapping import PortMapping
+
+        mapping = PortMapping(self.leases, lambda host: why_not_inside(self.watch.snapshot(), host))
+        self.mapping_server = MappingServer(mapping, self.loop)
+        self._undo.callback(self.mapping_server.close)
+
     def _handlers(self, preload: Preload) -> dict[str, Callable[[dict[str, Any]], object]]:
         vpn = self.gateway.vpn
         return {
@@ -408,8 +421,9 @@ class Engine:
 
     def stand_still(self) -> tuple[Word, list[int]]:
         self._keep_policy()
-        if self.inside_server is not None:
-            self.inside_server.follow(())
+        for inside in (self.inside_server, self.mapping_server):
+            if inside is not None:
+                inside.follow(())
         servers = [server for server in (self.server, self.status_server) if server is not None]
         sockets = dict(server.to_hand_over() for server in servers)
         word = Word("host", sockets=[*sockets], sessions=self.gateway.table.counts()["active"])
@@ -563,7 +577,7 @@ class Engine:
     def _follow_inside(self) -> None:
         """Listen to inside hosts on the addresses that inside links have, if the kernel has said anything new."""
         snapshot = self.watch.snapshot()
-        if self.inside_server is None or snapshot.generation == self._listens_since:
+        if snapshot.generation == self._listens_since:
             return
         endpoints = [
             Endpoint(link.name, link.ifindex, each.address)
@@ -571,12 +585,16 @@ class Engine:
             if link.role == "inside" and link.ifindex
             for each in link.addresses
         ]
-        self.inside_server.follow(endpoints)
+        for server in (self.inside_server, self.mapping_server):
+            if server is not None:
+                server.follow(endpoints)
         self._listens_since = snapshot.generation
 
     def _follow_leases(self) -> None:
-        """End leases that are over."""
+        """End leases that are over, and have inside hosts know of another epoch."""
         self.leases.follow(now_ns())
+        if self.mapping_server is not None:
+            self.mapping_server.announce_news()
 
     def _answer_path(self) -> None:
         """Do what the path waits for: a tracker's word on a packet, then next hops, then more memory."""

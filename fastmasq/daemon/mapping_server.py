@@ -1,0 +1,138 @@
+"""The sockets that PCP and NAT-PMP are spoken on: UDP port 5351 of each inside address, tied to its link.
+
+So no packet that comes in by another link gets to them, whatever address it is for. A turn of the loop reads a few
+messages, and a tick at most MOST_A_TICK of all links: what comes beyond waits in the sockets, or is lost there, and its
+sender asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterable
+
+from fastmasq.clock import now_ns
+from fastmasq.control.endpoints import Endpoint
+from fastmasq.daemon.port_mapping import PortMapping
+from fastmasq.errors import KernelError
+from fastmasq.mishaps import Mishaps
+from fastmasq.wire import natpmp, pcp
+
+log = logging.getLogger("fastmasq.forwards")
+
+AT_ONCE = 8  # messages read in a turn of the loop
+TICK_S = 0.1
+MOST_A_TICK = 200  # messages read
+ANNOUNCEMENTS = 10  # of a new epoch, each twice as long after the one before (RFC 6886 section 3.2.1)
+FIRST_PAUSE_S = 0.25
+ALL_HOSTS = "224.0.0.1"
+
+
+class MappingServer:
+    """Has messages answered on inside addresses, in a loop."""
+
+    def __init__(self, mapping: PortMapping, loop: asyncio.AbstractEventLoop) -> None:
+        self._mapping = mapping
+        self._loop = loop
+        self._sockets: dict[Endpoint, socket.socket] = {}
+        self._mishaps = Mishaps(log)
+        self._left = MOST_A_TICK
+        self._tick: asyncio.TimerHandle | None = None
+        self._announcing: asyncio.TimerHandle | None = None
+        self._announced: int | None = None  # epoch
+
+    def follow(self, endpoints: Iterable[Endpoint]) -> None:
+        """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
+        wanted = set(endpoints)
+        for endpoint in self._sockets.keys() - wanted:
+            listener = self._sockets.pop(endpoint)
+            self._loop.remove_reader(listener)
+            listener.close()
+        refused = []
+        for endpoint in sorted(wanted - self._sockets.keys()):
+            try:
+                self._sockets[endpoint] = _listen(endpoint)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):  # it has gone again: we shall be told
+                    refused.append(f"{endpoint.dotted()}: {error.strerror}")
+                continue
+            if self._left:
+                self._loop.add_reader(self._sockets[endpoint], self._read, self._sockets[endpoint])
+        if refused:
+            raise KernelError(
+                f"[port_mapping] pcp: UDP port {natpmp.PORT}: {', '.join(refused)}; end the program that has it"
+            )
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.follow(())
+        for timer in (self._tick, self._announcing):
+            if timer is not None:
+                timer.cancel()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _read(self, listener: socket.socket) -> None:
+        if self._tick is None:
+            self._tick = self._loop.call_later(TICK_S, self._begin_tick)
+        for _ in range(min(AT_ONCE, self._left)):
+            try:
+                octets, (host, port) = listener.recvfrom(pcp.LARGEST + 4)
+            except OSError:  # none is left, or a host did not want an answer
+                return
+            self._left -= 1
+            try:
+                answer = self._mapping.answer(octets, int(ipaddress.IPv4Address(host)), now_ns())
+            except Exception as error:
+                self._mishaps.report("a message about port mappings", error, now_ns())
+                continue
+            if answer is not None:
+                with contextlib.suppress(OSError):
+                    listener.sendto(answer, (host, port))
+        if not self._left:
+            for each in self._sockets.values():
+                self._loop.remove_reader(each)
+
+    def _begin_tick(self) -> None:
+        was_full = not self._left
+        self._tick, self._left = None, MOST_A_TICK
+        if was_full:
+            for each in self._sockets.values():
+                self._loop.add_reader(each, self._read, each)
+
+    # -- announcements ---------------------------------------------------------------------------------------------
+
+    def announce_news(self) -> None:
+        """Tell all inside hosts of an epoch that they have not been told of by us, some times."""
+        if self._announced != self._mapping.epoch:
+            self._announced = self._mapping.epoch
+            self._announce(ANNOUNCEMENTS, FIRST_PAUSE_S)
+
+    def _announce(self, count: int, pause_s: float) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+        for listener in self._sockets.values():
+            for octets in self._mapping.announcements(now_ns()):
+                with contextlib.suppress(OSError):
+                    listener.sendto(octets, (ALL_HOSTS, natpmp.CLIENT_PORT))
+        if count > 1:
+            self._announcing = self._loop.call_later(pause_s, self._announce, count - 1, 2 * pause_s)
+
+
+def _listen(endpoint: Endpoint) -> socket.socket:
+    """Raises OSError."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    address = endpoint.dotted()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, endpoint.link.encode())
+        listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        listener.bind((address, natpmp.PORT))
+    except OSError:
+        listener.close()
+        raise
+    return listener

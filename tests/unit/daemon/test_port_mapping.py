@@ -1,0 +1,217 @@
+"""What PCP and NAT-PMP messages of inside hosts are answered, octet by octet, and what floods of them come to.
+
+RFC 6887 sections 7.4, 8.2, 8.3, 11.3, 13.2 and 15; RFC 6886 sections 3.2 to 3.5 and RFC 6887 appendix A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastmasq.config.schema import PortMapping as Section
+from fastmasq.daemon.port_mapping import MOST_HOSTS, Allowance, PortMapping
+from fastmasq.daemon.targets import why_not_inside
+from fastmasq.units import NS_PER_SECOND
+from fastmasq.wire import natpmp, pcp
+from fastmasq.wire.pcp import Code, Mapping, Opcode, Option, Result
+from tests.support.harness import address
+from tests.support.path_network import HOST, OTHER_HOST, SERVER
+from tests.support.policy_gateway import OUTSIDE_ADDRESS, PolicyGateway
+
+S = NS_PER_SECOND
+NONCE, OTHER_NONCE = b"n" * 12, b"o" * 12
+ANYWHERE = pcp.mapped(0)
+OUTSIDE = address(OUTSIDE_ADDRESS)
+PREFER_FAILURE = Option(Code.PREFER_FAILURE)
+
+
+class Asking:
+    """A gateway that inside hosts ask, each at a time in seconds."""
+
+    def __init__(self) -> None:
+        self.gateway = PolicyGateway(port_mapping=Section(pcp=True, mappings_per_host=3))
+        self.leases = self.gateway.leases
+        self.mapping = PortMapping(self.leases, lambda host: why_not_inside(self.gateway.watch.snapshot(), host))
+
+    def ask(self, octets: bytes, host: str = HOST, now: float = 100) -> bytes | None:
+        return self.mapping.answer(octets, address(host), int(now * S))
+
+    def map(
+        self, port: int, outside: int = 0, lifetime: int = 3600, *options: Option, host: str = HOST, now: float = 100,
+        nonce: bytes = NONCE, protocol: int = 6, client: str | None = None, where: bytes = ANYWHERE,
+    ) -> tuple[Result, int, int, int]:  # fmt: skip
+        """Return result, lifetime, epoch and outside port of the answer to a MAP request."""
+        asked = Mapping(nonce, protocol, port, outside, where)
+        request = pcp.Request(Opcode.MAP, lifetime, pcp.mapped(address(client or host)), asked, options)
+        answer = self.ask(request.emit(), host, now)
+        assert answer is not None
+        assert answer[:3] == bytes((pcp.VERSION, 0x81, 0))
+        assert answer[12:24] == bytes(12)
+        fields = Mapping(answer[24:36], answer[36], *(int.from_bytes(answer[at : at + 2]) for at in (40, 42)), b"")
+        assert fields[:3] == asked[:3]
+        if answer[3]:
+            assert answer[24:] == request.emit()[24:]
+        elif lifetime:
+            assert answer[44:60] == pcp.mapped(OUTSIDE)
+            assert answer[60:] == b"".join(option.emit() for option in options)
+        return Result(answer[3]), int.from_bytes(answer[4:8]), int.from_bytes(answer[8:12]), fields.outside_port
+
+    def natpmp(self, request: natpmp.Request, now: float = 100, host: str = HOST) -> bytes:
+        answer = self.ask(request.emit(), host, now)
+        assert answer is not None
+        return answer
+
+
+@pytest.fixture
+def asking() -> Iterator[Asking]:
+    made = Asking()
+    yield made
+    made.gateway.close()
+
+
+# -- PCP ---------------------------------------------------------------------------------------------------------------
+
+
+def test_rfc6887_11_a_mapping_is_granted_renewed_and_deleted(asking: Asking) -> None:
+    assert asking.map(6000, 7000) == (Result.SUCCESS, 3600, 100, 7000)
+    assert asking.map(6000, 7001, 7200, now=200) == (Result.SUCCESS, 7200, 200, 7000)
+    assert asking.map(6000, 9, 0, now=200) == (Result.SUCCESS, 0, 200, 9)
+    assert list(asking.leases) == []
+    assert asking.map(6000, 9, 0, now=201) == (Result.SUCCESS, 0, 201, 9)  # there is none: it is deleted
+
+
+def test_rfc6887_15_lifetimes_are_between_two_minutes_and_a_day(asking: Asking) -> None:
+    assert asking.map(6000, lifetime=1)[1] == 120
+    assert asking.map(6001, lifetime=0xFFFFFFFF)[1] == 86_400
+
+
+def test_rfc6887_11_another_nonce_is_refused_for_as_long_as_the_mapping_lasts(asking: Asking) -> None:
+    asking.map(6000)
+    for lifetime in (0, 7200):
+        assert asking.map(6000, 0, lifetime, nonce=OTHER_NONCE, now=700)[:2] == (Result.NOT_AUTHORIZED, 3000)
+    assert asking.map(0, 0, 0, nonce=OTHER_NONCE, protocol=0, now=700)[0] is Result.NOT_AUTHORIZED
+    assert asking.map(0, 0, 0, protocol=0, now=700)[0] is Result.SUCCESS
+    assert list(asking.leases) == []
+
+
+def test_rfc6887_8_only_for_the_askers_own_address(asking: Asking) -> None:
+    assert asking.map(6000, client=OTHER_HOST)[:2] == (Result.ADDRESS_MISMATCH, pcp.LONG_ERROR_S)
+    third_party = Option(Code.THIRD_PARTY, pcp.mapped(address(OTHER_HOST)))
+    assert asking.map(6000, 0, 3600, third_party)[0] is Result.UNSUPP_OPTION
+    assert list(asking.leases) == []
+
+
+def test_rfc6887_13_prefer_failure(asking: Asking) -> None:
+    assert asking.map(6000, 7000, 3600, PREFER_FAILURE)[3] == 7000
+    assert asking.map(6000, 7000, 3600, PREFER_FAILURE, where=pcp.mapped(OUTSIDE))[3] == 7000
+    cannot = (Result.CANNOT_PROVIDE_EXTERNAL, pcp.SHORT_ERROR_S)
+    assert asking.map(6000, 7001, 3600, PREFER_FAILURE)[:2] == cannot
+    assert asking.map(6001, 7001, 3600, PREFER_FAILURE, where=pcp.mapped(OUTSIDE + 1))[:2] == cannot
+    assert asking.map(6000, 7000, 3600, PREFER_FAILURE, host=OTHER_HOST)[:2] == cannot
+
+
+def test_rfc6887_7_each_refusal_has_its_result(asking: Asking) -> None:
+    assert asking.map(22)[:2] == (Result.NOT_AUTHORIZED, pcp.LONG_ERROR_S)
+    assert asking.map(6000, protocol=132)[0] is Result.UNSUPP_PROTOCOL
+    assert asking.map(0)[0] is Result.UNSUPP_PROTOCOL
+    assert asking.map(0, protocol=0)[0] is Result.UNSUPP_PROTOCOL
+    assert asking.map(1, protocol=0)[0] is Result.MALFORMED_REQUEST
+    for port in (6000, 6001, 6002):
+        asking.map(port)
+    assert asking.map(6003)[:2] == (Result.USER_EX_QUOTA, pcp.SHORT_ERROR_S)
+    asking.gateway.move(None)
+    assert asking.map(6003, host=OTHER_HOST)[:2] == (Result.NETWORK_FAILURE, pcp.SHORT_ERROR_S)
+
+
+def test_rfc6887_14_an_announce_is_answered_with_the_epoch(asking: Asking) -> None:
+    request = pcp.Request(Opcode.ANNOUNCE, 0, pcp.mapped(address(HOST)))
+    assert asking.ask(request.emit(), now=7) == pcp.announcement(7)
+
+
+def test_what_is_no_request_has_no_answer(asking: Asking) -> None:
+    for octets in (b"", b"\2", b"\2\x81" + bytes(22), b"\0\x80", b"\0\1"):
+        assert asking.ask(octets) is None
+
+
+def test_who_is_no_inside_host_has_no_answer(asking: Asking) -> None:
+    request = natpmp.Request(natpmp.ADDRESS).emit()
+    assert asking.ask(request, HOST) is not None
+    for stranger in (SERVER, "10.0.0.1", OUTSIDE_ADDRESS, "255.255.255.255"):
+        assert asking.ask(request, stranger) is None
+
+
+# -- NAT-PMP -----------------------------------------------------------------------------------------------------------
+
+
+def test_rfc6886_3_2_the_address_and_the_epoch(asking: Asking) -> None:
+    request = natpmp.Request(natpmp.ADDRESS)
+    assert asking.natpmp(request) == natpmp.address_answer(natpmp.Result.SUCCESS, 100, OUTSIDE)
+    asking.gateway.move(None)
+    assert asking.natpmp(request)[2:4] == bytes((0, natpmp.Result.NETWORK_FAILURE))
+
+
+def test_rfc6886_3_3_a_mapping_is_granted_and_deleted(asking: Asking) -> None:
+    asked = natpmp.Request(natpmp.MAP_UDP, 6000, 7000, 30)
+    granted = natpmp.map_answer(asked, natpmp.Result.SUCCESS, 100, 7000, 30)
+    assert asking.natpmp(asked) == granted
+    asking.natpmp(natpmp.Request(natpmp.MAP_TCP, 6000, 7000, 30))
+    deletion = natpmp.Request(natpmp.MAP_UDP, 0, 0, 0)
+    assert asking.natpmp(deletion) == natpmp.map_answer(deletion, natpmp.Result.SUCCESS, 100, 0, 0)
+    assert [lease.protocol for lease in asking.leases] == ["tcp"]
+
+
+@pytest.mark.parametrize(("request_", "result"), [
+    (natpmp.Request(natpmp.MAP_TCP, 22, 0, 30), natpmp.Result.NOT_AUTHORIZED),
+    (natpmp.Request(natpmp.MAP_TCP, 0, 0, 30), natpmp.Result.NOT_AUTHORIZED),
+    (natpmp.Request(9), natpmp.Result.UNSUPPORTED_OPCODE),
+])  # fmt: skip
+def test_rfc6886_3_5_each_refusal_has_its_result(
+    asking: Asking, request_: natpmp.Request, result: natpmp.Result
+) -> None:  # fmt: skip
+    assert asking.natpmp(request_)[:4] == bytes((0, 128 + request_.opcode, 0, result))
+
+
+def test_natpmp_cannot_take_away_what_pcp_has_a_nonce_for(asking: Asking) -> None:
+    asking.map(6000)
+    for lifetime in (0, 30):
+        answer = asking.natpmp(natpmp.Request(natpmp.MAP_TCP, 6000, 0, lifetime))
+        assert answer[3] == natpmp.Result.NOT_AUTHORIZED
+    assert [lease.by for lease in asking.leases] == ["pcp"]
+
+
+# -- floods, and whatever comes ----------------------------------------------------------------------------------------
+
+
+def test_who_sends_too_many_gets_no_answer_and_others_do(asking: Asking) -> None:
+    request = natpmp.Request(natpmp.ADDRESS).emit()
+    answered = sum(asking.ask(request, now=100 + number / 1e6) is not None for number in range(1000))
+    assert answered == 200
+    assert asking.mapping.unanswered == 800
+    assert asking.ask(request, OTHER_HOST) is not None
+    assert asking.ask(request, now=101) is not None
+
+
+def test_changes_have_an_allowance_of_their_own(asking: Asking) -> None:
+    requests = (natpmp.Request(natpmp.MAP_TCP, 6000, 0, 30 + number).emit() for number in range(100))
+    assert sum(asking.ask(request) is not None for request in requests) == 64
+    assert asking.ask(natpmp.Request(natpmp.ADDRESS).emit()) is not None
+    assert asking.map(6001, host=OTHER_HOST)[0] is Result.SUCCESS
+
+
+def test_an_allowance_is_of_few_hosts() -> None:
+    allowance = Allowance(1, 2)
+    for host in range(3 * MOST_HOSTS):
+        assert allowance.take(host, 0)
+    assert len(allowance._left) == MOST_HOSTS
+    last = 3 * MOST_HOSTS - 1
+    assert [allowance.take(last, now) for now in (0, 0, S // 2, S)] == [True, False, False, True]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=1200), st.sampled_from([b"", b"\0\1", b"\0\2", b"\2\0", b"\2\1", b"\2\2"]))
+def test_any_octets_are_answered_by_few_or_not_at_all(asking: Asking, octets: bytes, beginning: bytes) -> None:
+    answer = asking.ask(beginning + octets, now=0)
+    assert answer is None or len(answer) <= max(24, len(beginning + octets) + 3)

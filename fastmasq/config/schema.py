@@ -113,9 +113,10 @@ class Vpn(Section, frozen=True, kw_only=True):
 
 
 class PortMapping(Section, frozen=True, kw_only=True):
-    """Which inside hosts may have ports forwarded to themselves by asking for it (RFC 6887, RFC 6886)."""
+    """Which inside hosts may have ports forwarded to themselves by asking for it (RFC 6887, RFC 6886, UPnP IGD)."""
 
     pcp: bool = False
+    upnp: bool = False
     allow: Allowances = Allowances()
     mappings_per_host: Annotated[int, Bounds(1, 1024)] = 64
     longest: Annotated[Duration, Bounds("2m", "30d")] = Duration.read("1d")

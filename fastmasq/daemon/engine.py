@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmasq.clock import now_ns
 from fastmasq.config.load import Loaded
-from fastmasq.config.schema import Settings
+from fastmasq.config.schema import PortMapping, Settings
 from fastmasq.control.endpoints import Endpoint
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.lines import LineServer
@@ -65,6 +65,7 @@ from fastmasq.units import NS_PER_SECOND
 if TYPE_CHECKING:
     from fastmasq.control.inside import InsideServer
     from fastmasq.daemon.mapping_server import MappingServer
+    from fastmasq.daemon.upnp_server import UpnpServer
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -143,6 +144,7 @@ class Engine:
         self.log_levels = LogLevels()
         self.inside_server: InsideServer | None = None
         self.mapping_server: MappingServer | None = None
+        self.upnp_server: UpnpServer | None = None
         self.status_server: StatusServer | None = None
         self.links: Links | None = None
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
@@ -222,8 +224,8 @@ class Engine:
 
             self.inside_server = InsideServer(built_on.vpn.preload, keys, preload.inside_handlers(), self.loop)
             self._undo.callback(self.inside_server.close)
-        if settings.port_mapping.pcp and not self.observes:
-            self._serve_mappings()
+        if not self.observes:
+            self._serve_mappings(settings.port_mapping)
         if not self.observes:
             self._serve_status(methods, handed)
         if self.state is not None:
@@ -323,14 +325,30 @@ class Engine:
         if self.status_server is not None:
             self._undo.callback(self.status_server.close)
 
-    def _serve_mappings(self) -> None:
-        """Have inside hosts ask for ports."""
-        from fastmasq.daemon.mapping_server import MappingServer
-        from fastmasq.daemon.port_mapping import PortMapping
+    def _serve_mappings(self, settings: PortMapping) -> None:
+        """Have inside hosts ask for ports, in the ways that the settings say. Raises KernelError."""
 
-        mapping = PortMapping(self.leases, lambda host: why_not_inside(self.watch.snapshot(), host))
-        self.mapping_server = MappingServer(mapping, self.loop)
-        self._undo.callback(self.mapping_server.close)
+        def why_not(host: int) -> str | None:
+            return why_not_inside(self.watch.snapshot(), host)
+
+        if settings.pcp:
+            from fastmasq.daemon.mapping_server import MappingServer
+            from fastmasq.daemon.port_mapping import Requests
+
+            self.mapping_server = MappingServer(Requests(self.leases, why_not), self.loop)
+            self._undo.callback(self.mapping_server.close)
+        if settings.upnp:
+            try:
+                from fastmasq.daemon.upnp_server import UpnpServer
+            except ImportError as error:
+                raise KernelError(
+                    f"[port_mapping] upnp: there is no {error.name} here; binaries are without it, else it comes by "
+                    "pip install 'fastmasq[upnp]'"
+                ) from None
+            inside = (link for link in self.watch.snapshot().links if link.role == "inside")
+            name = "".join((link.mac or b"").hex() for link in inside)
+            self.upnp_server = UpnpServer(self.leases, name, why_not, self.loop)
+            self._undo.callback(self.upnp_server.close)
 
     def _handlers(self, preload: Preload) -> dict[str, Callable[[dict[str, Any]], object]]:
         vpn = self.gateway.vpn
@@ -421,9 +439,8 @@ class Engine:
 
     def stand_still(self) -> tuple[Word, list[int]]:
         self._keep_policy()
-        for inside in (self.inside_server, self.mapping_server):
-            if inside is not None:
-                inside.follow(())
+        for inside in self._inside_servers():
+            inside.follow(())
         servers = [server for server in (self.server, self.status_server) if server is not None]
         sockets = dict(server.to_hand_over() for server in servers)
         word = Word("host", sockets=[*sockets], sessions=self.gateway.table.counts()["active"])
@@ -585,10 +602,12 @@ class Engine:
             if link.role == "inside" and link.ifindex
             for each in link.addresses
         ]
-        for server in (self.inside_server, self.mapping_server):
-            if server is not None:
-                server.follow(endpoints)
+        for server in self._inside_servers():
+            server.follow(endpoints)
         self._listens_since = snapshot.generation
+
+    def _inside_servers(self) -> list[InsideServer | MappingServer | UpnpServer]:
+        return [each for each in (self.inside_server, self.mapping_server, self.upnp_server) if each is not None]
 
     def _follow_leases(self) -> None:
         """End leases that are over, and have inside hosts know of another epoch."""
@@ -649,6 +668,8 @@ class Engine:
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
         yield self.hops.follow
         yield self.server.every_second
+        if self.upnp_server is not None:
+            yield self.upnp_server.every_second
         if self.status_server is not None:
             yield self.status_server.every_second
         if self.inside_server is not None:

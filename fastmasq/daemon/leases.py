@@ -66,6 +66,9 @@ SENTENCES = {
 }
 
 
+By = Literal["pcp", "nat-pmp", "upnp"]  # a protocol
+
+
 class Refused(Exception):
     """No lease, `why`, and for how long that is known to last, in seconds."""
 
@@ -78,11 +81,11 @@ class Refused(Exception):
 class Wish(NamedTuple):
     """What an inside host asks for: an external port, 0 for any, that leads to a port of its own, for so long.
 
-    `exactly`: that port or none. `key` is what only its owner knows of a lease; those without a key are of all programs
-    of a host.
+    `exactly`: that port or none. `about` is what the host says of it. `key` is what only its owner knows of a lease;
+    those without a key are of all programs of a host.
     """
 
-    by: Literal["pcp", "nat-pmp"]
+    by: By
     host: int
     protocol: Literal["tcp", "udp"]
     port: int
@@ -90,12 +93,13 @@ class Wish(NamedTuple):
     lifetime_ns: int
     key: bytes = b""
     exactly: bool = False
+    about: str = ""
 
 
 class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An external port that leads to a port of an inside host until a time."""
 
-    by: Literal["pcp", "nat-pmp"]
+    by: By
     host: int
     protocol: Literal["tcp", "udp"]
     port: int
@@ -103,6 +107,7 @@ class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     external: int
     until_ns: int
     key: bytes = b""
+    about: str = ""
 
     def forward(self) -> Forward:
         target = Target(str(IPv4Address(self.host)), self.port)
@@ -188,7 +193,8 @@ class Leases:
 
     def _allows(self, lease: Lease) -> bool:
         """Whether the settings have a lease go on."""
-        return self._settings.pcp and self._may(lease.host, lease.port) and self._may(lease.host, lease.external)
+        is_on = self._settings.upnp if lease.by == "upnp" else self._settings.pcp
+        return is_on and self._may(lease.host, lease.port) and self._may(lease.host, lease.external)
 
     # -- what inside hosts ask -------------------------------------------------------------------------------------
 
@@ -279,7 +285,7 @@ class Leases:
             external = gateway.table.external_of(port_class, wish.host, wish.port)
         own = Lease(
             by=wish.by, host=wish.host, protocol=wish.protocol, port=wish.port, listen=listen, external=wish.external,
-            until_ns=until, key=wish.key,
+            until_ns=until, key=wish.key, about=wish.about,
         )  # fmt: skip
         if external in {endpoint[::2] for endpoint in gateway.forwards.placed if endpoint[1] == port_class}:
             if wish.exactly and wish.external not in (0, external[1]):
@@ -451,9 +457,13 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 
+    def at(self, protocol: str, external: int) -> Lease | None:
+        """Return the lease of an external port, whoever has it."""
+        return next((each for each in self if (each.protocol, each.external) == (protocol, external)), None)
+
     def describe(self, now: int) -> dict[str, Any] | None:
         """Return what `status` says of leases; None where nobody may ask for any."""
-        if not self._settings.pcp:
+        if not (self._settings.pcp or self._settings.upnp):
             return None
         return {
             "leases": len(self._leases),

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from fastmasq.clock import now_ns
 from fastmasq.control.endpoints import Endpoint
-from fastmasq.daemon.port_mapping import PortMapping
+from fastmasq.daemon.port_mapping import Requests
 from fastmasq.errors import KernelError
 from fastmasq.mishaps import Mishaps
 from fastmasq.wire import natpmp, pcp
@@ -35,8 +35,8 @@ ALL_HOSTS = "224.0.0.1"
 class MappingServer:
     """Has messages answered on inside addresses, in a loop."""
 
-    def __init__(self, mapping: PortMapping, loop: asyncio.AbstractEventLoop) -> None:
-        self._mapping = mapping
+    def __init__(self, requests: Requests, loop: asyncio.AbstractEventLoop) -> None:
+        self._requests = requests
         self._loop = loop
         self._sockets: dict[Endpoint, socket.socket] = {}
         self._mishaps = Mishaps(log)
@@ -86,7 +86,7 @@ class MappingServer:
                 return
             self._left -= 1
             try:
-                answer = self._mapping.answer(octets, int(ipaddress.IPv4Address(host)), now_ns())
+                answer = self._requests.answer(octets, int(ipaddress.IPv4Address(host)), now_ns())
             except Exception as error:
                 self._mishaps.report("a message about port mappings", error, now_ns())
                 continue
@@ -108,15 +108,15 @@ class MappingServer:
 
     def announce_news(self) -> None:
         """Tell all inside hosts of an epoch that they have not been told of by us, some times."""
-        if self._announced != self._mapping.epoch:
-            self._announced = self._mapping.epoch
+        if self._announced != self._requests.epoch:
+            self._announced = self._requests.epoch
             self._announce(ANNOUNCEMENTS, FIRST_PAUSE_S)
 
     def _announce(self, count: int, pause_s: float) -> None:
         if self._announcing is not None:
             self._announcing.cancel()
         for listener in self._sockets.values():
-            for octets in self._mapping.announcements(now_ns()):
+            for octets in self._requests.announcements(now_ns()):
                 with contextlib.suppress(OSError):
                     listener.sendto(octets, (ALL_HOSTS, natpmp.CLIENT_PORT))
         if count > 1:

@@ -59,7 +59,7 @@ class Allowance:
         return left >= 1
 
 
-class PortMapping:
+class Requests:
     """Answers messages by leases. `why_not_inside` returns why an address is no inside host's, None if it is."""
 
     def __init__(self, leases: Leases, why_not_inside: Callable[[int], str | None]) -> None:

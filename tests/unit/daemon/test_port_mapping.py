@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastmasq.config.schema import PortMapping as Section
-from fastmasq.daemon.port_mapping import MOST_HOSTS, Allowance, PortMapping
+from fastmasq.config.schema import PortMapping
+from fastmasq.daemon.port_mapping import MOST_HOSTS, Allowance, Requests
 from fastmasq.daemon.targets import why_not_inside
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
@@ -32,12 +32,12 @@ class Asking:
     """A gateway that inside hosts ask, each at a time in seconds."""
 
     def __init__(self) -> None:
-        self.gateway = PolicyGateway(port_mapping=Section(pcp=True, mappings_per_host=3))
+        self.gateway = PolicyGateway(port_mapping=PortMapping(pcp=True, mappings_per_host=3))
         self.leases = self.gateway.leases
-        self.mapping = PortMapping(self.leases, lambda host: why_not_inside(self.gateway.watch.snapshot(), host))
+        self.requests = Requests(self.leases, lambda host: why_not_inside(self.gateway.watch.snapshot(), host))
 
     def ask(self, octets: bytes, host: str = HOST, now: float = 100) -> bytes | None:
-        return self.mapping.answer(octets, address(host), int(now * S))
+        return self.requests.answer(octets, address(host), int(now * S))
 
     def map(
         self, port: int, outside: int = 0, lifetime: int = 3600, *options: Option, host: str = HOST, now: float = 100,
@@ -189,7 +189,7 @@ def test_who_sends_too_many_gets_no_answer_and_others_do(asking: Asking) -> None
     request = natpmp.Request(natpmp.ADDRESS).emit()
     answered = sum(asking.ask(request, now=100 + number / 1e6) is not None for number in range(1000))
     assert answered == 200
-    assert asking.mapping.unanswered == 800
+    assert asking.requests.unanswered == 800
     assert asking.ask(request, OTHER_HOST) is not None
     assert asking.ask(request, now=101) is not None
 

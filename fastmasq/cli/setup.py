@@ -26,14 +26,14 @@ def setup(config: str, inside: tuple[str, ...], outside: str | None) -> None:
     --inside and --outside are given. A file that exists is not touched.
     """
     from fastmasq.deploy import configuration, links
-    from fastmasq.errors import KernelError
+    from fastmasq.errors import ConfigurationError, KernelError
 
     if os.path.lexists(config):
         raise KernelError(f"{config} exists; change it there, or move it away (`fastmasq check` says what is wrong)")
     found = links.candidates()
     if not inside or not outside:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise click.UsageError("name the links with --inside and --outside: there is no terminal to ask at.")
+            raise ConfigurationError("name the links with --inside and --outside: there is no terminal to ask at")
         outside, inside = _ask(found, outside, inside)
     _judge(found, inside, outside)
     try:

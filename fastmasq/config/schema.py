@@ -35,11 +35,13 @@ from fastmasq.config.values import (
     InterfaceNames,
     Mss,
     Openings,
+    OptionalPath,
     OptionalPort,
     PortRanges,
     Rate,
     SocketPath,
     StatusSocket,
+    UserName,
 )
 from fastmasq.policy.forwards import Forward
 from fastmasq.policy.redirects import Redirect
@@ -184,6 +186,17 @@ class Control(Section, frozen=True, kw_only=True):
         return Path(self.socket).with_suffix(".journal")
 
 
+class Hooks(Section, frozen=True, kw_only=True):
+    """Programs that are run when something has happened, by whom, and how long each may take."""
+
+    address_changed: OptionalPath = OptionalPath()
+    up: OptionalPath = OptionalPath()
+    down: OptionalPath = OptionalPath()
+    vpn: OptionalPath = OptionalPath()
+    user: UserName = UserName()
+    timeout: Annotated[Duration, Bounds("1s", "5m")] = Duration.read("10s")
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """Everything that can be set, one field for each section; [[forward]] and [[redirect]] are read by `lists`."""
 
@@ -199,6 +212,7 @@ class Settings(Section, frozen=True, kw_only=True):
     takeover: Takeover = Takeover()
     state: State = State()
     control: Control = Control()
+    hooks: Hooks = Hooks()
     forward: tuple[Forward, ...] = ()
     redirect: tuple[Redirect, ...] = ()
 

@@ -258,6 +258,27 @@ class FilePath(str):
         return cls(written)
 
 
+class OptionalPath(str):
+    """The absolute path of a file; none is written "off"."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        return cls() if written == "off" else cls(FilePath.read(written))
+
+    def __str__(self) -> str:
+        return str.__str__(self) or "off"
+
+
+class UserName(str):
+    """The name of a user of this host; none is written ""."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        if not isinstance(written, str) or re.search(r"[\s:/\x00-\x1f]", written) or written.startswith("-"):
+            raise ValueError(f'{in_toml(written)} is not the name of a user; write for example "nobody"')
+        return cls(written)
+
+
 class FolderPath(str):
     """The absolute path of a folder."""
 

@@ -29,6 +29,7 @@ from fastmasq.daemon import priority, resets
 from fastmasq.daemon.confirmation import Confirmation
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.handover import Handed, Predecessor, Word, failure_told
+from fastmasq.daemon.hooks import Hooks
 from fastmasq.daemon.hops import Hops, QuietHops
 from fastmasq.daemon.host import Host, UntouchedHost
 from fastmasq.daemon.kept_policy import KeptPolicy
@@ -165,6 +166,7 @@ class Engine:
         self._listens_since = -1  # generation of the kernel's snapshot that servers of inside hosts were told
         self._undo = ExitStack()
         self._undo.callback(self.loop.close)
+        self._ending = self._undo.enter_context(ExitStack())  # of what goes on until all has been put back
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -210,6 +212,7 @@ class Engine:
         self._undo.callback(self.links.close)
         self.links.prepare(self.watch.snapshot())
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)
+        self.hooks = Hooks(lambda: self.gateway.settings.hooks, outside)
         self.hops = (QuietHops if self.observes else Hops)(self.watch, self.links, forwarder, self.worker)
         self.confirmation = Confirmation(self.gateway)
         folder = self.state.folder if self.state is not None else None
@@ -237,6 +240,7 @@ class Engine:
         self._begin_state()
         self._watch()
         self._start_worker()
+        self._begin_hooks()
         if line := self.status.fallbacks.line():
             log.warning("%s", line)
 
@@ -384,6 +388,22 @@ class Engine:
         self._undo.callback(self._working.close)
         if self.upgrade is not None:
             self._undo.callback(self.upgrade.abandon)
+
+    def _begin_hooks(self) -> None:
+        """Tell programs of the user's from now on what happens; who goes on for another has no news in that."""
+        if self.observes:
+            return
+        if self._predecessor is not None:
+            self.hooks.know(self.gateway.ports.external)
+        self._ending.callback(self.hooks.close)
+        self._tell_hooks()
+
+    def _tell_hooks(self) -> None:
+        if self.observes:
+            return
+        self.hooks.follow(self.gateway.ports.external)
+        if self.gateway.vpn is not None:
+            self.hooks.tell_of_vpns(self.gateway.vpn.take_news())
 
     def _work(self) -> None:
         """Have a thread move packets until `rest`, and another look after it."""
@@ -588,7 +608,10 @@ class Engine:
 
     def read_kernel(self) -> None:
         """Follow what the kernel has announced."""
-        for step in (self.gateway.read_kernel, self._follow_inside, self._follow_leases, self.hops.follow):
+        for step in (
+            *(self.gateway.read_kernel, self._follow_inside, self._follow_leases, self.hops.follow),
+            self._tell_hooks,
+        ):
             self._attempt(step)
 
     def _follow_inside(self) -> None:
@@ -667,6 +690,7 @@ class Engine:
         yield from self.gateway.every_second()
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
         yield self.hops.follow
+        yield self._tell_hooks
         yield self.server.every_second
         if self.upnp_server is not None:
             yield self.upnp_server.every_second

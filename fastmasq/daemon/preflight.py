@@ -13,7 +13,7 @@ import numpy as np
 
 from fastmasq.config.schema import Settings
 from fastmasq.control.keys import read_keys
-from fastmasq.daemon import ports
+from fastmasq.daemon import hooks, ports
 from fastmasq.daemon.claims import claims
 from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
@@ -85,6 +85,7 @@ def findings(declared: Declared) -> list[Finding]:
     found += [Finding("note", f"without {name}: {privileges.WANTED[name]}") for name in privileges.wanting()]
     found += _guard(settings)
     found += _host(settings)
+    found += [Finding("warning", complaint) for complaint in hooks.complaints(settings.hooks)]
     found += _ports(settings)
     found += _memory(settings)
     found += _preload(settings)

@@ -11,6 +11,7 @@ and of ISAKMP, and of tunnels until they are settled.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -45,6 +46,7 @@ from fastmasq.wire.tunnels import NO_COOKIE, read_esp, read_gre, read_isakmp
 
 log = logging.getLogger("fastmasq.vpn")
 
+MOST_NEWS = 256  # events that are kept for whoever takes them
 AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
 ASK_AGAIN = 60 * NS_PER_SECOND
@@ -107,6 +109,7 @@ class Vpn:
         self._refused: set[int] = set()  # rows of sessions that there was no room to follow
         self._ask_again_at = 0
         self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
+        self._news: deque[Event] = deque(maxlen=MOST_NEWS)
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
         self.rows = TunnelRows(forwarder)
         trackers = Trackers(self.connections, self.calls, self.ipsec)
@@ -121,6 +124,12 @@ class Vpn:
     def handlers(self) -> dict[str, Callable[[dict], object]]:
         """Return the control methods."""
         return {"vpn": lambda params: self.listing.describe(now_ns(), params)}
+
+    def take_news(self) -> list[Event]:
+        """Return what trackers had to say since the last call, the last of it if it is much."""
+        news = list(self._news)
+        self._news.clear()
+        return news
 
     # -- packets that wait -----------------------------------------------------------------------------------------
 
@@ -483,6 +492,7 @@ class Vpn:
     def _say(self, events: Iterable[Event]) -> None:
         """Log what trackers have to say, at most LINES_PER_SECOND of it a second."""
         for event in events:
+            self._news.append(event)
             level = _LEVELS[event.level]
             if self._limit.allows(level):
                 log.log(level, "%s", event.text)

@@ -1,7 +1,8 @@
 """Whether this process may do what a forwarder has to do, and what it has to go without.
 
 Root may do all of it. So may any user with the capabilities of NEEDED and WANTED (capabilities(7)), as a service or as
-the owner of a file that has them; `hand_down` lets the programs that we start, such as nft, have them, too.
+the owner of a file that has them; `hand_down` lets the programs that we start, such as nft, have them, too, and
+`hand_nothing_down` keeps them from those that are none of ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WANTED = {
 _BIT = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, linux/capability.h
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -71,6 +72,11 @@ def hand_down() -> None:
     for name in (*NEEDED, *WANTED, "CAP_SYS_ADMIN"):
         if _has(permitted, name):
             _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _BIT[name], 0, 0)
+
+
+def hand_nothing_down() -> None:
+    """Let the programs that this thread starts have nothing that we have beyond other users; root's are root's."""
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def _mask(field: str, status: str | None = None) -> int:

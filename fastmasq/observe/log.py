@@ -13,6 +13,7 @@ SUBSYSTEMS = {
     "control": "clients of the control socket",
     "engine": "links, addresses, ports, reloads",
     "forwards": "port forwards",
+    "hooks": "programs of yours: what they print, and how they end",
     "rules": "packets that rules log",
     "vpn": "PPTP and IPsec of inside hosts",
 }  # name of the logger behind "fastmasq.": what it is about

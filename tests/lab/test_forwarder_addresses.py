@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -239,3 +240,21 @@ def test_rfc4787_req2_hosts_share_the_addresses_of_the_settings(net: Network) ->
     asking = net.udp("inside", "10.0.0.4")
     assert round_trip(asking, SERVER, b"?")
     assert {each["external"].partition(":")[0] for each in net.sessions(host="10.0.0.4")} >= {NEW_ADDRESS}
+
+
+def test_h16_programs_are_run_when_the_address_changes_and_at_the_end(net: Network, tmp_path: Path) -> None:
+    told, tells = tmp_path / "told", tmp_path / "tells"
+    tells.write_text(f'#!/bin/sh\necho "$FASTMASQ_EVENT $FASTMASQ_OLD_ADDRESS $FASTMASQ_ADDRESS" >>{told}\n')
+    tells.chmod(0o755)
+    net.start("[hooks]\n" + "".join(f'{name} = "{tells}"\n' for name in ("up", "down", "address_changed")))
+
+    def was_told(*lines: str) -> bool:
+        return told.exists() and told.read_text().splitlines() == list(lines)
+
+    begin = (f"up  {EXTERNAL_ADDRESS}", f"address_changed  {EXTERNAL_ADDRESS}")
+    eventually(lambda: was_told(*begin), what="what there is at the start")
+    change_address(net)
+    change = f"address_changed {EXTERNAL_ADDRESS} {NEW_ADDRESS}"
+    eventually(lambda: change in told.read_text().splitlines(), what="the change")
+    net.fastmasq.remove()
+    assert told.read_text().splitlines()[-1] == f"down  {NEW_ADDRESS}"

@@ -55,7 +55,7 @@ def test_the_source_distribution_has_what_is_built_and_nothing_that_is_made(pack
 def test_a_wheel_has_modules_and_data_and_no_sources_of_extensions(packed):
     _, names = packed
     assert tracked("fastmasq", ".py", ".md", ".toml", ".rules") <= names
-    assert {"fastmasq/LICENSE", "fastmasq/templates/updown/fastmasq-spi"} <= names
+    assert {"fastmasq/LICENSE", "fastmasq/templates/updown/fastmasq-spi", "fastmasq/templates/hooks/dyndns.sh"} <= names
     assert {PurePath(name).suffix for name in names} & {".c", ".pyx", ".so", ".pyc"} == set()
 
 

@@ -91,7 +91,12 @@ def test_h_82_a_run_that_began_verbose_is_verbose_again() -> None:
 @pytest.mark.parametrize(
     ("subsystem", "level", "seconds", "said"),
     [
-        ("vnp", "debug", 1, "'vnp' is not a subsystem; there are: config, control, engine, forwards, rules, vpn"),
+        (
+            "vnp",
+            "debug",
+            1,
+            "'vnp' is not a subsystem; there are: config, control, engine, forwards, hooks, rules, vpn",
+        ),
         ("vpn", "loud", 1, "'loud' is not a level; there are: debug, info, warning, error"),
         (None, "vpn", 1, "'vpn' is not a level"),
         ("vpn", "debug", 0, "a level holds for more than 0 s"),

@@ -52,6 +52,7 @@ class Path:
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.table = MasqTable(capacity, limits=Limits(ports_per_host=65535), now_ns=NOW_NS)
         self.forwarder = Forwarder(self.table)
+        self.forwarder.set_renumbering(True)  # as the daemon does
         self.ring, self.sender = RxRing(), TxBatch()
         others = RxRing(), TxBatch()
         for number, (ring, sender) in enumerate(((self.ring, others[1]), (others[0], self.sender))):

@@ -36,5 +36,6 @@ def make_path(
     )
     table.make_ready()
     forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
+    forwarder.set_renumbering(settings.compat == "modern")
     forwarder.set_proxies(local_link.FIRST, local_link.COUNT)
     return forwarder

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from fastmasq.path cimport mss, verdict
+from fastmasq.path cimport identification, mss, verdict
 from fastmasq.path.cut cimport queue_fragments, queue_segments
 from fastmasq.path.gather cimport gather
 from fastmasq.path.packet cimport Packet
@@ -12,16 +12,8 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM, VnetHeader
 from fastmasq.ring.ring cimport Frame
-from fastmasq.wire cimport ipv4, numbers, tcp, udp
+from fastmasq.wire cimport numbers, tcp, udp
 from fastmasq.wire.branches cimport unlikely
-from fastmasq.wire.checksum cimport delta16, update_full_at
-from fastmasq.wire.octets cimport load16, store16
-
-
-cdef inline void renumber(Packet *packet) noexcept nogil:
-    cdef uint16_t before = load16(packet.ip + ipv4.ID)
-    store16(packet.ip + ipv4.ID, packet.identification)
-    update_full_at(packet.ip + ipv4.CHECKSUM, delta16(before, packet.identification))
 
 
 cdef inline uint32_t headers_of(const Packet *packet) noexcept nogil:
@@ -36,7 +28,9 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     cdef const VnetHeader *vnet = NULL
     hop.used += 1
     if unlikely(packet.renumbered):
-        renumber(packet)
+        identification.write(packet, packet.identification)
+    elif unlikely(identification.wants_own(p, packet)):
+        identification.give_own(p, packet)
     if packet.protocol == numbers.TCP:
         if not packet.is_fragment and gather(p, packet):
             return verdict.FORWARDED

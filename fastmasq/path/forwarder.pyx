@@ -10,6 +10,7 @@ Nothing there allocates, raises, logs, reads a clock or touches a Python object.
 """
 
 import contextlib
+import os
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from fastmasq.path.original_destination cimport tell_original_destinations
 from fastmasq.path.redirects cimport PROTOCOLS, REDIRECTS, Redirect
 from fastmasq.path.rewrite cimport edit_payload
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport Path, begin_generation
+from fastmasq.path.state cimport IDENTIFICATIONS, Path, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
 from fastmasq.path.untranslated cimport Untranslated
@@ -130,6 +131,9 @@ cdef class Forwarder:
         self._make_datagrams()
         self._untranslated = np.zeros(untranslated.UNTRANSLATED, rows.UNTRANSLATED)
         p.untranslated = <Untranslated *><size_t>self._untranslated.ctypes.data
+        self._identifications = np.frombuffer(os.urandom(2 * IDENTIFICATIONS), "u2").copy()
+        p.identifications = <uint16_t *><size_t>self._identifications.ctypes.data
+        p.identification_key = int.from_bytes(os.urandom(4)) | 1
         p.hairpin = hairpin
         p.mss = mss.AUTOMATIC
         p.limit_errors = limit_errors
@@ -280,6 +284,10 @@ cdef class Forwarder:
     def set_hairpin(self, bint on):
         """Let inside hosts reach external endpoints of ours, or not; sessions that do so already go on."""
         self.path.hairpin = on
+
+    def set_renumbering(self, bint on):
+        """Give packets without DF that leave with another source an identification of their own (RFC 6864 section 5.3)."""
+        self.path.renumbers = on
 
     def set_mss(self, limit):
         """Lower what SYNs offer as their MSS to `limit` octets, if not 0; None: to what links and routes can carry."""

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.path cimport datagrams, dispatch, leave, links, route, verdict
+from fastmasq.path cimport datagrams, dispatch, identification as identifications, leave, links, route, verdict
 from fastmasq.path.datagrams cimport Coverage, Datagram, Piece
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.finish cimport finish, flush_all, lose
@@ -55,7 +55,7 @@ cdef inline int32_t datagram_of(Path *p, const Packet *packet) noexcept nogil:
         lose(p, verdict.FRAGMENT_ORPHAN, datagrams.make_room(&p.datagrams, source))
         row = datagrams.begin_datagram(&p.datagrams, key0, key1, hash, source, p.now_ms)
         if packet.side == keys.INSIDE:
-            identification = <uint16_t>table.next_random(p.table)
+            identification = identifications.take(p, packet.ends.daddr, packet.protocol, 1)
         p.datagrams.rows[row].identification = identification
     return row
 

@@ -24,6 +24,8 @@ from fastmasq.table.table cimport Table
 cdef enum:
     GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
     BUCKETS = 1024              # error buckets by source address
+    IDENTIFICATION_BITS = 12    # of the hash that counters of identifications are chosen by
+    IDENTIFICATIONS = 1 << IDENTIFICATION_BITS
 
 
 cdef struct Path:
@@ -61,6 +63,9 @@ cdef struct Path:
     long bpf_call               # number of bpf(2)
     TriggersAndMarks *triggers_and_marks  # NULL without triggers, direct ports and marks
     bint hairpin
+    bint renumbers              # packets that may be cut, see identification.pxd
+    uint16_t *identifications   # [IDENTIFICATIONS]
+    uint32_t identification_key  # odd
     uint32_t mss                # that SYNs may offer, see mss.pxd
     Observation *observation    # NULL unless nothing is sent, and all is only judged
     # what waits

@@ -22,7 +22,7 @@ class EndpointIndependent(AddressDependent):
 
 
 class AddressAndPortDependent(AddressDependent):
-    settings = replace(Comparison.settings, filtering="address-and-port-dependent")
+    settings = replace(Comparison.settings, filtering="address-and-port-dependent", renumbers=True)
 
 
 class TightLimits(AddressDependent):

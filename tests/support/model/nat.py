@@ -18,8 +18,8 @@ the receiver's on its way in. Rate limits are not part of the specification.
 
 What the specification leaves open is which external port a new mapping gets when its own cannot be kept (but it is the
 same for an endpoint whenever the same are free), which target of a port forward serves a remote endpoint while there is
-no room for its session, and the identification of a datagram that leaves in pieces. The caller passes what was
-observed; `WrongPort` or `WrongTarget` is raised if it breaks the rules.
+no room for its session, and the identification of a packet that leaves in pieces or may be cut further on. The caller
+passes what was observed; `WrongPort` or `WrongTarget` is raised if it breaks the rules.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Model:
         self.short_second = -1  # in which it was last asked whether something is short
         self.observed = Observed()
         self.datagram: Datagram | None = None  # that of the piece in hand
+        self.came_from = b""  # the source of the packet in hand
         self.link = INSIDE  # that the packet in hand has come by
         for forward in self.settings.forwards:
             self.add_forward(forward)
@@ -136,6 +137,7 @@ class Model:
 
     def handled(self, link: str, packet: Parsed) -> Verdict:
         """Return what becomes of a well-formed packet, or of one that stands for its datagram."""
+        self.came_from = packet.raw[12:16]
         try:
             if link == PROGRAMS:
                 return self.from_program(packet)
@@ -284,6 +286,8 @@ class Model:
         rewriter.hop()
         if self.datagram and self.datagram.identification is not None:
             rewriter.identification(self.datagram.identification)
+        elif self.settings.renumbers and rewriter.may_be_cut and rewriter.raw[12:16] != self.came_from:
+            rewriter.identification(self.observed.identification or 0)
         if rewriter.protocol == TCP and (self.datagram or not rewriter.is_fragment):
             self.clamp(link, rewriter)
         return Forward(link, fragments(rewriter.bytes(), self.mtu[link]))

@@ -105,6 +105,7 @@ class Settings:
     inside_mtu: int = 1500
     outside_mtu: int = 1500
     filtering: str = "address-dependent"
+    renumbers: bool = False  # what may be cut and leaves with another source has an identification of its own
     mss: int | str = "auto"  # that SYNs may offer
     ports: frozenset[int] = USUAL_PORTS  # of TCP and of UDP
     identifiers: frozenset[int] = ANY_PORT  # of ICMP queries

@@ -126,6 +126,7 @@ class PathSubject:
             port_class = 0 if forward.protocol == TCP else 1
             self.forwards.place(address(settings.outside_address), port_class, forward.port, targets)
         redirects = [Redirect(protocol=one.protocol, host=one.host, source=one.source) for one in settings.redirects]
+        self.harness.forwarder.set_renumbering(settings.renumbers)
         self.harness.forwarder.set_redirects(compile_redirects(redirects))
         self.harness.forwarder.carry_by_address(settings.by_address)
         if settings.programs:
@@ -186,6 +187,7 @@ def observed(seen: Seen) -> Observed:
         if not decoded.is_error:
             target = (decoded.destination, decoded.destination_port)
             return Observed(decoded.source_port, target, decoded.identification)
+        return Observed(identification=decoded.identification)
     return Observed()
 
 

@@ -311,6 +311,11 @@ class Rewriter:
     def is_fragment(self) -> bool:
         return struct.unpack(">H", self.raw[6:8])[0] & 0x3FFF != 0
 
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether it is whole, and routers may cut it."""
+        return struct.unpack(">H", self.raw[6:8])[0] & 0x7FFF == 0
+
     def lower_mss(self, limit: int) -> None:
         """Lower the MSS that a SYN offers, if it does and offers more (RFC 9293 section 3.7.1)."""
         header = self.raw[self.start : self.start + (self.raw[self.start + 12] >> 4) * 4]

@@ -1,0 +1,47 @@
+# Identifications of packets that may be cut further on: inside hosts share an address, and must not share these (RFC 6864).
+#
+# A counter for each destination, by a bucket of a keyed hash, as Linux has them: among what goes to one, and with one protocol,
+# none comes again before 65536 others have gone there. Which one a destination is at nobody else can tell.
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.state cimport IDENTIFICATION_BITS, Path
+from fastmasq.ring.abi cimport GSO_NONE
+from fastmasq.wire cimport ipv4
+from fastmasq.wire.checksum cimport delta16, update_full_at
+from fastmasq.wire.octets cimport load16, load32, store16
+
+
+cdef inline uint16_t take(Path *p, uint32_t destination, uint32_t protocol, uint32_t count) noexcept nogil:
+    """Return the first of `count` identifications in a row for packets to a destination."""
+    cdef uint32_t hash = (destination ^ protocol << 16) * p.identification_key
+    cdef uint16_t *counter = &p.identifications[hash >> (32 - IDENTIFICATION_BITS)]
+    cdef uint16_t first = counter[0]
+    counter[0] = <uint16_t>(first + count)
+    return <uint16_t>(first + hash)
+
+
+cdef inline void write(Packet *packet, uint16_t identification) noexcept nogil:
+    cdef uint16_t before = load16(packet.ip + ipv4.ID)
+    store16(packet.ip + ipv4.ID, identification)
+    update_full_at(packet.ip + ipv4.CHECKSUM, delta16(before, identification))
+
+
+cdef inline uint32_t segments_of(const Packet *packet) noexcept nogil:
+    """Return as many as a large send is cut into, or more: whoever cuts it counts identifications on."""
+    cdef uint32_t size = packet.frame.vnet.gso_size
+    return 1 if packet.frame.vnet.gso_type == GSO_NONE or size == 0 else packet.length // size + 1
+
+
+cdef inline bint wants_own(const Path *p, const Packet *packet) noexcept nogil:
+    """Whether a packet that leaves with another source than it came with is to have an identification of its own.
+
+    What must not be cut may have any (RFC 6864 section 4.1); pieces have that of their datagram.
+    """
+    return (p.renumbers and not load16(packet.ip + ipv4.FRAGMENT) & ipv4.DONT_FRAGMENT and not packet.is_fragment
+            and load32(packet.ip + ipv4.SOURCE) != packet.ends.saddr)
+
+
+cdef inline void give_own(Path *p, Packet *packet) noexcept nogil:
+    write(packet, take(p, load32(packet.ip + ipv4.DESTINATION), packet.protocol, segments_of(packet)))

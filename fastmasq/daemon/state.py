@@ -93,7 +93,9 @@ class Former:
         """
         self.header = self._image.rows("header", 0, 1)
         proxies = local_link.FIRST, local_link.COUNT
-        return adopt(table, self.header[0], self._mappings(), self._sessions(used), now_ns, proxies)
+        return adopt(
+            table, self.header[0], self._mappings(), self._sessions(used), now_ns, proxies, self._streams()
+        )  # fmt: skip
 
     @property
     def externals(self) -> tuple[int, ...]:
@@ -110,6 +112,13 @@ class Former:
                 first = external * span
                 mappings[first : first + span] = self._image.rows("mappings", first, span)
         return mappings
+
+    def _streams(self) -> Iterator[tuple[np.void, np.ndarray]]:
+        """Yield the connections whose streams are edited, and their edits."""
+        streams = self._image.rows("streams", 0, self._image.count("streams"))
+        for place in np.flatnonzero(streams["key0"]).tolist():
+            first = place * memory.EDITS_OF_STREAM
+            yield streams[place], self._image.rows("edits", first, memory.EDITS_OF_STREAM)
 
     def _sessions(self, used: int | None) -> Iterator[np.ndarray]:
         """Yield the rows of sessions that were used, some at once.

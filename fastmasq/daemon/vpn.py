@@ -111,6 +111,7 @@ class Vpn:
         self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
         self._news: deque[Event] = deque(maxlen=MOST_NEWS)
         forwarder.follow(pptp=settings.vpn.pptp, ipsec=settings.vpn.ipsec)
+        table.follow_ports([PPTP_PORT] * settings.vpn.pptp)
         self.rows = TunnelRows(forwarder)
         trackers = Trackers(self.connections, self.calls, self.ipsec)
         self.kept = KeptTunnels(trackers)
@@ -298,7 +299,7 @@ class Vpn:
         if connection.follower.is_done and not connection.unread:
             connection.unread = True
             with self.forwarder.locked():
-                self.forwarder.leave_unread(connection.row, True)
+                self.table.leave_unread(connection.row, True)
 
     def _connection(self, row: int, session: np.void, now: int, *, anew: bool) -> Connection | None:
         """Return the control connection of a session, a new one if the row, or with a SYN the session, is another's.
@@ -320,7 +321,7 @@ class Vpn:
             self._say(refused)
             self._refused.add(row)
             with self.forwarder.locked():
-                self.forwarder.leave_unread(row, True)
+                self.table.leave_unread(row, True)
             return None
         connection = self._add_connection(row, ends, self._numbers, now)
         if not connection.serves:
@@ -348,7 +349,7 @@ class Vpn:
         self.kept.note_connection(connection)
         if connection.unread:
             with self.forwarder.locked():
-                self.forwarder.leave_unread(connection.row, False)
+                self.table.leave_unread(connection.row, False)
         return connection.follower.end(now, by_peer=connection.is_closed)
 
     def _watch_connections(self, now: int) -> None:
@@ -374,7 +375,7 @@ class Vpn:
         with self.forwarder.locked():
             for row in self._refused:
                 if row not in self.connections:
-                    self.forwarder.leave_unread(row, False)
+                    self.table.leave_unread(row, False)
         self._refused.clear()
 
     # -- once in a while -------------------------------------------------------------------------------------------

@@ -48,15 +48,33 @@ cdef inline void finish_transport(uint8_t *ip, uint32_t header_length, uint32_t 
     store16(field, checksum)
 
 
-cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
-    """Cut a large send into segments for a sender without virtio headers; refuse one of datagrams of unknown size."""
+cdef inline void queue_payload(Path *p, const Packet *packet, uint32_t headers, const uint8_t *octets,
+                               uint32_t size) noexcept nogil:
+    """Send the headers of a packet with what `octets` are of its payload, in segments of at most `size` of them."""
     cdef Sender *sender = p.senders[packet.hop.link]
-    cdef uint32_t size = packet.frame.vnet.gso_size
-    cdef uint32_t headers = packet.header_length
     cdef uint32_t offset = 0
-    cdef uint32_t total, payload
+    cdef uint32_t total = packet.length - headers
+    cdef uint32_t payload
     cdef int number = 0
     cdef uint8_t *ip
+    while True:                         # what has no payload is a segment, too
+        payload = size if total - offset > size else total - offset
+        ip = sender_scratch(sender)
+        write_segment_header(ip, packet, headers, offset, payload, number)
+        finish_header(ip, packet.header_length)
+        memcpy(ip + headers, octets + offset, payload)
+        finish_transport(ip, packet.header_length, headers + payload)
+        queue_frame(p, packet.hop, ip, headers + payload, NULL, 1 if offset + payload == total else WEIGHT_PIECE)
+        offset += payload
+        number += 1
+        if offset == total:
+            break
+
+
+cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
+    """Cut a large send into segments for a sender without virtio headers; refuse one of datagrams of unknown size."""
+    cdef uint32_t size = packet.frame.vnet.gso_size
+    cdef uint32_t headers = packet.header_length
     if packet.protocol == numbers.TCP:
         headers += tcp.header_length(packet.transport)
     elif packet.protocol == numbers.UDP and packet.frame.vnet.gso_type == GSO_UDP_L4:
@@ -67,19 +85,7 @@ cdef inline Outcome queue_segments(Path *p, Packet *packet) noexcept nogil:
         return verdict.CANNOT_SEGMENT
     if size == 0 or headers + size > SCRATCH_FRAME - HEADROOM:
         return verdict.CANNOT_SEGMENT
-    total = packet.length - headers
-    while True:                         # what has no payload is a segment, too
-        payload = size if total - offset > size else total - offset
-        ip = sender_scratch(sender)
-        write_segment_header(ip, packet, headers, offset, payload, number)
-        finish_header(ip, packet.header_length)
-        memcpy(ip + headers, packet.ip + headers + offset, payload)
-        finish_transport(ip, packet.header_length, headers + payload)
-        queue_frame(p, packet.hop, ip, headers + payload, NULL, 1 if offset + payload == total else WEIGHT_PIECE)
-        offset += payload
-        number += 1
-        if offset == total:
-            break
+    queue_payload(p, packet, headers, packet.ip + headers, size)
     p.notes[verdict.NOTE_SEGMENTED] += 1
     return verdict.FORWARDED
 

@@ -18,7 +18,7 @@ from fastmasq.table.rows cimport Flow
 from fastmasq.table.table cimport Table
 from fastmasq.wire cimport gre, icmp, ipv4, numbers, tcp, udp
 from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full, update_full_at
-from fastmasq.wire.octets cimport load16, store16, store32
+from fastmasq.wire.octets cimport load16, load32, store16, store32
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
@@ -67,6 +67,9 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const Rewrite 
         return ids + update_quoted_checksum(quote, ids)
     store16(at, new.quoted.sid)
     store16(at + 2, new.quoted.did)
+    if quote.protocol == numbers.TCP and new.ref >= 0:
+        ids += delta32(load32(at + tcp.SEQUENCE), new.number)
+        store32(at + tcp.SEQUENCE, new.number)
     return ids + update_quoted_checksum(quote, ids + address_delta)
 
 

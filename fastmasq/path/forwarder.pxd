@@ -25,7 +25,7 @@ cdef class Forwarder:
     cdef readonly list rings, senders
     cdef readonly object tunnels    # rows.TUNNEL rows, or None while no tracker is asked
     cdef readonly bint observes     # it sends nothing
-    cdef object _hops, _wants, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _live, _unfollowed
+    cdef object _hops, _wants, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _live, _image
     cdef object _observation, _dropped, _untranslated, _identifications
     cdef int turn(self, uint64_t now_ns) noexcept nogil
     cdef bint pending(self) noexcept nogil

@@ -39,6 +39,7 @@ from fastmasq.table.index cimport IndexEntry
 from fastmasq.table.masq cimport MasqTable
 from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.rows cimport INBOUND, OUTBOUND
+from fastmasq.table.streams cimport EDITS, TEXT
 from fastmasq.wire cimport ethernet, ipv4
 from fastmasq.wire.octets cimport load16
 
@@ -56,6 +57,9 @@ cdef extern from * nogil:
     """
     int ATOMIC_ADD(int *word, int value)
     int ATOMIC_LOAD(const int *word)
+
+cdef enum:
+    IMAGE = 65536 + EDITS * TEXT    # octets: those of a segment, with all edits that it may have
 
 cdef union Row:
     Link link
@@ -327,14 +331,14 @@ cdef class Forwarder:
         self.tunnels = np.zeros(TUNNELS, rows.TUNNEL)
         self._tunnel_index = np.zeros(tunnels.TUNNEL_INDEX, "u8")
         self._punts = np.zeros((punts.PUNTS + 1, HEADROOM + BIG_FRAME), "u1")
-        self._unfollowed = np.zeros((p.table.capacity >> 6) + 1, "u8")
         p.tunnels.rows = <Tunnel *><size_t>self.tunnels.ctypes.data
         p.tunnels.index.entries = <IndexEntry *><size_t>self._tunnel_index.ctypes.data
         p.tunnels.index.mask = tunnels.TUNNEL_INDEX - 1
         p.punts.memory = <uint8_t *><size_t>self._punts.ctypes.data
         self._live = np.zeros((liveness.LIVE, sizeof(Live)), "u1")
         p.live = <Live *><size_t>self._live.ctypes.data
-        p.unfollowed = <uint64_t *><size_t>self._unfollowed.ctypes.data
+        self._image = np.zeros(IMAGE, "u1")
+        p.image = <uint8_t *><size_t>self._image.ctypes.data
         p.follows_pptp = pptp
         p.follows_ipsec = ipsec
 
@@ -358,16 +362,6 @@ cdef class Forwarder:
     def remove_way(self, uint32_t row, int direction):
         """Stop moving one way of a tunnel, if the path does."""
         tunnels.forget_way(&self.path.tunnels, &self.path.table.secret, row, direction)
-
-    def leave_unread(self, uint32_t row, bint on):
-        """Pass the segments of a session on port 1723 on without asking, or ask again."""
-        cdef uint64_t bit = <uint64_t>1 << (row & 63)
-        if row >= self.path.table.capacity:
-            raise ValueError(f"session {row}: the table has {self.path.table.capacity} rows")
-        if on:
-            self.path.unfollowed[row >> 6] |= bit
-        else:
-            self.path.unfollowed[row >> 6] &= ~bit
 
     def next_punt(self):
         """Return the packet that has waited longest for an answer, or None.

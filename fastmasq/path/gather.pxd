@@ -17,25 +17,16 @@ from fastmasq.path cimport gathering, identification, verdict
 from fastmasq.path.gathering cimport GATHERS, Gather
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.queue cimport count_out, write_link_header
+from fastmasq.path.rewrite cimport checksum_is_right
 from fastmasq.path.state cimport Path
-from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, VNET_DATA_VALID, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader
+from fastmasq.ring.abi cimport GSO_NONE, GSO_TCPV4, VNET_LENGTH, VNET_NEEDS_CSUM, VnetHeader
 from fastmasq.ring.ring cimport Sender, sender_append, sender_queue, sender_reserve
 from fastmasq.wire cimport ipv4, numbers, tcp
-from fastmasq.wire.checksum cimport delta16, fold, sum_octets, sum_pseudo_header, update_full_at
+from fastmasq.wire.checksum cimport delta16, sum_pseudo_header, update_full_at
 from fastmasq.wire.octets cimport load16, load32, store16
 
 cdef enum:
     LEAST_PAYLOAD = 256         # octets: smaller segments are somebody typing
-
-
-cdef inline bint checksum_is_right(const Packet *packet) noexcept nogil:
-    """Whether the TCP checksum may be computed anew: partial, vouched for by the device, or verified here."""
-    cdef uint32_t length = packet.length - packet.header_length
-    if packet.partial or packet.frame.vnet.flags & VNET_DATA_VALID:
-        return True
-    return fold(<unsigned long long>sum_pseudo_header(load32(packet.ip + ipv4.SOURCE), load32(packet.ip + ipv4.DESTINATION),
-                                                      numbers.TCP, <uint16_t>length)
-                + sum_octets(packet.transport, length)) == 0xFFFF
 
 
 cdef inline bint may_gather(const Path *p, const Packet *packet, uint32_t payload) noexcept nogil:

@@ -86,23 +86,24 @@ cdef inline Outcome reach_receiver(Path *p, Packet *packet, uint32_t sender, Tur
     return outcome
 
 
+cdef inline bint wants_to_see(const Path *p, const Packet *packet, uint32_t row) noexcept nogil:
+    return trackers.is_followed(p, row, packet) and trackers.is_control(p, row, packet)
+
+
 cdef inline bint is_turned_control(const Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
     """Whether a segment that turns round is to be read: by the follower of the sender's session or the receiver's."""
-    cdef const Flow *flow
     if turn.row == rows.NONE or turn.returning < 0:
         return False
-    flow = &p.table.sessions[turn.row].flow[rows.OUTBOUND]
-    return (trackers.is_control(p, turn.row, flow, packet)
-            or trackers.is_control(p, rows.row_of(turn.returning), flow, packet))
+    return wants_to_see(p, packet, turn.row) or wants_to_see(p, packet, rows.row_of(turn.returning))
 
 
 cdef inline Outcome advance_both(Path *p, const Packet *packet, const Turn *turn) noexcept nogil:
     """Move on the sender's session and the receiver's, as far as there are any."""
     cdef Outcome outcome = verdict.GOES_ON
     if turn.row != rows.NONE:
-        outcome = advance(p, packet, turn.row, rows.OUTBOUND)
+        outcome = advance(p, packet, turn.row, rows.OUTBOUND, 0)
     if outcome == verdict.GOES_ON and turn.returning >= 0:
-        outcome = advance(p, packet, rows.row_of(turn.returning), rows.INBOUND)
+        outcome = advance(p, packet, rows.row_of(turn.returning), rows.INBOUND, 0)
     return outcome
 
 

@@ -11,9 +11,10 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.triggers cimport Trigger
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport filtering, keys, mappings, opening, rows, table
+from fastmasq.table cimport filtering, keys, mappings, opening, rows, sessions, table
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.forwards cimport Target
+from fastmasq.table.rows cimport Flow
 from fastmasq.wire cimport numbers, tcp
 
 
@@ -98,6 +99,28 @@ cdef inline bint may_be_led(const Path *p, const Packet *packet, int port_class)
             and packet.ends.daddr == p.table.external[p.table.current] and session.first_inbound_state(packet) >= 0)
 
 
+# -- what is expected ------------------------------------------------------------------------------------------------
+
+cdef inline bint may_be_expected(const Packet *packet) noexcept nogil:
+    """Whether a packet may be the first of a session that is expected: of TCP, a SYN without ACK."""
+    return packet.protocol == numbers.UDP or packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
+
+
+cdef inline Outcome open_expected(Path *p, Packet *packet, uint32_t mapping, uint32_t expected) noexcept nogil:
+    """Open the session of a packet that was expected, and expect no further one."""
+    cdef const Flow *flow = &p.table.sessions[expected].flow[rows.INBOUND]
+    cdef int64_t row
+    cdef Outcome outcome = leave.towards(p, packet, flow.daddr)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    row = opening.open_inbound(p.table, mapping, keys.make_ends(flow.daddr, flow.did, packet.ends.saddr, packet.ends.sid), 0,
+                               session.birth_of(p, packet, session.first_inbound_state(packet), 0))
+    if row < 0:
+        return reason_of(row)
+    sessions.close_session(p.table, expected)
+    return session.forward_opened(p, packet, row, rows.INBOUND)
+
+
 # -- mappings --------------------------------------------------------------------------------------------------------
 
 cdef inline Outcome pass_mapping(Path *p, Packet *packet, uint32_t mapping) noexcept nogil:
@@ -117,6 +140,7 @@ cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
     cdef int port_class = rows.class_of(packet.protocol)
     cdef uint32_t mapping = mappings.find_external(p.table, packet.ends.daddr, port_class, packet.ends.did)
     cdef uint32_t led_by
+    cdef int64_t expected
     cdef Led led
     if may_be_led(p, packet, port_class) and is_led_inside(p, packet, &led):
         led_by = mappings.mapping_row(p.table.current, port_class, packet.ends.did)
@@ -126,6 +150,10 @@ cdef inline Outcome take_to_endpoint(Path *p, Packet *packet) noexcept nogil:
         return verdict.NO_SESSION
     if p.table.mappings[mapping].in_use == rows.MAPPING_FORWARD:
         return open_forwarded(p, packet, mapping)
+    if port_class != numbers.CLASS_ICMP and may_be_expected(packet):
+        expected = opening.find_expected(p.table, packet.protocol, packet.ends)
+        if expected >= 0:
+            return open_expected(p, packet, mapping, <uint32_t>expected)
     if p.table.mappings[mapping].in_use == rows.MAPPING_OPEN:
         return pass_mapping(p, packet, mapping)
     return verdict.NO_SESSION

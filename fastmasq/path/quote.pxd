@@ -13,7 +13,7 @@ from fastmasq.path.packet cimport Packet
 from fastmasq.path.state cimport Path
 from fastmasq.path.tunnels cimport Way
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport keys, mappings, rows, sessions
+from fastmasq.table cimport keys, mappings, rows, sessions, streams
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.table cimport Table
@@ -38,6 +38,7 @@ cdef struct Rewrite:
     uint32_t saddr
     uint32_t daddr
     Ends quoted
+    uint32_t number             # of a TCP segment of a session
     uint16_t quoted_call_id     # to write if renumbered
     bint renumbered
     int64_t ref                 # of the flow that the answer to the quoted packet would match, or -1
@@ -99,16 +100,23 @@ cdef inline Outcome parse_quote(const Packet *packet, Quote *quote) noexcept nog
 
 # -- whose it was ----------------------------------------------------------------------------------------------------
 
-cdef inline bint quote_in_window(const Session *s, int direction, const Quote *quote) noexcept nogil:
+cdef inline uint32_t number_before(const Table *t, uint32_t row, int direction, uint32_t number) noexcept nogil:
+    """Return the number with which a segment came that has left with this one, in a direction of a TCP session."""
+    cdef uint32_t stream = streams.stream_of(&t.streams, row)
+    return streams.stands_for(&t.streams, stream, direction, number) if stream else number
+
+
+cdef inline bint quote_in_window(const Session *s, int direction, const Quote *quote, uint32_t number) noexcept nogil:
     """Whether a quoted TCP segment was sent by us not long ago (RFC 5927 section 4.1); unknown counts as yes.
 
-    direction is the flow's that the answer to the quoted segment would match, so the segment went the other way.
+    direction is the flow's that the answer to the quoted segment would match, so the segment went the other way; number:
+    the one that it came with. Where streams are edited, what the inside sends and hears is tracked.
     """
     cdef uint8_t seen = rows.SESSION_SEEN_OUT if direction == rows.INBOUND else rows.SESSION_SEEN_IN
     cdef uint32_t behind
     if quote.protocol != numbers.TCP or not s.flags & seen:
         return True
-    behind = s.tcp[1 - direction].end - load32(quote.transport + tcp.SEQUENCE)
+    behind = s.tcp[1 - direction].end - (number if direction == rows.INBOUND else load32(quote.transport + tcp.SEQUENCE))
     return behind <= LARGEST_WINDOW
 
 
@@ -124,11 +132,14 @@ cdef inline Outcome find_session(const Path *p, uint8_t side, const Packet *pack
     """Fill in `new` from the session of the quoted packet; UNKNOWN without one."""
     cdef Table *t = p.table
     cdef int64_t ref = sessions.find_between(t, quote.protocol, answer_side(side, quote), keys.turned(quote.ends))
+    cdef int direction = rows.direction_of(ref)
     cdef const Flow *flow
     if ref < 0:
         return UNKNOWN
     flow = sessions.flow_at(t, ref)
-    if not quote_in_window(&t.sessions[rows.row_of(ref)], rows.direction_of(ref), quote):
+    if quote.protocol == numbers.TCP:
+        new.number = number_before(t, rows.row_of(ref), 1 - direction, load32(quote.transport + tcp.SEQUENCE))
+    if not quote_in_window(&t.sessions[rows.row_of(ref)], direction, quote, new.number):
         return verdict.NO_SESSION
     new.quoted.saddr, new.quoted.sid = flow.daddr, flow.did
     new.quoted.daddr, new.quoted.did = flow.saddr, flow.sid

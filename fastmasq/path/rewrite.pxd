@@ -3,11 +3,14 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastmasq.path.packet cimport Packet
+from fastmasq.ring.abi cimport VNET_DATA_VALID
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
 from fastmasq.wire cimport icmp, ipv4, numbers, tcp, udp
-from fastmasq.wire.checksum cimport delta16, delta32, fold, update_full_at, update_partial, update_udp_at
-from fastmasq.wire.octets cimport load16, store16, store32
+from fastmasq.wire.checksum cimport (
+    delta16, delta32, fold, sum_octets, sum_pseudo_header, update_full_at, update_partial, update_udp_at,
+)
+from fastmasq.wire.octets cimport load16, load32, store16, store32
 
 
 cdef inline void decrement_ttl(uint8_t *ip, uint32_t delta) noexcept nogil:
@@ -72,6 +75,16 @@ cdef inline void rewrite_ends(Packet *packet, const Ends *ends) noexcept nogil:
         transport_delta = fold(<uint32_t>transport_delta + fold(address_delta))
     rewrite_addresses(packet, ends.saddr, ends.daddr)
     rewrite_transport(packet, ends.sid, ends.did, fold(address_delta), transport_delta)
+
+
+cdef inline bint checksum_is_right(const Packet *packet) noexcept nogil:
+    """Whether the TCP checksum may be computed anew: partial, vouched for by the device, or verified here."""
+    cdef uint32_t length = packet.length - packet.header_length
+    if packet.partial or packet.frame.vnet.flags & VNET_DATA_VALID:
+        return True
+    return fold(<unsigned long long>sum_pseudo_header(load32(packet.ip + ipv4.SOURCE), load32(packet.ip + ipv4.DESTINATION),
+                                                      numbers.TCP, <uint16_t>length)
+                + sum_octets(packet.transport, length)) == 0xFFFF
 
 
 cdef inline void edit_payload(Packet *packet, uint32_t offset, uint8_t octet) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from fastmasq.path cimport filter, hops, leave, punts, route, trackers, triggers, verdict
+from fastmasq.path cimport edited, filter, hops, leave, punts, route, trackers, triggers, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet
 from fastmasq.path.plain cimport send_plain
@@ -10,7 +10,7 @@ from fastmasq.path.rewrite cimport rewrite_flow
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport Frame
-from fastmasq.table cimport keys, rows, sessions
+from fastmasq.table cimport keys, rows, sessions, streams
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.sessions cimport Birth, make_birth
@@ -54,7 +54,8 @@ cdef inline Birth birth_of(const Path *p, const Packet *packet, int state, uint8
     return make_birth(packet.protocol, <uint8_t>state, flags, p.tick, p.now_ms)
 
 
-cdef inline TcpVerdict track_tcp(Session *s, int direction, const Packet *packet) noexcept nogil:
+cdef inline TcpVerdict track_tcp(Path *p, Session *s, int direction, const Packet *packet, uint32_t stream) noexcept nogil:
+    """Move a session on by a segment. Where streams are edited, all is tracked by the numbers that the inside knows."""
     cdef const uint8_t *at = packet.transport
     cdef uint32_t header = tcp.header_length(at)
     cdef Segment segment
@@ -65,16 +66,20 @@ cdef inline TcpVerdict track_tcp(Session *s, int direction, const Packet *packet
     segment.last = segment.seq + packet.length - packet.header_length - header
     segment.last += (1 if segment.flags & tcp.SYN else 0) + (1 if segment.flags & tcp.FIN else 0)
     segment.scale = tcp.window_scale(at, header) if segment.flags & tcp.SYN else -1
+    if unlikely(stream != 0 and direction == rows.INBOUND):
+        segment.seq = streams.leaves_as(&p.table.streams, stream, rows.INBOUND, segment.seq)
+        segment.last = streams.leaves_as(&p.table.streams, stream, rows.INBOUND, segment.last)
+        segment.ack = streams.stands_for(&p.table.streams, stream, rows.OUTBOUND, segment.ack)
     return tcp_segment(s, direction, &segment)
 
 
-cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int direction) noexcept nogil:
-    """Move a session on by one packet and restart its timer where that is due."""
+cdef inline Outcome advance(Path *p, const Packet *packet, uint32_t row, int direction, uint32_t stream) noexcept nogil:
+    """Move a session on by one packet and restart its timer where that is due; stream: of its edits, 0 without."""
     cdef Session *s = &p.table.sessions[row]
     cdef TcpVerdict change
     cdef int before = s.state
     if packet.protocol == numbers.TCP:
-        change = track_tcp(s, direction, packet)
+        change = track_tcp(p, s, direction, packet, stream)
         if change == TCP_OUT_OF_WINDOW:
             return verdict.TCP_RST_OUT_OF_WINDOW
         if change == TCP_REFRESH:
@@ -174,6 +179,18 @@ cdef inline Ends ends_after(const Flow *flow) noexcept nogil:
     return ends
 
 
+cdef inline Outcome ask_follower(Path *p, const Packet *packet, uint32_t ref) noexcept nogil:
+    """What the follower of a connection says of a segment, if it wants to see it."""
+    cdef uint32_t row = rows.row_of(ref)
+    cdef uint8_t state = p.table.sessions[row].state
+    if (packet.transport[tcp.FLAGS] & tcp.SYN and rows.direction_of(ref) == rows.OUTBOUND
+            and (state == rows.TCP_TRANSITORY or state == rows.TCP_FIN_BOTH)):
+        streams.begin_anew(&p.table.streams, row)      # as tcp_state does
+    if not trackers.is_control(p, row, packet):
+        return verdict.GOES_ON
+    return trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
+
+
 cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     """Translate and send a packet of the flow `ref`, which may leave by its hop."""
     cdef uint32_t row = rows.row_of(ref)
@@ -182,11 +199,13 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
     cdef Ends ends
-    if unlikely(trackers.is_control(p, row, flow, packet) and s.mapping != rows.NONE):
-        outcome = trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
+    cdef uint32_t stream = 0
+    if unlikely(trackers.is_followed(p, row, packet)):
+        outcome = ask_follower(p, packet, ref)
         if outcome != verdict.GOES_ON:
             return outcome
-    outcome = advance(p, packet, row, direction)
+        stream = streams.stream_of(&p.table.streams, row)
+    outcome = advance(p, packet, row, direction, stream)
     if outcome != verdict.GOES_ON:
         return outcome
     if p.chains != NULL:
@@ -196,6 +215,8 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
             return outcome
     if p.triggers_and_marks != NULL and direction == rows.OUTBOUND and is_own_mapping(p, s):
         triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
+    if unlikely(stream != 0):
+        return edited.send(p, packet, row, stream, direction, flow)
     rewrite_flow(packet, flow)
     return send_packet(p, packet)
 

@@ -1,6 +1,6 @@
 # Everything the packet path knows between packets: rings, links, routes, next hops, policy, what waits, and the batch in hand.
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.gathering cimport Gathering
@@ -80,7 +80,7 @@ cdef struct Path:
     Bucket strangers            # from outside that trackers are asked about
     Bucket strangers_of[ASKERS]     # by /24
     Bucket answers_of[ASKERS]   # to what inside hosts take part in
-    uint64_t *unfollowed        # bit set by session row: control connections that are passed on unread
+    uint8_t *image              # [IMAGE]: what the octets of a segment leave as, see edited.pxd
     # errors we send
     bint limit_errors
     uint32_t error_rate         # a second and link

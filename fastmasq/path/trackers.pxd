@@ -6,27 +6,27 @@ from libc.string cimport memcpy
 from fastmasq.path cimport liveness, punts, verdict
 from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet
 from fastmasq.path.punts cimport Punt, PuntQueue
+from fastmasq.path.rewrite cimport checksum_is_right
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport keys
+from fastmasq.table cimport keys, streams
 from fastmasq.table.bucket cimport take_token
 from fastmasq.table.keys cimport Ends
-from fastmasq.table.rows cimport Flow
 from fastmasq.table.siphash cimport siphash
 from fastmasq.wire cimport esp, gre, numbers, tcp
 
 
-cdef inline bint is_control(const Path *p, uint32_t row, const Flow *flow, const Packet *packet) noexcept nogil:
-    """Whether a segment is one that the follower of a PPTP control connection wants to see: not a bare acknowledgment."""
-    if packet.protocol != numbers.TCP or not p.follows_pptp:
+cdef inline bint is_followed(const Path *p, uint32_t row, const Packet *packet) noexcept nogil:
+    """Whether a packet is of a TCP connection that is followed, or was: what leaves of it may be edited."""
+    return packet.protocol == numbers.TCP and streams.is_marked(p.table.streams.followed, row)
+
+
+cdef inline bint is_control(const Path *p, uint32_t row, const Packet *packet) noexcept nogil:
+    """Whether a segment of such a connection is one that its follower wants to see: whole, and no bare acknowledgment."""
+    if packet.is_fragment or streams.is_marked(p.table.streams.unread, row):
         return False
-    if (packet.ends.did != numbers.PPTP_PORT and packet.ends.sid != numbers.PPTP_PORT and flow.did != numbers.PPTP_PORT
-            and flow.sid != numbers.PPTP_PORT):
-        return False
-    if packet.is_fragment or p.unfollowed[row >> 6] >> (row & 63) & 1:
-        return False
-    return (packet.length > packet.header_length + tcp.header_length(packet.transport)
-            or packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.FIN | tcp.RST))
+    return ((packet.length > packet.header_length + tcp.header_length(packet.transport)
+             or packet.transport[tcp.FLAGS] & (tcp.SYN | tcp.FIN | tcp.RST)) and checksum_is_right(packet))
 
 
 cdef inline bint are_isakmp(const Ends *ends) noexcept nogil:

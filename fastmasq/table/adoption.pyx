@@ -35,6 +35,7 @@ cdef enum Fate:
     UNMAPPED
     TWICE
     EXPIRED
+    AWAITED
     FULL
     FATES
 
@@ -43,6 +44,7 @@ REASONS = {
     UNMAPPED: "no mapping",     # its external endpoint is not its own
     TWICE: "twice",             # another session has its packets
     EXPIRED: "expired",         # before we began
+    AWAITED: "expected",        # and not come yet: who was told is told again
     FULL: "no room",
 }
 
@@ -171,6 +173,8 @@ cdef Fate adopt_session(Table *t, const Former *former, const Session *s, uint32
     if keys.key_side(s.flow[OUTBOUND].key1) == keys.LOCAL:
         place.near, place.far = keys.LOCAL, keys.key_side(s.flow[INBOUND].key1)
         holder = ends.daddr if place.far == keys.INSIDE else ends.saddr
+    if s.state == rows.EXPECTED and keys.key_side(s.flow[OUTBOUND].key1) == keys.INSIDE | keys.KEY_EXPECTED:
+        return AWAITED
     fate = judge(former, s, ends, place)
     if fate == ADOPTED:
         fate = judge_mapping(former, s, ends, place)
@@ -210,10 +214,11 @@ cdef void keep_held(Table *t, const Former *former, uint32_t row) noexcept nogil
     mapping.sessions = until
 
 
-def adopt(MasqTable into, header, mapped, pieces, now_ns, proxies=(0, 0)):
+def adopt(MasqTable into, header, mapped, pieces, now_ns, proxies=(0, 0), followed=()):
     """Open the sessions of `pieces` in a table that is empty; return how many were dropped, by reason.
 
     header: one of rows.HEADER; mapped: all rows of mappings, as it means them; pieces: arrays of rows.SESSION, aligned.
+    followed: (STREAM, its EDITs) of those that have edits.
     proxies: the first address that programs of this host are reached at, and how many there are (opening.Proxies).
     No external address is the current one afterwards, and no port is free: MasqTable.set_external says which are.
     """
@@ -240,6 +245,8 @@ def adopt(MasqTable into, header, mapped, pieces, now_ns, proxies=(0, 0)):
             for row in range(count):
                 if s[row].state != rows.STATE_FREE:
                     fates[<int>adopt_session(t, &former, &s[row], now_ms)] += 1
+    for stream, edits in followed:
+        fates[<int>TORN] += into.adopt_stream(stream, edits) == "torn"
     if not t.sequential:
         found = np.flatnonzero(mapped["in_use"] == rows.MAPPING_HELD_DOWN)
         left = (mapped["sessions"][found] - np.uint32(t.now)).astype("i4")

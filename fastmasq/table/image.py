@@ -46,8 +46,13 @@ DEFAULTS = {
         **dict.fromkeys(("path_mtu", "packets"), 0),
         "scale": 0xFF,  # unknown, of both ends
     },
+    "streams": {"reserved": 0},
+    "edits": {"reserved": 0},
 }
 """The numbers that an image may lack, by array, and what they are then."""
+
+LACKING = ("streams", "edits")
+"""The arrays that an image may lack: none of their rows is used then."""
 
 _LARGEST_ROW = 1024  # octets
 _FARTHEST = 1 << 40  # octets from the beginning
@@ -92,6 +97,8 @@ def complaint(version: int, description: Description) -> str | None:
     if version != VERSION and version not in CONVERTERS:
         return "another version of fastmasq has written it"
     for name, ours in _NUMBERS.items():
+        if name not in description and name in LACKING:
+            continue
         if name not in description:
             return f"another version of fastmasq has written it, without {name}"
         array = description[name]
@@ -114,13 +121,15 @@ class Image:
         self._read = read
 
     def count(self, name: str) -> int:
-        """Return how many rows an array has."""
-        return self._description[name].rows
+        """Return how many rows an array has, 0 if there is none."""
+        return self._description[name].rows if name in self._description else 0
 
     def rows(self, name: str, first: int, count: int) -> np.ndarray:
         """Return so many rows of an array, from `first` on, as ours; where the image has none they are of zeros."""
-        array = self._description[name]
         rows = np.zeros(count, _OURS[name])
+        array = self._description.get(name)
+        if array is None:
+            return rows
         there = rows[: max(array.rows - first, 0)]
         if self._version == VERSION and (array.size, array.numbers) == (rows.itemsize, _NUMBERS[name]):
             self._read(there.view("u1"), array.at + first * array.size)

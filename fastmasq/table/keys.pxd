@@ -13,6 +13,7 @@ cdef enum:
     LOCAL = 4                   # the host itself, as the other end of redirected sessions
 
     KEY_REPLY = 0x02            # added to the side in the key of an ICMP reply, which has type and identifier swapped
+    KEY_EXPECTED = 0x08         # the same of a session that waits for a remote's first packet: no packet has that key
 
 
 cdef struct Ends:

@@ -12,22 +12,24 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport (
-    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash, table, wheel,
+    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash,
+    streams, table, wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
-from fastmasq.table.index cimport Index, IndexEntry
+from fastmasq.table.index cimport Index, IndexEntry, insert
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.permits cimport Permit, PermitSet
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
+from fastmasq.table.streams cimport EDITS, Edit, FOLLOWED_PORTS, STREAMS, Stream, TEXT
 from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
 from fastmasq.table.limits import Limits
-from fastmasq.table.memory import lay_out, offset_of
+from fastmasq.table.memory import EDITS_OF_STREAM, lay_out, offset_of
 from fastmasq.table.timeouts import Timeouts
 from fastmasq.wire cimport numbers
 
@@ -54,6 +56,8 @@ cdef union Row:
     Target target
     IndexEntry entry
     Permit permit
+    Stream stream
+    Edit edit
 
 ctypedef fused AnyRow:
     Session
@@ -64,6 +68,8 @@ ctypedef fused AnyRow:
     Target
     IndexEntry
     Permit
+    Stream
+    Edit
 
 
 cdef check_mirror(name, AnyRow *row):
@@ -83,6 +89,8 @@ def check_mirrors():
     check_mirror("TARGET", &row.target)
     check_mirror("INDEX_ENTRY", &row.entry)
     check_mirror("PERMIT", &row.permit)
+    check_mirror("STREAM", &row.stream)
+    check_mirror("EDIT", &row.edit)
 
 
 check_mirrors()
@@ -93,7 +101,8 @@ if len(mirrors.STATES) != rows.STATE_COUNT:
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
      mirrors.TARGET_ROWS, mirrors.YOUNG, mirrors.SIZES) != (
         POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS, forwards.TARGETS, growth.YOUNG,
-        table.SIZES)):
+        table.SIZES)
+        or (mirrors.STREAMS, mirrors.EDITS, mirrors.TEXT, mirrors.FOLLOWED_PORTS) != (STREAMS, EDITS, TEXT, FOLLOWED_PORTS)):
     raise ImportError("table/rows.py and table/*.pxd disagree about how many rows there are")
 if len(Timeouts().by_state()) != rows.STATE_COUNT:
     raise ImportError("table/timeouts.py does not give every state a timeout")
@@ -109,6 +118,7 @@ cdef enum:
     ROWS_AHEAD = 131072         # sessions whose memory is made ready before it is needed
     FIRST_ROWS = 16384          # the same while there are few
     FEW = 4096
+    STREAMS_AT_ONCE = 64        # the same of edits: whole pages
     ROWS_AT_ONCE = 32768        # sessions that there is memory for at first, and by which it grows: whole pages
 
 
@@ -157,6 +167,21 @@ cdef void look_sooner(Table *t) noexcept nogil:
             wheel.link(&t.wheel, t.sessions, row, due)
 
 
+def are_edits(made, edits):
+    """Return whether rows of EDIT, [2][EDITS], are those of a stream that has made so many each way."""
+    for count, ring in zip(made.tolist(), edits, strict=True):
+        known = [ring[number % EDITS] for number in range(max(0, count - (EDITS - 1)), count)]
+        for edit in known:
+            if not edit["before"] or edit["after"] > TEXT:
+                return False
+        for edit, after in zip(known, known[1:]):
+            shift = (int(edit["shift"]) + int(edit["after"]) - int(edit["before"])) & 0xFFFFFFFF
+            behind = (int(after["at"]) - int(edit["at"]) - int(edit["before"])) & 0xFFFFFFFF
+            if after["shift"] != shift or behind >> 31:
+                return False
+    return True
+
+
 cdef class MasqTable:
     """All sessions with their indexes, mappings, ports, hosts and timers.
 
@@ -184,6 +209,7 @@ cdef class MasqTable:
         if back is not None:
             back(0, self.memory.header.nbytes)
         self._backed_externals = set()
+        self._backed_streams = 0
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
@@ -228,6 +254,11 @@ cdef class MasqTable:
         t.forwards.rows = <Forward *>address_of(memory.forwards)
         t.forwards.targets = <Target *>address_of(memory.targets)
         t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)
+        t.streams.rows = <Stream *>address_of(memory.streams)
+        t.streams.edits = <Edit *>address_of(memory.edits)
+        point_index(&t.streams.of_session, memory.stream_index)
+        t.streams.followed = <uint64_t *>address_of(memory.followed)
+        t.streams.unread = <uint64_t *>address_of(memory.unread)
         for pool in range(POOLS):
             t.pools[pool].free = <uint64_t *>address_of(memory.free_ports[pool])
             t.pools[pool].allowed = <uint64_t *>address_of(memory.allowed_ports[pool])
@@ -466,6 +497,156 @@ cdef class MasqTable:
                         closed += 1
                 row += 1
         return closed, row
+
+    # -- connections that are followed -----------------------------------------------------------------------------
+
+    def follow_ports(self, wanted):
+        """Have TCP sessions that are opened from now on, and have an end with one of these ports, be followed.
+
+        Raises ValueError for more than FOLLOWED_PORTS.
+        """
+        cdef int i
+        if len(wanted) > FOLLOWED_PORTS:
+            raise ValueError(f"{len(wanted)} ports: at most {FOLLOWED_PORTS} are followed")
+        for i, port in enumerate(wanted):
+            self.table.streams.ports[i] = port
+        self.table.streams.port_count = len(wanted)
+
+    def leave_unread(self, uint32_t row, bint on):
+        """Have no segment of a followed session be read any more, or again; its edits stay in force."""
+        if row >= self.table.capacity:
+            raise ValueError(f"session {row}: the table has {self.table.capacity} rows")
+        streams.mark(self.table.streams.unread, row, on)
+
+    def edit(self, uint32_t row, int direction, uint32_t at, int before, bytes text, last=b""):
+        """Have `before` octets of a followed session's stream, from the number `at` on, leave as `text`.
+
+        They must be behind all that was edited there. last: the octet that leaves before them, where the text is empty.
+        Raises CapacityError when there is no room for it (`edits_left`), and nothing has changed then.
+        """
+        cdef uint32_t stream
+        stored = text or last
+        if not 1 <= before <= 0xFFFF or not 1 <= len(stored) <= TEXT:
+            raise ValueError(f"an edit replaces 1 to 65535 octets by at most {TEXT}, not {before} by {len(text)}")
+        if not streams.is_marked(self.table.streams.followed, row):
+            raise ValueError(f"session {row} is not followed")
+        if not self.edits_left(row, direction):
+            raise CapacityError(f"no room for another edit of session {row}")
+        stream = self._stream(row)
+        streams.add_edit(&self.table.streams, stream, direction, at, <uint16_t>before, stored, <uint16_t>len(text),
+                         <uint16_t>len(stored))
+
+    cdef uint32_t _stream(self, uint32_t row):
+        """Return the stream of a session, plus one, which it is given if it has none; 0 when there is none left."""
+        cdef Table *t = &self.table
+        cdef uint32_t stream = streams.stream_of(&t.streams, row)
+        if stream:
+            return stream
+        free = np.flatnonzero(self.memory.streams["key0"] == 0) if t.streams.in_use else (0,)
+        if len(free) == 0:
+            return 0
+        self._place_stream(row, free[0])
+        return streams.stream_of(&t.streams, row)
+
+    cdef _place_stream(self, uint32_t row, uint32_t place):
+        cdef Table *t = &self.table
+        cdef Stream *stream
+        self._back_streams(place)
+        stream = &t.streams.rows[place]
+        stream.made[0] = stream.made[1] = 0
+        stream.key1 = t.sessions[row].flow[OUTBOUND].key1
+        stream.key0 = t.sessions[row].flow[OUTBOUND].key0
+        insert(&t.streams.of_session, row, place)
+        t.streams.in_use += 1
+
+    def _back_streams(self, place):
+        """Have memory for streams up to this one."""
+        if self._back is None or place < self._backed_streams:
+            return
+        capacity = self.table.capacity
+        if self._backed_streams == 0:
+            self._back(offset_of("streams", capacity), self.memory.streams.nbytes)
+        octets = STREAMS_AT_ONCE * EDITS_OF_STREAM * sizeof(Edit)
+        at = self._backed_streams // STREAMS_AT_ONCE * octets
+        self._back(offset_of("edits", capacity) + at, min(octets, self.memory.edits.nbytes - at))
+        self._backed_streams += STREAMS_AT_ONCE
+        self._back_streams(place)
+
+    def is_edited(self, uint32_t row):
+        return streams.stream_of(&self.table.streams, row) > 0
+
+    def edits_left(self, uint32_t row, int direction):
+        """Return how many edits may be made of a stream now: each pushes out an old one, which must be acknowledged."""
+        cdef Table *t = &self.table
+        cdef uint32_t stream = streams.stream_of(&t.streams, row)
+        cdef uint32_t number, stop
+        if stream == 0:
+            return EDITS - 1 if t.streams.in_use < len(self.memory.streams) else 0
+        number = streams.oldest(&t.streams, stream, direction)
+        stop = streams.made(&t.streams, stream, direction)
+        while number != stop and self._is_acknowledged(row, stream, direction, number):
+            number += 1
+        return EDITS - 1 - (stop - number)
+
+    cdef bint _is_acknowledged(self, uint32_t row, uint32_t stream, int direction, uint32_t number):
+        """Whether the other end has acknowledged all that an edit leaves, by what path/session.pxd tracks."""
+        cdef Table *t = &self.table
+        cdef const Edit *edit = streams.edit_at(&t.streams, stream, direction, number)
+        cdef uint32_t stop = edit.at + edit.before if direction == OUTBOUND else edit.at + edit.shift + edit.after
+        return <int>(t.sessions[row].tcp[1 - direction].ack - stop) >= 0
+
+    def edits(self, uint32_t row, int direction):
+        """Return the edits of a session that are remembered, oldest first: (at, shift, before, text) each."""
+        cdef Table *t = &self.table
+        cdef uint32_t stream = streams.stream_of(&t.streams, row)
+        if stream == 0:
+            return []
+        first, stop = streams.oldest(&t.streams, stream, direction), streams.made(&t.streams, stream, direction)
+        places = [((stream - 1) * 2 + direction) * EDITS + (number & (EDITS - 1)) for number in range(first, stop)]
+        return [(int(edit["at"]), int(edit["shift"]), int(edit["before"]), edit["text"].tobytes()[:edit["after"]])
+                for edit in self.memory.edits[places]]
+
+    def adopt_stream(self, stream, edits):
+        """Have the session of a STREAM of a table before, which was adopted, keep its EDITs; return what is wrong, or "".
+
+        Without them its numbers would be others from here on: what cannot go on is closed.
+        """
+        cdef Table *t = &self.table
+        cdef uint64_t key0 = stream["key0"]
+        cdef uint64_t key1 = stream["key1"]
+        cdef int64_t ref = sessions.find_flow(t, key0, key1, table.key_hash(t, key0, key1))
+        cdef uint32_t row, place
+        if ref < 0 or rows.direction_of(ref) != OUTBOUND:
+            return "no session"
+        row = rows.row_of(ref)
+        if streams.stream_of(&t.streams, row):
+            return "twice"
+        if not streams.is_marked(t.streams.followed, row):
+            streams.mark(t.streams.followed, row, True)
+        if not are_edits(stream["made"], edits.reshape(2, EDITS)) or self._stream(row) == 0:
+            sessions.close_session(t, row)
+            return "torn"
+        place = streams.stream_of(&t.streams, row) - 1
+        self.memory.edits[place * EDITS_OF_STREAM:(place + 1) * EDITS_OF_STREAM] = edits
+        self.memory.streams[place]["made"] = stream["made"]
+        streams.mark(t.streams.unread, row, True)       # who has read it is gone
+        return ""
+
+    def expect(self, uint8_t protocol, uint32_t host, uint16_t port, uint32_t remote, uint32_t address, now_ns):
+        """Expect one session of an inside endpoint with a remote address, for a minute, by an external address of ours.
+
+        Returns (row, external port), or the name of the refusal.
+        """
+        cdef Table *t = &self.table
+        cdef Birth birth = sessions.make_birth(protocol, rows.EXPECTED, 0, now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
+        cdef int64_t row = opening.expect(t, mappings.external_of(t, address), keys.make_ends(host, port, remote, 0), birth)
+        return (row, t.sessions[row].flow[OUTBOUND].sid) if row >= 0 else REFUSALS[row]
+
+    def is_expected(self, uint32_t row, uint32_t host, uint16_t port, uint32_t remote):
+        """Return whether the session that `expect` has returned is still expected."""
+        cdef const Session *s = &self.table.sessions[row]
+        return bool(s.state == rows.EXPECTED and s.flow[rows.INBOUND].daddr == host and s.flow[rows.INBOUND].did == port
+                    and s.flow[OUTBOUND].daddr == remote)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from fastmasq.errors import CapacityError
 from fastmasq.table import rows
 
 ALIGNMENT = 64  # octets: a cache line, so that a session's row lies in two
+EDITS_OF_STREAM = 2 * rows.EDITS
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Memory:
     wheel_slots: np.ndarray
     forwards: np.ndarray
     targets: np.ndarray
+    streams: np.ndarray
+    edits: np.ndarray
+    stream_index: np.ndarray
+    followed: np.ndarray
+    unread: np.ndarray
 
 
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
@@ -59,11 +65,13 @@ def lasting(capacity: int) -> Arrays:
         "header": (rows.HEADER, (1,)),
         "mappings": (rows.MAPPING, (rows.POOLS * rows.PORTS,)),
         "sessions": (rows.SESSION, (capacity,)),
+        "streams": (rows.STREAM, (stream_rows(capacity),)),
+        "edits": (rows.EDIT, (stream_rows(capacity) * EDITS_OF_STREAM,)),
     }
 
 
-def passing() -> Arrays:
-    """Return (type, shape) of the others, but for indexes."""
+def passing(capacity: int) -> Arrays:
+    """Return (type, shape) of the others, but for indexes of sessions and mappings."""
     return {
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
@@ -74,6 +82,9 @@ def passing() -> Arrays:
         "wheel_slots": (np.dtype("u4"), (rows.WHEEL_SLOTS,)),
         "forwards": (rows.FORWARD, (rows.FORWARD_ROWS,)),
         "targets": (rows.TARGET, (rows.TARGET_ROWS,)),
+        "stream_index": (rows.INDEX_ENTRY, (_power_of_two(2 * stream_rows(capacity)),)),
+        "followed": (np.dtype("u8"), (capacity // 64 + 1,)),
+        "unread": (np.dtype("u8"), (capacity // 64 + 1,)),
     }
 
 
@@ -97,6 +108,11 @@ def sizes(capacity: int) -> list[int]:
     while found[-1] < capacity:
         found.append(min(capacity, 16 * found[-1]))
     return found
+
+
+def stream_rows(capacity: int) -> int:
+    """Return how many of so many sessions may have edits."""
+    return min(capacity, 16 + capacity // 2048, rows.STREAMS)
 
 
 def size_of(capacity: int) -> int:
@@ -126,7 +142,7 @@ def lay_out(capacity: int, buffer=None) -> Memory:
                 name: room.take(_octets(*each)) if room else _zeros(_octets(*each))
                 for name, each in lasting(capacity).items()
             },
-            **{name: _zeros(_octets(*each)) for name, each in passing().items()},
+            **{name: _zeros(_octets(*each)) for name, each in passing(capacity).items()},
         }
         of_all_sizes = tuple(
             Indexes(size, **{name: _zeros(_octets(*each)).view(each[0]) for name, each in indexes(size).items()})
@@ -134,7 +150,7 @@ def lay_out(capacity: int, buffer=None) -> Memory:
         )
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
-    arrays = {**lasting(capacity), **passing()}
+    arrays = {**lasting(capacity), **passing(capacity)}
     found = {name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()}
     return Memory(indexes=of_all_sizes, **found)
 

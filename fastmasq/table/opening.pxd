@@ -26,11 +26,10 @@ cdef inline int64_t may_use_forward(const Table *t, uint32_t mapping, Ends ends,
     return 0
 
 
-cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth, bint keep) noexcept nogil:
-    """Open the session of an inside endpoint towards a remote one, by the mapping it has on an external address or a new one.
+cdef inline int64_t find_place(Table *t, int external, Ends ends, Birth birth, bint keep, Place *place) noexcept nogil:
+    """Find the place of a session of an inside endpoint: on the mapping it has on an external address, or a new one.
 
-    external: the row of that address, negative without one.
-    birth.flags is SESSION_HAIRPIN when the remote is an external endpoint of ours, else 0. keep: the port is to stay the same.
+    Returns 0 or a Refusal; the rest is as for `open_session`.
     """
     cdef int port_class = rows.class_of(birth.protocol)
     cdef int64_t host, mapping
@@ -53,7 +52,53 @@ cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth,
     if refusal < 0:
         hosts.give_back_unused_host(t, <uint32_t>host)
         return refusal
-    return sessions.place_session(t, ends, sessions.on_mapping(t, <uint32_t>host, <uint32_t>mapping), birth)
+    place[0] = sessions.on_mapping(t, <uint32_t>host, <uint32_t>mapping)
+    return 0
+
+
+cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth, bint keep) noexcept nogil:
+    """Open the session of an inside endpoint towards a remote one, by the mapping it has on an external address or a new one.
+
+    external: the row of that address, negative without one.
+    birth.flags is SESSION_HAIRPIN when the remote is an external endpoint of ours, else 0. keep: the port is to stay the same.
+    """
+    cdef Place place
+    cdef int64_t refusal = find_place(t, external, ends, birth, keep, &place)
+    return refusal if refusal < 0 else sessions.place_session(t, ends, place, birth)
+
+
+# -- for a remote that was told ----------------------------------------------------------------------------------------
+#
+# Where a remote was told of an inside endpoint, and is to come to it, a session without its port holds the mapping open for it.
+
+cdef inline int64_t expect(Table *t, int external, Ends ends, Birth birth) noexcept nogil:
+    """Expect one session of (saddr, sid) with the remote address daddr, from whatever port; birth.state is EXPECTED.
+
+    One that is expected already is so from now on.
+    """
+    cdef Place place
+    cdef int64_t refusal, ref
+    ends.did = 0
+    refusal = find_place(t, external, ends, birth, False, &place)
+    if refusal < 0:
+        return refusal
+    place.near |= keys.KEY_EXPECTED
+    place.far |= keys.KEY_EXPECTED
+    ref = sessions.find_between(t, birth.protocol, place.near, ends)
+    if ref >= 0:
+        sessions.refresh_session(t, &t.sessions[rows.row_of(ref)], birth.tick)
+        return rows.row_of(ref)
+    return sessions.place_session(t, ends, place, birth)
+
+
+cdef inline int64_t find_expected(const Table *t, uint8_t protocol, Ends ends) noexcept nogil:
+    """Return the row of the session that a packet from outside between these ends is expected by, or -1."""
+    cdef int64_t ref
+    if t.expected == 0:
+        return -1
+    ends.sid = 0
+    ref = sessions.find_between(t, protocol, keys.OUTSIDE | keys.KEY_EXPECTED, ends)
+    return rows.row_of(ref) if ref >= 0 else -1
 
 
 # -- by strangers ----------------------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ cdef enum:
     TCP_UNANSWERED = 11         # opened from outside through a forward: the inside has not answered yet
     UDP_UNANSWERED = 12
     PLAIN_ACTIVE = 13           # a protocol without ports
-    STATE_COUNT = 14
+    EXPECTED = 14               # a remote was told of an inside endpoint, and has not come yet; its port is 0
+    STATE_COUNT = 15
 
 cdef enum:
     SESSION_HAIRPIN = 0x01      # the remote is an external endpoint of ours: packets turn round to the inside

@@ -60,6 +60,11 @@ NETWORK = np.dtype(
     ]
 )
 
+EDIT = np.dtype(
+    [("at", "u4"), ("shift", "u4"), ("before", "u2"), ("after", "u2"), ("reserved", "u4"), ("text", "u8", 6)]
+)
+STREAM = np.dtype([("key0", "u8"), ("key1", "u8"), ("made", "u4", 2), ("reserved", "u4", 2)])
+
 HEADER = np.dtype([("secret", "u8", 2), ("external", "u4", 4), ("pool", "u4", 4), ("current", "u4"), ("rows", "u4")])
 """What the rows that outlive a table mean: external addresses in the order of their pools (0 for none), those that
 inside hosts are dealt out to by the secret, or the one of all, and how many rows of sessions may have been used."""
@@ -80,6 +85,10 @@ YOUNG = 32768  # sessions that the smallest indexes of a table have room for
 SIZES = 4  # of indexes at the most
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 TARGET_ROWS = 65536
+STREAMS = 512  # TCP connections that have edits, at the most
+EDITS = 16  # places of those of one direction
+TEXT = 48  # octets that an edit may leave
+FOLLOWED_PORTS = 16
 
 OUTBOUND, INBOUND = 0, 1
 SESSION_HAIRPIN = 0x01
@@ -100,6 +109,7 @@ STATES = (
     "unanswered",
     "unanswered",
     "active",
+    "expected",
 )
 """Names of the states for people, in the order of `State` in rows.pxd."""
 

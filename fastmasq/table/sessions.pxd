@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, table, wheel
+from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, streams, table, wheel
 from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
@@ -161,6 +161,13 @@ cdef inline void note_half_open(Table *t, uint32_t mapping, int before, int afte
         half_open[0] -= 1
 
 
+cdef inline bint is_followed(const Table *t, Ends ends, Place place, Birth birth) noexcept nogil:
+    """Whether a session is one of those that are followed, by the ports of its ends."""
+    return (birth.protocol == numbers.TCP and place.mapping != rows.NONE and birth.state != rows.EXPECTED
+            and (streams.is_followed_port(&t.streams, ends.did) or streams.is_followed_port(&t.streams, ends.sid)
+                 or streams.is_followed_port(&t.streams, place.port)))
+
+
 cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth) noexcept nogil:
     """Take a row for the session of (saddr, sid) on the near side with (daddr, did) on the far one, and return it.
 
@@ -173,6 +180,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
         port_class = rows.CLASS_NONE
     growth.make_room(t)
     memset(s, 0, sizeof(Session))
+    streams.note_session(&t.streams, row, is_followed(t, ends, place, birth))
     s.mapping = place.mapping
     s.flags = birth.flags
     s.scale = (rows.UNKNOWN_SCALE << 4) | rows.UNKNOWN_SCALE
@@ -188,6 +196,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
         note_half_open(t, place.mapping, rows.STATE_FREE, birth.state)
         t.mappings[place.mapping].sessions += 1
     hosts.count_session(t, place.host, 1)
+    t.expected += birth.state == rows.EXPECTED
     t.active += 1
     t.active_by_class[port_class] += 1
     t.opened_by_class[port_class] += 1
@@ -213,6 +222,8 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     cdef int state = s.state
     s.state = rows.STATE_FREE
     keep_order()
+    streams.forget_session(&t.streams, row)
+    t.expected -= state == rows.EXPECTED
     wheel.unlink(&t.wheel, t.sessions, row)
     index.remove_from_either(&t.index, &t.old_index, flow_hash(t, &s.flow[OUTBOUND]), rows.ref_of(row, OUTBOUND))
     index.remove_from_either(&t.index, &t.old_index, flow_hash(t, &s.flow[INBOUND]), rows.ref_of(row, INBOUND))

@@ -18,6 +18,8 @@
 #   means what `in_use` says at every moment, but for `host` and `sessions`, which are counted anew.
 # * An external address is taken away before the rows of its mappings are emptied, and put there after.
 #
+# * An edit of a stream is written before it counts (streams.pxd), and all that is said of it before the packet leaves.
+#
 # keep_order (order.pxd) stands where a compiler could change that; a processor shows others what it writes in its order once
 # the writer is dead. tests/support/stopped.py holds the built code to it: a table, and the path, are stopped at each of their
 # writes, and what is left is adopted, and compared with what the executable model knew.
@@ -38,6 +40,7 @@ from fastmasq.table.permits cimport OldPermitSet, PermitSet
 from fastmasq.table.ports cimport PortPool
 from fastmasq.table.rows cimport Host, Mapping, Network, Session
 from fastmasq.table.siphash cimport Secret
+from fastmasq.table.streams cimport StreamSet
 from fastmasq.table.wheel cimport Wheel
 from fastmasq.wire cimport numbers
 
@@ -111,6 +114,8 @@ cdef struct Table:
     OldIndex old_mapping_index
     OldPermitSet old_permits
     Indexes indexes[SIZES]
+    StreamSet streams           # of TCP connections that are followed
+    uint32_t expected           # sessions that wait for a remote's first packet
     Host *hosts
     uint32_t host_capacity
     uint32_t host_fresh

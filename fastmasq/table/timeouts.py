@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 SECOND = 1_000_000_000
 UNANSWERED = 60 * SECOND
+EXPECTED = 60 * SECOND
 WITHOUT_PORTS = 600 * SECOND  # GRE without calls, 6in4 and the like
 
 
@@ -39,4 +40,5 @@ class Timeouts:
             min(self.tcp_transitory, UNANSWERED),  # opened from outside: a client has given up by then
             self.udp,
             WITHOUT_PORTS,
+            EXPECTED,
         )

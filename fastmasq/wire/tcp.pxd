@@ -12,12 +12,14 @@ cdef enum:
     FLAGS = 13
     WINDOW = 14
     CHECKSUM = 16
+    URGENT = 18
 
     FIN = 0x01
     SYN = 0x02
     RST = 0x04
     PSH = 0x08
     ACK = 0x10
+    URG = 0x20
     CWR = 0x80
 
     OPTION_END = 0
@@ -26,6 +28,8 @@ cdef enum:
     MSS_LENGTH = 4
     OPTION_WINDOW_SCALE = 3
     WINDOW_SCALE_LENGTH = 3
+    OPTION_SACK = 5             # RFC 2018 section 3
+    SACK_BLOCK = 8
     MAXIMUM_SCALE = 14          # RFC 7323 section 2.3
 
 
@@ -41,7 +45,7 @@ cdef inline bint is_impossible(uint8_t flags) noexcept nogil:
 
 
 cdef inline unsigned int find_option(const uint8_t *tcp, unsigned int length, uint8_t kind, uint8_t wanted) noexcept nogil:
-    """Return where the first option of a kind with the `wanted` octets is in a header of `length` octets, 0 without one.
+    """Return where the first option of a kind with the `wanted` octets (0: any) is in a header of `length` octets, or 0.
 
     Reads no further than `length`, and not behind what contradicts itself.
     """
@@ -58,7 +62,7 @@ cdef inline unsigned int find_option(const uint8_t *tcp, unsigned int length, ui
         size = tcp[at + 1]
         if size < 2 or at + size > length:
             return 0
-        if tcp[at] == kind and size == wanted:
+        if tcp[at] == kind and (size == wanted or wanted == 0):
             return at
         at += size
     return 0

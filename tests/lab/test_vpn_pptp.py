@@ -206,7 +206,7 @@ def test_p42_messages_in_pieces(vpn: VpnNetwork, cuts: tuple[int, ...]) -> None:
     call.clear()
     eventually(lambda: far_end(call, server).disconnected, what="the server's own note of the disconnect it has sent")
     assert is_followed(vpn) and vpn.strays() == []
-    too_many = {"punts_full", "pptp_out_of_order"} if len(cuts) > 16 else set()  # more than may wait at once
+    too_many = {"punts_full", "stream_out_of_order"} if len(cuts) > 16 else set()  # more than may wait at once
     assert vpn.net.drops().keys() <= too_many
 
 
@@ -246,7 +246,7 @@ def test_p42_segments_that_are_lost_are_repeated(vpn: VpnNetwork, lost: str) -> 
     vpn.net.run("router", "nft", "delete table ip lossy")
     both_ways(*((call, server) for call in calls))
     assert is_followed(vpn) and vpn.strays() == []
-    assert set(vpn.net.drops()) <= {"pptp_out_of_order"}
+    assert set(vpn.net.drops()) <= {"stream_out_of_order"}
 
 
 def test_p42_what_is_no_pptp_is_passed_on(vpn: VpnNetwork) -> None:

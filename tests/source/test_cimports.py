@@ -12,7 +12,7 @@ from tests.source.test_layers import PACKAGE
 ORDER = {  # of the files of a folder: each knows only those before it
     "table": """
         keys bucket index order pattern permits ports siphash
-        rows forwards wheel tcp_state
+        rows forwards streams wheel tcp_state
         table growth filtering holds hosts mappings sessions shortage opening
         masq adoption forward_table
     """,
@@ -21,7 +21,7 @@ ORDER = {  # of the files of a folder: each knows only those before it
         packet parse observation untranslated refusal rewrite gathering liveness
         state identification route mss trackers original_destination queue gather cut reply finish
         filter ownership hops hold leave egress
-        quote plain followed session tunnelled portless proxy hairpin masquerade
+        quote plain followed edited session tunnelled portless proxy hairpin masquerade
         outbound inbound errors answered
         dispatch fragments batch
         forwarder

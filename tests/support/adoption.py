@@ -30,7 +30,10 @@ def adopted(left: mmap.mmap, capacity: int, now_ns: int, **settings: object) -> 
 
 
 def adopt_all(table: MasqTable, former: memory.Memory, now_ns: int) -> dict[str, int]:
-    return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns, PROXIES)
+    span = memory.EDITS_OF_STREAM
+    places = np.flatnonzero(former.streams["key0"]).tolist()
+    streams = [(former.streams[place], former.edits[place * span : (place + 1) * span]) for place in places]
+    return adopt(table, former.header[0], former.mappings, [former.sessions], now_ns, PROXIES, streams)
 
 
 def holds(table: MasqTable) -> dict[int, int]:

@@ -225,7 +225,7 @@ class ControlFollower:
         stream.drops += ahead <= FURTHEST
         if stream.drops > MOST_DROPS:
             return Followed(events=self.lose("a hole in the stream is not filled"))
-        return Followed(drop="pptp_out_of_order")
+        return Followed(drop="stream_out_of_order")
 
 
 class _Reader:

@@ -155,7 +155,7 @@ def test_p42_a_segment_behind_a_hole_is_dropped_by_name() -> None:
     gateway = Gateway()
     control = Control(gateway, HOST)
     packet = tcp(control.host, control.remote, "PA", seq=control.next[INSIDE] + 100, ack=7001, payload=b"x" * 20)
-    assert gateway.dropped(INSIDE, packet) == "pptp_out_of_order"
+    assert gateway.dropped(INSIDE, packet) == "stream_out_of_order"
 
 
 def test_p47_a_disconnect_retires_its_call_and_the_path_forgets_it_after_30_seconds() -> None:

@@ -46,7 +46,7 @@ def test_every_state_has_its_timeout() -> None:
         "transitory",
         "resumed",
     }
-    assert Timeouts(1, 2, 3, 4).by_state()[9:] == (3, 4, 2, 3, 600 * SECOND)  # udp, icmp, unanswered, without ports
+    assert Timeouts(1, 2, 3, 4).by_state()[9:] == (3, 4, 2, 3, 600 * SECOND, 60 * SECOND)  # to `expected`
     assert by_name["free"] == 0
 
 

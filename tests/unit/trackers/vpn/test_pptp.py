@@ -303,7 +303,7 @@ def test_p42_a_segment_behind_a_hole_is_dropped_and_read_when_it_comes_again(cal
     connection = occupied(calls)
     request, clear = ids(Type.OUTGOING_CALL_REQUEST, 0x4000), ids(Type.CALL_CLEAR_REQUEST, 0x4000)
     early = connection.follower.follow(OUT, (connection.next[OUT] + 168) % (1 << 32), clear, 0)
-    assert early.drop == "pptp_out_of_order" and not early.edits
+    assert early.drop == "stream_out_of_order" and not early.edits
     connection.send(OUT, request)
     assert numbers_in(connection.send(OUT, clear)) == (61000,)
 

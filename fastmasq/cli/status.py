@@ -51,6 +51,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     tables = [_links(report["links"]), _traffic(report["links"]), _facts(report), drops(report["drops"])]
     if report["notes"]:
         tables.append(_notes(report["notes"]))
+    if report["gateways"]["refused"]:
+        tables.append(_refused(report["gateways"]["refused"]))
     if report["untranslated"]["packets"]:
         tables.append(_untranslated(report["untranslated"]))
     if report["observed"]:
@@ -164,6 +166,16 @@ def _notes(notes: list[dict[str, Any]]) -> Any:
     table.columns[2].no_wrap = False
     for each in notes:
         table.add_row(str(each["count"]), each["note"], each["sentence"])
+    return table
+
+
+def _refused(refused: list[dict[str, Any]]) -> Any:
+    from fastmasq.cli.render import make_table
+
+    table = make_table(">Count", "Refused", "", title="Refused by application gateways")
+    table.columns[2].no_wrap = False
+    for each in refused:
+        table.add_row(str(each["count"]), each["reason"], each["meaning"])
     return table
 
 

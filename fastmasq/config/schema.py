@@ -38,6 +38,7 @@ from fastmasq.config.values import (
     OptionalPath,
     OptionalPort,
     PortRanges,
+    Ports,
     Rate,
     SocketPath,
     StatusSocket,
@@ -124,6 +125,12 @@ class PortMapping(Section, frozen=True, kw_only=True):
     longest: Annotated[Duration, Bounds("2m", "30d")] = Duration.read("1d")
 
 
+class Gateways(Section, frozen=True, kw_only=True):
+    """The ports of the control connections that application gateways follow, by protocol; none: that gateway is off."""
+
+    ftp: Ports = Ports((21,))
+
+
 class Limits(Section, frozen=True, kw_only=True):
     """Sizes chosen at start, and what one inside host may have of them."""
 
@@ -206,6 +213,7 @@ class Settings(Section, frozen=True, kw_only=True):
     rules: Rules = Rules()
     vpn: Vpn = Vpn()
     port_mapping: PortMapping = PortMapping()
+    gateways: Gateways = Gateways()
     limits: Limits = Limits()
     rings: Rings = Rings()
     host: Host = Host()

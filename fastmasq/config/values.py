@@ -21,6 +21,7 @@ STATUS_SOCKET = "/run/fastmasq/status.sock"
 USUAL_SOCKETS = (DEFAULT_SOCKET, SERVICE_SOCKET, STATUS_SOCKET)  # in the order in which commands look for them
 
 UNPRIVILEGED = (1024, 65_535)  # the ports that inside hosts may ask for where the settings name none
+MOST_PORTS = 7  # of the control connections of one protocol
 
 _LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ less the closing zero
 _LONGEST_SOCKET_PATH = 107  # sun_path less the closing zero
@@ -364,6 +365,23 @@ def _read_opening(written: Any, example: str) -> Opening:
     if kind == "protocol" and numbers.isascii() and numbers.isdigit() and 0 < int(numbers) <= _LAST_PROTOCOL:
         return Opening(kind, int(numbers), int(numbers))
     raise ValueError(f'{in_toml(written)} is none of "tcp:PORT", "udp:PORT", "protocol:NUMBER" and "ping"; {example}')
+
+
+class Ports(tuple[int, ...]):
+    """TCP ports, each once, at most MOST_PORTS; none at all is an empty list."""
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        example = "write for example [21] or [21, 2121], and [] for none"
+        if not isinstance(written, list):
+            raise ValueError(f"{in_toml(written)} is not a list of ports; {example}")
+        if len(written) > MOST_PORTS:
+            raise ValueError(f"names {len(written)} ports; at most {MOST_PORTS} may be")
+        for port in written:
+            if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= _LAST_PORT:
+                raise ValueError(f"{in_toml(port)} is not a port; {example}")
+        _refuse_twice(written)
+        return cls(written)
 
 
 class SocketPath(str):

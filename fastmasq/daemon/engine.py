@@ -367,6 +367,7 @@ class Engine:
             },
             **self.log_levels.handlers(),
             **(vpn.handlers() if vpn is not None else {}),
+            **self.gateway.application_gateways.handlers(),
             **preload.handlers(),
             **(self.upgrade.handlers() if self.upgrade is not None else {}),
         }
@@ -647,8 +648,7 @@ class Engine:
             self._attempt(self.gateway.table.make_ready)
 
     def _answer_trackers(self) -> None:
-        vpn = self.gateway.vpn
-        if vpn is not None and vpn.answer_waiting(now_ns()):
+        if self.gateway.punts.answer_waiting(now_ns()):
             os.eventfd_write(self.worker.notify, 1)
 
     def _hold_forwarding(self) -> None:

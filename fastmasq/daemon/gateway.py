@@ -22,6 +22,7 @@ from fastmasq.clock import now_ns
 from fastmasq.config.schema import Settings
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon import claims, departure, listing, rows, targets
+from fastmasq.daemon.application_gateways import ApplicationGateways
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.leads import Leads
@@ -30,6 +31,7 @@ from fastmasq.daemon.marks import Marks
 from fastmasq.daemon.path import limits_of
 from fastmasq.daemon.policy import Policy
 from fastmasq.daemon.ports import Ports, no_ports
+from fastmasq.daemon.punts import Punts
 from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.rules import Rules
 from fastmasq.daemon.triggers import Triggers
@@ -44,7 +46,7 @@ from fastmasq.mishaps import Mishaps
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.triggers_and_marks import TriggerTable
 from fastmasq.policy import forwards, triggers
-from fastmasq.wire.numbers import CLASS_TCP, CLASS_UDP, CLASSES, ISAKMP_PORT, TCP, UDP
+from fastmasq.wire.numbers import CLASS_TCP, CLASS_UDP, CLASSES, ISAKMP_PORT, PPTP_PORT, TCP, UDP
 
 log = logging.getLogger("fastmasq.engine")
 
@@ -77,6 +79,9 @@ class Gateway:
         self.ports = Ports(self._mapped)
         self.untranslated = Untranslated(forwarder, str(settings.interfaces.outside))
         self.vpn = self._make_vpn(settings)
+        followed = [PPTP_PORT] if settings.vpn.pptp else []
+        self.application_gateways = ApplicationGateways(self.table, forwarder, followed)
+        self.punts = Punts(forwarder, self.vpn, self.application_gateways, self._external_for)
         if self.follows_ipsec():
             self.ports.track(CLASS_UDP, ISAKMP_PORT)
         self.by_address: frozenset[int] = frozenset()
@@ -92,6 +97,7 @@ class Gateway:
 
     def _make_vpn(self, settings: Settings) -> Vpn | None:
         if not (settings.vpn.pptp or settings.vpn.ipsec):
+            self.forwarder.follow(pptp=False, ipsec=False)
             return None
         leads = Leads(self.forwards, self.redirects)
         return Vpn(settings, self.table, self.forwarder, leads, self._external_for)
@@ -275,6 +281,7 @@ class Gateway:
             self.table.set_limits(limits_of(policy.settings))
             self.forwarder.set_hairpin(masquerade.hairpin)
             self.forwarder.set_mss(masquerade.mss.limit)
+        self.application_gateways.go_by(policy.settings.gateways)
 
     # -- in step ---------------------------------------------------------------------------------------------------
 
@@ -448,6 +455,8 @@ class Gateway:
         yield lambda: self.untranslated.every_second(now_ns())
         yield self.forwards.retry
         yield self._give_back
+        yield self.punts.every_second
+        yield self.application_gateways.every_second
         if self.vpn is not None:
             yield lambda: self.vpn.every_second(now_ns())
 

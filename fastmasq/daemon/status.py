@@ -103,6 +103,7 @@ class Status:
                 **{f"{kind}s": self._adopted.get(kind, 0) for kind in ("call", "sa", "exchange")},
                 "dropped": self._dropped,
             },
+            "gateways": gateway.application_gateways.counters(),
             "verdicts": gateway.forwarder.verdicts(),
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),

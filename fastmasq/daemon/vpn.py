@@ -28,7 +28,6 @@ from fastmasq.daemon.vpn_listing import Listing
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import INSIDE, OUTSIDE
-from fastmasq.path.verdict import DROP_CODE
 from fastmasq.table.keys import ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import SESSION_HAIRPIN, STATES, row_and_direction
@@ -47,7 +46,6 @@ from fastmasq.wire.tunnels import NO_COOKIE, read_esp, read_gre, read_isakmp
 log = logging.getLogger("fastmasq.vpn")
 
 MOST_NEWS = 256  # events that are kept for whoever takes them
-AT_ONCE = 64  # packets decided before other events have their turn
 LINES_PER_SECOND = 20  # of the log
 ASK_AGAIN = 60 * NS_PER_SECOND
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
@@ -134,41 +132,25 @@ class Vpn:
 
     # -- packets that wait -----------------------------------------------------------------------------------------
 
-    def answer_waiting(self, now: int) -> bool:
-        """Decide about the packets that wait, at most AT_ONCE of them; return whether more do. Time in nanoseconds."""
-        for _ in range(AT_ONCE):
-            with self.forwarder.locked():
-                punt = self.forwarder.next_punt()
-            if punt is None:
-                return False
-            self._answer(*punt, now)
-        return True
-
-    def _answer(self, kind: str, side: int, ref: int, packet: bytes, now: int) -> None:
-        """Decide about the packet that waits first, put into the path what that has settled, and send it."""
+    def decide(
+        self, kind: str, side: int, ref: int, packet: bytes, now: int
+    ) -> tuple[Decision, tuple[tuple[int, bytes], ...]]:  # fmt: skip
+        """Decide about a packet that waits, and put into the path what that has settled; return also edits of it."""
         edits: tuple[tuple[int, bytes], ...] = ()
         tunnel: Key | None = None
-        try:
-            if self.address() is None:
-                decision = dropped("no_external_address")
-            elif kind == "control":
-                decision, edits = self._control(ref, packet, now)
-            elif kind == "tunnel":
-                decision, tunnel = self._tunnel(side, packet, now)
-            elif kind == "isakmp":
-                decision = self._isakmp(side, packet, now)
-            else:
-                decision = self._quote(side, packet)
-            self.follow_rows()
-            if tunnel is not None:
-                self.rows.count(tunnel, side)
-        except Exception:  # the packet must not stay at the head of the queue, nor end the forwarder
-            if self._limit.allows(logging.ERROR):
-                log.exception("a tracker failed on %s", packet[:80].hex())
-            decision = dropped("tracker_failed")
+        if kind == "control":
+            decision, edits = self._control(ref, packet, now)
+        elif kind == "tunnel":
+            decision, tunnel = self._tunnel(side, packet, now)
+        elif kind == "isakmp":
+            decision = self._isakmp(side, packet, now)
+        else:
+            decision = self._quote(side, packet)
+        self.follow_rows()
+        if tunnel is not None:
+            self.rows.count(tunnel, side)
         self._say(decision.events)
-        with self.forwarder.locked():
-            self.forwarder.answer_punt(decision.to, DROP_CODE.get(decision.drop, 0), decision.id, edits)
+        return decision, edits
 
     def _tunnel(self, side: int, packet: bytes, now: int) -> tuple[Decision, Key | None]:
         """Decide about GRE or ESP that no row of the path explains; return also which tunnel's packet is let pass."""

@@ -73,6 +73,7 @@ STATUS = {
     ],
     "ip_rules": [],
     "untranslated": {"packets": 0, "hosts": []},
+    "gateways": {"opened_total": 0, "refused": []},
     "fallbacks": [
         {
             "use": "virtio header on rings",

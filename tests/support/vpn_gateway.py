@@ -5,18 +5,20 @@ from __future__ import annotations
 import struct
 from collections import Counter
 
-from fastmasq.config.schema import Settings
+from fastmasq.config.schema import Gateways, Settings
 from fastmasq.config.schema import Vpn as VpnSettings
+from fastmasq.daemon.application_gateways import ApplicationGateways
 from fastmasq.daemon.forwards import Forwards
 from fastmasq.daemon.kept_tunnels import read_former
 from fastmasq.daemon.leads import Leads
+from fastmasq.daemon.punts import Punts
 from fastmasq.daemon.redirects import Redirects
 from fastmasq.daemon.tunnel_adoption import Adopted, adopt
 from fastmasq.daemon.vpn import Vpn
 from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.policy.chains import RuleSet
 from fastmasq.table import memory
-from fastmasq.wire.numbers import ESP, GRE, NATT_PORT
+from fastmasq.wire.numbers import ESP, GRE, NATT_PORT, PPTP_PORT
 from fastmasq.wire.pptp import Type, message
 from tests.support.adoption import adopt_all, shared
 from tests.support.harness import Harness, Out, address
@@ -34,6 +36,7 @@ class Gateway:
 
     def __init__(
         self, *, forwards=(), redirects=(), rules: RuleSet | None = None, vpn: VpnSettings | None = None,
+        gateways: Gateways | None = None,
         folder: RunFolder | None = None, after: Gateway | None = None, **settings,
     ):  # fmt: skip
         """folder: where that lies which outlives it. after: one that was killed, with whose sessions it goes on."""
@@ -44,6 +47,7 @@ class Gateway:
             settings = {"external": None, "now_ns": after.harness.now_ns, **settings}
         self.harness = Harness(**settings)
         if after is not None:
+            self.harness.table.follow_ports([PPTP_PORT])
             adopt_all(self.harness.table, memory.lay_out(CAPACITY, after.rows), self.harness.now_ns)
         if rules is not None:
             self.harness.set_rule_set(rules)
@@ -59,6 +63,11 @@ class Gateway:
             Leads(self.forwards, self.redirects),
             lambda host=None: address(GATEWAY_OUT),
         )
+        self.gateways = ApplicationGateways(
+            self.harness.table, self.harness.forwarder, [PPTP_PORT] * self.vpn.settings.pptp
+        )
+        self.gateways.go_by(gateways or Gateways())
+        self.punts = Punts(self.harness.forwarder, self.vpn, self.gateways, lambda *host: self.vpn.address(*host))
         self.asked = 0  # packets that a tracker had to look at
         self.adopted = Adopted(Counter(), Counter())
         if folder is not None:
@@ -87,7 +96,7 @@ class Gateway:
         sent = self.harness.run()
         while self.harness.forwarder.next_punt() is not None:
             self.asked += 1
-            assert not self.vpn.answer_waiting(self.harness.now_ns)
+            assert not self.punts.answer_waiting(self.harness.now_ns)
             sent += self.harness.run()
         return sent
 
@@ -109,6 +118,7 @@ class Gateway:
 
     def second(self, seconds: float = 1) -> None:
         self.harness.advance(seconds)
+        self.gateways.every_second()
         self.vpn.every_second(self.harness.now_ns)
 
 

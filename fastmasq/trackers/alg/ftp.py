@@ -1,0 +1,256 @@
+"""Follows one FTP control connection (RFC 959), and has the addresses and ports announced in it be external ones.
+
+    client inside:  PORT, EPRT (RFC 2428)                     to a server outside, which connects to the client
+    server inside:  227 after PASV, 229 after EPSV (2428)     to a client outside, which connects to the server
+
+The other two ways need nothing: there the inside connects. Under TLS (RFC 4217) nothing can be read, and the connection
+is passed on from the server's word on.
+
+What a web page can make a browser send to port 21 must open nothing (RFC 2577, NAT slipstreaming): the server greets
+first, the client's first line is a command of FTP, each line after it is one as well, and what is announced is the end
+that announces it, at a port from 1024 on. What is refused passes as it came, and most of it ends the following.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Literal, NamedTuple
+
+from fastmasq.trackers.alg.lines import Change, Lines, Part
+from fastmasq.trackers.alg.refusals import REFUSALS
+
+LOWEST_PORT = 1024
+_LONGEST_COMMAND = 512  # octets
+_LONGEST_REPLY = 1024
+
+Direction = Literal["outbound", "inbound"]
+
+_FIRST = b"USER AUTH FEAT OPTS HOST CLNT CSID SYST HELP NOOP QUIT ACCT LANG STAT PBSZ PROT CCC REIN PASV EPSV PORT EPRT"
+_FIRST_VERBS = frozenset(_FIRST.split())
+_HTTP_VERBS = frozenset(b"GET HEAD POST PUT".split())
+_TELNET = re.compile(rb"(?:\xff[\xf1-\xf9])*")  # ABOR and STAT come behind such (section 4.1.3)
+_COMMAND = re.compile(rb"([A-Za-z]{3,4})(?=[ \r\n])")
+_ARGUMENT = re.compile(rb"(?:PORT|EPRT) +", re.IGNORECASE)
+_PORT = re.compile(rb"PORT +(\d{1,3}(?:,\d{1,3}){5}) *\r?\n", re.IGNORECASE)
+_EPRT = re.compile(rb"EPRT +(([!-~])(\d+)\2([0-9A-Fa-f.:]+)\2(\d{1,5})\2) *\r?\n", re.IGNORECASE)
+_ANNOUNCEMENT = re.compile(rb"\n(?:PORT|EPRT|22[79]) ", re.IGNORECASE)
+_GREETING = re.compile(rb"(220|120)[ -]")
+_PASSIVE = re.compile(rb"227 [^0-9\r\n]*(\d{1,3}(?:,\d{1,3}){5})(?![0-9,])")
+_EXTENDED = re.compile(rb"229 [^(\r\n]*\(([!-~])\1\1(\d{1,5})\1\)")
+_PASSIVE_BEGINS = re.compile(rb"227 [^0-9\r\n]*(?=\d)")
+_EXTENDED_BEGINS = re.compile(rb"229 [^(\r\n]*\(([!-~])\1\1(?=\d)")
+
+
+class External(NamedTuple):
+    """An external endpoint at which somebody is expected."""
+
+    address: int
+    port: int
+
+
+Opens = Callable[[int], External | str]
+"""Has the remote end be expected at a port of the inside host; returns at which endpoint, or the name of a refusal."""
+
+
+class FtpFollower:
+    """One control connection, from its first octet on. `refused`: what was since it was taken last.
+
+    address: that of the inside host; serves: it is the server.
+    """
+
+    def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
+        self.address = address
+        self.serves = serves
+        self.opens = opens
+        self.refused: list[str] = []
+        self.opened: list[tuple[int, External]] = []
+        self.has_ended = False
+        self.has_greeted = False
+        self.has_logged_in = False
+        self.asked = b""  # the verb that the server has to announce a port for
+        self.wants_tls = False
+        self.room = 0  # how many announcements may be edited before others are acknowledged
+        client, server = Lines(_Client(self)), Lines(_Server(self))
+        self._lines = {"outbound": server if serves else client, "inbound": client if serves else server}
+
+    def read(self, direction: Direction, octets: bytes) -> list[Change]:
+        """Return the changes of new octets of a direction."""
+        if not self.has_greeted and (direction == "inbound") == self.serves:
+            self.refuse("client_first")
+        return self._lines[direction].read(octets)
+
+    @staticmethod
+    def commands_in(octets: bytes) -> int:
+        """Return how many announcements there may be in octets, at the most."""
+        return 1 + len(_ANNOUNCEMENT.findall(octets))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of the connection has to be seen any more."""
+        return self.has_ended and not any(lines.is_holding for lines in self._lines.values())
+
+    def refuse(self, name: str) -> None:
+        """Note a refusal, once the connection is not passed on unread already."""
+        if not self.has_ended:
+            self.refused.append(name)
+            self.has_ended = REFUSALS[name].ends
+
+    def open(self, address: int, port: int) -> External | None:
+        """Have somebody be expected at what an end has announced, if it may be."""
+        if not self.has_logged_in:
+            self.refuse("not_logged_in")
+        elif address != self.address:
+            self.refuse("other_address")
+        elif port < LOWEST_PORT:
+            self.refuse("low_port")
+        elif not self.room:
+            self.refuse("no_room")
+        else:
+            self.room -= 1
+            external = self.opens(port)
+            if not isinstance(external, str):
+                self.opened.append((port, external))
+                return external
+            self.refuse(external)
+        return None
+
+
+class _Side:
+    """The lines of one end."""
+
+    longest: int
+
+    def __init__(self, follower: FtpFollower) -> None:
+        self.follower = follower
+
+    @property
+    def has_ended(self) -> bool:
+        return self.follower.has_ended
+
+
+class _Client(_Side):
+    longest = _LONGEST_COMMAND
+
+    def __init__(self, follower: FtpFollower) -> None:
+        super().__init__(follower)
+        self._is_first = True
+
+    def line(self, line: bytes) -> Part | None:
+        follower = self.follower
+        command = _COMMAND.match(line, _TELNET.match(line).end())
+        verb = command[1].upper() if command else b""
+        is_first, self._is_first = self._is_first, False
+        if not verb or verb in _HTTP_VERBS or b" HTTP/" in line or (is_first and verb not in _FIRST_VERBS):
+            follower.refuse("not_the_protocol")
+            return None
+        follower.has_logged_in |= verb == b"USER"
+        follower.wants_tls |= verb == b"AUTH"
+        if verb in (b"PASV", b"EPSV"):
+            follower.asked = verb
+        if follower.serves or verb not in (b"PORT", b"EPRT"):
+            return None
+        return self._port(line) if verb == b"PORT" else self._eprt(line)
+
+    def _port(self, line: bytes) -> Part | None:
+        found = _PORT.fullmatch(line)
+        address, port = _endpoint(found[1]) if found else (None, 0)
+        if address is None:
+            self.follower.refuse("bad_argument")
+            return None
+        external = self.follower.open(address, port)
+        return None if external is None else Part(*found.span(1), _numbers(external))
+
+    def _eprt(self, line: bytes) -> Part | None:
+        found = _EPRT.fullmatch(line)
+        if found and int(found[3]) == 2:
+            return None  # IPv6 is not ours
+        address = _dotted(found[4]) if found else None
+        if address is None or int(found[3]) != 1 or int(found[5]) > 65535:
+            self.follower.refuse("bad_argument")
+            return None
+        external = self.follower.open(address, int(found[5]))
+        if external is None:
+            return None
+        fields = (b"", b"1", str(IPv4Address(external.address)).encode(), b"%d" % external.port, b"")
+        return Part(*found.span(1), found[2].join(fields))
+
+    def holds_from(self, line: bytes) -> int | None:
+        if self.follower.serves or not self.follower.has_logged_in or not self.follower.room:
+            return None
+        found = _ARGUMENT.match(line)
+        return found.end() if found else None
+
+    def overlong(self) -> None:
+        self.follower.refuse("line_too_long")
+
+
+class _Server(_Side):
+    longest = _LONGEST_REPLY
+
+    def line(self, line: bytes) -> Part | None:
+        follower = self.follower
+        if not follower.has_greeted:
+            greeting = _GREETING.match(line)
+            if greeting is None:
+                follower.refuse("no_greeting")
+                return None
+            follower.has_greeted = greeting[1] == b"220"
+        if follower.wants_tls and line[:4] == b"234 ":
+            follower.has_ended = True
+        if not follower.serves or line[:4] not in (b"227 ", b"229 "):
+            return None
+        if follower.asked != (b"PASV" if line[:3] == b"227" else b"EPSV"):
+            follower.refuse("unasked")
+            return None
+        follower.asked = b""
+        return self._passive(line) if line[:3] == b"227" else self._extended(line)
+
+    def _passive(self, line: bytes) -> Part | None:
+        found = _PASSIVE.match(line)
+        address, port = _endpoint(found[1]) if found else (None, 0)
+        if address is None:
+            self.follower.refuse("bad_argument")
+            return None
+        external = self.follower.open(address, port)
+        return None if external is None else Part(*found.span(1), _numbers(external))
+
+    def _extended(self, line: bytes) -> Part | None:
+        found = _EXTENDED.match(line)
+        if found is None or int(found[2]) > 65535:
+            self.follower.refuse("bad_argument")
+            return None
+        external = self.follower.open(self.follower.address, int(found[2]))
+        return None if external is None else Part(*found.span(2), b"%d" % external.port)
+
+    def holds_from(self, line: bytes) -> int | None:
+        if not (self.follower.serves and self.follower.asked and self.follower.room):
+            return None
+        found = _PASSIVE_BEGINS.match(line) or _EXTENDED_BEGINS.match(line)
+        return found.end() if found else None
+
+    def overlong(self) -> None:
+        if not self.follower.has_greeted:
+            self.follower.refuse("no_greeting")
+
+
+def _endpoint(numbers: bytes) -> tuple[int | None, int]:
+    """Return address and port of six numbers with commas between; no address if they are none."""
+    parts = [int(part) for part in numbers.split(b",")]
+    if max(parts) > 255:
+        return None, 0
+    return int.from_bytes(bytes(parts[:4]), "big"), parts[4] << 8 | parts[5]
+
+
+def _numbers(external: External) -> bytes:
+    octets = external.address.to_bytes(4, "big") + external.port.to_bytes(2, "big")
+    return b",".join(b"%d" % octet for octet in octets)
+
+
+def _dotted(text: bytes) -> int | None:
+    """Return the address that four decimal numbers are, zeros before them or not."""
+    parts = text.split(b".")
+    if len(parts) != 4 or not all(part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts):
+        return None
+    return int.from_bytes(bytes(int(part) for part in parts), "big")

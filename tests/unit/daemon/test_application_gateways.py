@@ -1,0 +1,255 @@
+"""Application gateways in the path: what is opened and for whom, every field that an edit changes, and what ends it."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from fastmasq.config.schema import Gateways
+from fastmasq.config.values import Ports
+from fastmasq.policy.forwards import Forward, Target
+from tests.support.edited_stream import Talk
+from tests.support.packets import TCP, UNREACHABLE, decode, dotted, icmp, ipv4, problems, tcp
+from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
+from tests.support.vpn_gateway import OTHER_REMOTE, REMOTE, Gateway
+
+FTP = 21
+CLIENT, SERVER = (HOST, 4000), (REMOTE, FTP)
+GREETING, USER = b"220 hello\r\n", b"USER me\r\n"
+PORT = b"PORT 10,0,0,2,156,64\r\n"  # 40000
+PORT_OUTSIDE = b"PORT 200,200,200,200,156,64\r\n"
+LONGER = len(PORT_OUTSIDE) - len(PORT)
+FORWARD = Forward(protocol="tcp", listen=GATEWAY_OUT, first=FTP, last=FTP, targets=(Target(HOST, FTP),))
+
+
+def talk(gateway: Gateway, *, port: int = FTP, client: int = 4000, begun: bool = True) -> Talk:
+    """Return the control connection of a client inside, which has logged in."""
+    made = Talk(gateway, (INSIDE, (HOST, client)), (OUTSIDE, (REMOTE, port)))
+    if begun:
+        made.say("server", GREETING)
+        made.say("client", USER)
+    return made
+
+
+def served(gateway: Gateway) -> Talk:
+    """Return the control connection of a client outside to a server behind the forward."""
+    made = Talk(gateway, (OUTSIDE, (REMOTE, 4000)), (INSIDE, (HOST, FTP)), (GATEWAY_OUT, FTP))
+    made.say("server", GREETING)
+    made.say("client", USER)
+    return made
+
+
+def syn(remote: str, port: int = 40000, source: int = 20, flags: str = "S") -> bytes:
+    return tcp((remote, source), (GATEWAY_OUT, port), flags, seq=1)
+
+
+def refused(gateway: Gateway) -> dict[str, int]:
+    return dict(gateway.gateways.refused)
+
+
+# -- openings ----------------------------------------------------------------------------------------------------------
+
+
+def test_rfc959_what_a_client_announces_is_open_for_the_server_alone_and_once() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    assert gateway.dropped(OUTSIDE, syn(REMOTE)) == "no_session"
+    assert control.say("client", PORT) == USER + PORT_OUTSIDE
+    assert gateway.dropped(OUTSIDE, syn(OTHER_REMOTE)) == "filtered"
+    arrived = decode(gateway.passes(OUTSIDE, syn(REMOTE)))
+    assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 40000)
+    assert not gateway.gateways.describe()["openings"]
+    answer = decode(gateway.passes(INSIDE, tcp((HOST, 40000), (REMOTE, 20), "SA", seq=5, ack=2)))
+    assert (dotted(answer.source), answer.source_port) == (GATEWAY_OUT, 40000)
+
+
+def test_an_opening_is_over_after_a_minute() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    control.say("client", PORT)
+    [opening] = gateway.gateways.describe()["openings"]
+    assert opening == {
+        "protocol": "tcp",
+        "inside": f"{HOST}:40000",
+        "external": f"{GATEWAY_OUT}:40000",
+        "remote": REMOTE,
+    }
+    gateway.second(61)
+    assert not gateway.gateways.describe()["openings"]
+    assert gateway.dropped(OUTSIDE, syn(REMOTE)) == "no_session"
+
+
+@pytest.mark.parametrize("flags", ["SA", "A", "RA", "FA"])
+def test_only_a_syn_comes_by_an_opening(flags: str) -> None:
+    gateway = Gateway(filtering="address-and-port-dependent")
+    talk(gateway).say("client", PORT)
+    assert gateway.dropped(OUTSIDE, syn(REMOTE, flags=flags)) == "filtered"
+    gateway.passes(OUTSIDE, syn(REMOTE))
+
+
+def test_another_port_is_given_where_the_announced_one_is_taken() -> None:
+    gateway = Gateway()
+    gateway.passes(INSIDE, tcp((OTHER_HOST, 40000), (OTHER_REMOTE, 80), "S"))
+    leaves = talk(gateway).say("client", PORT)
+    assert leaves.startswith(USER + b"PORT 200,200,200,200,") and not leaves.endswith(PORT_OUTSIDE)
+    high, low = leaves.split(b",")[-2:]
+    arrived = decode(gateway.passes(OUTSIDE, syn(REMOTE, int(high) << 8 | int(low))))
+    assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 40000)
+
+
+def test_rfc2577_a_host_has_at_most_eight_openings_that_wait() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    for number in range(9):
+        control.say("client", b"PORT 10,0,0,2,156,%d\r\n" % number)
+    assert refused(gateway) == {"too_many_openings": 1} and gateway.gateways.opened_total == 8
+    assert len(gateway.gateways.describe()["openings"]) == 8
+    for _ in range(3):
+        control.say("client", b"PORT 10,0,0,2,156,0\r\n")  # the same again is no other one
+    gateway.passes(OUTSIDE, syn(REMOTE, 156 << 8))
+    control.say("client", b"PORT 10,0,0,2,157,0\r\n")
+    assert refused(gateway) == {"too_many_openings": 1}
+
+
+def test_rfc959_a_server_behind_a_forward_is_reached_where_it_says() -> None:
+    gateway = Gateway(forwards=[FORWARD])
+    control = served(gateway)
+    control.say("client", b"PASV\r\n")
+    assert control.say("server", b"227 Ok (10,0,0,2,156,64)\r\n").endswith(b"227 Ok (200,200,200,200,156,64)\r\n")
+    assert gateway.dropped(OUTSIDE, syn(OTHER_REMOTE, source=5000)) == "filtered"
+    arrived = decode(gateway.passes(OUTSIDE, syn(REMOTE, source=5000)))
+    assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 40000)
+
+
+# -- who is followed ---------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_list_is_off_and_ports_are_what_the_settings_say() -> None:
+    gateway = Gateway(gateways=Gateways(ftp=Ports()))
+    assert talk(gateway).say("client", PORT) == USER + PORT and gateway.asked == 0
+    gateway.gateways.go_by(Gateways(ftp=Ports((2121,))))
+    assert talk(gateway, client=4001).say("client", PORT) == USER + PORT
+    control = talk(gateway, port=2121, client=4002)
+    assert control.say("client", PORT) == USER + PORT_OUTSIDE
+    gateway.gateways.go_by(Gateways(ftp=Ports()))
+    assert control.say("client", PORT) == USER + PORT_OUTSIDE + PORT, "it goes on as it is"
+
+
+def test_what_is_not_seen_from_its_first_syn_is_not_read() -> None:
+    gateway = Gateway()
+    gateway.passes(INSIDE, tcp(CLIENT, SERVER, "PA", seq=1, ack=1, payload=USER + PORT))
+    asked = gateway.asked
+    assert decode(gateway.passes(INSIDE, tcp(CLIENT, SERVER, "PA", seq=1, ack=1, payload=PORT))).payload == PORT
+    assert gateway.asked == asked and gateway.gateways.opened_total == 0
+
+
+def test_bulk_data_of_what_is_no_control_connection_is_not_asked_about() -> None:
+    gateway = Gateway()
+    control = talk(gateway, begun=False)
+    control.say("server", b"\0binary\n")
+    assert refused(gateway) == {"no_greeting": 1}
+    asked = gateway.asked
+    for _ in range(20):
+        control.say("server", bytes(1400))
+    assert gateway.asked == asked
+
+
+def test_bulk_data_behind_an_edit_keeps_its_shift_without_being_asked_about() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    control.say("client", PORT)
+    control.say("client", b"AUTH TLS\r\n")
+    control.say("server", b"234 go\r\n")
+    asked = gateway.asked
+    for _ in range(20):
+        control.say("client", bytes(1400))
+        control.say("server", bytes(1400))
+    assert gateway.asked == asked and control.said["client"][-28000:] == bytes(28000)
+    assert control.received["server"].octets.endswith(PORT_OUTSIDE + b"AUTH TLS\r\n" + bytes(28000))
+
+
+def test_a_connection_that_follows_on_the_same_ports_is_read_anew() -> None:
+    gateway = Gateway()
+    first = talk(gateway)
+    first.say("client", PORT)
+    gateway.passes(INSIDE, first.segment("client", "RA", len(first.said["client"])))
+    again = Talk(gateway, (INSIDE, CLIENT), (OUTSIDE, SERVER), first=(99000, 5000))
+    again.say("server", GREETING)
+    again.say("client", USER)
+    assert again.say("client", PORT) == USER + PORT_OUTSIDE
+
+
+# -- segments ----------------------------------------------------------------------------------------------------------
+
+
+def edited() -> tuple[Gateway, Talk]:
+    """Return a connection in which a command has become longer."""
+    gateway = Gateway()
+    control = talk(gateway)
+    control.say("client", PORT)
+    return gateway, control
+
+
+def test_c70_numbers_and_acknowledgments_are_shifted_behind_an_edit() -> None:
+    _, control = edited()
+    end = len(USER + PORT)
+    out = control.passes("client", control.segment("client", "A", end))
+    assert out.seq == 1001 + end + LONGER
+    back = control.passes("server", control.segment("server", "A", len(GREETING)))
+    assert back.ack == 1001 + end
+
+
+def test_rfc2018_blocks_of_selective_acknowledgments_are_shifted() -> None:
+    gateway, control = edited()
+    first = 1001 + len(USER + PORT) + LONGER
+    blocks = bytes((1, 1, 5, 18)) + struct.pack(">4I", first + 10, first + 20, 1001, 1001 + len(USER) + 3)
+    arrived = control.passes("server", control.segment("server", "A", len(GREETING), options=blocks))
+    raw = arrived.body[20:40]
+    assert struct.unpack(">4I", raw[4:20]) == (first + 10 - LONGER, first + 20 - LONGER, 1001, 1001 + len(USER) + 3)
+    assert problems(arrived.raw) == [] and gateway.harness.drops() == {}
+
+
+def test_a_segment_that_an_edit_makes_too_long_is_cut_in_two() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    said = b"STAT x\r\n" * 179 + PORT  # 1454 octets
+    said = b"NOOP\r\n" + said
+    control.said["client"] += said
+    start = len(USER)
+    packet = control.segment("client", "PA", start, said, df=True)
+    sent = gateway.send(INSIDE, packet)
+    assert len(packet) == 1500 and [len(out.packet) for out in sent] == [1500, 40 + LONGER]
+    parts = [decode(out.packet) for out in sent]
+    assert b"".join(part.payload for part in parts) == said[: -len(PORT)] + PORT_OUTSIDE
+    assert parts[1].seq == parts[0].seq + 1460 and [part.flags for part in parts] == [0x10, 0x18]
+    assert all(problems(out.packet) == [] for out in sent)
+
+
+def test_a_wrong_checksum_is_not_read_and_stays_wrong() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    out = gateway.send(INSIDE, control.segment("client", "PA", len(USER), PORT, checksum=0x1234))
+    assert decode(out[0].packet).payload == PORT and problems(out[0].packet) and gateway.gateways.opened_total == 0
+    assert control.say("client", PORT) == USER + PORT_OUTSIDE
+
+
+def test_a_fragment_of_what_has_to_be_edited_is_dropped_by_name() -> None:
+    gateway, control = edited()
+    segment = decode(control.segment("client", "PA", len(USER), PORT)).body
+    pieces = [
+        ipv4(HOST, REMOTE, TCP, segment[:32], mf=True, identification=7),
+        ipv4(HOST, REMOTE, TCP, segment[32:], offset=32, identification=7),
+    ]
+    assert [out for piece in pieces for out in gateway.send(INSIDE, piece)] == []
+    assert gateway.harness.drops().keys() == {"edit_in_fragment", "fragment_refused"}
+
+
+def test_rfc5927_an_error_quotes_the_number_that_its_hearer_knows() -> None:
+    gateway, control = edited()
+    end = len(USER + PORT)
+    left = control.passes("client", control.segment("client", "PA", end, b"NOOP\r\n"))
+    error = icmp("199.0.0.254", GATEWAY_OUT, UNREACHABLE, 4, rest=1400, payload=left.raw[:28])
+    heard = decode(gateway.passes(OUTSIDE, error))
+    quoted = heard.payload
+    assert struct.unpack(">I", quoted[24:28])[0] == 1001 + end

@@ -129,6 +129,7 @@ class Gateways(Section, frozen=True, kw_only=True):
     """The ports of the control connections that application gateways follow, by protocol; none: that gateway is off."""
 
     ftp: Ports = Ports((21,))
+    irc: Ports = Ports()
 
 
 class Limits(Section, frozen=True, kw_only=True):

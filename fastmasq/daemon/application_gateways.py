@@ -9,7 +9,7 @@ unasked; what was edited of it stays so, since the table knows the edits.
 Control methods, with parameters and result:
 
     gateways
-     -> {"ports": {"ftp": [21]},
+     -> {"ports": {"ftp": [21], "irc": []},
          "connections": [{"protocol": "ftp", "inside": "10.0.0.2:1035", "remote": "199.0.0.1:21", "opened": 2}, ...],
          "openings": [{"protocol": "tcp", "inside": "10.0.0.2:1036", "external": "200.200.200.200:1036",
                        "remote": "199.0.0.1"}, ...],
@@ -35,7 +35,9 @@ from fastmasq.path.rows import OUTSIDE
 from fastmasq.table.keys import Ends, ends_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import EDITS, INBOUND, OUTBOUND, SESSION_HAIRPIN, STATES, row_and_direction
-from fastmasq.trackers.alg.ftp import Direction, External, FtpFollower
+from fastmasq.trackers.alg.follower import Direction, External, Follower
+from fastmasq.trackers.alg.ftp import FtpFollower
+from fastmasq.trackers.alg.irc import IrcFollower
 from fastmasq.trackers.alg.refusals import REFUSALS
 from fastmasq.trackers.stream import Stream
 from fastmasq.trackers.vpn.decision import Decision, dropped
@@ -46,10 +48,12 @@ log = logging.getLogger("fastmasq.gateways")
 MOST_OPENINGS = 8  # of one inside host that wait
 SPARE_EDITS = 2  # what a segment may need beside those of its commands: to let go, and to hold back
 MOST_EDITS = EDITS - 1  # that a segment may have
+MOST_OCTETS = 1 << 20  # of one connection that are read in a second
 LINES_PER_SECOND = 20  # of the log
 _SYN, _ACK = 0x02, 0x10
 _ENDED = ("closing", "transitory")  # states of a session on which another connection may begin
-_FOLLOWERS = {"ftp": FtpFollower}
+ANYBODY = 0  # in place of a remote address
+_FOLLOWERS: dict[str, type[Follower]] = {"ftp": FtpFollower, "irc": IrcFollower}
 
 
 class Opening(NamedTuple):
@@ -66,7 +70,7 @@ class Opening(NamedTuple):
 class Connection:
     """One control connection: its session's row and ends, its follower and its two streams."""
 
-    follower: FtpFollower
+    follower: Follower
 
     def __init__(self, row: int, ends: Ends, protocol: str) -> None:
         self.row = row
@@ -74,6 +78,7 @@ class Connection:
         self.protocol = protocol
         self.streams: dict[Direction, Stream] = {"outbound": Stream(), "inbound": Stream()}
         self.opened = 0
+        self.octets = 0  # read in this second
 
     @property
     def has_read(self) -> bool:
@@ -104,7 +109,7 @@ class ApplicationGateways:
 
     def go_by(self, settings: Gateways) -> None:
         """Follow the connections that are opened to these ports from now on; of others nothing is read any more."""
-        self._ports = {port: "ftp" for port in settings.ftp}
+        self._ports = {port: name for name in _FOLLOWERS for port in getattr(settings, name)}
         with self._forwarder.locked():
             self._table.follow_ports([*self._others, *self._ports])
         for connection in list(self.connections.values()):
@@ -169,6 +174,9 @@ class ApplicationGateways:
         """Have a follower read new octets, and the table know what they leave as."""
         if not octets:
             return
+        connection.octets += len(octets)
+        if connection.octets > MOST_OCTETS:
+            connection.follower.refuse("too_much")
         changes = connection.follower.read(direction, octets)
         with self._forwarder.locked():
             for change in changes:
@@ -188,9 +196,9 @@ class ApplicationGateways:
             return None
         connection = Connection(row, ends, protocol)
         masq = int(session["flow"][OUTBOUND]["saddr"])
-        connection.follower = _FOLLOWERS[protocol](
-            ends.saddr, partial(self._open, connection, masq, TCP), serves=way == INBOUND
-        )  # fmt: skip
+        remote = ends.daddr if protocol == "ftp" else ANYBODY
+        opens = partial(self._open, connection, masq, remote, TCP)
+        connection.follower = _FOLLOWERS[protocol](ends.saddr, opens, serves=way == INBOUND)
         self.connections[row] = connection
         return connection
 
@@ -199,7 +207,8 @@ class ApplicationGateways:
         outbound = session["flow"][OUTBOUND]
         ends = ends_of(outbound)
         served = (ends.did,) if way == OUTBOUND else (ends.sid, int(outbound["sid"]))
-        return next((self._ports[port] for port in served if port in self._ports), None)
+        found = next((self._ports[port] for port in served if port in self._ports), None)
+        return None if found == "irc" and way == INBOUND else found
 
     def _leave(self, row: int) -> None:
         """Have the path pass on unasked what comes of a session."""
@@ -217,9 +226,9 @@ class ApplicationGateways:
 
     # -- openings --------------------------------------------------------------------------------------------------
 
-    def _open(self, connection: Connection, masq: int, protocol: int, port: int) -> External | str:
-        """Expect the remote end of a connection at a port of its inside host; return where, or why not."""
-        host, remote = connection.ends.saddr, connection.ends.daddr
+    def _open(self, connection: Connection, masq: int, remote: int, protocol: int, port: int) -> External | str:
+        """Expect a remote host, or ANYBODY, at a port of a connection's inside host; return where, or why not."""
+        host = connection.ends.saddr
         waiting = self._waiting(host)
         known = any((each.protocol, each.port, each.remote) == (protocol, port, remote) for each in waiting)
         if len(waiting) >= MOST_OPENINGS and not known:
@@ -258,6 +267,8 @@ class ApplicationGateways:
             is_over = STATES[session["state"]] in ("free", *_ENDED)
             if is_over or ends_of(session["flow"][OUTBOUND]) != self.connections[row].ends:
                 del self.connections[row]
+            else:
+                self.connections[row].octets = 0
         for host in list(self._openings):
             if not self._waiting(host):
                 del self._openings[host]
@@ -296,7 +307,7 @@ class ApplicationGateways:
                     "protocol": "tcp" if each.protocol == TCP else "udp",
                     "inside": _endpoint(each.host, each.port),
                     "external": _endpoint(*each.external),
-                    "remote": str(IPv4Address(each.remote)),
+                    "remote": str(IPv4Address(each.remote)) if each.remote else "any",
                 }
                 for each in openings
             ],

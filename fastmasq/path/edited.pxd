@@ -52,7 +52,8 @@ cdef inline void renumber(Packet *packet, const Session *session, const StreamSe
     if at[tcp.FLAGS] & tcp.ACK:
         new = stands_for(s, stream, 1 - direction, acknowledged)
         store32(at + tcp.ACKNOWLEDGMENT, new)
-        store16(at + tcp.WINDOW, <uint16_t>least((stands_for(s, stream, 1 - direction, edge) - new) >> shift, 0xFFFF))
+        edge = stands_for(s, stream, 1 - direction, edge) - new + (<uint32_t>1 << shift) - 1     # no window is to become 0
+        store16(at + tcp.WINDOW, <uint16_t>least(edge >> shift, 0xFFFF))
         renumber_blocks(at, s, stream, 1 - direction)
     if not packet.partial:
         update_full_at(at + tcp.CHECKSUM, delta16(before, sum_octets(at, header)))

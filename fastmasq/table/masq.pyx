@@ -633,7 +633,7 @@ cdef class MasqTable:
         return ""
 
     def expect(self, uint8_t protocol, uint32_t host, uint16_t port, uint32_t remote, uint32_t address, now_ns):
-        """Expect one session of an inside endpoint with a remote address, for a minute, by an external address of ours.
+        """Expect one session of an inside endpoint with a remote address (0: any), for a minute, by an external address.
 
         Returns (row, external port), or the name of the refusal.
         """

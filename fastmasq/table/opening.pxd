@@ -72,7 +72,9 @@ cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth,
 # Where a remote was told of an inside endpoint, and is to come to it, a session without its port holds the mapping open for it.
 
 cdef inline int64_t expect(Table *t, int external, Ends ends, Birth birth) noexcept nogil:
-    """Expect one session of (saddr, sid) with the remote address daddr, from whatever port; birth.state is EXPECTED.
+    """Expect one session of (saddr, sid) with the remote address daddr, 0 for any, from whatever port.
+
+    birth.state is EXPECTED.
 
     One that is expected already is so from now on.
     """
@@ -98,6 +100,9 @@ cdef inline int64_t find_expected(const Table *t, uint8_t protocol, Ends ends) n
         return -1
     ends.sid = 0
     ref = sessions.find_between(t, protocol, keys.OUTSIDE | keys.KEY_EXPECTED, ends)
+    if ref < 0:
+        ends.saddr = 0
+        ref = sessions.find_between(t, protocol, keys.OUTSIDE | keys.KEY_EXPECTED, ends)
     return rows.row_of(ref) if ref >= 0 else -1
 
 

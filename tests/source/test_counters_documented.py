@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastmasq.path.verdict import DROP_REASONS, NOTES, VERDICTS
+from fastmasq.trackers.alg.refusals import REFUSALS, Refusal
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "fastmasq" / "manual" / "counters.md"
@@ -48,3 +49,12 @@ def test_cases_use_known_reasons() -> None:
     rows = [line for path in (ROOT / "tests" / "cases").glob("*.case") for line in path.read_text().splitlines()]
     used = {match[1] for row in rows if (match := re.match(r"\s+drop (\w+)", row))}
     assert used <= {symbol for symbol, _ in DROP_REASONS}
+
+
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS.items())
+def test_refusals_of_application_gateways_are_documented(name: str, refusal: Refusal) -> None:
+    page = (MANUAL.parent / "gateways.md").read_text()
+    [line] = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    _, _, seen, afterwards, _ = (part.strip() for part in line.split("|"))
+    assert seen.startswith(refusal.sentence)
+    assert afterwards == ("unread" if refusal.ends else "read on")

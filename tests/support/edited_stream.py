@@ -122,12 +122,15 @@ class Talk:
         assert 0 <= heard <= len(self.said[other(end)]), "what was never said is acknowledged"
         self.acknowledged[other(end)] = max(self.acknowledged[other(end)], heard)
 
-    def say(self, end: str, octets: bytes, piece: int = 0) -> bytes:
-        """Say octets, and acknowledge them; return what arrives in all. piece: octets of a segment; 0: all."""
+    def say(self, end: str, octets: bytes, piece: int = 0, size: int = 0) -> bytes:
+        """Say octets, and acknowledge them; return what arrives in all.
+
+        piece: octets of a segment, 0: all; size: see `send`.
+        """
         start = len(self.said[end])
         self.said[end] += octets
         for at in range(start, len(self.said[end]), piece or len(octets)):
-            self.send(end, at, min(at + (piece or len(octets)), len(self.said[end])))
+            self.send(end, at, min(at + (piece or len(octets)), len(self.said[end])), size=size)
             self.acknowledge(other(end))
         assert self.acknowledged[end] == len(self.said[end])
         return bytes(self.received[other(end)].octets)

@@ -14,18 +14,13 @@ that announces it, at a port from 1024 on. What is refused passes as it came, an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from ipaddress import IPv4Address
-from typing import Literal, NamedTuple
 
-from fastmasq.trackers.alg.lines import Change, Lines, Part
-from fastmasq.trackers.alg.refusals import REFUSALS
+from fastmasq.trackers.alg.follower import Direction, External, Follower, Opens
+from fastmasq.trackers.alg.lines import Change, Part
 
-LOWEST_PORT = 1024
 _LONGEST_COMMAND = 512  # octets
 _LONGEST_REPLY = 1024
-
-Direction = Literal["outbound", "inbound"]
 
 _FIRST = b"USER AUTH FEAT OPTS HOST CLNT CSID SYST HELP NOOP QUIT ACCT LANG STAT PBSZ PROT CCC REIN PASV EPSV PORT EPRT"
 _FIRST_VERBS = frozenset(_FIRST.split())
@@ -43,84 +38,28 @@ _PASSIVE_BEGINS = re.compile(rb"227 [^0-9\r\n]*(?=\d)")
 _EXTENDED_BEGINS = re.compile(rb"229 [^(\r\n]*\(([!-~])\1\1(?=\d)")
 
 
-class External(NamedTuple):
-    """An external endpoint at which somebody is expected."""
-
-    address: int
-    port: int
-
-
-Opens = Callable[[int], External | str]
-"""Has the remote end be expected at a port of the inside host; returns at which endpoint, or the name of a refusal."""
-
-
-class FtpFollower:
-    """One control connection, from its first octet on. `refused`: what was since it was taken last.
-
-    address: that of the inside host; serves: it is the server.
-    """
+class FtpFollower(Follower):
+    """One control connection. `asked`: the verb that the server has to announce a port for."""
 
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
-        self.address = address
-        self.serves = serves
-        self.opens = opens
-        self.refused: list[str] = []
-        self.opened: list[tuple[int, External]] = []
-        self.has_ended = False
-        self.has_greeted = False
-        self.has_logged_in = False
-        self.asked = b""  # the verb that the server has to announce a port for
+        super().__init__(address, opens, serves=serves)
+        self.asked = b""
         self.wants_tls = False
-        self.room = 0  # how many announcements may be edited before others are acknowledged
-        client, server = Lines(_Client(self)), Lines(_Server(self))
-        self._lines = {"outbound": server if serves else client, "inbound": client if serves else server}
+        self.read_by(_Client(self), _Server(self))
 
     def read(self, direction: Direction, octets: bytes) -> list[Change]:
         """Return the changes of new octets of a direction."""
         if not self.has_greeted and (direction == "inbound") == self.serves:
             self.refuse("client_first")
-        return self._lines[direction].read(octets)
+        return super().read(direction, octets)
 
     @staticmethod
     def commands_in(octets: bytes) -> int:
-        """Return how many announcements there may be in octets, at the most."""
         return 1 + len(_ANNOUNCEMENT.findall(octets))
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing of the connection has to be seen any more."""
-        return self.has_ended and not any(lines.is_holding for lines in self._lines.values())
-
-    def refuse(self, name: str) -> None:
-        """Note a refusal, once the connection is not passed on unread already."""
-        if not self.has_ended:
-            self.refused.append(name)
-            self.has_ended = REFUSALS[name].ends
-
-    def open(self, address: int, port: int) -> External | None:
-        """Have somebody be expected at what an end has announced, if it may be."""
-        if not self.has_logged_in:
-            self.refuse("not_logged_in")
-        elif address != self.address:
-            self.refuse("other_address")
-        elif port < LOWEST_PORT:
-            self.refuse("low_port")
-        elif not self.room:
-            self.refuse("no_room")
-        else:
-            self.room -= 1
-            external = self.opens(port)
-            if not isinstance(external, str):
-                self.opened.append((port, external))
-                return external
-            self.refuse(external)
-        return None
 
 
 class _Side:
     """The lines of one end."""
-
-    longest: int
 
     def __init__(self, follower: FtpFollower) -> None:
         self.follower = follower

@@ -27,5 +27,6 @@ REFUSALS = {
     "unasked": Refusal("the server announced a port that nobody has asked it for", ends=False),
     "too_many_openings": Refusal("the inside host has as many openings waiting as it may have", ends=False),
     "no_room": Refusal("there is no room, no external port or no external address for an opening", ends=False),
+    "too_much": Refusal("more was said within a second than control connections have to say"),
     "out_of_order": Refusal("a hole in the stream is not filled"),
 }

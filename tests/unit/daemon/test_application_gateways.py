@@ -14,11 +14,12 @@ from tests.support.packets import TCP, UNREACHABLE, decode, dotted, icmp, ipv4, 
 from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
 from tests.support.vpn_gateway import OTHER_REMOTE, REMOTE, Gateway
 
-FTP = 21
+FTP, IRC = 21, 6667
 CLIENT, SERVER = (HOST, 4000), (REMOTE, FTP)
 GREETING, USER = b"220 hello\r\n", b"USER me\r\n"
 PORT = b"PORT 10,0,0,2,156,64\r\n"  # 40000
 PORT_OUTSIDE = b"PORT 200,200,200,200,156,64\r\n"
+OFFER = b"PRIVMSG you :\x01DCC CHAT chat 167772162 40000\x01\r\n"
 LONGER = len(PORT_OUTSIDE) - len(PORT)
 FORWARD = Forward(protocol="tcp", listen=GATEWAY_OUT, first=FTP, last=FTP, targets=(Target(HOST, FTP),))
 
@@ -155,6 +156,20 @@ def test_bulk_data_of_what_is_no_control_connection_is_not_asked_about() -> None
     assert gateway.asked == asked
 
 
+def test_bulk_data_within_the_protocol_is_read_only_so_far() -> None:
+    gateway = Gateway()
+    control = talk(gateway)
+    line = b"211-" + b"x" * 1000 + b"\r\n"
+    for _ in range(17):
+        control.say("server", line * 60, size=1400)
+        assert not refused(gateway)
+    asked = gateway.asked
+    for _ in range(4):
+        control.say("server", line * 60, size=1400)
+    assert refused(gateway) == {"too_much": 1} and gateway.asked <= asked + 2
+    assert control.say("client", PORT) == USER + PORT
+
+
 def test_bulk_data_behind_an_edit_keeps_its_shift_without_being_asked_about() -> None:
     gateway = Gateway()
     control = talk(gateway)
@@ -178,6 +193,42 @@ def test_a_connection_that_follows_on_the_same_ports_is_read_anew() -> None:
     again.say("server", GREETING)
     again.say("client", USER)
     assert again.say("client", PORT) == USER + PORT_OUTSIDE
+
+
+# -- DCC ---------------------------------------------------------------------------------------------------------------
+
+
+def chat(gateway: Gateway) -> Talk:
+    """Return the connection of an IRC client inside, which the server has welcomed."""
+    made = Talk(gateway, (INSIDE, (HOST, 4000)), (OUTSIDE, (REMOTE, IRC)))
+    made.say("client", b"NICK me\r\nUSER me 0 * :me\r\n")
+    made.say("server", b":irc.net 001 me :Welcome\r\n")
+    return made
+
+
+def test_dcc_is_off_unless_ports_are_named() -> None:
+    gateway = Gateway()
+    assert chat(gateway).say("client", OFFER).endswith(OFFER) and gateway.asked == 0
+
+
+def test_what_a_client_offers_is_open_for_anybody_once() -> None:
+    gateway = Gateway(gateways=Gateways(irc=Ports((IRC,))))
+    control = chat(gateway)
+    assert control.say("client", OFFER, piece=7).endswith(OFFER.replace(b"167772162", b"3368601800"))
+    [opening] = gateway.gateways.describe()["openings"]
+    assert opening["remote"] == "any"
+    arrived = decode(gateway.passes(OUTSIDE, syn(OTHER_REMOTE, source=5000)))
+    assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 40000)
+    assert gateway.dropped(OUTSIDE, syn("199.0.0.77", source=5000)) == "filtered"
+
+
+def test_a_server_behind_a_forward_is_no_client_that_offers() -> None:
+    forward = Forward(protocol="tcp", listen=GATEWAY_OUT, first=IRC, last=IRC, targets=(Target(HOST, IRC),))
+    gateway = Gateway(forwards=[forward], gateways=Gateways(irc=Ports((IRC,))))
+    control = Talk(gateway, (OUTSIDE, (REMOTE, 4000)), (INSIDE, (HOST, IRC)), (GATEWAY_OUT, IRC))
+    control.say("client", b"NICK me\r\n")
+    assert control.say("server", b":irc.net 001 me :Welcome\r\n" + OFFER).endswith(OFFER)
+    assert gateway.asked == 1 and not gateway.gateways.connections
 
 
 # -- segments ----------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastmasq.trackers.alg.ftp import External, FtpFollower
+from fastmasq.trackers.alg.follower import External
+from fastmasq.trackers.alg.ftp import FtpFollower
 from fastmasq.trackers.alg.lines import MOST_HELD, Change
-from fastmasq.trackers.alg.refusals import REFUSALS
 
 HOST, MASQ = 0x0A000002, 0xC8C8C8C8
 GREETING, USER = b"220 hello\r\n", b"USER me\r\n"
@@ -175,10 +175,3 @@ def test_no_edit_is_longer_than_the_table_has_room_for() -> None:
         changes: list[Change] = connection.follower.read("outbound", said)
         changes += connection.follower.read("outbound", b"\r\n")
         assert max(len(change.text) for change in changes) <= 48
-
-
-def test_every_refusal_has_a_row_in_the_manual() -> None:
-    from fastmasq import program
-
-    page = (program.manual() / "gateways.md").read_text() if hasattr(program, "manual") else ""
-    assert page == "" or all(f"| `{name}` | {refusal.sentence}" in page for name, refusal in REFUSALS.items())

@@ -1,0 +1,88 @@
+"""What followers of all application gateways have in common: what they may open, what they refuse, when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from fastmasq.trackers.alg.lines import Change, Lines, Reader
+from fastmasq.trackers.alg.refusals import REFUSALS
+
+LOWEST_PORT = 1024
+
+Direction = Literal["outbound", "inbound"]
+
+
+class External(NamedTuple):
+    """An external endpoint at which somebody is expected."""
+
+    address: int
+    port: int
+
+
+Opens = Callable[[int], External | str]
+"""Has somebody be expected at a port of the inside host; returns at which endpoint, or the name of a refusal."""
+
+
+class Follower:
+    """One control connection, from its first octet on. `refused`, `opened`: what was since it was taken last.
+
+    address: that of the inside host; serves: it is the server. room: how many announcements may be edited before others
+    are acknowledged. has_greeted, has_logged_in: whether the server, and the client, have begun as the protocol has it.
+    """
+
+    def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
+        self.address = address
+        self.serves = serves
+        self.opens = opens
+        self.refused: list[str] = []
+        self.opened: list[tuple[int, External]] = []
+        self.has_ended = False
+        self.has_greeted = False
+        self.has_logged_in = False
+        self.room = 0
+        self._lines: dict[Direction, Lines] = {}
+
+    def read_by(self, client: Reader, server: Reader) -> None:
+        """Have these read the lines of the two ends."""
+        ends = (Lines(server), Lines(client)) if self.serves else (Lines(client), Lines(server))
+        self._lines = dict(zip(("outbound", "inbound"), ends, strict=True))
+
+    def read(self, direction: Direction, octets: bytes) -> list[Change]:
+        """Return the changes of new octets of a direction."""
+        return self._lines[direction].read(octets)
+
+    @staticmethod
+    def commands_in(octets: bytes) -> int:
+        """Return how many announcements there may be in octets, at the most."""
+        raise NotImplementedError
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of the connection has to be seen any more."""
+        return self.has_ended and not any(lines.is_holding for lines in self._lines.values())
+
+    def refuse(self, name: str) -> None:
+        """Note a refusal, once the connection is not passed on unread already."""
+        if not self.has_ended:
+            self.refused.append(name)
+            self.has_ended = REFUSALS[name].ends
+
+    def open(self, address: int, port: int) -> External | None:
+        """Have somebody be expected at what an end has announced, if it may be."""
+        if not self.has_logged_in:
+            self.refuse("not_logged_in")
+        elif address != self.address:
+            self.refuse("other_address")
+        elif port < LOWEST_PORT:
+            self.refuse("low_port")
+        elif not self.room:
+            self.refuse("no_room")
+        else:
+            self.room -= 1
+            external = self.opens(port)
+            if not isinstance(external, str):
+                self.opened.append((port, external))
+                return external
+            self.refuse(external)
+        return None

@@ -12,7 +12,7 @@ outside. Times are nanoseconds of `clock.now_ns`, which begins anew with the mac
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -337,7 +337,7 @@ class Leases:
         if wish.exactly and wish.external:
             raise Refused(Why.TAKEN)
         left = np.flatnonzero(usable & ~self._gateway.table.mapped_ports(pool[0])[pool[1]])
-        start = secrets.randbelow(len(left)) if len(left) else 0
+        start = int.from_bytes(os.urandom(8), "little") % len(left) if len(left) else 0
         for port in np.roll(left, -start).tolist():
             if self._is_free(pool, port, wish.host):
                 return port

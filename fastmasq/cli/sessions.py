@@ -14,7 +14,7 @@ from fastmasq.cli.options import ADDRESS, client_options, find_socket, json_opti
 
 STATES = (
     *("syn-sent", "syn-received", "established", "fin-out", "fin-in", "closing", "transitory", "resumed"),
-    *("active", "unanswered"),
+    *("active", "unanswered", "expected"),
 )
 _ENDS = ("Proto", "State", "Inside")
 _COUNTS = (">Idle", ">Out", ">In", ">Expires")

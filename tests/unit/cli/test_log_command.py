@@ -61,7 +61,10 @@ def test_h_82_a_level_alone_is_for_all(log):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["vnp", "debug"], "'vnp' is not a subsystem; there are: config, control, engine, forwards, hooks, rules, vpn"),
+        (
+            ["vnp", "debug"],
+            "'vnp' is not a subsystem; there are: config, control, engine, forwards, gateways, hooks, rules, vpn",
+        ),
         (["vpn", "loud"], "'loud' is not a level; there are: debug, info, warning, error"),
         (["vpn"], "'vpn' is not a level; there are"),
         (["vpn", "debug", "now"], "one subsystem and one level at most"),

@@ -95,7 +95,7 @@ def test_h_82_a_run_that_began_verbose_is_verbose_again() -> None:
             "vnp",
             "debug",
             1,
-            "'vnp' is not a subsystem; there are: config, control, engine, forwards, hooks, rules, vpn",
+            "'vnp' is not a subsystem; there are: config, control, engine, forwards, gateways, hooks, rules, vpn",
         ),
         ("vpn", "loud", 1, "'loud' is not a level; there are: debug, info, warning, error"),
         (None, "vpn", 1, "'vpn' is not a level"),

@@ -39,7 +39,7 @@ cdef inline bint wants_own(const Path *p, const Packet *packet) noexcept nogil:
 
     What must not be cut may have any (RFC 6864 section 4.1); pieces have that of their datagram.
     """
-    return (p.renumbers and not load16(packet.ip + ipv4.FRAGMENT) & ipv4.DONT_FRAGMENT and not packet.is_fragment
+    return (not load16(packet.ip + ipv4.FRAGMENT) & ipv4.DONT_FRAGMENT and p.renumbers and not packet.is_fragment
             and load32(packet.ip + ipv4.SOURCE) != packet.ends.saddr)
 
 

@@ -144,9 +144,9 @@ def test_rfc9293_section_3_10_flags_that_no_stack_sends(link: str) -> None:
     """Of all 256 combinations those pass, or are judged by what else they are, that some stack sends."""
     ends = (HERE, THERE) if link == INSIDE else (THERE, EXTERNAL)
     sent = {"S", "SA", "A", "FA", "R", "RA", "FRA"}
+    harness = Harness()
     for number in range(256):
         flags = "".join(letter for bit, letter in enumerate(LETTERS) if number >> bit & 1)
-        harness = Harness()
         harness.send(link, tcp(*ends, number, seq=1, ack=1))
         is_sent = {*flags} & {*"FSRA"} in [{*each} for each in sent]
         assert (harness.drops() != {"bad_tcp_flags": 1}) == is_sent, flags

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmasq.lab import scenario
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.ftp_programs import FILE, start_pure_ftpd, start_vsftpd
 from tests.support.lab_network import INSIDE_ADDRESS, Network, eventually
@@ -77,4 +78,4 @@ def test_rfc959_rfc2428_programs_on_both_sides(net: Network, tmp_path: Path, off
     known = net.fastmasq.ask("gateways")
     assert known["opened_total"] >= TIMES * (len(active) + len(passive)) and not known["refused"]
     eventually(lambda: not net.fastmasq.ask("gateways")["connections"], what="the end of all connections")
-    assert net.drops().keys() <= {"tcp_rst_out_of_window"}
+    assert net.drops().keys() <= scenario.HONEST_DROPS

@@ -12,6 +12,7 @@
 from libc.stdint cimport uint32_t
 
 from fastmasq.table cimport index, permits
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.table cimport Indexes, Table
 
 
@@ -45,11 +46,12 @@ cdef inline bint is_moving(const Table *t) noexcept nogil:
 
 
 cdef inline void use_larger_indexes(Table *t) noexcept nogil:
-    """Leave the indexes in use for the next; the old ones are empty."""
+    """Leave the indexes in use for the next; the old ones are empty. Who sees the new size sees what is still to be moved."""
     cdef const Indexes *larger = larger_indexes(t)
     index.replace(&t.index, &t.old_index, &larger.index)
     index.replace(&t.mapping_index, &t.old_mapping_index, &larger.mapping_index)
     permits.replace(&t.permits, &t.old_permits, &larger.permits)
+    keep_order()
     t.size += 1
     t.indexed = larger.sessions
 

@@ -19,6 +19,7 @@ from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Target
 from fastmasq.table.index cimport Index, IndexEntry, insert
 from fastmasq.table.keys cimport Ends
+from fastmasq.table.order cimport keep_order
 from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.permits cimport Permit, PermitSet
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
@@ -302,6 +303,7 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         cdef bint is_young = t.fresh + expected < FEW
+        cdef int in_use
         self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True
@@ -314,8 +316,10 @@ cdef class MasqTable:
         while expected and t.active + expected > t.indexed and t.size + 1 < t.sizes:
             growth.move_entries(t, growth.ALL)
             growth.use_larger_indexes(t)
+        in_use = t.size
+        keep_order()                # the path may leave these for larger ones just now, and then they are still wanted
         if not growth.is_moving(t):
-            for size in range(t.size):
+            for size in range(in_use):
                 self._give_back_indexes(size)
         populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS if is_young else ROWS_AHEAD), t.backed)])
 

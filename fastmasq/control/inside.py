@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import hmac
 import ipaddress
@@ -34,7 +33,7 @@ import msgspec
 from msgspec import Struct
 
 from fastmasq.clock import now_ns
-from fastmasq.control.endpoints import Endpoint
+from fastmasq.control.endpoints import Endpoint, follow
 from fastmasq.control.keys import KeyFile
 from fastmasq.control.lines import Client, LineServer
 from fastmasq.control.protocol import Failure, Reply, decode, decode_request, encode
@@ -90,21 +89,23 @@ class InsideServer(LineServer):
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
-        wanted = set(endpoints)
-        for endpoint in self._listeners.keys() - wanted:
-            self.leave(self._listeners.pop(endpoint))
-        refused = []
-        for endpoint in sorted(wanted - self._listeners.keys()):
-            try:
-                listener = _listen(endpoint, self._port)
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):  # it has gone again: we shall be told
-                    refused.append(f"{endpoint.dotted()}:{self._port}: {error.strerror}")
-                continue
-            self._listeners[endpoint] = listener
-            self.listen(listener)
+        refused = follow(self._listeners, endpoints, self._begin, lambda _, listener: self.leave(listener))
         if refused:
-            raise KernelError(f"[vpn] preload: {', '.join(refused)}; choose another port")
+            said = ", ".join(f"{endpoint.dotted()}:{self._port}: {error.strerror}" for endpoint, error in refused)
+            raise KernelError(f"[vpn] preload: {said}; choose another port")
+
+    def _begin(self, endpoint: Endpoint) -> socket.socket:
+        """Raises OSError."""
+        listener = endpoint.socket(socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((endpoint.dotted(), self._port))
+            listener.listen(MOST_CLIENTS)
+        except OSError:
+            listener.close()
+            raise
+        self.listen(listener)
+        return listener
 
     def every_second(self, now: int) -> None:
         """Close the connections whose time is over. Time in nanoseconds."""
@@ -185,20 +186,6 @@ def sign(key: bytes, challenge: bytes, request: bytes) -> bytes:
 
 def _refusal(reason: str, text: str) -> Reply:
     return Reply(error=Failure(text, 2 if reason == "EINVAL" else 1, reason))
-
-
-def _listen(endpoint: Endpoint, port: int) -> socket.socket:
-    """Raises OSError."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, endpoint.link.encode())
-        listener.bind((endpoint.dotted(), port))
-        listener.listen(MOST_CLIENTS)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _dotted(address: int) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import logging
 import socket
 from collections.abc import Iterable
 
 from fastmasq.clock import now_ns
-from fastmasq.control.endpoints import Endpoint
+from fastmasq.control.endpoints import Endpoint, follow
 from fastmasq.daemon.port_mapping import Requests
 from fastmasq.errors import KernelError
 from fastmasq.mishaps import Mishaps
@@ -47,25 +46,29 @@ class MappingServer:
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
-        wanted = set(endpoints)
-        for endpoint in self._sockets.keys() - wanted:
-            listener = self._sockets.pop(endpoint)
-            self._loop.remove_reader(listener)
-            listener.close()
-        refused = []
-        for endpoint in sorted(wanted - self._sockets.keys()):
-            try:
-                self._sockets[endpoint] = _listen(endpoint)
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):  # it has gone again: we shall be told
-                    refused.append(f"{endpoint.dotted()}: {error.strerror}")
-                continue
-            if self._left:
-                self._loop.add_reader(self._sockets[endpoint], self._read, self._sockets[endpoint])
+        refused = follow(self._sockets, endpoints, self._begin, self._end)
         if refused:
-            raise KernelError(
-                f"[port_mapping] pcp: UDP port {natpmp.PORT}: {', '.join(refused)}; end the program that has it"
-            )
+            said = ", ".join(f"{endpoint.dotted()}: {error.strerror}" for endpoint, error in refused)
+            raise KernelError(f"[port_mapping] pcp: UDP port {natpmp.PORT}: {said}; end the program that has it")
+
+    def _begin(self, endpoint: Endpoint) -> socket.socket:
+        """Raises OSError."""
+        listener = endpoint.socket(socket.SOCK_DGRAM)
+        address = endpoint.dotted()
+        try:
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+            listener.bind((address, natpmp.PORT))
+        except OSError:
+            listener.close()
+            raise
+        if self._left:
+            self._loop.add_reader(listener, self._read, listener)
+        return listener
+
+    def _end(self, _: Endpoint, listener: socket.socket) -> None:
+        self._loop.remove_reader(listener)
+        listener.close()
 
     def close(self) -> None:
         """Listen no more."""
@@ -121,18 +124,3 @@ class MappingServer:
                     listener.sendto(octets, (ALL_HOSTS, natpmp.CLIENT_PORT))
         if count > 1:
             self._announcing = self._loop.call_later(pause_s, self._announce, count - 1, 2 * pause_s)
-
-
-def _listen(endpoint: Endpoint) -> socket.socket:
-    """Raises OSError."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    address = endpoint.dotted()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, endpoint.link.encode())
-        listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
-        listener.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-        listener.bind((address, natpmp.PORT))
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -41,8 +41,8 @@ _NATPMP = {
 }
 
 
-class Allowance:
-    """How many of something each host may have in a second, and at once after it has had none for a while."""
+class Bucket:
+    """A bucket of tokens for each host: how many it gets in a second, and has after it took none for a while."""
 
     def __init__(self, per_second: int, burst: int) -> None:
         self._per_second = per_second
@@ -65,9 +65,9 @@ class Requests:
     def __init__(self, leases: Leases, why_not_inside: Callable[[int], str | None]) -> None:
         self._leases = leases
         self._why_not_inside = why_not_inside
-        self._messages = Allowance(50, 200)
-        self._changes = Allowance(10, 64)
-        self._changes_of_all = Allowance(20, 100)
+        self._messages = Bucket(50, 200)
+        self._changes = Bucket(10, 64)
+        self._changes_of_all = Bucket(20, 100)
         self.unanswered = 0  # messages, since their hosts sent too many
 
     def answer(self, octets: bytes, host: int, now: int) -> bytes | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import logging
 import socket
@@ -26,10 +25,10 @@ from async_upnp_client.ssdp import build_ssdp_packet, decode_ssdp_packet, is_val
 
 import fastmasq
 from fastmasq.clock import now_ns
-from fastmasq.control.endpoints import Endpoint
+from fastmasq.control.endpoints import Endpoint, follow
 from fastmasq.daemon import upnp
 from fastmasq.daemon.leases import Leases
-from fastmasq.daemon.port_mapping import Allowance
+from fastmasq.daemon.port_mapping import Bucket
 from fastmasq.errors import KernelError
 from fastmasq.mishaps import Mishaps
 from fastmasq.scarcity import is_scarcity
@@ -75,7 +74,7 @@ class UpnpServer:
         self._loop = loop
         self._why_not_inside = why_not_inside
         self._mishaps = Mishaps(log)
-        self._requests, self._changes, self._searches = Allowance(20, 100), Allowance(10, 64), Allowance(5, 20)
+        self._requests, self._changes, self._searches = Bucket(20, 100), Bucket(10, 64), Bucket(5, 20)
         self._listeners: dict[Endpoint, socket.socket] = {}
         self._links: dict[Endpoint, _Link] = {}
         self._beginning: set[asyncio.Task] = set()
@@ -128,50 +127,33 @@ class UpnpServer:
         """Listen on these and no others. Raises KernelError, and listens on as many as it can."""
         wanted = sorted(endpoints)
         first = {endpoint.link: endpoint for endpoint in reversed(wanted)}
-        for endpoint in self._listeners.keys() - wanted:
-            self._leave(self._listeners.pop(endpoint))
-        for endpoint in self._links.keys() - {*first.values()}:
-            gone = self._links.pop(endpoint)
-            self._announce(endpoint, gone, "ssdp:byebye")
-            self._leave(gone.group)
-            gone.sender.close()
-        refused = []
-        for made, action, ends in (
-            (self._listeners, self._listen, wanted),
-            (self._links, self._search, [*first.values()]),
-        ):
-            for endpoint in ends:
-                if endpoint in made:
-                    continue
-                try:
-                    made[endpoint] = action(endpoint)
-                except OSError as error:
-                    if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):  # it has gone again: we shall be told
-                        refused.append(f"{endpoint.dotted()}: {error.strerror}")
-                else:
-                    self._announces_at = 0
+        refused = [
+            *follow(self._listeners, wanted, self._listen, lambda _, listener: self._leave(listener)),
+            *follow(self._links, first.values(), self._search, self._leave_link),
+        ]
         if refused:
+            said = ", ".join(f"{endpoint.dotted()}: {error.strerror}" for endpoint, error in refused)
             raise KernelError(
-                f"[port_mapping] upnp: TCP port {PORT} and UDP port {GROUP[1]}: {', '.join(refused)}; "
-                "end the program that has them"
+                f"[port_mapping] upnp: TCP port {PORT} and UDP port {GROUP[1]}: {said}; end the program that has them"
             )
 
     def _listen(self, endpoint: Endpoint) -> socket.socket:
         """Raises OSError."""
         with contextlib.ExitStack() as undo:
-            made = undo.enter_context(_made(endpoint, socket.SOCK_STREAM))
+            made = undo.enter_context(endpoint.socket(socket.SOCK_STREAM))
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((endpoint.dotted(), PORT))
             made.listen(MOST_CONNECTIONS)
             undo.pop_all()
         self._loop.add_reader(made, self._accept, made)
+        self._announces_at = 0
         return made
 
     def _search(self, endpoint: Endpoint) -> _Link:
         """Raises OSError."""
         address = socket.inet_aton(endpoint.dotted())
         with contextlib.ExitStack() as undo:
-            group, sender = (undo.enter_context(_made(endpoint, socket.SOCK_DGRAM)) for _ in range(2))
+            group, sender = (undo.enter_context(endpoint.socket(socket.SOCK_DGRAM)) for _ in range(2))
             group.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(GROUP[0]) + address)
             group.bind(GROUP)
@@ -180,7 +162,13 @@ class UpnpServer:
             sender.bind((endpoint.dotted(), 0))
             undo.pop_all()
         self._loop.add_reader(group, self._read, endpoint, group)
+        self._announces_at = 0
         return _Link(group, sender)
+
+    def _leave_link(self, endpoint: Endpoint, gone: _Link) -> None:
+        self._announce(endpoint, gone, "ssdp:byebye")
+        self._leave(gone.group)
+        gone.sender.close()
 
     def _leave(self, gone: socket.socket) -> None:
         self._loop.remove_reader(gone)
@@ -330,14 +318,3 @@ def targets(device: UpnpServerDevice) -> Iterator[Target]:
 def _place(endpoint: Endpoint, target: Target) -> dict[str, str]:
     location = f"http://{endpoint.dotted()}:{PORT}{target.description}"
     return {"LOCATION": location, "SERVER": SERVER, "USN": target.name}
-
-
-def _made(endpoint: Endpoint, kind: int) -> socket.socket:
-    """Return a socket tied to the link of an endpoint. Raises OSError."""
-    made = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, endpoint.link.encode())
-    except OSError:
-        made.close()
-        raise
-    return made

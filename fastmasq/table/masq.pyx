@@ -319,20 +319,14 @@ cdef class MasqTable:
         in_use = t.size
         keep_order()                # the path may leave these for larger ones just now, and then they are still wanted
         if not growth.is_moving(t):
-            for size in range(in_use):
-                self._give_back_indexes(size)
+            for indexes in self.memory.indexes[:in_use]:
+                for array in indexes.arrays:
+                    give_back_array(array)
         populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS if is_young else ROWS_AHEAD), t.backed)])
 
     def _populate_indexes(self, int size):
-        indexes = self.memory.indexes[size]
-        for array in (indexes.index, indexes.mapping_index, indexes.permits):
+        for array in self.memory.indexes[size].arrays:
             populate_array(array)
-
-    def _give_back_indexes(self, int size):
-        """Have no memory for indexes that are not in use any more."""
-        indexes = self.memory.indexes[size]
-        for array in (indexes.index, indexes.mapping_index, indexes.permits):
-            give_back_array(array)
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""

@@ -28,6 +28,10 @@ class Indexes:
     mapping_index: np.ndarray
     permits: np.ndarray
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.index, self.mapping_index, self.permits
+
 
 @dataclass(frozen=True)
 class Memory:

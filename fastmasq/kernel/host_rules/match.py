@@ -165,7 +165,12 @@ def _ports(key: str, ranges: _Ranges, inverted: bool, protocol: int | None) -> l
     possible = [(first, min(last, highest)) for first, last in ranges if first <= highest]
     if (0, highest) in possible:
         return [] if inverted else [""]
-    spelled = [str(first) if first == last else f"{first}-{last}" for first, last in possible]
     if inverted:
-        return [" ".join(f"{key} != {each}" for each in spelled)]
-    return [f"{key} {each}" for each in spelled]
+        return [" ".join(f"{key} != {spelled(each)}" for each in possible)]
+    return [f"{key} {spelled(each)}" for each in possible]
+
+
+def spelled(numbers: tuple[int, int]) -> str:
+    """Return a range as nft has it."""
+    first, last = numbers
+    return str(first) if first == last else f"{first}-{last}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fastmasq.kernel.host_rules.match import spelled
+
 NAME = "unsolicited"
 HOOK = "{ type filter hook input priority 10; policy accept; }"  # after those of others, which may drop it as well
 ACCEPT_BY_RULE = "meta priority set fa57:1 accept"
@@ -47,14 +49,9 @@ def rules(gate: Gate, *, behind_rules: bool) -> Iterator[str]:
     yield "udp sport 67 udp dport 68 accept"  # an answer of DHCP, whose question was no packet of IP's
     for protocol, ranges in (("tcp", gate.tcp), ("udp", gate.udp)):
         if ranges:
-            yield f"{protocol} dport {{ {', '.join(map(_spelled, ranges))} }} accept"
+            yield f"{protocol} dport {{ {', '.join(map(spelled, ranges))} }} accept"
     if gate.protocols:
         yield f"ip protocol {{ {', '.join(map(str, gate.protocols))} }} accept"
     if gate.ping:
         yield "icmp type echo-request accept"
     yield "drop"
-
-
-def _spelled(ports: Range) -> str:
-    first, last = ports
-    return str(first) if first == last else f"{first}-{last}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fastmasq.trackers.alg.lines import Change, Lines, Reader
 from fastmasq.trackers.alg.refusals import REFUSALS
@@ -86,3 +86,17 @@ class Follower:
                 return external
             self.refuse(external)
         return None
+
+
+F = TypeVar("F", bound=Follower)
+
+
+class Side(Generic[F]):
+    """What the readers of both ends' lines have in common: the follower."""
+
+    def __init__(self, follower: F) -> None:
+        self.follower = follower
+
+    @property
+    def has_ended(self) -> bool:
+        return self.follower.has_ended

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address
 
-from fastmasq.trackers.alg.follower import Direction, External, Follower, Opens
+from fastmasq.trackers.alg.follower import Direction, External, Follower, Opens, Side
 from fastmasq.trackers.alg.lines import Change, Part
 
 _LONGEST_COMMAND = 512  # octets
@@ -58,18 +58,7 @@ class FtpFollower(Follower):
         return 1 + len(_ANNOUNCEMENT.findall(octets))
 
 
-class _Side:
-    """The lines of one end."""
-
-    def __init__(self, follower: FtpFollower) -> None:
-        self.follower = follower
-
-    @property
-    def has_ended(self) -> bool:
-        return self.follower.has_ended
-
-
-class _Client(_Side):
+class _Client(Side[FtpFollower]):
     longest = _LONGEST_COMMAND
 
     def __init__(self, follower: FtpFollower) -> None:
@@ -90,16 +79,7 @@ class _Client(_Side):
             follower.asked = verb
         if follower.serves or verb not in (b"PORT", b"EPRT"):
             return None
-        return self._port(line) if verb == b"PORT" else self._eprt(line)
-
-    def _port(self, line: bytes) -> Part | None:
-        found = _PORT.fullmatch(line)
-        address, port = _endpoint(found[1]) if found else (None, 0)
-        if address is None:
-            self.follower.refuse("bad_argument")
-            return None
-        external = self.follower.open(address, port)
-        return None if external is None else Part(*found.span(1), _numbers(external))
+        return _six_numbers(follower, _PORT.fullmatch(line)) if verb == b"PORT" else self._eprt(line)
 
     def _eprt(self, line: bytes) -> Part | None:
         found = _EPRT.fullmatch(line)
@@ -125,7 +105,7 @@ class _Client(_Side):
         self.follower.refuse("line_too_long")
 
 
-class _Server(_Side):
+class _Server(Side[FtpFollower]):
     longest = _LONGEST_REPLY
 
     def line(self, line: bytes) -> Part | None:
@@ -144,16 +124,7 @@ class _Server(_Side):
             follower.refuse("unasked")
             return None
         follower.asked = b""
-        return self._passive(line) if line[:3] == b"227" else self._extended(line)
-
-    def _passive(self, line: bytes) -> Part | None:
-        found = _PASSIVE.match(line)
-        address, port = _endpoint(found[1]) if found else (None, 0)
-        if address is None:
-            self.follower.refuse("bad_argument")
-            return None
-        external = self.follower.open(address, port)
-        return None if external is None else Part(*found.span(1), _numbers(external))
+        return _six_numbers(follower, _PASSIVE.match(line)) if line[:3] == b"227" else self._extended(line)
 
     def _extended(self, line: bytes) -> Part | None:
         found = _EXTENDED.match(line)
@@ -172,6 +143,16 @@ class _Server(_Side):
     def overlong(self) -> None:
         if not self.follower.has_greeted:
             self.follower.refuse("no_greeting")
+
+
+def _six_numbers(follower: FtpFollower, found: re.Match[bytes] | None) -> Part | None:
+    """Open what a match has announced in its first group, as PORT and 227 do; none was no announcement."""
+    address, port = _endpoint(found[1]) if found else (None, 0)
+    if address is None:
+        follower.refuse("bad_argument")
+        return None
+    external = follower.open(address, port)
+    return None if external is None else Part(*found.span(1), _numbers(external))
 
 
 def _endpoint(numbers: bytes) -> tuple[int | None, int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from fastmasq.trackers.alg.follower import Follower, Opens
+from fastmasq.trackers.alg.follower import Follower, Opens, Side
 from fastmasq.trackers.alg.lines import Part
 
 _LONGEST = 4096  # octets: lines of 512, and tags before them (IRCv3)
@@ -50,20 +50,9 @@ class IrcFollower(Follower):
         return 1 + len(_MESSAGE.findall(octets))
 
 
-class _Side:
-    """The lines of one end."""
-
+class _Client(Side[IrcFollower]):
     longest = _LONGEST
 
-    def __init__(self, follower: IrcFollower) -> None:
-        self.follower = follower
-
-    @property
-    def has_ended(self) -> bool:
-        return self.follower.has_ended
-
-
-class _Client(_Side):
     def __init__(self, follower: IrcFollower) -> None:
         super().__init__(follower)
         self._is_first = True
@@ -103,7 +92,9 @@ class _Client(_Side):
         self.follower.refuse("line_too_long")
 
 
-class _Server(_Side):
+class _Server(Side[IrcFollower]):
+    longest = _LONGEST
+
     def line(self, line: bytes) -> Part | None:
         follower = self.follower
         if _WELCOME.match(line):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastmasq.config.schema import PortMapping
-from fastmasq.daemon.port_mapping import MOST_HOSTS, Allowance, Requests
+from fastmasq.daemon.port_mapping import MOST_HOSTS, Bucket, Requests
 from fastmasq.daemon.targets import why_not_inside
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
@@ -202,12 +202,12 @@ def test_changes_have_an_allowance_of_their_own(asking: Asking) -> None:
 
 
 def test_an_allowance_is_of_few_hosts() -> None:
-    allowance = Allowance(1, 2)
+    bucket = Bucket(1, 2)
     for host in range(3 * MOST_HOSTS):
-        assert allowance.take(host, 0)
-    assert len(allowance._left) == MOST_HOSTS
+        assert bucket.take(host, 0)
+    assert len(bucket._left) == MOST_HOSTS
     last = 3 * MOST_HOSTS - 1
-    assert [allowance.take(last, now) for now in (0, 0, S // 2, S)] == [True, False, False, True]
+    assert [bucket.take(last, now) for now in (0, 0, S // 2, S)] == [True, False, False, True]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

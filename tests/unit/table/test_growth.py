@@ -158,7 +158,7 @@ def test_a_table_grows_through_all_sizes_and_gives_the_old_ones_back() -> None:
             table.expire(tick * TICK)
         table.make_ready()
         left = table.memory.indexes[size]
-        assert [resident(array) for array in (left.index, left.mapping_index, left.permits)] == [0, 0, 0]
+        assert [resident(array) for array in left.arrays] == [0, 0, 0]
     wanted = np.array(
         [outbound_key(UDP, HOST, number % 60_000 + 1, REMOTE + number // 60_000, 80) for number in range(opened_)], "u8"
     )

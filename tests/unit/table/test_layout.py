@@ -29,9 +29,7 @@ def memory_of(capacity: int) -> int:
     finally:
         tracemalloc.stop()
     assert table.counts()["capacity"] == capacity
-    before_it_was_full = [
-        array.nbytes for each in table.memory.indexes[:-1] for array in (each.index, each.mapping_index, each.permits)
-    ]
+    before_it_was_full = [array.nbytes for each in table.memory.indexes[:-1] for array in each.arrays]
     return after - before - sum(before_it_was_full)
 
 

@@ -40,7 +40,7 @@ def spans(laid_out: memory.Memory) -> list[tuple[int, int]]:
     """Return (first address, one past the last) of all arrays, in ascending order."""
     names = [field.name for field in dataclasses.fields(laid_out) if field.name != "indexes"]
     arrays = [getattr(laid_out, name) for name in names]
-    arrays += [array for each in laid_out.indexes for array in (each.index, each.mapping_index, each.permits)]
+    arrays += [array for each in laid_out.indexes for array in each.arrays]
     return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays)
 
 

@@ -67,6 +67,26 @@ def wait_for_link(near: Namespace, address: str) -> None:
     eventually(lambda: ", 1 received" in near.sh(f"ping -c 1 -W 0.2 {address}", check=False), what="the link")
 
 
+@contextlib.contextmanager
+def listening(near: Namespace, links: list[str]) -> Iterator[Listener]:
+    """Listen on links of a host, once the kernel stamps packets as they come, which it does not begin at once."""
+    with near.entered():
+        listener = Listener(links, time.time_ns)
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
+
+    def is_stamped() -> bool:
+        raw.sendto(b"stamped?", (FAR, 0))
+        before = time.time_ns()
+        heard: list[Heard] = []
+        while not listener.is_idle():
+            heard += [one for one in listener.hear(0) if one.packet[9] == 50]
+        return [one.time_ns < before for one in heard] == [True]
+
+    with raw, contextlib.closing(listener):
+        eventually(is_stamped, what="a packet's time")
+        yield listener
+
+
 def heard_until_last(listener: Listener) -> list[Heard]:
     """Return what is heard up to both last packets; of what the hosts' kernels answer, nothing."""
     heard: list[Heard] = []
@@ -80,11 +100,10 @@ def heard_until_last(listener: Listener) -> list[Heard]:
 def test_only_vpns_are_heard_both_ways(pair: tuple[Namespace, Namespace]) -> None:
     near, far = pair
     with near.entered():
-        listener = Listener(["eth0"], time.time_ns)
         out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     with far.entered():
         back = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    with out, back, contextlib.closing(listener):
+    with out, back, listening(near, ["eth0"]) as listener:
         for sender, source, destination in ((out, NEAR, FAR), (back, FAR, NEAR)):
             for payload in (*UNWANTED.values(), *WANTED.values()):
                 packet = IP(src=source, dst=destination, id=OURS) / payload
@@ -115,9 +134,8 @@ def test_a_burst_on_two_links_is_heard_in_order_and_whole(pair: tuple[Namespace,
     far.ip("addr add 198.51.100.2/24 dev eth1")
     wait_for_link(near, "198.51.100.2")
     with near.entered():
-        listener = Listener(["eth0", "eth1"], time.time_ns)
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
-    with raw, contextlib.closing(listener):
+    with raw, listening(near, ["eth0", "eth1"]) as listener:
         for number in range(BURST):
             for destination in (FAR, "198.51.100.2"):
                 raw.sendto(number.to_bytes(8, "big"), (destination, 0))
@@ -132,9 +150,7 @@ def test_a_burst_on_two_links_is_heard_in_order_and_whole(pair: tuple[Namespace,
 
 def test_packets_of_a_vlan_are_not_the_links_own(pair: tuple[Namespace, Namespace]) -> None:
     near, far = pair
-    with near.entered():
-        listener = Listener(["eth0"], time.time_ns)
-    with far.entered(), contextlib.closing(listener), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    with listening(near, ["eth0"]) as listener, far.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("eth0", 0))
         packet = IP(src=FAR, dst=NEAR, id=OURS, proto=50)
         for frame in (

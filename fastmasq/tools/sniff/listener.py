@@ -108,6 +108,11 @@ class Listener:
 
 
 def _time(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return the time at which a packet came, by what the kernel said beside it.
+
+    In the first moments it is the time at which the packet was read: net_enable_timestamp leaves it to a work item to
+    have packets stamped on arrival, and packet_recvmsg fills in what is missing. So long links cannot be put in order.
+    """
     for level, kind, value in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESPEC.unpack(value)

@@ -24,7 +24,7 @@ cdef inline void permit_remote(Table *t, uint32_t mapping, uint32_t remote) noex
     cdef uint64_t fingerprint
     if t.filtering == table.ADDRESS_DEPENDENT:
         fingerprint = permit_fingerprint(t, mapping, remote)
-        permits.grant(permits.holder(&t.permits, &t.old_permits, fingerprint), fingerprint, 1)
+        permits.grant(permits.holder(&t.permits, &t.old_permits, fingerprint), fingerprint)
 
 
 cdef inline void withdraw_permit(Table *t, uint32_t mapping, uint32_t remote) noexcept nogil:

@@ -21,7 +21,7 @@ from fastmasq.table.index cimport Index, IndexEntry, insert
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.pattern cimport lay_pattern
-from fastmasq.table.permits cimport Permit, PermitSet
+from fastmasq.table.permits cimport PermitSet
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.streams cimport EDITS, Edit, FOLLOWED_PORTS, STREAMS, Stream, TEXT
@@ -56,7 +56,6 @@ cdef union Row:
     Forward forward
     Target target
     IndexEntry entry
-    Permit permit
     Stream stream
     Edit edit
 
@@ -68,7 +67,6 @@ ctypedef fused AnyRow:
     Forward
     Target
     IndexEntry
-    Permit
     Stream
     Edit
 
@@ -89,7 +87,6 @@ def check_mirrors():
     check_mirror("FORWARD", &row.forward)
     check_mirror("TARGET", &row.target)
     check_mirror("INDEX_ENTRY", &row.entry)
-    check_mirror("PERMIT", &row.permit)
     check_mirror("STREAM", &row.stream)
     check_mirror("EDIT", &row.edit)
 
@@ -135,7 +132,7 @@ cdef point_index(Index *index, array):
 
 cdef point_permits(PermitSet *permits, array):
     """The same of a set of permits."""
-    permits.entries = <Permit *>address_of(array)
+    permits.permits = <uint64_t *>address_of(array)
     permits.mask = <uint32_t>(len(array) - 1)
 
 

@@ -102,7 +102,7 @@ def indexes(sessions: int) -> Arrays:
     return {
         "index": (rows.INDEX_ENTRY, (_power_of_two(4 * sessions),)),
         "mapping_index": (rows.INDEX_ENTRY, (_power_of_two(endpoints * 8 // 7),)),
-        "permits": (rows.PERMIT, (_power_of_two(2 * sessions),)),
+        "permits": (np.dtype("u8"), (_power_of_two(2 * sessions),)),
     }
 
 

@@ -70,7 +70,6 @@ HEADER = np.dtype([("secret", "u8", 2), ("external", "u4", 4), ("pool", "u4", 4)
 inside hosts are dealt out to by the secret, or the one of all, and how many rows of sessions may have been used."""
 
 INDEX_ENTRY = np.dtype([("hash", "u4"), ("ref", "u4")])
-PERMIT = np.dtype([("fingerprint", "u8"), ("count", "u4"), ("reserved", "u4")])
 TARGET = np.dtype(
     [("address", "u4"), ("weight", "u4"), ("left", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")]
 )

@@ -28,7 +28,7 @@
 # (at most 1024 words, or as many ports under 1024). A full table refuses the new session and touches no old one (RFC 6888
 # REQ-11).
 #
-# Size: 128 octets a session, 32 in the index, 32 in the permits, and for its mapping 20 + 16 at the most: 228. While there are
+# Size: 128 octets a session, 32 in the index, 16 in the permits, and for its mapping 20 + 16 at the most: 212. While there are
 # few sessions, the indexes are smaller (growth.pxd).
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t

@@ -181,6 +181,17 @@ def test_many_permits_come_and_go() -> None:
             assert held == set(rows)
 
 
+def test_a_permit_lasts_as_long_as_one_of_more_sessions_than_it_can_count() -> None:
+    """A count has 16 bits; with port 0 there are more sessions between a mapping and an address."""
+    table = make_table(capacity=70_000)
+    rows = [opened(table, UDP, 4000, remote=REMOTE, remote_port=port) for port in range(65536)]
+    for row in rows[:-1]:
+        table.close(row)
+    assert table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)
+    table.close(rows[-1])
+    assert not table.admits(EXTERNAL, CLASS[UDP], 4000, REMOTE)
+
+
 @pytest.mark.parametrize(
     ("filtering", "known", "stranger"),
     [

@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.table cimport forwards, holds, hosts, index, ports, rows, siphash, table
+from fastmasq.table cimport forwards, growth, holds, hosts, index, ports, rows, siphash, table
 from fastmasq.table.index cimport Index
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.rows cimport Mapping
@@ -180,6 +180,7 @@ cdef inline void give_mapping(Table *t, uint32_t row, uint32_t host, uint16_t id
     keep_order()
     mapping.in_use = rows.MAPPING_OPEN
     hosts.count_port(t, host, row_class(row), 1)
+    growth.make_room_for_mapping(t)
     t.mappings_in_use += 1
     index.insert(&t.mapping_index, hash, row)
 

@@ -25,7 +25,7 @@ from fastmasq.table.permits cimport PermitSet
 from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.streams cimport EDITS, Edit, FOLLOWED_PORTS, STREAMS, Stream, TEXT
-from fastmasq.table.table cimport EXTERNALS, POOLS, PORTS, Table
+from fastmasq.table.table cimport EXTERNALS, Growth, POOLS, PORTS, Table
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import rows as mirrors
@@ -153,6 +153,31 @@ cdef give_back_array(array):
         madvise(<void *>first, stop - first, MADV_DONTNEED)
 
 
+cdef note_sizes(Growth *g, of_sizes):
+    """Have a growth know for how many rows the indexes of each size are."""
+    g.sizes = len(of_sizes)
+    for size, indexes in enumerate(of_sizes):
+        g.rows[size] = indexes.rows
+
+
+cdef populate_indexes(indexes):
+    for array in indexes.arrays.values():
+        populate_array(array)
+
+
+cdef populate_next(Growth *g, uint64_t count, uint32_t in_time, of_sizes):
+    """Have memory for the indexes that so many rows want."""
+    while g.ready < g.sizes and count >= growth.asks_at(g, g.ready - 1, in_time):
+        populate_indexes(of_sizes[g.ready])
+        g.ready += 1
+
+
+cdef give_back_indexes(of_sizes):
+    for indexes in of_sizes:
+        for array in indexes.arrays.values():
+            give_back_array(array)
+
+
 cdef void look_sooner(Table *t) noexcept nogil:
     """Link sessions anew so that none outlives a timeout that has become shorter: a refresh alone does not move them."""
     cdef uint32_t row, due
@@ -211,8 +236,7 @@ cdef class MasqTable:
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
-        t.indexed = t.indexes[0].sessions
-        t.ready = 1
+        t.growth.ready = t.mapping_growth.ready = 1
         t.host_capacity = hosts.HOSTS
         t.free_row = t.host_free = t.network_free = rows.NONE
         t.current = -1
@@ -239,13 +263,14 @@ cdef class MasqTable:
         t.sessions = <Session *>address_of(memory.sessions)
         t.mappings = <Mapping *>address_of(memory.mappings)
         t.hosts = <Host *>address_of(memory.hosts)
-        t.sizes = len(memory.indexes)
         for size, indexes in enumerate(memory.indexes):
-            t.indexes[size].sessions = indexes.sessions
-            point_index(&t.indexes[size].index, indexes.index)
-            point_index(&t.indexes[size].mapping_index, indexes.mapping_index)
-            point_permits(&t.indexes[size].permits, indexes.permits)
-        t.index, t.mapping_index, t.permits = t.indexes[0].index, t.indexes[0].mapping_index, t.indexes[0].permits
+            point_index(&t.indexes[size], indexes.arrays["index"])
+            point_permits(&t.permit_sets[size], indexes.arrays["permits"])
+        for size, indexes in enumerate(memory.mapping_indexes):
+            point_index(&t.mapping_indexes[size], indexes.arrays["mapping_index"])
+        note_sizes(&t.growth, memory.indexes)
+        note_sizes(&t.mapping_growth, memory.mapping_indexes)
+        t.index, t.mapping_index, t.permits = t.indexes[0], t.mapping_indexes[0], t.permit_sets[0]
         point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
         point_index(&t.network_index, memory.network_index)
@@ -265,7 +290,9 @@ cdef class MasqTable:
     def wants_memory(self):
         """Whether `make_ready` is to be called soon."""
         cdef Table *t = &self.table
-        return t.active >= growth.nearly_full(t.indexed) and t.ready == t.size + 1 < t.sizes or t.fresh >= t.low_water
+        return (growth.wants_memory(&t.growth, t.active, growth.SESSIONS_IN_TIME)
+                or growth.wants_memory(&t.mapping_growth, t.mappings_in_use, growth.MAPPINGS_IN_TIME)
+                or t.fresh >= t.low_water)
 
     cpdef reserve(self, uint32_t ahead):
         """Have memory for so many rows of sessions that were never used, as far as there are rows. May be called while
@@ -300,30 +327,34 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         cdef bint is_young = t.fresh + expected < FEW
-        cdef int in_use
         self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)
             populate_array(self.mappings[:numbers.CLASS_ICMP * PORTS])  # of TCP and UDP
-            self._populate_indexes(0)
-        while t.ready < t.sizes and t.active + expected >= growth.nearly_full(t.indexes[t.ready - 1].sessions):
-            self._populate_indexes(t.ready)
-            t.ready += 1
-        while expected and t.active + expected > t.indexed and t.size + 1 < t.sizes:
+            populate_indexes(self.memory.indexes[0])
+            populate_indexes(self.memory.mapping_indexes[0])
+        populate_next(&t.growth, t.active + expected, growth.SESSIONS_IN_TIME, self.memory.indexes)
+        populate_next(&t.mapping_growth, t.mappings_in_use + expected, growth.MAPPINGS_IN_TIME, self.memory.mapping_indexes)
+        while expected and growth.has_outgrown(&t.growth, t.active + expected):
             growth.move_entries(t, growth.ALL)
-            growth.use_larger_indexes(t)
-        in_use = t.size
-        keep_order()                # the path may leave these for larger ones just now, and then they are still wanted
-        if not growth.is_moving(t):
-            for indexes in self.memory.indexes[:in_use]:
-                for array in indexes.arrays:
-                    give_back_array(array)
+            growth.use_larger(t)
+        while expected and growth.has_outgrown(&t.mapping_growth, t.mappings_in_use + expected):
+            growth.move_mappings(t, growth.ALL)
+            growth.use_larger_for_mappings(t)
+        self._give_back_indexes()
         populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS if is_young else ROWS_AHEAD), t.backed)])
 
-    def _populate_indexes(self, int size):
-        for array in self.memory.indexes[size].arrays:
-            populate_array(array)
+    def _give_back_indexes(self):
+        """Have no memory for indexes that were left and are empty."""
+        cdef Table *t = &self.table
+        cdef int size = t.growth.size
+        cdef int mapping_size = t.mapping_growth.size
+        keep_order()                # the path may leave these for larger ones just now, and then they are still wanted
+        if not growth.is_moving(t):
+            give_back_indexes(self.memory.indexes[:size])
+        if not t.old_mapping_index.slots:
+            give_back_indexes(self.memory.mapping_indexes[:mapping_size])
 
     def set_timeouts(self, timeouts):
         """Use these idle times from each session's next packet on, never retroactively (rule C-20)."""
@@ -368,7 +399,7 @@ cdef class MasqTable:
         if FILTERINGS[filtering] == t.filtering:
             return
         if t.filtering == table.ADDRESS_DEPENDENT:
-            self.memory.indexes[t.size].permits[:] = 0
+            self.memory.indexes[t.growth.size].arrays["permits"][:] = 0
             t.old_permits.slots = 0
         t.filtering = FILTERINGS[filtering]
         if t.filtering != table.ADDRESS_DEPENDENT:

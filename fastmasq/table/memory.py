@@ -21,26 +21,21 @@ EDITS_OF_STREAM = 2 * rows.EDITS
 
 @dataclass(frozen=True)
 class Indexes:
-    """By what the rows of a table are found, for so many sessions."""
+    """By what sessions are found, or mappings, for so many of them: arrays by their names."""
 
-    sessions: int
-    index: np.ndarray
-    mapping_index: np.ndarray
-    permits: np.ndarray
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.index, self.mapping_index, self.permits
+    rows: int
+    arrays: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The arrays of a table; the C struct `Table` points into them. Its indexes: of each size, the smallest first."""
+    """The arrays of a table; the C struct `Table` points into them. Indexes: of each size, the smallest first."""
 
     header: np.ndarray
     mappings: np.ndarray
     sessions: np.ndarray
     indexes: tuple[Indexes, ...]
+    mapping_indexes: tuple[Indexes, ...]
     hosts: np.ndarray
     host_index: np.ndarray
     networks: np.ndarray
@@ -95,22 +90,28 @@ def passing(capacity: int) -> Arrays:
 def indexes(sessions: int) -> Arrays:
     """Return (type, shape) of the indexes for so many sessions: powers of two, at most half full of them.
 
-    Until larger ones take their place there may be half as many sessions more (growth.pxd). Mappings have an index with
-    all targets of forwards, of which there are few as a rule: with all of them it is seven eighths full at the most.
+    Until larger ones take their place there may be half as many sessions more (growth.pxd).
     """
-    endpoints = min(sessions, rows.POOLS * rows.PORTS) * 3 // 2 + rows.TARGET_ROWS
     return {
         "index": (rows.INDEX_ENTRY, (_power_of_two(4 * sessions),)),
-        "mapping_index": (rows.INDEX_ENTRY, (_power_of_two(endpoints * 8 // 7),)),
         "permits": (np.dtype("u8"), (_power_of_two(2 * sessions),)),
     }
 
 
-def sizes(capacity: int) -> list[int]:
-    """Return for how many sessions there are indexes: sixteen times as many each time, then as many as can be."""
-    found = [min(capacity, rows.YOUNG)]
-    while found[-1] < capacity:
-        found.append(min(capacity, 16 * found[-1]))
+def mapping_indexes(mappings: int) -> Arrays:
+    """Return the same for so many mappings, of which there may be half as many more for a while, too.
+
+    All targets of forwards are in this index, of which there are few as a rule: with all of them it is seven eighths
+    full at the most.
+    """
+    return {"mapping_index": (rows.INDEX_ENTRY, (_power_of_two((mappings * 3 // 2 + rows.TARGET_ROWS) * 8 // 7),))}
+
+
+def sizes(most: int) -> list[int]:
+    """Return for how many rows there are indexes: sixteen times as many each time, then as many as can be."""
+    found = [min(most, rows.YOUNG)]
+    while found[-1] < most:
+        found.append(min(most, 16 * found[-1]))
     return found
 
 
@@ -148,15 +149,15 @@ def lay_out(capacity: int, buffer=None) -> Memory:
             },
             **{name: _zeros(_octets(*each)) for name, each in passing(capacity).items()},
         }
-        of_all_sizes = tuple(
-            Indexes(size, **{name: _zeros(_octets(*each)).view(each[0]) for name, each in indexes(size).items()})
-            for size in sizes(capacity)
+        of_sessions = tuple(_made(size, indexes(size)) for size in sizes(capacity))
+        of_mappings = tuple(
+            _made(size, mapping_indexes(size)) for size in sizes(min(capacity, rows.POOLS * rows.PORTS))
         )
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
     arrays = {**lasting(capacity), **passing(capacity)}
     found = {name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()}
-    return Memory(indexes=of_all_sizes, **found)
+    return Memory(indexes=of_sessions, mapping_indexes=of_mappings, **found)
 
 
 class _Room:
@@ -178,6 +179,10 @@ class _Room:
         first = self._taken
         self._taken += _padded(octets)
         return self._octets[first : first + octets]
+
+
+def _made(size: int, arrays: Arrays) -> Indexes:
+    return Indexes(size, {name: _zeros(_octets(*each)).view(each[0]) for name, each in arrays.items()})
 
 
 def _zeros(octets: int) -> np.ndarray:

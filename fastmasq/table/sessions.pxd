@@ -263,7 +263,7 @@ cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept no
     if t.now != tick:
         t.now = tick
         holds.end_holds(t, tick, budget)
-        growth.move_entries(t, growth.MOVED_A_TICK)
+        growth.go_on_moving(t)
     while <int>(tick - t.wheel.tick) >= 0:
         row = t.wheel.slots[t.wheel.tick & (wheel.WHEEL_SLOTS - 1)]
         while row != rows.NONE:

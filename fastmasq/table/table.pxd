@@ -29,7 +29,7 @@
 # REQ-11).
 #
 # Size: 128 octets a session, 32 in the index, 16 in the permits, and for its mapping 20 + 16 at the most: 212. While there are
-# few sessions, the indexes are smaller (growth.pxd).
+# few sessions, or few mappings, their indexes are smaller (growth.pxd).
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -83,11 +83,11 @@ cdef struct HoldQueue:          # ports held down, in the order of their times; 
     uint32_t count              # of ports that are not low (ports.pxd)
 
 
-cdef struct Indexes:            # by which rows are found, of one size
-    uint32_t sessions           # that they are for
-    Index index
-    Index mapping_index
-    PermitSet permits
+cdef struct Growth:             # of the indexes by which sessions are found, or mappings
+    uint32_t rows[SIZES]        # that those of each size are for, the smallest first
+    int sizes                   # that there are
+    int size                    # of those in use
+    int ready                   # first of the sizes that there is no memory for
 
 
 cdef struct Table:
@@ -95,10 +95,6 @@ cdef struct Table:
     uint32_t capacity
     uint32_t backed             # rows of sessions that there is memory for; those from here on must not be touched yet
     uint32_t low_water          # row from which on more are wanted, or NONE
-    uint32_t indexed            # sessions that the indexes in use are for
-    int size                    # of these; Indexes of all sizes are in `indexes`
-    int sizes                   # that there are
-    int ready                   # first of the sizes that there is no memory for
     bint asks_for_memory        # the daemon has not been told yet
     uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
@@ -113,7 +109,11 @@ cdef struct Table:
     OldIndex old_index          # what these three take the place of, until it is empty
     OldIndex old_mapping_index
     OldPermitSet old_permits
-    Indexes indexes[SIZES]
+    Index indexes[SIZES]        # of each size
+    Index mapping_indexes[SIZES]
+    PermitSet permit_sets[SIZES]    # of the sizes of the indexes of sessions
+    Growth growth
+    Growth mapping_growth
     StreamSet streams           # of TCP connections that are followed
     uint32_t expected           # sessions that wait for a remote's first packet
     Host *hosts

@@ -106,9 +106,11 @@ def test_memory_is_wanted_long_before_the_indexes_are_full(table) -> None:
     fill(table, range(4090, 4100))
     assert table.wants_memory, "for the rows that come next"
     table.make_ready()
-    fill(table, range(4100, YOUNG // 4 * 3 - 10))
+    # so early as a 32nd part of those that the next are for (growth.pxd): the larger those, the longer it takes
+    asked_at = YOUNG - 100_000 // 32
+    fill(table, range(4100, asked_at - 10))
     assert not table.wants_memory
-    fill(table, range(YOUNG // 4 * 3 - 10, YOUNG // 4 * 3 + 10))
+    fill(table, range(asked_at - 10, asked_at + 10))
     assert table.wants_memory
 
 
@@ -146,7 +148,8 @@ def test_what_is_opened_and_closed_while_entries_move_is_known_or_not(table, see
 def test_a_table_grows_through_all_sizes_and_gives_the_old_ones_back() -> None:
     """Each size is sixteen times the one before, but for the last; the kernel has the memory of what was left again."""
     table = make_table(capacity=600_000, ports_per_host=65535)
-    assert [each.sessions for each in table.memory.indexes] == [YOUNG, 16 * YOUNG, 600_000]
+    assert [each.rows for each in table.memory.indexes] == [YOUNG, 16 * YOUNG, 600_000]
+    assert [each.rows for each in table.memory.mapping_indexes] == [YOUNG, 16 * YOUNG, 600_000]
     opened_ = 0
     for size, until in enumerate([YOUNG + 20_000, 16 * YOUNG + 70_000]):
         for number in range(opened_, until):
@@ -157,23 +160,58 @@ def test_a_table_grows_through_all_sizes_and_gives_the_old_ones_back() -> None:
         for tick in range(1150 * size):
             table.expire(tick * TICK)
         table.make_ready()
-        left = table.memory.indexes[size]
-        assert [resident(array) for array in left.arrays] == [0, 0, 0]
+        left = table.memory.indexes[size].arrays
+        assert {name: resident(array) for name, array in left.items()} == {"index": 0, "permits": 0}
+    assert resident(table.memory.mapping_indexes[0].arrays["mapping_index"]) == 0
     wanted = np.array(
         [outbound_key(UDP, HOST, number % 60_000 + 1, REMOTE + number // 60_000, 80) for number in range(opened_)], "u8"
     )
     assert table.find_many(wanted) == opened_
 
 
+def test_the_index_of_mappings_grows_as_there_are_mappings() -> None:
+    """Sessions of few endpoints leave it as it is; and its growth leaves those of sessions as they are."""
+    table = make_table(capacity=600_000, ports_per_host=65535)
+    larger = [each.arrays["mapping_index"] for each in table.memory.mapping_indexes[1:]]
+    last = table.memory.indexes[2].arrays["index"]
+    for array in (*larger, last):
+        give_back(array)  # where malloc had it of another array, it was cleared by writing
+    table.make_ready()
+    fill(table, range(SESSIONS))
+    table.make_ready()
+    assert [resident(array) for array in larger] == [0, 0]
+    assert resident(table.memory.indexes[1].arrays["index"])
+    for port in range(2000, 2000 + YOUNG):
+        opened(table, UDP, port, host=HOST + HOSTS, remote=REMOTE)
+    assert table.wants_memory
+    table.make_ready()
+    assert resident(larger[0])
+    for port in range(2000 + YOUNG, 2000 + 2 * YOUNG - 15_000):
+        opened(table, UDP, port, host=HOST + HOSTS, remote=REMOTE)
+    assert resident(last) == 0
+    again = opened(table, UDP, 2000, host=HOST + HOSTS, remote=REMOTE + 1)
+    known, _ = table.find(UDP, INSIDE, HOST + HOSTS, 2000, REMOTE, 80)
+    assert external_port(table, again) == external_port(table, known)
+
+
+def pages(array: np.ndarray) -> tuple[ctypes.c_void_p, int]:
+    """Return where an array's first whole page is, and how many it has."""
+    first = -(-array.ctypes.data // mmap.PAGESIZE)
+    return ctypes.c_void_p(first * mmap.PAGESIZE), (array.ctypes.data + array.nbytes) // mmap.PAGESIZE - first
+
+
 def resident(array: np.ndarray) -> int:
     """Return how many whole pages of an array have memory (mincore(2))."""
-    first = -(-array.ctypes.data // mmap.PAGESIZE)
-    pages = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE - first
-    found = (ctypes.c_ubyte * pages)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    at = ctypes.c_void_p(first * mmap.PAGESIZE)
-    assert libc.mincore(at, ctypes.c_size_t(pages * mmap.PAGESIZE), found) == 0
+    at, count = pages(array)
+    found = (ctypes.c_ubyte * count)()
+    assert ctypes.CDLL(None).mincore(at, ctypes.c_size_t(count * mmap.PAGESIZE), found) == 0
     return sum(each & 1 for each in found)
+
+
+def give_back(array: np.ndarray) -> None:
+    """Have no memory for the whole pages of an array."""
+    at, count = pages(array)
+    assert ctypes.CDLL(None).madvise(at, ctypes.c_size_t(count * mmap.PAGESIZE), mmap.MADV_DONTNEED) == 0
 
 
 def test_a_small_table_wants_none() -> None:

@@ -29,8 +29,8 @@ def memory_of(capacity: int) -> int:
     finally:
         tracemalloc.stop()
     assert table.counts()["capacity"] == capacity
-    before_it_was_full = [array.nbytes for each in table.memory.indexes[:-1] for array in each.arrays]
-    return after - before - sum(before_it_was_full)
+    left = (*table.memory.indexes[:-1], *table.memory.mapping_indexes[:-1])
+    return after - before - sum(array.nbytes for each in left for array in each.arrays.values())
 
 
 def test_at_most_300_octets_a_session_by_default() -> None:

@@ -38,9 +38,10 @@ def zeroed(octets: int) -> mmap.mmap:
 
 def spans(laid_out: memory.Memory) -> list[tuple[int, int]]:
     """Return (first address, one past the last) of all arrays, in ascending order."""
-    names = [field.name for field in dataclasses.fields(laid_out) if field.name != "indexes"]
-    arrays = [getattr(laid_out, name) for name in names]
-    arrays += [array for each in laid_out.indexes for array in each.arrays]
+    indexes = ("indexes", "mapping_indexes")
+    arrays = [getattr(laid_out, field.name) for field in dataclasses.fields(laid_out) if field.name not in indexes]
+    for of_all_sizes in (laid_out.indexes, laid_out.mapping_indexes):
+        arrays += [array for each in of_all_sizes for array in each.arrays.values()]
     return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays)
 
 

@@ -113,11 +113,12 @@ cdef enum:
     MADV_DONTNEED = 4
     MADV_POPULATE_WRITE = 23    # Linux 5.14; older kernels refuse it, and pages come when first touched
     PAGE = 4096
-    ROWS_AHEAD = 131072         # sessions whose memory is made ready before it is needed
-    FIRST_ROWS = 16384          # the same while there are few
-    FEW = 4096
-    STREAMS_AT_ONCE = 64        # the same of edits: whole pages
-    ROWS_AT_ONCE = 32768        # sessions that there is memory for at first, and by which it grows: whole pages
+    FEW = 4096                  # sessions up to which a table is young
+    FIRST_ROWS = 32768          # sessions that there is room for while it is, half of them touched
+    ROWS_LEFT = 65536           # sessions before which more room is asked for, later: 131 ms at half a million a second
+    ROWS_AT_ONCE = 16384        # sessions by which it grows: whole pages
+    ROWS_AHEAD = ROWS_LEFT + ROWS_AT_ONCE
+    STREAMS_AT_ONCE = 64        # streams by whose edits their room grows: whole pages
 
 
 cdef void *address_of(array):
@@ -217,8 +218,8 @@ cdef class MasqTable:
 
     A file on tmpfs takes memory when room is made in it, not when it is mapped, and what finds no room dies of SIGBUS. So
     room is made by the daemon's thread: for the mappings of an external address (3 MB) when there is one, and for sessions
-    ROWS_AT_ONCE (4 MB) while there are FEW, then ROWS_AHEAD of what is used (16 MB); the path asks when half of that is
-    left, and opens nothing beyond (`Table.backed`).
+    FIRST_ROWS (4 MB) while there are FEW, then ROWS_AHEAD of what is used (10 MB), by ROWS_AT_ONCE (2 MB); the path asks
+    when ROWS_LEFT are left, and opens nothing beyond what there is (`Table.backed`).
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, limits=Limits(), filtering="address-dependent", bint sequential=False,
@@ -249,7 +250,7 @@ cdef class MasqTable:
         self.take_secret(int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little"))
         self.set_limits(limits)
         self.set_timeouts(Timeouts())
-        self.reserve(ROWS_AT_ONCE)
+        self.reserve(FIRST_ROWS)
 
     cdef take_secret(self, uint64_t k0, uint64_t k1):
         """Have a table that is empty find its rows by another secret."""
@@ -302,15 +303,19 @@ cdef class MasqTable:
         cdef uint32_t until = <uint32_t>min(wanted, <uint64_t>t.capacity)
         if self._back is None:
             t.backed = t.capacity
-        elif until > t.backed:
-            first = offset_of("sessions", t.capacity)
-            self._back(first + t.backed * sizeof(Session), (until - t.backed) * sizeof(Session))
-            self.memory.header["rows"] = until
-            t.backed = until
+        while t.backed < until:     # step by step: the path goes on with each
+            self._back_sessions(min(until - t.backed, <uint32_t>ROWS_AT_ONCE))
         if until == t.capacity:
             t.low_water = <uint32_t>rows.NONE
         else:
-            t.low_water = until - ahead // 2 if ahead > ROWS_AT_ONCE else FEW
+            t.low_water = max(until, <uint32_t>ROWS_LEFT) - ROWS_LEFT if ahead > FIRST_ROWS else FEW
+
+    def _back_sessions(self, uint32_t count):
+        """Have memory for so many rows of sessions more."""
+        cdef Table *t = &self.table
+        self._back(offset_of("sessions", t.capacity) + t.backed * sizeof(Session), count * sizeof(Session))
+        self.memory.header["rows"] = t.backed + count
+        t.backed += count
 
     def _reserve_mappings(self, int external):
         """Have memory for the mappings of an external row."""
@@ -327,7 +332,7 @@ cdef class MasqTable:
         """
         cdef Table *t = &self.table
         cdef bint is_young = t.fresh + expected < FEW
-        self.reserve(expected + (ROWS_AT_ONCE if is_young else ROWS_AHEAD))
+        self.reserve(expected + (FIRST_ROWS if is_young else ROWS_AHEAD))
         if not self._is_ready:
             self._is_ready = True
             self._reserve_mappings(0)
@@ -343,7 +348,7 @@ cdef class MasqTable:
             growth.move_mappings(t, growth.ALL)
             growth.use_larger_for_mappings(t)
         self._give_back_indexes()
-        populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS if is_young else ROWS_AHEAD), t.backed)])
+        populate_array(self.sessions[t.fresh:min(t.fresh + expected + (FIRST_ROWS // 2 if is_young else ROWS_AHEAD), t.backed)])
 
     def _give_back_indexes(self):
         """Have no memory for indexes that were left and are empty."""

@@ -13,10 +13,10 @@ is met when a test proves it. Where that would say too much, the data has a stat
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ PAGES = {
         "\nwhich test proves it.\n",
     ),
 }
+# A test function, or a state machine that hypothesis makes a test of. To parse all modules would take some seconds.
+_TEST = re.compile(r"^ *def (test_\w+)\(|^ *([\w.]+) = [\w.]+\.TestCase$", re.MULTILINE)
+_WORD = re.compile(r"[a-z0-9]+")
 _FOOT = "\nWritten by `scripts/dev docs` from the tests and from tests/source/{source}.\n"
 
 
@@ -89,17 +92,8 @@ def all_tests() -> tuple[Proof, ...]:
     found = []
     for path in sorted(TESTS.rglob("test_*.py")):
         place = str(path.relative_to(TESTS))
-        found += [Proof(name, place) for name in names_in(ast.parse(path.read_text()))]
+        found += [Proof(test or machine, place) for test, machine in _TEST.findall(path.read_text())]
     return (*found, *(Proof(path.stem, "cases") for path in sorted((TESTS / "cases").glob("*.case"))))
-
-
-def names_in(module: ast.Module) -> Iterator[str]:
-    """Yield the names of a module's test functions, and of the state machines that hypothesis makes tests of."""
-    for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.name
-        elif isinstance(node, ast.Assign) and ast.unparse(node.value).endswith(".TestCase"):
-            yield ast.unparse(node.targets[0])
 
 
 @functools.cache
@@ -115,14 +109,26 @@ def carries(test: Proof, rule_id: str) -> bool:
     return wanted in name and re.search(rf"(?<![a-z0-9]){wanted}(?![a-z0-9])(?!_\d+(?:_|$))", name) is not None
 
 
+def by_word(tests: Sequence[Proof]) -> defaultdict[str, list[Proof]]:
+    """Return which tests have a word in their names: those that may carry an id that begins with it."""
+    found: defaultdict[str, list[Proof]] = defaultdict(list)
+    for test in tests:
+        for word in set(_WORD.findall(normal(test.name))):
+            found[word].append(test)
+    return found
+
+
 def entries(source: str, tests: Sequence[Proof]) -> Iterator[tuple[str, list[Entry]]]:
     """Yield (title, entries) for each chapter of a file of requirements."""
     known = {test.name for test in tests}
+    having = by_word(tests)
     for chapter in tomllib.loads((Path(__file__).parent / source).read_text())["chapter"]:
         rows = []
         for rule in chapter["rules"]:
             also = rule.get("also", [])
-            proofs = [test for test in tests if carries(test, rule["id"]) or test.name in also]
+            first_word = _WORD.search(normal(rule["id"]))[0]
+            carrying = {test for test in having[first_word] if carries(test, rule["id"])}
+            proofs = [test for test in tests if test in carrying or test.name in also] if carrying or also else []
             rows.append(
                 Entry(
                     rule["id"],

@@ -182,7 +182,7 @@ def test_it_lets_go_of_a_link_that_is_gone_and_takes_the_next_of_its_name(gatewa
     gateway.host.ip("link add eth1 type veth peer name far")
     gateway.host.ip("link set eth1 up")
     gateway.host.ip("link set far up")
-    eventually(lambda: engine.read_kernel() or engine.status.status({})["links"][1]["state"] == "up", 2, "up")
+    eventually(lambda: engine.read_kernel() or engine.status.status({})["links"][1]["state"] == "up", what="up")
     assert engine.links.attached[1].ifindex == engine.links.links[1].ifindex
 
 

@@ -24,6 +24,7 @@ passes what was observed; `WrongPort` or `WrongTarget` is raised if it breaks th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
@@ -375,8 +376,9 @@ class Model:
         """Return how many external ports can still be given, those held down included; low ones only if `low`."""
         allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
         held = {id for kind, id in self.held_down if kind == protocol and id in allowed}
-        free = [id for id in allowed if (protocol, id) not in self.by_external and id not in held]
-        return sum(id >= LOW_PORTS or low for id in free) + sum(id >= LOW_PORTS for id in held)
+        taken = held | {id for kind, id in self.by_external if kind == protocol and id in allowed}
+        free = len(allowed) - len(taken) if low else high_ports(allowed) - high_ports(frozenset(taken))
+        return free + high_ports(frozenset(held))
 
     def check_room(self) -> None:
         if len(list(self.all_sessions())) >= self.settings.sessions:
@@ -944,7 +946,7 @@ class Model:
             return True
         for protocol in (TCP, UDP, ICMP):
             allowed = self.settings.identifiers if protocol == ICMP else self.settings.ports
-            if self.ports_left(protocol, low=False) < sum(id >= LOW_PORTS for id in allowed) // SHORT:
+            if self.ports_left(protocol, low=False) < high_ports(allowed) // SHORT:
                 return True
         return False
 
@@ -1033,6 +1035,12 @@ def tcp_quote_is_recent(session: Session | ProgramSession, direction: str, quote
         return True
     seq = int.from_bytes(quoted.raw[quoted.start + 4 : quoted.start + 8], "big")
     return (end - seq) % 2**32 <= tcp.LARGEST_WINDOW
+
+
+@functools.lru_cache(maxsize=16)
+def high_ports(ids: frozenset[int]) -> int:
+    """Return how many of these are no low ports; of all ports there are it is asked with each step."""
+    return sum(id >= LOW_PORTS for id in ids)
 
 
 def like(free: set[int], wanted: int) -> set[int]:

@@ -35,7 +35,6 @@ cdef enum Fate:
     UNMAPPED
     TWICE
     EXPIRED
-    AWAITED
     FULL
     FATES
 
@@ -44,7 +43,6 @@ REASONS = {
     UNMAPPED: "no mapping",     # its external endpoint is not its own
     TWICE: "twice",             # another session has its packets
     EXPIRED: "expired",         # before we began
-    AWAITED: "expected",        # and not come yet: who was told is told again
     FULL: "no room",
 }
 
@@ -55,6 +53,12 @@ cdef struct Former:
     uint32_t external[EXTERNALS]
     uint32_t proxies_first
     uint32_t proxies
+
+
+cdef inline bint is_expected(const Session *s) noexcept nogil:
+    """Whether a session waits for a remote's first packet (opening.expect)."""
+    return (s.state == rows.EXPECTED and keys.key_side(s.flow[OUTBOUND].key1) == keys.INSIDE | keys.KEY_EXPECTED
+            and s.port_class <= numbers.CLASS_UDP)
 
 
 cdef inline bint is_state_of(int port_class, int state) noexcept nogil:
@@ -90,7 +94,8 @@ cdef Fate judge(const Former *former, const Session *s, Ends ends, Place place) 
     cdef uint8_t protocol = keys.key_protocol(s.flow[OUTBOUND].key1)
     cdef int port_class = rows.class_of(protocol)
     cdef Session made
-    if not is_state_of(port_class, s.state) or s.port_class != (rows.CLASS_NONE if port_class < 0 else port_class):
+    if (not (is_state_of(port_class, s.state) or is_expected(s))
+            or s.port_class != (rows.CLASS_NONE if port_class < 0 else port_class)):
         return TORN
     sessions.set_flows(&made, protocol, ends, place)
     if (memcmp(&made.flow[OUTBOUND], &s.flow[OUTBOUND], WRITTEN) != 0
@@ -173,8 +178,9 @@ cdef Fate adopt_session(Table *t, const Former *former, const Session *s, uint32
     if keys.key_side(s.flow[OUTBOUND].key1) == keys.LOCAL:
         place.near, place.far = keys.LOCAL, keys.key_side(s.flow[INBOUND].key1)
         holder = ends.daddr if place.far == keys.INSIDE else ends.saddr
-    if s.state == rows.EXPECTED and keys.key_side(s.flow[OUTBOUND].key1) == keys.INSIDE | keys.KEY_EXPECTED:
-        return AWAITED
+    if is_expected(s):
+        place.near |= keys.KEY_EXPECTED
+        place.far |= keys.KEY_EXPECTED
     fate = judge(former, s, ends, place)
     if fate == ADOPTED:
         fate = judge_mapping(former, s, ends, place)

@@ -679,6 +679,10 @@ cdef class MasqTable:
         return bool(s.state == rows.EXPECTED and s.flow[rows.INBOUND].daddr == host and s.flow[rows.INBOUND].did == port
                     and s.flow[OUTBOUND].daddr == remote)
 
+    def expected(self):
+        """Return the rows of the sessions that are expected."""
+        return np.flatnonzero(self.sessions["state"][:self.fresh] == rows.EXPECTED) if self.table.expected else ()
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     @property

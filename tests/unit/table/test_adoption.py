@@ -123,6 +123,21 @@ def test_a_time_that_is_too_far_away_is_the_timeout() -> None:
     assert table.counts()["active"] == 0
 
 
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_who_is_expected_still_is_for_what_is_left_of_the_minute(protocol: int) -> None:
+    left = Left()
+    row, port = left.table.expect(protocol, HOST, 40000, REMOTE, EXTERNAL, NOW)
+    table, dropped = left.adopted(NOW + 50 * SECOND)
+    assert dropped == {}
+    [again] = table.expected()
+    assert table.is_expected(again, HOST, 40000, REMOTE)
+    assert table.sessions[again]["flow"].tolist() == left.sessions[row]["flow"].tolist() and port == 40000
+    table.expire(NOW + 62 * SECOND)
+    assert not len(table.expected())
+    left.sessions["state"][row] = 8
+    assert left.adopted()[1] == {"torn": 1}, "one that nobody expects has no such key"
+
+
 def test_ports_permits_and_holds_are_as_they_were() -> None:
     left = Left(range(2000, 2003))
     left.open(UDP, 2000)

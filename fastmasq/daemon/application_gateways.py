@@ -4,7 +4,7 @@
 
 A connection is followed from its first SYN on, or not at all: one that an inside client opens to a port of theirs, or
 a client outside through a forward to such a port. It is followed no longer when the follower says so, and then passes
-unasked; what was edited of it stays so, since the table knows the edits.
+unasked; what was edited of it stays so, since the table knows the edits. The process that comes next goes on following.
 
 Control methods, with parameters and result:
 
@@ -29,13 +29,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmasq.config.schema import Gateways
+from fastmasq.daemon.kept_followers import Kept, KeptFollowers, has_read_all, read_kept
 from fastmasq.log_limit import LogLimit
 from fastmasq.path.forwarder import Forwarder
-from fastmasq.path.rows import OUTSIDE
-from fastmasq.table.keys import Ends, ends_of
+from fastmasq.path.rows import INSIDE, OUTSIDE
+from fastmasq.table.keys import Ends, ends_of, protocol_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import EDITS, INBOUND, OUTBOUND, SESSION_HAIRPIN, STATES, row_and_direction
-from fastmasq.trackers.alg.follower import Direction, External, Follower
+from fastmasq.trackers.alg.follower import Direction, External, Follower, Known
 from fastmasq.trackers.alg.ftp import FtpFollower
 from fastmasq.trackers.alg.irc import IrcFollower
 from fastmasq.trackers.alg.refusals import REFUSALS
@@ -102,6 +103,7 @@ class ApplicationGateways:
         self._ports: dict[int, str] = {}  # the protocol of each
         self.connections: dict[int, Connection] = {}  # by row of the session
         self._openings: dict[int, list[Opening]] = {}  # by inside host
+        self._kept = KeptFollowers(table)
         self.refused: Counter[str] = Counter()
         self.opened_total = 0
         self._now_ns = 0  # when the packet in hand is decided about
@@ -159,6 +161,8 @@ class ApplicationGateways:
         self._tell(connection)
         if follower.is_done or stream.is_lost:
             self._leave(connection.row)
+        else:
+            self._keep(connection)
         return Decision(to=(0,))
 
     def _make_room(self, connection: Connection, way: int, payload: bytes) -> bool:
@@ -190,10 +194,15 @@ class ApplicationGateways:
         is_over = begins and present is not None and present.has_read and STATES[session["state"]] in _ENDED
         if present is not None and present.ends == ends and not is_over:
             return present
-        self.connections.pop(row, None)
-        protocol = self._protocol(session, way) if begins else None
+        self._forget(row)
+        return self._begin(row, session, way) if begins else None
+
+    def _begin(self, row: int, session: np.void, way: int) -> Connection | None:
+        """Follow the connection of a session, which was opened this way; None if it is not one to follow."""
+        protocol = self._protocol(session, way)
         if protocol is None or session["flags"] & SESSION_HAIRPIN:
             return None
+        ends = ends_of(session["flow"][OUTBOUND])
         connection = Connection(row, ends, protocol)
         masq = int(session["flow"][OUTBOUND]["saddr"])
         remote = ends.daddr if protocol == "ftp" else ANYBODY
@@ -212,9 +221,13 @@ class ApplicationGateways:
 
     def _leave(self, row: int) -> None:
         """Have the path pass on unasked what comes of a session."""
-        self.connections.pop(row, None)
+        self._forget(row)
         with self._forwarder.locked():
             self._table.leave_unread(row, True)
+
+    def _forget(self, row: int) -> None:
+        self.connections.pop(row, None)
+        self._kept.forget(row)
 
     def _leave_receiver(self, sender: np.void) -> None:
         """The same of the session by which packets that turn round come in again."""
@@ -223,6 +236,44 @@ class ApplicationGateways:
             found = self._table.find(TCP, OUTSIDE, *(int(flow[name]) for name in ("saddr", "sid", "daddr", "did")))
         if found is not None:
             self._leave(found[0])
+
+    # -- for the process that comes next, and from the one before ---------------------------------------------------
+
+    def _keep(self, connection: Connection) -> None:
+        known = connection.follower.known()
+        if known is None:
+            self._kept.forget(connection.row)
+        else:
+            self._kept.note(connection.row, known, connection.streams)
+
+    def go_on(self, left: np.ndarray) -> None:
+        """Go on with what a process before has opened, and followed, by its rows; its sessions are adopted."""
+        with self._forwarder.locked():
+            awaited = [(row, self._table.sessions[row]["flow"][OUTBOUND].copy()) for row in self._table.expected()]
+        for row, flow in awaited:
+            host, port, remote, _ = ends_of(flow)
+            external = External(int(flow["saddr"]), int(flow["sid"]))
+            opening = Opening(int(row), protocol_of(flow), host, port, external, remote)
+            self._openings.setdefault(host, []).append(opening)
+        for kept in read_kept(left):
+            with self._forwarder.locked():
+                found = self._table.find(TCP, INSIDE, *kept.ends)
+            if found is not None and found[1] == OUTBOUND and found[0] not in self.connections:
+                self._go_on(found[0], kept)
+
+    def _go_on(self, row: int, kept: Kept) -> None:
+        with self._forwarder.locked():
+            session = self._table.sessions[row].copy()
+            has_all = has_read_all(self._table, row, kept.streams)
+        connection = self._begin(row, session, INBOUND if Known.SERVES in kept.known else OUTBOUND) if has_all else None
+        if connection is None:
+            self._leave(row)
+            return
+        connection.streams = kept.streams
+        connection.follower.go_on(kept.known)
+        with self._forwarder.locked():
+            self._table.leave_unread(row, False)
+        self._keep(connection)
 
     # -- openings --------------------------------------------------------------------------------------------------
 
@@ -266,7 +317,7 @@ class ApplicationGateways:
         for row, session in zip(rows, sessions, strict=True):
             is_over = STATES[session["state"]] in ("free", *_ENDED)
             if is_over or ends_of(session["flow"][OUTBOUND]) != self.connections[row].ends:
-                del self.connections[row]
+                self._forget(row)
             else:
                 self.connections[row].octets = 0
         for host in list(self._openings):

@@ -307,6 +307,7 @@ class Engine:
             if used is None:
                 self.gateway.table.make_ready()
             self.gateway.go_on(state.former.externals)
+            self.gateway.application_gateways.go_on(state.former.followers())
         if self.gateway.vpn is not None:
             state.adopt_tunnels(self.gateway.vpn, now_ns())
 

@@ -113,6 +113,10 @@ class Former:
                 mappings[first : first + span] = self._image.rows("mappings", first, span)
         return mappings
 
+    def followers(self) -> np.ndarray:
+        """Return the rows that say how far its followed connections were read."""
+        return self._image.rows("followers", 0, self._image.count("followers"))
+
     def _streams(self) -> Iterator[tuple[np.void, np.ndarray]]:
         """Yield the connections whose streams are edited, and their edits."""
         streams = self._image.rows("streams", 0, self._image.count("streams"))

@@ -48,10 +48,11 @@ DEFAULTS = {
     },
     "streams": {"reserved": 0},
     "edits": {"reserved": 0},
+    "followers": {"reserved": 0},
 }
 """The numbers that an image may lack, by array, and what they are then."""
 
-LACKING = ("streams", "edits")
+LACKING = ("streams", "edits", "followers")
 """The arrays that an image may lack: none of their rows is used then."""
 
 _LARGEST_ROW = 1024  # octets

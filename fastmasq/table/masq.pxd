@@ -12,6 +12,7 @@ cdef class MasqTable:
     cdef object _back
     cdef set _backed_externals
     cdef uint32_t _backed_streams
+    cdef bint _has_followers
     cdef bint _is_ready
     cdef int row_of_external(self, uint32_t address, wanted) except -1
     cdef give_external(self, int row, uint32_t address)

@@ -234,6 +234,7 @@ cdef class MasqTable:
             back(0, self.memory.header.nbytes)
         self._backed_externals = set()
         self._backed_streams = 0
+        self._has_followers = False
         self._point_into_memory()
         self.memory.wheel_slots[:] = <uint32_t>rows.NONE
         t.capacity = capacity
@@ -602,6 +603,18 @@ cdef class MasqTable:
         self._back(offset_of("edits", capacity) + at, min(octets, self.memory.edits.nbytes - at))
         self._backed_streams += STREAMS_AT_ONCE
         self._back_streams(place)
+
+    def followers(self):
+        """Return the rows of FOLLOWER that outlive the table: of zeros until they are written."""
+        if self._back is not None and not self._has_followers:
+            self._back(offset_of("followers", self.table.capacity), self.memory.followers.nbytes)
+        self._has_followers = True
+        return self.memory.followers
+
+    def leaves_as(self, uint32_t row, int direction, uint32_t number):
+        """Return the sequence number with which what came with this one leaves."""
+        cdef uint32_t stream = streams.stream_of(&self.table.streams, row)
+        return streams.leaves_as(&self.table.streams, stream, direction, number) if stream else number
 
     def is_edited(self, uint32_t row):
         return streams.stream_of(&self.table.streams, row) > 0

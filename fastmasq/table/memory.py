@@ -47,6 +47,7 @@ class Memory:
     targets: np.ndarray
     streams: np.ndarray
     edits: np.ndarray
+    followers: np.ndarray
     stream_index: np.ndarray
     followed: np.ndarray
     unread: np.ndarray
@@ -66,6 +67,7 @@ def lasting(capacity: int) -> Arrays:
         "sessions": (rows.SESSION, (capacity,)),
         "streams": (rows.STREAM, (stream_rows(capacity),)),
         "edits": (rows.EDIT, (stream_rows(capacity) * EDITS_OF_STREAM,)),
+        "followers": (rows.FOLLOWER, (stream_rows(capacity),)),
     }
 
 
@@ -116,7 +118,7 @@ def sizes(most: int) -> list[int]:
 
 
 def stream_rows(capacity: int) -> int:
-    """Return how many of so many sessions may have edits."""
+    """Return how many of so many sessions may have edits, and of how many is kept how far they were read."""
     return min(capacity, 16 + capacity // 2048, rows.STREAMS)
 
 

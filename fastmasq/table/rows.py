@@ -65,6 +65,11 @@ EDIT = np.dtype(
 )
 STREAM = np.dtype([("key0", "u8"), ("key1", "u8"), ("made", "u4", 2), ("reserved", "u4", 2)])
 
+FOLLOWER = np.dtype(
+    [("key0", "u8"), ("key1", "u8"), ("expected", "u4", 2), ("facts", "u4"), ("progress", "u1", 2), ("reserved", "u2")]
+)
+"""How far a TCP connection was read that is followed, for the process that comes next; see daemon/kept_followers.py."""
+
 HEADER = np.dtype([("secret", "u8", 2), ("external", "u4", 4), ("pool", "u4", 4), ("current", "u4"), ("rows", "u4")])
 """What the rows that outlive a table mean: external addresses in the order of their pools (0 for none), those that
 inside hosts are dealt out to by the secret, or the one of all, and how many rows of sessions may have been used."""

@@ -34,6 +34,10 @@ class Stream:
         if not self.has_read:
             self.expected = (sequence + 1) % _SEQUENCES
 
+    def go_on(self, expected: int, *, has_read: bool) -> None:
+        """Be where another process was."""
+        self.expected, self.has_read = expected, has_read
+
     def is_behind_hole(self, sequence: int) -> bool:
         """Return whether a segment is to be dropped, since something before it is missing; counts it."""
         ahead = distance(self.expected, sequence)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fastmasq.lab import scenario
 from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
+from tests.lab.test_forwarder_life import kill
+from tests.lab.test_forwarder_state import folder, settings
+from tests.lab.test_forwarder_upgrade import upgrade
 from tests.support.ftp_programs import FILE, start_pure_ftpd, start_vsftpd
 from tests.support.lab_network import INSIDE_ADDRESS, Network, eventually
+
+__all__ = ["folder"]  # a fixture
 
 FORWARDS = f"""
 [gateways]
@@ -79,3 +85,30 @@ def test_rfc959_rfc2428_programs_on_both_sides(net: Network, tmp_path: Path, off
     assert known["opened_total"] >= TIMES * (len(active) + len(passive)) and not known["refused"]
     eventually(lambda: not net.fastmasq.ask("gateways")["connections"], what="the end of all connections")
     assert net.drops().keys() <= scenario.HONEST_DROPS
+
+
+def test_an_active_client_goes_on_through_a_kill_and_an_upgrade(net: Network, folder: Path, tmp_path: Path) -> None:
+    start_vsftpd(net, "server", tmp_path)
+    net.start(settings(folder, ""))
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        argv = ["tnftp", "-aA", "-V", SERVER_ADDRESS]
+        client = net.lab.popen("inside", argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    def fetch(number: int) -> None:
+        client.stdin.write(f"get {FILE}{number} -\n".encode())
+        client.stdin.flush()
+        whole = (f"content {number}\n" * 500).encode()
+        eventually(lambda: whole in output.read_bytes(), what=f"file {number}")
+
+    fetch(0)
+    [control] = net.fastmasq.ask("gateways")["connections"]
+    kill(net)
+    net.start(settings(folder, ""))
+    fetch(1)
+    upgrade(net)
+    fetch(2)
+    known = net.fastmasq.ask("gateways")
+    assert known["connections"] == [{**control, "opened": 1}] and not known["refused"]
+    client.communicate(b"quit\n", timeout=20)
+    assert client.returncode == 0 and net.drops().keys() <= scenario.HONEST_DROPS

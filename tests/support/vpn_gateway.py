@@ -41,14 +41,18 @@ class Gateway:
     ):  # fmt: skip
         """folder: where that lies which outlives it. after: one that was killed, with whose sessions it goes on."""
         if folder is not None:
-            self.rows = shared(CAPACITY)
-            settings = {"capacity": CAPACITY, "buffer": self.rows, **settings}
+            settings = {"buffer": shared(CAPACITY), **settings}
+        if "buffer" in settings:
+            settings = {"capacity": CAPACITY, **settings}
+            self.rows = settings["buffer"]
         if after is not None:
             settings = {"external": None, "now_ns": after.harness.now_ns, **settings}
         self.harness = Harness(**settings)
         if after is not None:
-            self.harness.table.follow_ports([PPTP_PORT])
-            adopt_all(self.harness.table, memory.lay_out(CAPACITY, after.rows), self.harness.now_ns)
+            ports = gateways or Gateways()
+            self.harness.table.follow_ports([PPTP_PORT, *ports.ftp, *ports.irc])
+            left = memory.lay_out(CAPACITY, after.rows)
+            adopt_all(self.harness.table, left, self.harness.now_ns)
         if rules is not None:
             self.harness.set_rule_set(rules)
         self.forwards = Forwards(self.harness.table, self.harness.forwarder)
@@ -67,6 +71,8 @@ class Gateway:
             self.harness.table, self.harness.forwarder, [PPTP_PORT] * self.vpn.settings.pptp
         )
         self.gateways.go_by(gateways or Gateways())
+        if after is not None:
+            self.gateways.go_on(left.followers)
         self.punts = Punts(self.harness.forwarder, self.vpn, self.gateways, lambda *host: self.vpn.address(*host))
         self.asked = 0  # packets that a tracker had to look at
         self.adopted = Adopted(Counter(), Counter())

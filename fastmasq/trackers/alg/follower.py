@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntFlag
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fastmasq.trackers.alg.lines import Change, Lines, Reader
@@ -20,6 +21,28 @@ class External(NamedTuple):
     port: int
 
 
+class Known(IntFlag):
+    """What another process needs to know of a control connection to go on with it, beside how far it was read."""
+
+    SERVES = 1  # the inside host is the server
+    GREETED = 2
+    SPOKEN = 4
+    LOGGED_IN = 8
+    ASKED_PASV = 16
+    ASKED_EPSV = 32
+    WANTS_TLS = 64
+    WITHIN_OUTBOUND = 128  # a line has begun that has not ended
+    WITHIN_INBOUND = 256
+
+
+_FACTS = {
+    "serves": Known.SERVES,
+    "has_greeted": Known.GREETED,
+    "has_spoken": Known.SPOKEN,
+    "has_logged_in": Known.LOGGED_IN,
+}
+_WITHIN: dict[Direction, Known] = {"outbound": Known.WITHIN_OUTBOUND, "inbound": Known.WITHIN_INBOUND}
+
 Opens = Callable[[int], External | str]
 """Has somebody be expected at a port of the inside host; returns at which endpoint, or the name of a refusal."""
 
@@ -28,7 +51,8 @@ class Follower:
     """One control connection, from its first octet on. `refused`, `opened`: what was since it was taken last.
 
     address: that of the inside host; serves: it is the server. room: how many announcements may be edited before others
-    are acknowledged. has_greeted, has_logged_in: whether the server, and the client, have begun as the protocol has it.
+    are acknowledged. has_greeted, has_logged_in: whether the server, and the client, have begun as the protocol has it;
+    has_spoken: the client has said a line.
     """
 
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
@@ -40,6 +64,7 @@ class Follower:
         self.has_ended = False
         self.has_greeted = False
         self.has_logged_in = False
+        self.has_spoken = False
         self.room = 0
         self._lines: dict[Direction, Lines] = {}
 
@@ -61,6 +86,22 @@ class Follower:
     def is_done(self) -> bool:
         """Whether nothing of the connection has to be seen any more."""
         return self.has_ended and not any(lines.is_holding for lines in self._lines.values())
+
+    def known(self) -> Known | None:
+        """Return what another process needs to go on; None while octets are held back: it would not have them."""
+        if any(lines.is_holding for lines in self._lines.values()):
+            return None
+        facts = [flag for name, flag in _FACTS.items() if getattr(self, name)]
+        within = [flag for direction, flag in _WITHIN.items() if self._lines[direction].is_within]
+        return Known(sum((*facts, *within)))
+
+    def go_on(self, known: Known) -> None:
+        """Be where another process was; what is left of a line that it has read the beginning of passes unread."""
+        for name, flag in _FACTS.items():
+            setattr(self, name, flag in known)
+        for direction, flag in _WITHIN.items():
+            if flag in known:
+                self._lines[direction].pass_line()
 
     def refuse(self, name: str) -> None:
         """Note a refusal, once the connection is not passed on unread already."""

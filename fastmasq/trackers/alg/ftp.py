@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address
 
-from fastmasq.trackers.alg.follower import Direction, External, Follower, Opens, Side
+from fastmasq.trackers.alg.follower import Direction, External, Follower, Known, Opens, Side
 from fastmasq.trackers.alg.lines import Change, Part
 
 _LONGEST_COMMAND = 512  # octets
@@ -24,6 +24,7 @@ _LONGEST_REPLY = 1024
 
 _FIRST = b"USER AUTH FEAT OPTS HOST CLNT CSID SYST HELP NOOP QUIT ACCT LANG STAT PBSZ PROT CCC REIN PASV EPSV PORT EPRT"
 _FIRST_VERBS = frozenset(_FIRST.split())
+_ASKED = {b"PASV": Known.ASKED_PASV, b"EPSV": Known.ASKED_EPSV}
 _HTTP_VERBS = frozenset(b"GET HEAD POST PUT".split())
 _TELNET = re.compile(rb"(?:\xff[\xf1-\xf9])*")  # ABOR and STAT come behind such (section 4.1.3)
 _COMMAND = re.compile(rb"([A-Za-z]{3,4})(?=[ \r\n])")
@@ -53,6 +54,18 @@ class FtpFollower(Follower):
             self.refuse("client_first")
         return super().read(direction, octets)
 
+    def known(self) -> Known | None:
+        known = super().known()
+        if known is None:
+            return None
+        known |= Known.WANTS_TLS if self.wants_tls else Known(0)
+        return known | _ASKED.get(self.asked, Known(0))
+
+    def go_on(self, known: Known) -> None:
+        super().go_on(known)
+        self.wants_tls = Known.WANTS_TLS in known
+        self.asked = next((verb for verb, flag in _ASKED.items() if flag in known), b"")
+
     @staticmethod
     def commands_in(octets: bytes) -> int:
         return 1 + len(_ANNOUNCEMENT.findall(octets))
@@ -61,21 +74,17 @@ class FtpFollower(Follower):
 class _Client(Side[FtpFollower]):
     longest = _LONGEST_COMMAND
 
-    def __init__(self, follower: FtpFollower) -> None:
-        super().__init__(follower)
-        self._is_first = True
-
     def line(self, line: bytes) -> Part | None:
         follower = self.follower
         command = _COMMAND.match(line, _TELNET.match(line).end())
         verb = command[1].upper() if command else b""
-        is_first, self._is_first = self._is_first, False
+        is_first, follower.has_spoken = not follower.has_spoken, True
         if not verb or verb in _HTTP_VERBS or b" HTTP/" in line or (is_first and verb not in _FIRST_VERBS):
             follower.refuse("not_the_protocol")
             return None
         follower.has_logged_in |= verb == b"USER"
         follower.wants_tls |= verb == b"AUTH"
-        if verb in (b"PASV", b"EPSV"):
+        if verb in _ASKED:
             follower.asked = verb
         if follower.serves or verb not in (b"PORT", b"EPRT"):
             return None

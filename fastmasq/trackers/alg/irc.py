@@ -53,13 +53,9 @@ class IrcFollower(Follower):
 class _Client(Side[IrcFollower]):
     longest = _LONGEST
 
-    def __init__(self, follower: IrcFollower) -> None:
-        super().__init__(follower)
-        self._is_first = True
-
     def line(self, line: bytes) -> Part | None:
         command = _COMMAND.match(line)
-        is_first, self._is_first = self._is_first, False
+        is_first, self.follower.has_spoken = not self.follower.has_spoken, True
         if command is None or b" HTTP/" in line or (is_first and command[1].upper() not in _FIRST_VERBS):
             self.follower.refuse("not_the_protocol")
             return None

@@ -60,6 +60,15 @@ class Lines:
     def is_holding(self) -> bool:
         return self._held is not None
 
+    @property
+    def is_within(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return self._passes or bool(self._line)
+
+    def pass_line(self) -> None:
+        """Have what is left of the line that has begun pass unread."""
+        self._passes = True
+
     def read(self, octets: bytes) -> list[Change]:
         """Return the changes of new octets, in order."""
         changes: list[Change] = []

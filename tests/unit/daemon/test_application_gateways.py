@@ -9,10 +9,12 @@ import pytest
 from fastmasq.config.schema import Gateways
 from fastmasq.config.values import Ports
 from fastmasq.policy.forwards import Forward, Target
+from fastmasq.table import memory
+from tests.support.adoption import shared
 from tests.support.edited_stream import Talk
 from tests.support.packets import TCP, UNREACHABLE, decode, dotted, icmp, ipv4, problems, tcp
 from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
-from tests.support.vpn_gateway import OTHER_REMOTE, REMOTE, Gateway
+from tests.support.vpn_gateway import CAPACITY, OTHER_REMOTE, REMOTE, Gateway
 
 FTP, IRC = 21, 6667
 CLIENT, SERVER = (HOST, 4000), (REMOTE, FTP)
@@ -193,6 +195,115 @@ def test_a_connection_that_follows_on_the_same_ports_is_read_anew() -> None:
     again.say("server", GREETING)
     again.say("client", USER)
     assert again.say("client", PORT) == USER + PORT_OUTSIDE
+
+
+# -- what outlives the process -----------------------------------------------------------------------------------------
+
+
+def killed(*talks: Talk, lacking: str = "", **options) -> Gateway:
+    """Return the gateway that goes on after that of these connections was killed; they go on through it."""
+    [before] = {each.gateway for each in talks}
+    if lacking:
+        memory.lay_out(CAPACITY, before.rows).followers[lacking] = 0
+    again = Gateway(buffer=shared(CAPACITY), after=before, **options)
+    for each in talks:
+        each.gateway = again
+    return again
+
+
+def lasting(**options) -> Gateway:
+    return Gateway(buffer=shared(CAPACITY), **options)
+
+
+SAYS = [("server", GREETING), ("client", USER), ("server", b"331 x\r\n"), ("client", PORT), ("server", b"200 y\r\n")]
+
+
+@pytest.mark.parametrize("kill_at", range(len(SAYS)))
+def test_a_client_is_followed_through_kills_wherever_they_strike(kill_at: int) -> None:
+    control = talk(lasting(), begun=False)
+    for number, (end, said) in enumerate(SAYS):
+        if number == kill_at:
+            for _ in range(2):
+                killed(control)
+        control.say(end, said)
+    assert control.received["server"].octets == USER + PORT_OUTSIDE
+    killed(control)
+    assert control.say("client", PORT.replace(b"156", b"157")).endswith(PORT_OUTSIDE.replace(b"156", b"157"))
+    assert not refused(control.gateway)
+    for port in (156 << 8 | 64, 157 << 8 | 64):
+        arrived = decode(control.gateway.passes(OUTSIDE, syn(REMOTE, port)))
+        assert (dotted(arrived.destination), arrived.destination_port) == (HOST, port), "what was opened before is open"
+
+
+def test_a_server_is_followed_through_a_kill() -> None:
+    control = served(lasting(forwards=[FORWARD]))
+    control.say("client", b"EPSV\r\n")
+    killed(control, forwards=[FORWARD])
+    said = control.say("server", b"229 Ok (|||40000|)\r\n227 Ok (10,0,0,2,156,64)\r\n")
+    assert refused(control.gateway) == {"unasked": 1} and control.gateway.gateways.opened_total == 1
+    assert said.endswith(b"227 Ok (10,0,0,2,156,64)\r\n")
+
+
+def test_an_offer_is_edited_after_a_kill() -> None:
+    options = {"gateways": Gateways(irc=Ports((IRC,)))}
+    control = chat(lasting(**options))
+    killed(control, **options)
+    assert control.say("client", OFFER).endswith(OFFER.replace(b"167772162", b"3368601800"))
+
+
+def test_rfc2577_a_kill_makes_nobody_trusted() -> None:
+    """Who had not logged in has not afterwards, and who has been refused stays so."""
+    early, refusing = lasting(), lasting()
+    control, other = talk(early, begun=False), talk(refusing)
+    control.say("server", GREETING)
+    other.say("client", b"GET / HTTP/1.1\r\n")
+    for each in (control, other):
+        killed(each)
+        assert each.say("client", PORT).endswith(PORT)
+    assert refused(control.gateway) == {"not_logged_in": 1} and not other.gateway.gateways.connections
+
+
+@pytest.mark.parametrize("rest", [b"x\r\n", b"PORT 10,0,0,2,156,64\r\n"])
+def test_what_is_left_of_a_line_passes_after_a_kill(rest: bytes) -> None:
+    control = talk(lasting())
+    control.say("client", b"STAT ")
+    killed(control)
+    assert control.say("client", rest).endswith(b"STAT " + rest)
+    assert control.say("client", PORT).endswith(PORT_OUTSIDE) and not refused(control.gateway)
+
+
+@pytest.mark.parametrize("lacking", ["key0", "expected"])
+def test_what_was_edited_and_not_noted_goes_on_unread(lacking: str) -> None:
+    control = talk(lasting())
+    control.say("client", PORT)
+    gateway = killed(control, lacking=lacking)
+    assert not gateway.gateways.connections
+    assert control.say("client", PORT) == USER + PORT_OUTSIDE + PORT and gateway.asked == 0
+
+
+def test_a_command_that_is_held_back_is_not_read_on_after_a_kill() -> None:
+    control = talk(lasting())
+    control.said["client"] += PORT
+    control.send("client", len(USER), len(USER) + 10)
+    assert not killed(control).gateways.connections
+
+
+def test_a_port_that_is_followed_no_more_is_not_after_a_kill() -> None:
+    control = talk(lasting())
+    gateway = killed(control, gateways=Gateways(ftp=Ports()))
+    assert control.say("client", PORT) == USER + PORT and not gateway.gateways.connections
+
+
+def test_of_so_many_connections_is_kept_how_far_they_were_read() -> None:
+    gateway = lasting()
+    most = memory.stream_rows(CAPACITY)
+    talks = [talk(gateway, client=4000 + number) for number in range(most + 1)]
+    gateway.passes(INSIDE, talks[0].segment("client", "RA", len(USER)))
+    gateway.second()
+    talks[-1].say("client", b"NOOP\r\n")
+    again = killed(*talks[1:])
+    assert len(again.gateways.connections) == most
+    assert all(each.say("client", PORT).endswith(PORT_OUTSIDE) for each in talks[1:9])
 
 
 # -- DCC ---------------------------------------------------------------------------------------------------------------

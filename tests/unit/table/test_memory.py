@@ -53,7 +53,7 @@ def test_a_buffer_of_the_size_asked_for_holds_the_lasting_arrays(capacity: int) 
     lasting = [getattr(laid_out, name) for name in memory.lasting(capacity)]
     found = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in lasting]
     assert [begin - first for begin, _ in found] == [
-        memory.offset_of(name, capacity) for name in ("header", "mappings", "sessions", "streams", "edits")
+        memory.offset_of(name, capacity) for name in ("header", "mappings", "sessions", "streams", "edits", "followers")
     ]
     assert not any(begin % mmap.PAGESIZE for begin, _ in found)
     assert found[-1][1] <= first + memory.size_of(capacity)
@@ -63,7 +63,7 @@ def test_a_buffer_of_the_size_asked_for_holds_the_lasting_arrays(capacity: int) 
 
 
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize(("capacity", "arrays"), [(CAPACITY, 20), (rows.YOUNG + 1, 23), (1_000_000, 26)])
+@pytest.mark.parametrize(("capacity", "arrays"), [(CAPACITY, 21), (rows.YOUNG + 1, 24), (1_000_000, 27)])
 def test_every_array_begins_at_a_cache_line(given: bool, capacity: int, arrays: int) -> None:
     buffer = zeroed(memory.size_of(capacity)) if given else None
     assert [first % memory.ALIGNMENT for first, _ in spans(memory.lay_out(capacity, buffer))] == [0] * arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,22 +31,38 @@ listen = "eth1:2121"
 to = "{INSIDE_ADDRESS}:2121"
 """
 TIMES = 3  # transfers on one control connection
+AT_ONCE = 4  # clients
 
 
-def curl(address: str, *options: str) -> list[str]:
+Where = tuple[str, int]  # address and port of a server
+
+
+def curl(server: Where, *options: str) -> list[str]:
+    address, port = server
     names = ",".join(f"{FILE}{number}" for number in range(TIMES))
-    return ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", *options, f"ftp://{address}/{{{names}}}"]
+    quietly = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20"]
+    return [*quietly, *options, f"ftp://{address}:{port}/{{{names}}}"]
 
 
-def lftp(address: str, passive: bool) -> list[str]:
+def lftp(server: Where, mode: str) -> list[str]:
+    address, port = server
     files = " ".join(f"{FILE}{number}" for number in range(TIMES))
-    quick = f"set net:max-retries 1; set net:timeout 10; set ftp:passive-mode {'on' if passive else 'off'}"
-    return ["lftp", "-c", f"{quick}; open ftp://{address}; ls; cat {files}"]
+    quick = f"set net:max-retries 1; set net:timeout 10; set ftp:passive-mode {'on' if mode == 'passive' else 'off'}"
+    return ["lftp", "-c", f"{quick}; open -p {port} ftp://{address}; ls; cat {files}"]
 
 
-def ftp(address: str, active: bool) -> list[str]:
+def ftp(server: Where, mode: str) -> list[str]:
+    address, port = server
     script = "\n".join(f"get {FILE}{number} -" for number in range(TIMES))
-    return ["sh", "-c", f"printf 'ls\\n{script}\\nquit\\n' | tnftp -a{'A' if active else 'p'} -V {address}"]
+    option = "p" if mode == "passive" else "A"
+    return ["sh", "-c", f"printf 'ls\n{script}\nquit\n' | tnftp -a{option} -V {address} {port}"]
+
+
+def clients(server: Where, mode: str) -> list[list[str]]:
+    """Return all that can fetch files from a server so, in each of the two ways of a mode (RFC 959, and 2428)."""
+    options = {"active": (["--ftp-port", "-"], "--disable-eprt"), "passive": ([], "--disable-epsv")}
+    extended, plain = options[mode]
+    return [curl(server, *extended), curl(server, *extended, plain), lftp(server, mode), ftp(server, mode)]
 
 
 def fetched(net: Network, host: str, argv: list[str]) -> bool:
@@ -55,34 +72,25 @@ def fetched(net: Network, host: str, argv: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no offloads"])
-def test_rfc959_rfc2428_programs_on_both_sides(net: Network, tmp_path: Path, offloads: bool) -> None:
+def test_rfc959_rfc2428_programs_on_both_sides_at_once(net: Network, tmp_path: Path, offloads: bool) -> None:
     net.lab.offloads(offloads)
-    start_vsftpd(net, "server", tmp_path)
-    start_vsftpd(net, "inside", tmp_path)
-    start_pure_ftpd(net, "inside", tmp_path, 2121)
+    for host in ("server", "inside"):
+        start_vsftpd(net, host, tmp_path)
+        start_pure_ftpd(net, host, tmp_path, 2121)
     net.start(FORWARDS)
-    active = [
-        curl(SERVER_ADDRESS, "--ftp-port", "-"),  # EPRT
-        curl(SERVER_ADDRESS, "--ftp-port", "-", "--disable-eprt"),  # PORT
-        lftp(SERVER_ADDRESS, passive=False),
-        ftp(SERVER_ADDRESS, active=True),
+    ways = [("inside", SERVER_ADDRESS), ("server", EXTERNAL_ADDRESS)]
+    runs = [
+        (host, argv)
+        for host, address in ways
+        for port in (21, 2121)
+        for mode in ("active", "passive")
+        for argv in clients((address, port), mode)
     ]
-    for argv in active:
-        assert fetched(net, "inside", argv), argv
-    passive = [
-        curl(EXTERNAL_ADDRESS),  # EPSV
-        curl(EXTERNAL_ADDRESS, "--disable-epsv"),  # PASV
-        curl(f"{EXTERNAL_ADDRESS}:2121"),
-        curl(f"{EXTERNAL_ADDRESS}:2121", "--disable-epsv"),
-        lftp(EXTERNAL_ADDRESS, passive=True),
-        ftp(EXTERNAL_ADDRESS, active=False),
-    ]
-    for argv in passive:
-        assert fetched(net, "server", argv), argv
-    assert fetched(net, "server", curl(EXTERNAL_ADDRESS, "--ftp-port", "-"))  # needs nothing: the server connects
-    assert fetched(net, "inside", curl(SERVER_ADDRESS))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = pool.map(lambda run: fetched(net, *run), runs)
+        assert [run for run, is_whole in zip(runs, results, strict=True) if not is_whole] == []
     known = net.fastmasq.ask("gateways")
-    assert known["opened_total"] >= TIMES * (len(active) + len(passive)) and not known["refused"]
+    assert known["opened_total"] >= TIMES * len(runs) // 2 and not known["refused"], "half of the ways need one"
     eventually(lambda: not net.fastmasq.ask("gateways")["connections"], what="the end of all connections")
     assert net.drops().keys() <= scenario.HONEST_DROPS
 

@@ -109,7 +109,9 @@ def _origin(forward: dict[str, Any]) -> str:
     if forward["owner"] is None:
         return str(forward["from"])
     left = format_duration(forward["left_s"] * NS_PER_SECOND)
-    return f"{forward['from']} by {forward['owner']}, {left} left"
+    text = f"{forward['from']} by {forward['owner']}, {left} left"
+    remotes = [f"{one['network']}:{one['port'] or 'any'}" for one in forward["remotes"]]
+    return f"{text}, for {', '.join(remotes)}" if remotes else text
 
 
 def _change(socket: str | None, config: str | None, change: Any) -> None:

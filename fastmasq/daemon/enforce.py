@@ -93,8 +93,8 @@ class Judge:
         in_use = self.in_use[row["mapping"]] if row["port_class"] != CLASS_NONE else None
         if in_use in (MAPPING_FORWARD, MAPPING_ORPHAN):
             endpoint = (external.saddr, int(row["port_class"]), external.sport)
-            targets = self.forwards.wanted.get(endpoint, ())
-            if (ends.saddr, ends.sport) not in [target[:2] for target in targets]:
+            wanted = self.forwards.wanted.get(endpoint)
+            if wanted is None or (ends.saddr, ends.sport) not in [target[:2] for target in wanted.targets]:
                 return "no forward leads there"
             return None if turns_round else self._why_not_inbound(protocol, ends, external)
         if in_use == MAPPING_BY_SESSION:

@@ -8,10 +8,12 @@ Control methods, with parameters and result:
     forwards
      -> [{"protocol": "tcp", "listen": "eth1", "first": 8080, "last": 8080, "address": "200.200.200.200",
           "state": "in force", "targets": [{"address": "10.0.0.2", "port": 80, "preference": 10, "left": 7}],
-          "steal": false, "from": "configuration", "owner": null, "left_s": null}, ...]
+          "steal": false, "remotes": [], "from": "configuration", "owner": null, "left_s": null}, ...]
         each with its state, its targets beginning with the one whose turn it is; state is "in force", "waiting", "no
         address", address then null, or "taken": another forward has the port, or one of the ports, of the same address.
-        One that an inside host has asked for is from "pcp" or "nat-pmp", and has an owner and the seconds it has left.
+        One that an inside host has asked for is from "pcp", "nat-pmp" or "upnp", and has an owner and the seconds it
+        has left. It is for the "remotes", such as {"network": "199.0.0.0/24", "port": 53}, port 0 being any, or for
+        everybody if there are none.
 
     forwards.change, see daemon/policy.py
      -> {"forwards": 3, "warnings": ["udp 200.200.200.200:80: sessions still use this port; ...", ...]}
@@ -90,10 +92,10 @@ class Forwards:
         self.addresses = dict(addresses)
         self.wanted, self.owners = {}, {}
         others = (*self.forwards, *self.of_triggers)
-        for endpoint, targets, forward in forwards.endpoints((*others, *self.leased), addresses):
+        for endpoint, placed, forward in forwards.endpoints((*others, *self.leased), addresses):
             if endpoint in self.wanted and forward not in self.leased:
                 log.warning("%s: another forward has this port of the same address; it goes first", forward)
-            self.wanted.setdefault(endpoint, targets)
+            self.wanted.setdefault(endpoint, placed)
             self.owners.setdefault(endpoint, forward)
 
     def wanted_ports(self) -> dict[int, np.ndarray]:
@@ -110,8 +112,8 @@ class Forwards:
 
     def target_of(self, address: int, protocol: str, port: int) -> int | None:
         """Return the first inside host that a forward of a port leads to."""
-        targets = self.wanted.get((address, forwards.PROTOCOLS.index(protocol), port))
-        return targets[0][0] if targets else None
+        wanted = self.wanted.get((address, forwards.PROTOCOLS.index(protocol), port))
+        return wanted.targets[0][0] if wanted else None
 
     def withdraw(self) -> None:
         """Take away what is no longer wanted; its sessions live on."""
@@ -120,7 +122,7 @@ class Forwards:
 
     def place(self) -> None:
         """Put in force what is wanted. Raises CapacityError."""
-        changed = [endpoint for endpoint, targets in self.wanted.items() if self.placed.get(endpoint) != targets]
+        changed = [endpoint for endpoint, wanted in self.wanted.items() if self.placed.get(endpoint) != wanted]
         self._each(changed, self._place)
 
     def retry(self) -> None:
@@ -140,7 +142,7 @@ class Forwards:
                     action(endpoint)
 
     def _place(self, endpoint: Endpoint) -> None:
-        if self.rows.place(*endpoint, self.wanted[endpoint]):
+        if self.rows.place(*endpoint, *self.wanted[endpoint]):
             self.placed[endpoint] = self.wanted[endpoint]
             self.waiting.discard(endpoint)
             self.left.discard(endpoint)

@@ -31,7 +31,7 @@ from fastmasq.daemon.origin import Origin
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel.run_folder import RunFolder, file_of
 from fastmasq.log_limit import LogLimit
-from fastmasq.policy.forwards import OUTSIDE, PROTOCOLS, Endpoint, Forward, Target
+from fastmasq.policy.forwards import MOST_REMOTES, OUTSIDE, PROTOCOLS, Endpoint, Forward, Remotes, Target
 from fastmasq.units import NS_PER_SECOND, format_duration
 
 log = logging.getLogger("fastmasq.forwards")
@@ -53,6 +53,7 @@ class Why(StrEnum):
     NO_ADDRESS = "no_address"
     TAKEN = "taken"
     FAILED = "failed"
+    REMOTES = "remotes"
 
 
 SENTENCES = {
@@ -63,6 +64,7 @@ SENTENCES = {
     Why.NO_ADDRESS: "the outside link has no address just now",
     Why.TAKEN: "somebody else has the very port that was asked for",
     Why.FAILED: "the gateway could not put it in force, see the log",
+    Why.REMOTES: f"it would be for more than {MOST_REMOTES} remote networks",
 }
 
 
@@ -82,7 +84,8 @@ class Wish(NamedTuple):
     """What an inside host asks for: an external port, 0 for any, that leads to a port of its own, for so long.
 
     `exactly`: that port or none. `about` is what the host says of it. `key` is what only its owner knows of a lease;
-    those without a key are of all programs of a host.
+    those without a key are of all programs of a host. It is to be for these `remotes` as well as those that it is for
+    already; with `anew`, for these alone, and for everybody if there are none.
     """
 
     by: By
@@ -94,6 +97,15 @@ class Wish(NamedTuple):
     key: bytes = b""
     exactly: bool = False
     about: str = ""
+    remotes: tuple[Remotes, ...] = ()
+    anew: bool = False
+
+    def remotes_after(self, before: tuple[Remotes, ...]) -> tuple[Remotes, ...]:
+        """Return whom a lease is for that has been for those. Raises Refused."""
+        after = tuple(dict.fromkeys((*(() if self.anew else before), *self.remotes)))
+        if len(after) > MOST_REMOTES:
+            raise Refused(Why.REMOTES)
+        return after
 
 
 class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,11 +120,13 @@ class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     until_ns: int
     key: bytes = b""
     about: str = ""
+    remotes: tuple[Remotes, ...] = ()
 
     def forward(self) -> Forward:
         target = Target(str(IPv4Address(self.host)), self.port)
         return Forward(
-            protocol=self.protocol, listen=self.listen, first=self.external, last=self.external, targets=(target,)
+            protocol=self.protocol, listen=self.listen, first=self.external, last=self.external, targets=(target,),
+            remotes=self.remotes,
         )  # fmt: skip
 
     def left_s(self, now: int) -> int:
@@ -238,8 +252,8 @@ class Leases:
         if present is not None:
             if wish.exactly and wish.external not in (0, present.external):
                 raise Refused(Why.TAKEN)
-            lease = structs.replace(present, until_ns=until)
-            self._leases[lease.forward()] = lease
+            lease = structs.replace(present, until_ns=until, remotes=wish.remotes_after(present.remotes))
+            self._replace(present, lease)
             self._note(lease, "renewed", now)
         else:
             lease = self._lease(wish, listen, address, until)
@@ -285,10 +299,10 @@ class Leases:
             external = gateway.table.external_of(port_class, wish.host, wish.port)
         own = Lease(
             by=wish.by, host=wish.host, protocol=wish.protocol, port=wish.port, listen=listen, external=wish.external,
-            until_ns=until, key=wish.key, about=wish.about,
+            until_ns=until, key=wish.key, about=wish.about, remotes=wish.remotes_after(()),
         )  # fmt: skip
         if external in {endpoint[::2] for endpoint in gateway.forwards.placed if endpoint[1] == port_class}:
-            if wish.exactly and wish.external not in (0, external[1]):
+            if own.remotes or (wish.exactly and wish.external not in (0, external[1])):
                 raise Refused(Why.TAKEN)
             return structs.replace(own, external=external[1])  # which is no lease, and lasts
         if sum(lease.host == wish.host for lease in self._leases.values()) >= self._settings.mappings_per_host:
@@ -358,6 +372,15 @@ class Leases:
             return True
         self._without([lease])
         return False
+
+    def _replace(self, present: Lease, lease: Lease) -> None:
+        """Have another lease of a port in the place of one. Raises Refused, and that one stays."""
+        if lease.remotes == present.remotes:
+            self._leases[lease.forward()] = lease
+            return
+        others = {each: other for each, other in self._leases.items() if other is not present}
+        if not self._hold({**others, lease.forward(): lease}):
+            raise Refused(Why.FAILED)
 
     def _without(self, gone: Iterable[Lease]) -> bool:
         """Have these leases no longer; return whether that could be."""

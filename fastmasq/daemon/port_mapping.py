@@ -9,10 +9,12 @@ something, it gets no answer, as if they had been lost: it asks again later, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network
 from typing import Literal
 
 from fastmasq.daemon.leases import Leases, Refused, Why, Wish
+from fastmasq.policy.forwards import Remotes
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
 from fastmasq.wire.numbers import TCP, UDP
@@ -29,6 +31,7 @@ _PCP = {
     Why.NO_ADDRESS: pcp.Result.NETWORK_FAILURE,
     Why.TAKEN: pcp.Result.CANNOT_PROVIDE_EXTERNAL,
     Why.FAILED: pcp.Result.NO_RESOURCES,
+    Why.REMOTES: pcp.Result.EXCESSIVE_REMOTE_PEERS,
 }
 _NATPMP = {
     Why.FORBIDDEN: natpmp.Result.NOT_AUTHORIZED,
@@ -38,6 +41,7 @@ _NATPMP = {
     Why.NO_ADDRESS: natpmp.Result.NETWORK_FAILURE,
     Why.TAKEN: natpmp.Result.OUT_OF_RESOURCES,
     Why.FAILED: natpmp.Result.OUT_OF_RESOURCES,
+    Why.REMOTES: natpmp.Result.OUT_OF_RESOURCES,
 }
 
 
@@ -143,8 +147,6 @@ class Requests:
                 return pcp.answer(request, 0, self._leases.epoch_s(now))
             if request.opcode == pcp.Opcode.PEER:
                 raise pcp.Refused(pcp.Result.UNSUPP_OPCODE)
-            if request.has(pcp.Code.FILTER):
-                raise pcp.Refused(pcp.Result.UNSUPP_OPTION)
             if not self._may_change(host, now):
                 return None
             return self._map(request, request.mapping, host, now)
@@ -158,6 +160,9 @@ class Requests:
         """Do what a MAP request says (RFC 6887 sections 11.3 and 15). Raises one or the other Refused."""
         protocol = _PROTOCOLS.get(asked.protocol)
         is_deleting = request.lifetime == 0
+        filters = request.filters()
+        if is_deleting and filters:
+            raise pcp.Refused(pcp.Result.MALFORMED_OPTION)
         if asked.protocol == 0 and asked.inside_port:
             raise pcp.Refused(pcp.Result.MALFORMED_REQUEST)
         if (protocol is None or not asked.inside_port) and not (is_deleting and asked.protocol in (0, *_PROTOCOLS)):
@@ -166,7 +171,7 @@ class Requests:
         exactly = request.has(pcp.Code.PREFER_FAILURE)
         wish = Wish(
             "pcp", host, protocol or "", asked.inside_port, asked.outside_port, lifetime * NS_PER_SECOND, asked.nonce,
-            exactly,
+            exactly, "", *_remotes(filters),
         )  # fmt: skip
         if is_deleting:
             self._leases.delete(wish, now)
@@ -178,3 +183,18 @@ class Requests:
         address = pcp.mapped(self._leases.address_for(host))
         granted = asked._replace(outside_port=lease.external, outside_address=address)
         return pcp.answer(request, lease.left_s(now), self._leases.epoch_s(now), granted)
+
+
+def _remotes(filters: Iterable[pcp.Filter]) -> tuple[tuple[Remotes, ...], bool]:
+    """Return whom filters, one after the other, want a lease to be for, and whether for no others that it has been for.
+
+    RFC 6887 section 13.3.
+    """
+    wanted: list[Remotes] = []
+    anew = False
+    for each in filters:
+        if each.prefix is None:
+            wanted, anew = [], True
+        else:
+            wanted.append(Remotes(str(IPv4Network((each.address, each.prefix), strict=False)), each.port))
+    return tuple(wanted), anew

@@ -1,7 +1,8 @@
 # A packet from inside to an external endpoint of ours: it turns round here, out by the sender's mapping, in by the receiver's.
 #
 # It is treated as if it had gone out and come back (RFC 4787 REQ-9, 9a): it moves on the sender's session and then the
-# receiver's, and both live by their own packets. The filter keeps strangers out, and this is none.
+# receiver's, and both live by their own packets. The filter keeps strangers out, and this is none,
+# but for a forward that is for some remote endpoints only.
 
 from libc.stdint cimport int64_t, uint32_t
 
@@ -13,7 +14,7 @@ from fastmasq.path.rewrite cimport rewrite_ends
 from fastmasq.path.session cimport advance, birth_of, check_link, first_inbound_state
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport keys, mappings, opening, rows, sessions, table
+from fastmasq.table cimport forwards, keys, mappings, opening, rows, sessions, table
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
 from fastmasq.table.forwards cimport Target
@@ -47,6 +48,8 @@ cdef inline Outcome find_receiver(const Path *p, const Packet *packet, uint32_t 
         flow = &t.sessions[rows.row_of(turn.returning)].flow[rows.INBOUND]
         turn.ends.daddr, turn.ends.did = flow.daddr, flow.did
     elif t.mappings[turn.receiver].in_use == rows.MAPPING_FORWARD:
+        if not forwards.is_for(&t.forwards, t.mappings[turn.receiver].host, turn.ends.saddr, turn.ends.sid):
+            return verdict.FILTERED
         target = opening.forward_target(t, turn.receiver, turn.ends.saddr, turn.ends.sid)
         turn.ends.daddr, turn.ends.did = target.address, target.port
     else:

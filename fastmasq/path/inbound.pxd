@@ -11,7 +11,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.triggers cimport Trigger
 from fastmasq.path.triggers_and_marks cimport TriggersAndMarks
 from fastmasq.path.verdict cimport Outcome
-from fastmasq.table cimport filtering, keys, mappings, opening, rows, sessions, table
+from fastmasq.table cimport filtering, forwards, keys, mappings, opening, rows, sessions, table
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.forwards cimport Target
 from fastmasq.table.rows cimport Flow
@@ -29,7 +29,10 @@ cdef inline Outcome open_forwarded(Path *p, Packet *packet, uint32_t mapping) no
     cdef int state = session.first_inbound_state(packet)
     cdef int64_t row = table.REFUSED_HALF_OPEN
     cdef Ends ends = packet.ends
-    cdef Outcome outcome = leave.towards(p, packet, target.address)
+    cdef Outcome outcome
+    if not forwards.is_for(&p.table.forwards, p.table.mappings[mapping].host, packet.ends.saddr, packet.ends.sid):
+        return verdict.FILTERED
+    outcome = leave.towards(p, packet, target.address)
     if outcome != verdict.GOES_ON:
         return outcome
     ends.daddr, ends.did = target.address, target.port

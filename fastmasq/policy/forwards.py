@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
-from typing import Literal
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,12 +18,22 @@ LARGEST_PREFERENCE = 1_000_000
 ANY = "0.0.0.0"
 OUTSIDE = "outside"  # instead of a link's name: whatever link is the outside one
 PROTOCOLS = ("tcp", "udp")
+MOST_REMOTES = 16  # networks that a forward is for
 
 _LISTEN = re.compile(r"(?P<listen>[^\s:/]+):(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?", re.ASCII)
 _TARGET = re.compile(r"(?P<address>[\d.]+):(?P<port>\d{1,5})", re.ASCII)
 
 Endpoint = tuple[int, int, int]  # address, place in PROTOCOLS, port
-Placed = tuple[tuple[int, int, int], ...]  # address, port and weight of each target
+
+
+class Placed(NamedTuple):
+    """What an external endpoint is to lead to: address, port and weight of each target.
+
+    remotes: address, mask and port of each network that it is for, port 0 being any; none: it is for everybody.
+    """
+
+    targets: tuple[tuple[int, int, int], ...]
+    remotes: tuple[tuple[int, int, int], ...] = ()
 
 
 class Target(Struct, frozen=True):
@@ -34,11 +44,27 @@ class Target(Struct, frozen=True):
     preference: int = PREFERENCE
 
 
+class Remotes(Struct, frozen=True):
+    """Hosts of a network, such as "199.0.0.0/24", at a port of theirs, 0 being any."""
+
+    network: str
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no network, or no port."""
+        _network(self.network)
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"{self.port} is no port, nor 0 for any")
+
+    def __str__(self) -> str:
+        return f"{self.network}:{self.port or 'any'}"
+
+
 class Forward(Struct, frozen=True, kw_only=True):
     """Ports `first` to `last` of an address, or of a link whatever address it has, lead to the targets.
 
     A target's port is that for `first`; those of the other ports follow it. With `steal` it may take the ports of
-    running programs of the host.
+    running programs of the host. With `remotes` it is for those alone.
     """
 
     protocol: Literal["tcp", "udp"]
@@ -47,6 +73,7 @@ class Forward(Struct, frozen=True, kw_only=True):
     last: int
     targets: tuple[Target, ...]
     steal: bool = False
+    remotes: tuple[Remotes, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.protocol} {write_ports(self.listen, self.first, self.last)}"
@@ -191,6 +218,8 @@ def check(forward: Forward) -> None:
     endpoints = [(target.address, target.port) for target in forward.targets]
     if len(set(endpoints)) < len(endpoints):
         raise ConfigurationError(f"{forward}: names a target twice; name it once, with the sum of the preferences")
+    if len(forward.remotes) > MOST_REMOTES:
+        raise ConfigurationError(f"{forward}: is for {len(forward.remotes)} networks; {MOST_REMOTES} are the most")
 
 
 def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iterator[tuple[Endpoint, Placed, Forward]]:
@@ -205,8 +234,17 @@ def endpoints(forwards: Iterable[Forward], addresses: Mapping[str, int]) -> Iter
             continue
         protocol = PROTOCOLS.index(forward.protocol)
         targets = [(_number(one.address), one.port, one.preference) for one in forward.targets]
+        remotes = tuple((*_network(one.network), one.port) for one in forward.remotes)
         for step, port in enumerate(range(forward.first, forward.last + 1)):
-            yield (address, protocol, port), tuple((host, to + step, weight) for host, to, weight in targets), forward
+            placed = Placed(tuple((host, to + step, weight) for host, to, weight in targets), remotes)
+            yield (address, protocol, port), placed, forward
+
+
+@functools.lru_cache(1024)
+def _network(text: str) -> tuple[int, int]:
+    """Return address and mask of a network. Raises ValueError for what is none."""
+    network = IPv4Network(text)
+    return int(network.network_address), int(network.netmask)
 
 
 @functools.lru_cache(1024)

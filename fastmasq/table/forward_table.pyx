@@ -38,16 +38,19 @@ cdef class ForwardTable:
     half_open_limit: sessions of one forward's port of which only one end has been heard (see forwards.pxd).
     """
     cdef MasqTable table
-    cdef object _forwards, _targets, _free_forwards, _free_targets
+    cdef object _forwards, _targets, _remotes, _free_forwards, _free_targets, _free_remotes
 
     def __init__(self, MasqTable table, uint32_t half_open_limit=1024):
         self.table = table
-        self._forwards, self._targets = table.memory.forwards, table.memory.targets
+        self._forwards, self._targets, self._remotes = table.memory.forwards, table.memory.targets, table.memory.remotes
         self._free_forwards, self._free_targets = _Rows(forwards.FORWARDS), _Rows(forwards.TARGETS)
+        self._free_remotes = _Rows(forwards.REMOTES)
         table.table.forwards.half_open_limit = half_open_limit
 
-    def place(self, uint32_t address, int port_class, uint16_t port, targets):
+    def place(self, uint32_t address, int port_class, uint16_t port, targets, remotes=()):
         """Forward an external endpoint to `targets`, (address, port, weight) each; return whether that is in force.
+
+        remotes: (address, mask, port) of each network that it is for, port 0 being any; without, it is for everybody.
 
         It is not while another inside endpoint has that external endpoint: call again when its sessions have ended.
         A forward that is there already is changed: targets keep what is left of their turn if their weight stays, and
@@ -59,7 +62,7 @@ cdef class ForwardTable:
         before = {}
         if mapping.in_use == rows.MAPPING_OPEN and (mapping.address, mapping.id) not in [target[:2] for target in targets]:
             return False
-        self._check_room(len(targets), row)
+        self._check_room(len(targets), len(remotes), row)
         if mapping.in_use == rows.MAPPING_OPEN:
             mappings.forget_owner(t, row)
         elif mapping.in_use == rows.MAPPING_FORWARD:
@@ -71,11 +74,12 @@ cdef class ForwardTable:
             ports.take_port(&t.pools[mappings.row_pool(row)], port)
         if mapping.in_use != rows.MAPPING_FORWARD:
             mapping.host = self._free_forwards.take()
-            self._forwards[mapping.host] = (0, 0, 0, 0)
+            self._forwards[mapping.host] = (0, 0, 0, 0, 0)
         mapping.in_use = rows.MAPPING_FORWARD
         keep_order()
         mapping.address, mapping.id = 0, 0
         self._fill(row, targets, before)
+        self._admit(row, remotes)
         return True
 
     def remove(self, uint32_t address, int port_class, uint16_t port):
@@ -119,17 +123,20 @@ cdef class ForwardTable:
             raise ValueError(f"address {address:#x} is not held: call set_external or hold_external first")
         return mappings.mapping_row(external, port_class, port)
 
-    def _check_room(self, wanted, uint32_t row):
-        present = 0
+    def _check_room(self, wanted, remotes, uint32_t row):
+        present, known = 0, 0
         if self.table.table.mappings[row].in_use == rows.MAPPING_FORWARD:
             present = int(self._forwards[self.table.table.mappings[row].host]["targets"])
+            known = len(self._remotes_of(row))
         elif not self._free_forwards.free():
             raise CapacityError(f"more than {forwards.FORWARDS} ports are forwarded: use smaller ranges")
         if wanted > present + self._free_targets.free():
             raise CapacityError(f"port forwards have more than {forwards.TARGETS} targets: use fewer")
+        if remotes > known + self._free_remotes.free():
+            raise CapacityError(f"port forwards are for more than {forwards.REMOTES} remote networks: name fewer")
 
     def _clear(self, uint32_t row):
-        """Take the targets of a forward away."""
+        """Take the targets of a forward away, and whom it is for."""
         cdef Table *t = &self.table.table
         cdef int port_class = mappings.row_class(row)
         forward = self._forwards[t.mappings[row].host:][:1]
@@ -141,6 +148,8 @@ cdef class ForwardTable:
             self._free_targets.returned.append(at)
             at = int(target["next"])
         forward["targets"] = 0
+        self._free_remotes.returned += self._remotes_of(row)
+        forward["remotes"] = 0
 
     def _fill(self, uint32_t row, targets, before):
         """Make the ring of targets; `before` has (weight, left) by endpoint, beginning with the turn's."""
@@ -158,3 +167,19 @@ cdef class ForwardTable:
         forward = self._forwards[t.mappings[row].host:][:1]
         forward["targets"] = len(ring)
         forward["turn"] = ring[endpoints.index((fresh or stayed)[0])]
+
+    def _admit(self, uint32_t row, remotes):
+        """Have a forward, which has been for everybody, be for these remotes alone, if there are any."""
+        forward = self._forwards[self.table.table.mappings[row].host:][:1]
+        chain = [self._free_remotes.take() for _ in remotes]
+        for at, following, (address, mask, port) in zip(chain, [*chain[1:], -1], remotes):
+            self._remotes[at] = (address & mask, mask, following + 1, port, 0)
+        forward["remotes"] = chain[0] + 1 if chain else 0
+
+    def _remotes_of(self, uint32_t row):
+        """Return the rows of those whom a forward is for."""
+        found, at = [], int(self._forwards[self.table.table.mappings[row].host]["remotes"])
+        while at:
+            found.append(at - 1)
+            at = int(self._remotes[at - 1]["next"])
+        return found

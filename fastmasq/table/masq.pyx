@@ -16,7 +16,7 @@ from fastmasq.table cimport (
     streams, table, wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
-from fastmasq.table.forwards cimport Forward, Target
+from fastmasq.table.forwards cimport Forward, Remote, Target
 from fastmasq.table.index cimport Index, IndexEntry, insert
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
@@ -55,6 +55,7 @@ cdef union Row:
     Network network
     Forward forward
     Target target
+    Remote remote
     IndexEntry entry
     Stream stream
     Edit edit
@@ -66,6 +67,7 @@ ctypedef fused AnyRow:
     Network
     Forward
     Target
+    Remote
     IndexEntry
     Stream
     Edit
@@ -86,6 +88,7 @@ def check_mirrors():
     check_mirror("NETWORK", &row.network)
     check_mirror("FORWARD", &row.forward)
     check_mirror("TARGET", &row.target)
+    check_mirror("REMOTE", &row.remote)
     check_mirror("INDEX_ENTRY", &row.entry)
     check_mirror("STREAM", &row.stream)
     check_mirror("EDIT", &row.edit)
@@ -97,9 +100,9 @@ if sizeof(Session) != 128:
 if len(mirrors.STATES) != rows.STATE_COUNT:
     raise ImportError("table/rows.py does not name every state")
 if ((mirrors.POOLS, mirrors.PORTS, mirrors.POOL_WORDS, mirrors.HOST_ROWS, mirrors.WHEEL_SLOTS, mirrors.FORWARD_ROWS,
-     mirrors.TARGET_ROWS, mirrors.YOUNG, mirrors.SIZES) != (
-        POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS, forwards.TARGETS, growth.YOUNG,
-        table.SIZES)
+     mirrors.TARGET_ROWS, mirrors.REMOTE_ROWS, mirrors.YOUNG, mirrors.SIZES) != (
+        POOLS, PORTS, ports.POOL_WORDS, hosts.HOSTS, wheel.WHEEL_SLOTS, forwards.FORWARDS, forwards.TARGETS,
+        forwards.REMOTES, growth.YOUNG, table.SIZES)
         or (mirrors.STREAMS, mirrors.EDITS, mirrors.TEXT, mirrors.FOLLOWED_PORTS) != (STREAMS, EDITS, TEXT, FOLLOWED_PORTS)):
     raise ImportError("table/rows.py and table/*.pxd disagree about how many rows there are")
 if len(Timeouts().by_state()) != rows.STATE_COUNT:
@@ -278,6 +281,7 @@ cdef class MasqTable:
         point_index(&t.network_index, memory.network_index)
         t.forwards.rows = <Forward *>address_of(memory.forwards)
         t.forwards.targets = <Target *>address_of(memory.targets)
+        t.forwards.remotes = <Remote *>address_of(memory.remotes)
         t.wheel.slots = <uint32_t *>address_of(memory.wheel_slots)
         t.streams.rows = <Stream *>address_of(memory.streams)
         t.streams.edits = <Edit *>address_of(memory.edits)

@@ -45,6 +45,7 @@ class Memory:
     wheel_slots: np.ndarray
     forwards: np.ndarray
     targets: np.ndarray
+    remotes: np.ndarray
     streams: np.ndarray
     edits: np.ndarray
     followers: np.ndarray
@@ -83,6 +84,7 @@ def passing(capacity: int) -> Arrays:
         "wheel_slots": (np.dtype("u4"), (rows.WHEEL_SLOTS,)),
         "forwards": (rows.FORWARD, (rows.FORWARD_ROWS,)),
         "targets": (rows.TARGET, (rows.TARGET_ROWS,)),
+        "remotes": (rows.REMOTE, (rows.REMOTE_ROWS,)),
         "stream_index": (rows.INDEX_ENTRY, (_power_of_two(2 * stream_rows(capacity)),)),
         "followed": (np.dtype("u8"), (capacity // 64 + 1,)),
         "unread": (np.dtype("u8"), (capacity // 64 + 1,)),

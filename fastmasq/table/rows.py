@@ -78,7 +78,8 @@ INDEX_ENTRY = np.dtype([("hash", "u4"), ("ref", "u4")])
 TARGET = np.dtype(
     [("address", "u4"), ("weight", "u4"), ("left", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")]
 )
-FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4"), ("opened", "u4")])
+REMOTE = np.dtype([("address", "u4"), ("mask", "u4"), ("next", "u4"), ("port", "u2"), ("reserved", "u2")])
+FORWARD = np.dtype([("turn", "u4"), ("targets", "u4"), ("half_open", "u4"), ("opened", "u4"), ("remotes", "u4")])
 
 POOLS = 12  # external addresses times classes
 PORTS = 65536  # rows of mappings in each pool
@@ -89,6 +90,7 @@ YOUNG = 32768  # sessions that the smallest indexes of a table have room for
 SIZES = 4  # of indexes at the most
 FORWARD_ROWS = 65536  # forwards at once, each port of a range being one
 TARGET_ROWS = 65536
+REMOTE_ROWS = 32768  # of whom forwards are for
 STREAMS = 512  # TCP connections that have edits, at the most
 EDITS = 16  # places of those of one direction
 TEXT = 48  # octets that an edit may leave

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.comparison import PROGRAM_RULES, Comparison
+from tests.support.comparison import FORWARDS_FOR_SOME, PROGRAM_RULES, Comparison
 from tests.support.model.subjects import PathSubject
 
 pytestmark = pytest.mark.timeout(1200)  # seconds: a failure is shrunk before it is shown
@@ -22,7 +22,9 @@ class EndpointIndependent(AddressDependent):
 
 
 class AddressAndPortDependent(AddressDependent):
-    settings = replace(Comparison.settings, filtering="address-and-port-dependent", renumbers=True)
+    settings = replace(
+        Comparison.settings, filtering="address-and-port-dependent", renumbers=True, forwards=FORWARDS_FOR_SOME
+    )
 
 
 class TightLimits(AddressDependent):

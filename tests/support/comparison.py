@@ -8,6 +8,7 @@ never to less than `SLACK` after a session's end: a timer wheel may be late by o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import note
 from hypothesis import strategies as st
@@ -42,6 +43,11 @@ FORWARDS = (  # of two ports that masquerading may use, and one that it may not;
     PortForward(TCP, 1025, (("10.0.0.2", 1024, 2), ("10.0.0.3", 1024, 1))),
     PortForward(UDP, 1025, (("10.0.0.2", 1024, 1), ("10.0.0.3", 600, 2))),
     PortForward(UDP, 22, (("10.200.0.4", 40000, 0), ("10.0.0.3", 40000, 1))),
+)
+FORWARDS_FOR_SOME = (  # the same, two of them not for all remotes; one of those may be an inside host's
+    replace(FORWARDS[0], remotes=(("199.0.0.2/32", 0), ("62.0.0.0/8", 80))),
+    replace(FORWARDS[1], remotes=(("199.0.0.0/31", 53), ("200.200.200.200/32", 1024))),
+    FORWARDS[2],
 )
 REDIRECTS = (Redirect(47, "10.0.0.2"), Redirect(47, "10.0.0.3", "62.0.0.0/8"), Redirect(50, "10.200.0.4"))
 PROGRAM_RULES = (  # ports of remotes that are asked, and of our own address, which no rule takes

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from fastmasq.wire.numbers import AH
 from tests.support import packets
@@ -465,27 +465,29 @@ class Model:
         if mapping is None:
             return None
         session = mapping.sessions.get((packet.source, packet.source_id))
-        if session or self.admits(mapping, packet.source):
+        if session or self.admits(mapping, packet):
             return mapping, session
         if packet.protocol == ICMP:
             return None  # the host pings as well
         raise Refused("filtered")
 
-    def admits(self, mapping: Mapping, remote: int) -> bool:
-        """Return whether a remote address without a session may send to a mapping (RFC 4787 section 5)."""
+    def admits(self, mapping: Mapping, packet: Parsed) -> bool:
+        """Return whether a packet without a session may come in by a mapping (RFC 4787 section 5)."""
         if mapping.targets:
-            return True  # that is what a port forward is for
+            return self.is_for(mapping, packet)
         if self.settings.filtering == "endpoint-independent":
             return True
         if self.settings.filtering == "address-and-port-dependent":
             return False
-        return any(address == remote for address, _ in mapping.sessions)
+        return any(address == packet.source for address, _ in mapping.sessions)
 
     def inbound(self, packet: Parsed, mapping: Mapping, session: Session | None) -> Rewriter:
         """Give a packet its inside destination. Without a session it passes and leaves no trace."""
         if packet.is_error:
             return self.inbound_error(packet, session)
         if session is None and mapping.targets:
+            if not self.is_for(mapping, packet):
+                raise Refused("filtered")
             session = self.open_forwarded(packet, mapping)
         if session:
             self.receive(session, packet)
@@ -509,10 +511,18 @@ class Model:
     def add_forward(self, forward: PortForward) -> None:
         """Let an external port lead to its targets, and what they send leave by it (PF-3)."""
         targets = [Target((to_address(host), port), weight, weight) for host, port, weight in forward.targets]
-        mapping = Mapping(forward.protocol, 0, 0, forward.port, targets=targets)
+        remotes = tuple((IPv4Network(network), port) for network, port in forward.remotes)
+        mapping = Mapping(forward.protocol, 0, 0, forward.port, targets=targets, remotes=remotes)
         self.by_external[forward.protocol, forward.port] = mapping
         for target in targets:
             self.by_inside[forward.protocol, *target.endpoint] = mapping
+
+    def is_for(self, mapping: Mapping, packet: Parsed) -> bool:
+        """Return whether a forward is for the remote endpoint that a packet is of (RFC 6887 section 13.3)."""
+        source = IPv4Address(packet.source)
+        return not mapping.remotes or any(
+            source in network and port in (0, packet.source_id) for network, port in mapping.remotes
+        )
 
     def is_crowded(self, mapping: Mapping) -> bool:
         return mapping.half_open >= self.settings.half_open

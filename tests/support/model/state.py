@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from tests.support.model import tcp
 
@@ -69,11 +70,15 @@ class WrongTarget(AssertionError):
 
 @dataclass(frozen=True)
 class PortForward:
-    """An external port that leads inside (PF-1): `targets` are (address, port, weight); the first has the turn."""
+    """An external port that leads inside (PF-1): `targets` are (address, port, weight); the first has the turn.
+
+    It is for the remotes in these networks (address/length, and a port or 0 for any), for all if there are none.
+    """
 
     protocol: int
     port: int
     targets: tuple[tuple[str, int, int], ...]
+    remotes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Mapping:
     external_id: int
     sessions: dict[tuple[int, int], Session] = field(default_factory=dict)  # by remote endpoint
     targets: list[Target] = field(default_factory=list)
+    remotes: tuple[tuple[IPv4Network, int], ...] = ()
 
     @property
     def half_open(self) -> int:

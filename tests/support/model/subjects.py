@@ -10,6 +10,7 @@ import functools
 import mmap
 from collections import Counter
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from operator import attrgetter
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from tests.support.model.state import (
     Drop,
     Forward,
     Observed,
+    PortForward,
     Reply,
     Settings,
     Several,
@@ -124,7 +126,7 @@ class PathSubject:
         for forward in settings.forwards:
             targets = [(address(host), port, weight) for host, port, weight in forward.targets]
             port_class = 0 if forward.protocol == TCP else 1
-            self.forwards.place(address(settings.outside_address), port_class, forward.port, targets)
+            self.forwards.place(address(settings.outside_address), port_class, forward.port, targets, _remotes(forward))
         redirects = [Redirect(protocol=one.protocol, host=one.host, source=one.source) for one in settings.redirects]
         self.harness.forwarder.set_renumbering(settings.renumbers)
         self.harness.forwarder.set_redirects(compile_redirects(redirects))
@@ -158,6 +160,12 @@ class PathSubject:
                 remote = dotted(row["remote"][0])
             found.add((row["protocol"], inside, external, remote, row["state"]))
         return found
+
+
+def _remotes(forward: PortForward) -> list[tuple[int, int, int]]:
+    """Return whom a forward is for as ForwardTable has it."""
+    networks = ((IPv4Network(network), port) for network, port in forward.remotes)
+    return [(int(network.network_address), int(network.netmask), port) for network, port in networks]
 
 
 def endpoint(address: int, port: int) -> str:

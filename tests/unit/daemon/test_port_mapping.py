@@ -1,12 +1,14 @@
 """What PCP and NAT-PMP messages of inside hosts are answered, octet by octet, and what floods of them come to.
 
-RFC 6887 sections 7.4, 8.2, 8.3, 11.3, 13.2 and 15; RFC 6886 sections 3.2 to 3.5 and RFC 6887 appendix A.
+RFC 6887 sections 7.4, 8.2, 8.3, 11.3, 13.2, 13.3 and 15; RFC 6886 sections 3.2 to 3.5 and RFC 6887 appendix A.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,10 +16,13 @@ from hypothesis import strategies as st
 from fastmasq.config.schema import PortMapping
 from fastmasq.daemon.port_mapping import MOST_HOSTS, Bucket, Requests
 from fastmasq.daemon.targets import why_not_inside
+from fastmasq.policy import forwards
+from fastmasq.policy.forwards import MOST_REMOTES
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
-from fastmasq.wire.pcp import Code, Mapping, Opcode, Option, Result
+from fastmasq.wire.pcp import Code, Filter, Mapping, Opcode, Option, Result
 from tests.support.harness import address
+from tests.support.packets import dotted, udp
 from tests.support.path_network import HOST, OTHER_HOST, SERVER
 from tests.support.policy_gateway import OUTSIDE_ADDRESS, PolicyGateway
 
@@ -26,6 +31,11 @@ NONCE, OTHER_NONCE = b"n" * 12, b"o" * 12
 ANYWHERE = pcp.mapped(0)
 OUTSIDE = address(OUTSIDE_ADDRESS)
 PREFER_FAILURE = Option(Code.PREFER_FAILURE)
+NO_FILTER = Option(Code.FILTER, Filter(None).data())
+
+
+def filtered(text: str, length: int, port: int = 0) -> Option:
+    return Option(Code.FILTER, Filter(length, address(text), port).data())
 
 
 class Asking:
@@ -34,6 +44,7 @@ class Asking:
     def __init__(self) -> None:
         self.gateway = PolicyGateway(port_mapping=PortMapping(pcp=True, mappings_per_host=3))
         self.leases = self.gateway.leases
+        self.minutes = itertools.count(0, 60)  # in seconds
         self.requests = Requests(self.leases, lambda host: why_not_inside(self.gateway.watch.snapshot(), host))
 
     def ask(self, octets: bytes, host: str = HOST, now: float = 100) -> bytes | None:
@@ -111,6 +122,83 @@ def test_rfc6887_13_prefer_failure(asking: Asking) -> None:
     assert asking.map(6000, 7001, 3600, PREFER_FAILURE)[:2] == cannot
     assert asking.map(6001, 7001, 3600, PREFER_FAILURE, where=pcp.mapped(OUTSIDE + 1))[:2] == cannot
     assert asking.map(6000, 7000, 3600, PREFER_FAILURE, host=OTHER_HOST)[:2] == cannot
+
+
+def visitors(asking: Asking, *ends: tuple[str, int]) -> list[tuple[str, int]]:
+    """Return which of these remote endpoints reach HOST by the outside port 7000 of UDP, to which each sends once."""
+    packets = [udp(remote, (OUTSIDE_ADDRESS, 7000), b"hello") for remote in ends]
+    return [
+        remote for remote, packet in zip(ends, packets, strict=True) if asking.gateway.harness.send("outside", packet)
+    ]
+
+
+def test_rfc6887_13_filters_say_who_may_use_a_mapping_until_they_are_taken_away(asking: Asking) -> None:
+    ends = [("199.0.0.1", 53), ("199.0.0.2", 53), ("199.0.0.1", 54), ("62.1.2.3", 53)]
+    one, network = filtered("199.0.0.1", 32, 53), filtered("62.0.0.9", 8)
+    granted = (Result.SUCCESS, 3600, 100, 7000)
+    assert asking.map(6000, 7000, 3600, one, protocol=17) == granted
+    assert visitors(asking, *ends) == ends[:1]
+    assert asking.gateway.harness.drops()["filtered"] == 3
+    assert asking.map(6000, 7000, 3600, network, protocol=17) == granted  # beside the other
+    assert visitors(asking, *((address, port + 100) for address, port in ends)) == [("62.1.2.3", 153)]
+    assert visitors(asking, *ends) == [ends[0], ends[3]]
+    assert asking.map(6000, 7000, 3600, protocol=17) == granted  # and both stay
+    assert visitors(asking, ends[1]) == []
+    assert asking.map(6000, 7000, 3600, one, NO_FILTER, filtered("199.0.0.2", 32), protocol=17) == granted
+    assert visitors(asking, ("62.1.2.3", 54), ends[1], ends[2]) == [ends[1]]
+    assert asking.map(6000, 7000, 3600, NO_FILTER, protocol=17) == granted
+    assert visitors(asking, ends[2], ("62.1.2.3", 55)) == [ends[2], ("62.1.2.3", 55)]
+
+
+def test_rfc6887_13_a_filter_that_cannot_be_changes_nothing(asking: Asking) -> None:
+    one = filtered("199.0.0.1", 32)
+    asking.map(6000, 7000, 3600, one)
+    (before,) = asking.leases
+    with_ipv6 = Option(Code.FILTER, Filter(24, 1).data()[:4] + bytes(16))
+    assert asking.map(6000, 7000, 3600, NO_FILTER, with_ipv6)[0] is Result.MALFORMED_OPTION
+    assert asking.map(6000, 7000, 0, one)[0] is Result.MALFORMED_OPTION
+    many = [filtered(f"199.0.1.{host}", 32) for host in range(MOST_REMOTES)]
+    assert asking.map(6000, 7000, 7200, *many)[0] is Result.EXCESSIVE_REMOTE_PEERS
+    asking.gateway.host.refuses.add("guard")
+    assert asking.map(6000, 7000, 7200, NO_FILTER)[0] is Result.NO_RESOURCES
+    asking.gateway.host.refuses.clear()
+    assert asking.map(6001, 7001, 3600, *many, one)[0] is Result.EXCESSIVE_REMOTE_PEERS
+    assert list(asking.leases) == [before]
+    assert asking.map(6000, 7000, 3600, NO_FILTER, *many)[0] is Result.SUCCESS
+
+
+def test_rfc6887_13_what_files_forward_has_no_filter(asking: Asking) -> None:
+    forward = forwards.read("tcp", "eth1:8080", [f"{HOST}:6000"])
+    asking.gateway.call("forwards.change", changes=[forwards.Change(action="add", forward=forward)])
+    assert asking.map(6000, 0, 3600, filtered("199.0.0.1", 32))[0] is Result.CANNOT_PROVIDE_EXTERNAL
+    assert asking.map(6000, 0, 3600, NO_FILTER)[3] == 8080
+
+
+ADDRESSES = st.sampled_from([0xC7000001, 0xC7000002, 0xC8000000])
+FILTERS = st.just(Filter(None)) | st.builds(Filter, st.integers(0, 32), ADDRESSES, st.sampled_from([0, 5]))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(FILTERS, max_size=5), min_size=1, max_size=5))
+def test_rfc6887_13_filters_of_several_requests_are_as_one_list(asking: Asking, requests: list[list[Filter]]) -> None:
+    """Whatever the order, a remote may come if one of the filters behind the last that takes all away is for it."""
+    asking.map(0, 0, 0, protocol=0, now=next(asking.minutes))
+    for wanted in requests:
+        options = [Option(Code.FILTER, each.data()) for each in wanted]
+        assert asking.map(6000, 7000, 3600, *options, protocol=17, now=next(asking.minutes))[0] is Result.SUCCESS
+    flat = [each for wanted in requests for each in wanted]
+    last = max((at for at, each in enumerate(flat) if each.prefix is None), default=-1)
+    kept = flat[last + 1 :]
+    for host in (0xC7000001, 0xC7000003, 0xC8000001):
+        for port in (5, 6):
+            allowed = not kept or any(
+                host >> (32 - each.prefix) == each.address >> (32 - each.prefix) and each.port in (0, port)
+                for each in kept
+            )
+            remote = (dotted(host), port)
+            assert visitors(asking, remote) == ([remote] if allowed else [])
+    for row in np.flatnonzero(asking.gateway.harness.table.sessions["state"]).tolist():
+        asking.gateway.harness.table.close(row)
 
 
 def test_rfc6887_7_each_refusal_has_its_result(asking: Asking) -> None:

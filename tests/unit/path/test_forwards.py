@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from ipaddress import IPv4Address, IPv4Network
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmasq.errors import CapacityError
 from fastmasq.path.verdict import DROP_REASONS
 from fastmasq.table.forward_table import ForwardTable
+from fastmasq.table.rows import REMOTE_ROWS
 from tests.support.harness import Harness, address
 from tests.support.packets import ICMP, TCP, UDP, decode, dotted, icmp_error, problems, reassemble, tcp, udp
 from tests.support.path_network import (
@@ -374,3 +380,61 @@ def test_sessions_of_a_forward_count_for_the_host_and_leave_nothing_behind():
 
 def test_the_reasons_are_documented():
     assert "endpoint_clash" in dict(DROP_REASONS)
+
+
+# -- for some remote endpoints only ------------------------------------------------------------------------------------
+
+
+NETWORKS = st.tuples(st.sampled_from(["199.0.0.0", "199.0.0.3", "198.0.0.2", "200.200.200.200"]), st.integers(0, 32))
+WHOM = st.lists(st.tuples(NETWORKS, st.sampled_from([0, 5000, 5001])), max_size=4)
+
+
+def admit(harness: Harness, remotes, target=WEB) -> None:
+    """Have the forward be for networks, each (address, length) and a port."""
+    rows = [(address(text), (1 << 32) - (1 << 32 - length), port) for (text, length), port in remotes]
+    harness.forwards.place(address(GATEWAY_OUT), CLASS[UDP], 8080, [(address(target[0]), target[1], 10)], rows)
+
+
+@given(st.lists(WHOM, min_size=1, max_size=3), st.sampled_from([CLIENT, OTHER_CLIENT, ("198.0.0.2", 5001)]))
+def test_rfc6887_13_a_forward_that_is_for_some_is_for_no_others(changes, client):
+    """What it was for before, or somebody else's forward is for, has no say."""
+    harness = forwarding(WEB, protocol=UDP)
+    place(harness, OTHER_WEB, protocol=UDP, port=8081)
+    for remotes in changes:
+        admit(harness, remotes)
+    is_for = not remotes or any(
+        IPv4Address(client[0]) in IPv4Network(network, strict=False) and port in (0, client[1])
+        for network, port in remotes
+    )
+    packet = udp(client, PUBLIC, b"hello")
+    if is_for:
+        assert ends(passes(harness, OUTSIDE, packet)) == (client, WEB)
+    else:
+        assert dropped(harness, OUTSIDE, packet) == "filtered"
+    assert ends(passes(harness, OUTSIDE, udp(client, (GATEWAY_OUT, 8081), b"hello"))) == (client, OTHER_WEB)
+
+
+def test_rfc6887_13_a_forward_that_is_for_some_lets_live_sessions_be_and_inside_hosts_wait():
+    harness = forwarding(WEB, protocol=UDP)
+    passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"hello"))
+    admit(harness, [((OTHER_CLIENT[0], 32), 0)])
+    assert ends(passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"again"))) == (CLIENT, WEB)
+    assert dropped(harness, OUTSIDE, udp((CLIENT[0], 5001), PUBLIC, b"hello")) == "filtered"
+    assert dropped(harness, INSIDE, udp((OTHER_HOST, 5000), PUBLIC, b"hello")) == "filtered"
+    assert states(harness) == ["unanswered"]
+    admit(harness, [((GATEWAY_OUT, 32), 5000)])
+    assert ends(only(harness.send(INSIDE, udp((OTHER_HOST, 5000), PUBLIC, b"hello"))).packet)[1] == WEB
+
+
+def test_rows_of_whom_forwards_are_for_come_back():
+    harness = forwarding(WEB, protocol=UDP)
+    some = [((CLIENT[0], 32), port) for port in range(1, 1001)]
+    for _ in range(40):
+        admit(harness, some)
+    remove(harness, UDP)
+    many = [((CLIENT[0], 32), port % 65536) for port in range(REMOTE_ROWS)]
+    admit(harness, many)
+    admit(harness, many)
+    with pytest.raises(CapacityError):
+        admit(harness, [*many, many[0]])
+    passes(harness, OUTSIDE, udp(CLIENT, PUBLIC, b"hello"))

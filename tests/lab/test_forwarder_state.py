@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tests.support.vpn_network import SECOND_INSIDE, SECOND_SERVER, VpnNetwork
 MEMORY = Path("/dev/shm")  # a tmpfs, which /run is not everywhere
 FORWARDED = 8080
 FORWARD = f'[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{FORWARDED}"\nto = "{INSIDE_ADDRESS}:{ECHO_PORT}"\n'
-DOWNLOADS, PIECES, PIECE, PAUSE_S = 5, 600, 4096, 0.005
+DOWNLOADS, PIECE, PAUSE_S = 5, 4096, 0.005
 
 
 @pytest.fixture
@@ -63,24 +63,27 @@ def assert_adopted(net: Network, sessions: int) -> None:
 
 
 class Downloads:
-    """Files that the server sends to inside, at a pace, while other things happen."""
+    """Files that the server sends to inside, at a pace, while other things happen, and until they have."""
 
     def __init__(self, net: Network) -> None:
         self.sent, self.received = [b""] * DOWNLOADS, [b""] * DOWNLOADS
+        self._is_over = threading.Event()
         self._threads = []
         for number in range(DOWNLOADS):
             near, far = net.pair()
             for job, end in ((self._send, far), (self._receive, near)):
                 self._threads.append(threading.Thread(target=job, args=(number, end)))
                 self._threads[-1].start()
+        net.keep(self)
 
     def _send(self, number: int, far: socket.socket) -> None:
         digest = hashlib.sha256()
-        for piece in range(PIECES):
+        for piece in itertools.count():
             octets = (b"%d %d " % (number, piece)).ljust(PIECE, b".")
             digest.update(octets)
             far.sendall(octets)
-            time.sleep(PAUSE_S)
+            if self._is_over.wait(PAUSE_S):
+                break
         far.shutdown(socket.SHUT_WR)
         self.sent[number] = digest.digest()
 
@@ -94,9 +97,14 @@ class Downloads:
         return all(thread.is_alive() for thread in self._threads)
 
     def end(self) -> None:
+        """Have each send its last piece; all that was sent has to come."""
+        self.close()
+        assert self.received == self.sent and all(self.sent)
+
+    def close(self) -> None:
+        self._is_over.set()
         for thread in self._threads:
             thread.join()
-        assert self.received == self.sent and all(self.sent)
 
 
 def test_sessions_outlive_a_kill_and_a_stop_that_keeps(net: Network, folder: Path) -> None:

@@ -45,7 +45,7 @@ def wait_for_state(net: Network, link: str, state: str) -> None:
 
 def make_outside_link(net: Network) -> None:
     """Make the gateway's eth1 and its other end, with new MAC addresses, and configure them as the lab does."""
-    net.ip("gateway", f"link add eth1 type veth peer name eth0 netns {net.lab.namespace('router')}")
+    net.wire("gateway", "eth1", "router", "eth0")
     net.ip("router", f"address add {ROUTER_ADDRESS}/24 dev eth0")
     net.ip("router", "link set eth0 up")
     net.ip("gateway", f"address add {EXTERNAL_ADDRESS}/24 dev eth1")
@@ -129,7 +129,7 @@ def test_an_inside_link_made_anew_is_used_at_once(running: Network) -> None:
     net.ip("gateway", "link delete eth0")
     wait_for_state(net, "eth0", "missing")
     assert net.answers("gateway", SERVER_ADDRESS)
-    net.ip("gateway", f"link add eth0 type veth peer name gateway netns {net.lab.namespace('lan')}")
+    net.wire("gateway", "eth0", "lan", "gateway")
     net.ip("lan", "link set gateway master bridge up")
     net.ip("gateway", f"address add {GATEWAY_INSIDE}/8 dev eth0")
     net.ip("gateway", "link set eth0 up")

@@ -51,7 +51,7 @@ def running(net: Network) -> Network:
 
 def add_network_behind(net: Network) -> None:
     """Make inside2 the router of 192.168.5.0/24, where the inside host has a second address, BEHIND."""
-    net.ip("inside2", f"link add eth1 type veth peer name eth1 netns {net.lab.namespace('inside')}")
+    net.wire("inside2", "eth1", "inside", "eth1")
     net.ip("inside2", "address add 192.168.5.1/24 dev eth1")
     net.ip("inside2", "link set eth1 up")
     net.run("inside2", "sysctl", "-qw", "net.ipv4.ip_forward=1")

@@ -24,6 +24,7 @@ from fastmasq.kernel.run_folder import FOLDER, file_of
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import SERVER_ADDRESS, Lab
+from tests.support.namespaces import make_wire
 
 INSIDE_ADDRESS, GATEWAY_INSIDE, ROUTER_ADDRESS = "10.0.0.2", "10.0.0.1", "200.200.200.1"
 PATIENCE_S = 10.0
@@ -160,16 +161,22 @@ class Network:
     def ip(self, host: str, command: str) -> str:
         return hosts.checked(["ip", "-n", self.lab.namespace(host), *command.split()])
 
+    def wire(self, host: str, interface: str, peer: str, peer_interface: str) -> None:
+        """Connect two hosts by a new pair of interfaces, both down."""
+        make_wire(self.lab.namespace(host), interface, self.lab.namespace(peer), peer_interface)
+
     def add_second_inside(self, address: str, prefix: int) -> None:
         """Move inside2, with this address, to a network of its own, whose first address is the gateway's eth2."""
         gateway = str(ipaddress.ip_network(f"{address}/{prefix}", strict=False).network_address + 1)
         self.ip("inside2", "link delete eth0")
-        self.ip("gateway", f"link add eth2 type veth peer name eth0 netns {self.lab.namespace('inside2')}")
+        self.wire("gateway", "eth2", "inside2", "eth0")
         self.ip("gateway", f"address add {gateway}/{prefix} dev eth2")
         self.ip("gateway", "link set eth2 up")
         self.ip("inside2", f"address add {address}/{prefix} dev eth0")
         self.ip("inside2", "link set eth0 up")
         self.ip("inside2", f"route add default via {gateway}")
+        hosts.wait_for_links(self.lab.namespace("gateway"), ["eth2"])
+        hosts.wait_for_links(self.lab.namespace("inside2"), ["eth0"])
 
     def sysctl(self, host: str, name: str) -> str:
         return self.run(host, "sysctl", "-n", name).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from tests.support.networks import networks
 
 _TUNSETIFF, _TUNSETLINK = 0x400454CA, 0x400454CD
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_indexes = itertools.count(1000)  # of links, which nobody else gives out
 
 
 class Namespace:
@@ -82,9 +84,18 @@ def open_tun(namespace: Namespace, name: str, hardware: int = 0xFFFE) -> Iterato
         os.close(descriptor)
 
 
+def make_wire(left: str, left_device: str, right: str, right_device: str) -> None:
+    """Make a pair of veth interfaces, both down, in two namespaces of these names.
+
+    Their numbers differ, as a lab's do: the kernel looks at the carrier of two with one number up to a second late.
+    """
+    near, far = f"{left_device} index {next(_indexes)}", f"{right_device} index {next(_indexes)}"
+    hosts.configure([f"link add {near} type veth peer name {far} netns {right}"], left)
+
+
 def join(left: Namespace, left_device: str, right: Namespace, right_device: str) -> None:
     """Connect two namespaces by a pair of veth interfaces, both up and carrying packets."""
-    left.ip(f"link add {left_device} type veth peer name {right_device} netns {right.name}")
+    make_wire(left.name, left_device, right.name, right_device)
     left.ip(f"link set {left_device} up")
     right.ip(f"link set {right_device} up")
     hosts.wait_for_links(left.name, [left_device])

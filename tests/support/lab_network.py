@@ -307,8 +307,8 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_S, what: 
     return passed
 
 
-def talks(net: Network, host: str, remote: tuple[str, int], seconds: float = 0.5) -> bool:
-    """Return whether a TCP echo server answers a host, which connects within so many seconds."""
+def talks(net: Network, host: str, remote: tuple[str, int], seconds: float = PATIENCE_S) -> bool:
+    """Return whether a TCP echo server answers a host, which may connect for so long: not long, where none should."""
     try:
         connection = net.connect(host, remote, timeout=seconds)
     except OSError:

@@ -21,7 +21,7 @@ from tests.support.lab_network import (
 )
 
 NEW_ADDRESS = "200.200.200.77"
-FOLLOWED_S = 1.0
+FOLLOWED_S = 5.0  # how long it may take until a change of the address is followed, also on a busy machine
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 
 
@@ -106,10 +106,9 @@ def test_an_established_connection_is_reset_quickly(running: Network, waits_for:
     change_address(net)
     started = time.monotonic()
     for connection in connections:
-        connection.settimeout(FOLLOWED_S * 2)
         with pytest.raises(ConnectionResetError):
             connection.recv(100)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < FOLLOWED_S
     eventually(lambda: net.sessions(protocol="tcp", state="established") == [], what="no old session")
     assert "20 sessions of 200.200.200.200 closed, 20 inside ends reset" in net.fastmasq.errors()
 
@@ -126,7 +125,7 @@ def test_a_connection_with_much_under_way_is_reset(running: Network) -> None:
     except BlockingIOError:
         pass
     change_address(net)
-    near.settimeout(2)
+    near.settimeout(FOLLOWED_S)
     with pytest.raises(OSError, match="reset") as caught:
         near.recv(100)
     assert caught.value.errno == errno.ECONNRESET
@@ -144,7 +143,7 @@ def test_the_same_address_coming_back_keeps_connections(running: Network) -> Non
     asking.send(b"?")
     assert icmp_error(asking) == (3, 0, 0, GATEWAY_INSIDE)
     add_address(net, EXTERNAL_ADDRESS)
-    assert round_trip(connection, None, b"after", 2)
+    assert round_trip(connection, None, b"after")
     eventually(lambda: round_trip(client, SERVER, b"after", 0.1), FOLLOWED_S, "an answer")
     assert sessions <= {(each["inside"], each["external"]) for each in net.sessions()}
 
@@ -196,7 +195,7 @@ def test_dynaddr_decides_what_happens_to_old_sessions(net: Network, dynaddr: int
     assert bool(net.sessions(state="established")) == survives
     if survives:  # it can go on when the old address comes back
         change_address(net, EXTERNAL_ADDRESS)
-        assert round_trip(connection, None, b"after", 2)
+        assert round_trip(connection, None, b"after")
 
 
 def test_each_of_two_networks_on_the_outside_link_is_reached_by_its_own_address(net: Network) -> None:

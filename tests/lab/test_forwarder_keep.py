@@ -105,7 +105,7 @@ def test_a_stop_leaks_nothing_of_open_connections(router: Network, traffic: Traf
     outside = net.sniff("router", "eth0")
     net.fastmasq.remove()
     assert net.sysctl("gateway", "net.ipv4.ip_forward") == "1"
-    eventually(lambda: traffic.inside_ends_reset() == len(traffic.pairs), 5, "all inside ends are reset")
+    eventually(lambda: traffic.inside_ends_reset() == len(traffic.pairs), what="all inside ends are reset")
     net.fastmasq.install()
     net.echo_udp()
     assert round_trip(net.udp("inside"), (SERVER_ADDRESS, ECHO_PORT), b"it forwards again")

@@ -302,7 +302,7 @@ def test_release_refuses_while_fastmasq_runs(net: Network) -> None:
 def test_a_kernel_that_forwards_again_is_noticed(net: Network) -> None:
     net.start()
     net.run("gateway", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-    eventually(lambda: "somebody set net.ipv4.ip_forward to 1; it is 0 again" in net.fastmasq.errors(), 5)
+    eventually(lambda: "somebody set net.ipv4.ip_forward to 1; it is 0 again" in net.fastmasq.errors())
     outside = net.sniff("router", "eth0")
     assert net.answers("inside", SERVER_ADDRESS)
     assert leaks(outside.packets()) == [], "the guard stands even so"

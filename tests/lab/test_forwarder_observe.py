@@ -77,11 +77,18 @@ def state_of_gateway(net: Network) -> dict[str, str]:
 
 
 def sent_by_gateway(net: Network) -> dict[str, int]:
-    """Return frames sent on each link, ARP and all."""
+    """Return frames sent on each link, ARP and all; see `quiet_neighbours`."""
     namespace = net.lab.namespace("gateway")
     read = "cat /sys/class/net/eth0/statistics/tx_packets /sys/class/net/eth1/statistics/tx_packets"
     counts = hosts.checked(["ip", "netns", "exec", namespace, "sh", "-c", read]).split()
     return dict(zip(("eth0", "eth1"), map(int, counts), strict=True))
+
+
+def quiet_neighbours(net: Network) -> None:
+    """Have hosts not ask each other, some seconds after they have met, whether they are still there."""
+    for host, interfaces in (("inside", ["eth0"]), ("gateway", ["eth0", "eth1"]), ("router", ["eth0"])):
+        settings = {f"ipv4__neigh__{each}__delay_first_probe_time": 600 for each in interfaces}
+        hosts.set_sysctls(net.lab.namespace(host), **settings)
 
 
 def exchange(near: socket.socket, count: int, mark: str) -> None:
@@ -229,6 +236,7 @@ def test_nothing_on_the_host_is_changed_before_during_or_after(kernel: Network) 
 
 
 def test_it_sends_nothing_even_where_the_kernel_forwards_nothing(net: Network) -> None:
+    quiet_neighbours(net)
     net.start(options=OBSERVE)
     assert net.answers("inside", "10.0.0.1")
     assert net.answers("gateway", ROUTER_ADDRESS)

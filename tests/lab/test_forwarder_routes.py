@@ -16,11 +16,12 @@ from tests.support.lab_network import (
     Network,
     eventually,
     icmp_error,
+    is_told,
     round_trip,
     send_and_compare,
 )
 
-FOLLOWED_S = 1.0  # how long it may take until a change of the routing table is followed
+FOLLOWED_S = 5.0  # how long it may take until a change of the routing table is followed, also on a busy machine
 SERVER = (SERVER_ADDRESS, ECHO_PORT)
 OTHER = ("199.0.0.2", 8)
 BEHIND, SECOND = "192.168.5.2", "192.168.7.2"
@@ -154,10 +155,12 @@ def test_a_route_that_leads_nowhere(running: Network, route: str, error: tuple |
     client = net.udp("inside")
     assert round_trip(client, OTHER, b"before")
     net.ip("gateway", f"route add {route} 199.0.0.2")
-    eventually(lambda: not round_trip(client, OTHER, b"?", 0.05), FOLLOWED_S, "silence")
     asking = net.asking("inside", OTHER)
-    asking.send(b"?")
-    assert icmp_error(asking, 10 if error else 0.2) == error
+    if error:
+        eventually(lambda: is_told(asking, error), FOLLOWED_S, "an answer that there is no way")
+    else:
+        eventually(lambda: asking.send(b"?") and "no_route" in net.drops(), FOLLOWED_S, "a drop")
+        assert icmp_error(asking, 0.2) is None
     drops = net.drops()
     assert drops.pop("no_route")
     assert drops.keys() <= {"martian_source"}, "an answer was under way when the route came"
@@ -172,14 +175,9 @@ def test_without_a_default_route_inside_hosts_are_told(running: Network) -> None
     assert round_trip(connection, None, b"before")
     net.ip("gateway", "route delete default")
     asking = net.asking("inside", SERVER)
-
-    def told() -> bool:
-        asking.send(b"?")
-        return icmp_error(asking, 0.2) == (3, 0, 0, GATEWAY_INSIDE)
-
-    eventually(told, FOLLOWED_S, "an answer that there is no way")
+    eventually(lambda: is_told(asking, (3, 0, 0, GATEWAY_INSIDE)), FOLLOWED_S, "an answer that there is no way")
     net.ip("gateway", f"route add default via {ROUTER_ADDRESS}")
-    assert round_trip(connection, None, b"after", 2)
+    assert round_trip(connection, None, b"after")
 
 
 def test_changes_elsewhere_lose_no_packet(running: Network) -> None:

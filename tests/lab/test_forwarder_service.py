@@ -223,9 +223,9 @@ def test_a_worker_that_is_stuck_ends_the_process_as_a_kill_would(net: Network, m
         sender.kill()
     stopped = time.monotonic()
     manager.forget()
-    outside = net.sniff("router", "eth0")
     eventually(lambda: is_over(worker), LOOKS + 10, "the end of the worker")
     assert process.wait(5) == 1
+    outside = net.sniff("router", "eth0")
     assert time.monotonic() - stopped > LOOKS - 2
     (line,) = [each for each in net.fastmasq.errors().splitlines() if "stuck" in each]
     assert line.startswith("fastmasq: critical: the worker is stuck: no turn has ended in 10 s, it is stopped by a tr")

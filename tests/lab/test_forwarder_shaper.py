@@ -52,11 +52,11 @@ def test_a_shaper_that_comes_and_goes(net: Network) -> None:
     assert upload_bit_s(net) > 2 * RATE_BIT_S
     near, far = net.pair()
     shape(net, "tbf")
-    eventually(lambda: not net.link("eth1")["qdisc_bypass"], 2, "no bypass")
+    eventually(lambda: not net.link("eth1")["qdisc_bypass"], what="no bypass")
     send_and_compare(near, far, 100_000)
     assert upload_bit_s(net) < 1.1 * RATE_BIT_S
     net.run("gateway", "tc", "qdisc", "delete", "dev", "eth1", "root")
-    eventually(lambda: net.link("eth1")["qdisc_bypass"], 2, "the bypass")
+    eventually(lambda: net.link("eth1")["qdisc_bypass"], what="the bypass")
     send_and_compare(far, near, 100_000)
     assert upload_bit_s(net) > 2 * RATE_BIT_S
 
@@ -83,4 +83,4 @@ def test_what_the_shaper_drops_is_counted(net: Network) -> None:
     client = net.udp("inside")
     for _ in range(100):
         client.sendto(b"x" * 1000, (SERVER_ADDRESS, 9))
-    eventually(lambda: net.drops().get("tx_no_buffer", 0) > 50, 2, "the count")
+    eventually(lambda: net.drops().get("tx_no_buffer", 0) > 50, what="the count")

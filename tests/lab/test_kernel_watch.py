@@ -21,7 +21,7 @@ from tests.support.harness import address
 from tests.support.namespaces import Gateway, Namespace, join, open_tun
 from tests.support.netlink_messages import RECORDED, damaged
 
-PATIENCE_S = 5
+PATIENCE_S = 10
 
 
 class Watched(Gateway):

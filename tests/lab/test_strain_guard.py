@@ -107,7 +107,7 @@ def test_settings_that_somebody_sets_have_what_we_need_and_keep_what_he_wants(ne
     assert net.sysctl("gateway", RESERVED) == "40000-44999"
     net.run("gateway", "sysctl", "-qw", f"{RESERVED}=9090")
     eventually(lambda: net.sysctl("gateway", RESERVED) == "9090,40000-44999", what="both")
-    assert lines(net, f"somebody set {RESERVED}; it has our ports, too, again") == 1
+    eventually(lambda: lines(net, f"somebody set {RESERVED}; it has our ports, too, again") == 1, what="the line")
     net.fastmasq.remove()
     assert net.sysctl("gateway", RESERVED) == "9090"
 

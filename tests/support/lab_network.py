@@ -356,6 +356,13 @@ def icmp_error(asking: socket.socket, seconds: float = PATIENCE_S) -> IcmpError 
     return found[0] if found else None
 
 
+def is_told(asking: socket.socket, error: tuple[int, int, int, str], seconds: float = 0.2) -> bool:
+    """Ask, and return whether this ICMP error comes, of this question or of one before: to be asked until it does."""
+    with contextlib.suppress(OSError):  # what has come meanwhile is that of the socket, too
+        asking.send(b"?")
+    return icmp_error(asking, seconds) == error
+
+
 def send_and_compare(sender: socket.socket, receiver: socket.socket, size: int) -> None:
     """Send `size` random octets over a connection and assert that exactly they arrive; leaves the connection open."""
     payload = os.urandom(size)

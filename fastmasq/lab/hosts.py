@@ -22,6 +22,8 @@ from fastmasq.kernel.programs import open_files
 NAMESPACE_DIRECTORY = Path("/run/netns")
 PROC = Path("/proc")
 LINK_S = 5.0
+PORT_S = 10.0
+KILLED_S = 10.0  # what a process with much memory may take on a busy machine
 
 _TCP_LISTEN = "0A"
 _POLL_S = 0.01
@@ -140,7 +142,7 @@ def processes_in(namespaces: Iterable[str]) -> dict[str, list[int]]:
 
 def end_processes(namespaces: Sequence[str], patience_s: float = 3.0) -> None:
     """End every process in the namespaces but our own: by SIGTERM, after patience_s by SIGKILL."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 1.0)):
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, KILLED_S)):
         for pid in _others_in(namespaces):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -150,7 +152,7 @@ def end_processes(namespaces: Sequence[str], patience_s: float = 3.0) -> None:
 
 
 def wait_for_port(process: subprocess.Popen, port: int, protocol: str = "tcp") -> bool:
-    """Wait up to 5 s until the process has a socket open on the port; return False if it has none, or has ended."""
+    """Wait up to PORT_S until the process has a socket open on the port; return False if it has none, or has ended."""
     own = PROC / str(process.pid)
 
     def is_open() -> bool:
@@ -165,7 +167,7 @@ def wait_for_port(process: subprocess.Popen, port: int, protocol: str = "tcp") -
                 return protocol != "tcp" or state == _TCP_LISTEN
         return False
 
-    return wait_until(lambda: process.poll() is not None or is_open(), 5.0) and process.poll() is None
+    return wait_until(lambda: process.poll() is not None or is_open(), PORT_S) and process.poll() is None
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

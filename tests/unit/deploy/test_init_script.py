@@ -51,7 +51,7 @@ class Script:
         program.chmod(0o755)
         text = _template("fastmasq.init", Program((str(program),), str(program), {}, False))
         text = text.replace("PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"PATH={folder}/bin")
-        text = text.replace("sleep 1", "sleep 0.1")
+        text = text.replace("sleep 1", "sleep 0.1").replace("PATIENCE=15", "PATIENCE=150")
         for place in ("etc", "run", "var"):
             text = text.replace(f"/{place}/", f"{folder}/{place}/")
         self.file = folder / "fastmasq"

@@ -18,6 +18,7 @@ from fastmasq.lab import hosts
 from fastmasq_bench import chart
 from fastmasq_bench.flows import LARGE_FRAME, SMALL_FRAME, Flows
 from fastmasq_bench.lab.figures import Figure, Goal, Sample
+from fastmasq_bench.lab.forwarders import Kernel
 from fastmasq_bench.lab.measure import MEASUREMENTS, Lengths
 from fastmasq_bench.lab.rounds import Series
 from fastmasq_bench.lab.run import run
@@ -25,7 +26,7 @@ from fastmasq_bench.lab.traffic import Delivery, best_delivery, lossless_deliver
 from fastmasq_bench.report import Line, Report, describe_machine
 
 GATEWAY = bytes.fromhex("020000000101")
-SHORT = Lengths(0.05, 0.1, 2, 3, tcp_s=1, idle_s=0.2, round_trips=200, session_remotes=1, memory_remotes=1)
+SHORT = Lengths(0.05, 0.1, 1, 1, tcp_s=1, idle_s=0.2, round_trips=200, session_remotes=1, memory_remotes=1)
 SOURCE_RATE = 2_000_000.0
 
 
@@ -135,7 +136,10 @@ def test_the_report_says_what_was_missed_lost_and_failed(tmp_path: Path) -> None
 
 
 @pytest.mark.machine
-def test_a_short_run_measures_both_and_leaves_nothing(lab_prefix: Callable[[], str]) -> None:
+def test_a_short_run_measures_both_and_leaves_nothing(
+    lab_prefix: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Kernel, "steerings", ("off", "all"))
     conntrack_maximum = Path("/proc/sys/net/netfilter/nf_conntrack_max")
     before = conntrack_maximum.read_text()
     prefix = lab_prefix()

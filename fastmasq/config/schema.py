@@ -130,6 +130,8 @@ class Gateways(Section, frozen=True, kw_only=True):
 
     ftp: Ports = Ports((21,))
     irc: Ports = Ports()
+    raudio: Ports = Ports()
+    vdolive: Ports = Ports()
 
 
 class Limits(Section, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ unasked; what was edited of it stays so, since the table knows the edits. The pr
 Control methods, with parameters and result:
 
     gateways
-     -> {"ports": {"ftp": [21], "irc": []},
+     -> {"ports": {"ftp": [21], "irc": [], "raudio": [], "vdolive": []},
          "connections": [{"protocol": "ftp", "inside": "10.0.0.2:1035", "remote": "199.0.0.1:21", "opened": 2}, ...],
          "openings": [{"protocol": "tcp", "inside": "10.0.0.2:1036", "external": "200.200.200.200:1036",
                        "remote": "199.0.0.1"}, ...],
@@ -36,6 +36,7 @@ from fastmasq.path.rows import INSIDE, OUTSIDE
 from fastmasq.table.keys import Ends, ends_of, protocol_of
 from fastmasq.table.masq import MasqTable
 from fastmasq.table.rows import EDITS, INBOUND, OUTBOUND, SESSION_HAIRPIN, STATES, row_and_direction
+from fastmasq.trackers.alg.announced import RealAudioFollower, VdoLiveFollower
 from fastmasq.trackers.alg.follower import Direction, External, Follower, Known
 from fastmasq.trackers.alg.ftp import FtpFollower
 from fastmasq.trackers.alg.irc import IrcFollower
@@ -54,7 +55,12 @@ LINES_PER_SECOND = 20  # of the log
 _SYN, _ACK = 0x02, 0x10
 _ENDED = ("closing", "transitory")  # states of a session on which another connection may begin
 ANYBODY = 0  # in place of a remote address
-_FOLLOWERS: dict[str, type[Follower]] = {"ftp": FtpFollower, "irc": IrcFollower}
+_FOLLOWERS: dict[str, type[Follower]] = {
+    "ftp": FtpFollower,
+    "irc": IrcFollower,
+    "raudio": RealAudioFollower,
+    "vdolive": VdoLiveFollower,
+}
 
 
 class Opening(NamedTuple):
@@ -205,8 +211,8 @@ class ApplicationGateways:
         ends = ends_of(session["flow"][OUTBOUND])
         connection = Connection(row, ends, protocol)
         masq = int(session["flow"][OUTBOUND]["saddr"])
-        remote = ends.daddr if protocol == "ftp" else ANYBODY
-        opens = partial(self._open, connection, masq, remote, TCP)
+        remote = ANYBODY if protocol == "irc" else ends.daddr
+        opens = partial(self._open, connection, masq, remote, _FOLLOWERS[protocol].protocol)
         connection.follower = _FOLLOWERS[protocol](ends.saddr, opens, serves=way == INBOUND)
         self.connections[row] = connection
         return connection
@@ -217,7 +223,7 @@ class ApplicationGateways:
         ends = ends_of(outbound)
         served = (ends.did,) if way == OUTBOUND else (ends.sid, int(outbound["sid"]))
         found = next((self._ports[port] for port in served if port in self._ports), None)
-        return None if found == "irc" and way == INBOUND else found
+        return None if found != "ftp" and way == INBOUND else found
 
     def _leave(self, row: int) -> None:
         """Have the path pass on unasked what comes of a session."""

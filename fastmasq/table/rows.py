@@ -94,7 +94,7 @@ REMOTE_ROWS = 32768  # of whom forwards are for
 STREAMS = 512  # TCP connections that have edits, at the most
 EDITS = 16  # places of those of one direction
 TEXT = 48  # octets that an edit may leave
-FOLLOWED_PORTS = 16
+FOLLOWED_PORTS = 32
 
 OUTBOUND, INBOUND = 0, 1
 SESSION_HAIRPIN = 0x01

@@ -22,7 +22,7 @@ cdef enum:
     EDITS = 16                  # in a ring; one less is remembered
     TEXT = 48                   # octets that an edit may leave
     TEXT_WORDS = 6
-    FOLLOWED_PORTS = 16
+    FOLLOWED_PORTS = 32
 
 
 cdef struct Edit:

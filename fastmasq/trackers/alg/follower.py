@@ -8,6 +8,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fastmasq.trackers.alg.lines import Change, Lines, Reader
 from fastmasq.trackers.alg.refusals import REFUSALS
+from fastmasq.wire.numbers import TCP
 
 LOWEST_PORT = 1024
 
@@ -52,8 +53,10 @@ class Follower:
 
     address: that of the inside host; serves: it is the server. room: how many announcements may be edited before others
     are acknowledged. has_greeted, has_logged_in: whether the server, and the client, have begun as the protocol has it;
-    has_spoken: the client has said a line.
+    has_spoken: the client has said a line. protocol: of what is opened.
     """
+
+    protocol = TCP
 
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
         self.address = address

@@ -12,7 +12,7 @@ from fastmasq.policy.forwards import Forward, Target
 from fastmasq.table import memory
 from tests.support.adoption import shared
 from tests.support.edited_stream import Talk
-from tests.support.packets import TCP, UNREACHABLE, decode, dotted, icmp, ipv4, problems, tcp
+from tests.support.packets import TCP, UNREACHABLE, decode, dotted, icmp, ipv4, problems, tcp, udp
 from tests.support.path_network import GATEWAY_OUT, HOST, INSIDE, OTHER_HOST, OUTSIDE
 from tests.support.vpn_gateway import CAPACITY, OTHER_REMOTE, REMOTE, Gateway
 
@@ -340,6 +340,38 @@ def test_a_server_behind_a_forward_is_no_client_that_offers() -> None:
     control.say("client", b"NICK me\r\n")
     assert control.say("server", b":irc.net 001 me :Welcome\r\n" + OFFER).endswith(OFFER)
     assert gateway.asked == 1 and not gateway.gateways.connections
+
+
+# -- RealAudio --------------------------------------------------------------------------------------------------------
+
+PNA = b"PNA\0\12\0\1\0\2\x9c\x40\0\0\0\0"  # port 40000
+
+
+def test_where_a_player_wants_its_sound_the_server_may_send() -> None:
+    gateway = Gateway(gateways=Gateways(raudio=Ports((7070,))))
+    gateway.passes(INSIDE, udp((OTHER_HOST, 40000), (OTHER_REMOTE, 53), b""))
+    control = talk(gateway, port=7070, begun=False)
+    leaves = control.say("client", PNA, piece=5)
+    port = int.from_bytes(leaves[9:11], "big")
+    assert len(leaves) == len(PNA) and port != 40000 and leaves.replace(leaves[9:11], b"\x9c\x40") == PNA
+    sound = udp((REMOTE, 6970), (GATEWAY_OUT, port), b"sound")
+    assert gateway.dropped(OUTSIDE, udp((OTHER_REMOTE, 6970), (GATEWAY_OUT, port), b"noise")) == "filtered"
+    for _ in range(2):
+        arrived = decode(gateway.passes(OUTSIDE, sound))
+        assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 40000)
+    assert gateway.dropped(OUTSIDE, udp((OTHER_REMOTE, 6970), (GATEWAY_OUT, port), b"noise")) == "filtered"
+    asked = gateway.asked
+    control.say("client", bytes(100))
+    assert gateway.asked == asked, "it is passed on unread from its last record on"
+
+
+def test_a_player_is_not_followed_unless_ports_are_named_nor_a_server_inside() -> None:
+    gateway = Gateway()
+    assert talk(gateway, port=7070, begun=False).say("client", PNA) == PNA and gateway.asked == 0
+    forward = Forward(protocol="tcp", listen=GATEWAY_OUT, first=7070, last=7070, targets=(Target(HOST, 7070),))
+    gateway = Gateway(forwards=[forward], gateways=Gateways(raudio=Ports((7070,))))
+    control = Talk(gateway, (OUTSIDE, (REMOTE, 4000)), (INSIDE, (HOST, 7070)), (GATEWAY_OUT, 7070))
+    assert control.say("server", PNA) == PNA and not gateway.gateways.connections
 
 
 # -- segments ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from fastmasq.errors import CapacityError
 from fastmasq.table import memory
-from fastmasq.table.rows import EDITS, INBOUND, OUTBOUND, TEXT
+from fastmasq.table.rows import EDITS, FOLLOWED_PORTS, INBOUND, OUTBOUND, TEXT
 from tests.support.adoption import adopted, shared
 from tests.support.tables import TCP, make_table, opened
 
@@ -67,7 +67,7 @@ def test_what_can_be_no_edit_is_refused() -> None:
     with pytest.raises(ValueError, match="is not followed"):
         table.edit(other, OUTBOUND, 1, 1, b"x")
     with pytest.raises(ValueError, match="at most"):
-        table.follow_ports(range(1, 18))
+        table.follow_ports(range(1, FOLLOWED_PORTS + 2))
 
 
 def test_edits_go_with_their_session_and_only_so_many_have_some() -> None:

@@ -686,7 +686,7 @@ class Engine:
         yield lambda: self.log_levels.every_second(now_ns())
         yield lambda: self.confirmation.every_second(now_ns())
         yield self._follow_leases
-        yield self.leases.every_second
+        yield lambda: self.leases.every_second(now_ns())
         yield self._keep_policy
         yield from self.gateway.every_second()
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours

@@ -4,7 +4,10 @@ A lease is an ordinary forward of one port (`Policy.leased`) to the host that as
 commands say: whoever forwards its port otherwise, or clears forwards, ends it. Which port it gets is for the ledger of
 ports to say: one that neither the host, nor another forward, nor another inside host has, or has just had.
 
-All leases are in a file beside the sessions before their owners hear of them, with the epoch: since when none was lost
+Beside leases there are peers (daemon/peers.py), single sessions that last as long as their hosts want; who may have
+any, and how many, is as for leases.
+
+All of both are in a file beside the sessions before their owners hear of them, with the epoch: since when none was lost
 (RFC 6887 section 8.5). A start that does not go on with all of them begins another epoch, and so does another address
 outside. Times are nanoseconds of `clock.now_ns`, which begins anew with the machine.
 """
@@ -28,6 +31,7 @@ from fastmasq.config.schema import PortMapping
 from fastmasq.config.values import PortRanges
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.origin import Origin
+from fastmasq.daemon.peers import Between, Peer, Peers
 from fastmasq.errors import FastmasqError, KernelError
 from fastmasq.kernel.run_folder import RunFolder, file_of
 from fastmasq.log_limit import LogLimit
@@ -54,6 +58,7 @@ class Why(StrEnum):
     TAKEN = "taken"
     FAILED = "failed"
     REMOTES = "remotes"
+    UNREACHABLE = "unreachable"
 
 
 SENTENCES = {
@@ -62,9 +67,10 @@ SENTENCES = {
     Why.QUOTA: "the host has as many as [port_mapping] mappings_per_host says",
     Why.FULL: f"there are {MOST} in all, or no port that the host may have is free",
     Why.NO_ADDRESS: "the outside link has no address just now",
-    Why.TAKEN: "somebody else has the very port that was asked for",
+    Why.TAKEN: "somebody else has the very port that was asked for, or the session has another",
     Why.FAILED: "the gateway could not put it in force, see the log",
     Why.REMOTES: f"it would be for more than {MOST_REMOTES} remote networks",
+    Why.UNREACHABLE: "rules, or routes, have the host open no session with that remote endpoint",
 }
 
 
@@ -108,6 +114,19 @@ class Wish(NamedTuple):
         return after
 
 
+class Towards(NamedTuple):
+    """What an inside host asks for: that a session be there for so long.
+
+    external: what a new one is to have as its external address and port, 0 for any; else it is refused. `key` is what
+    only its owner knows.
+    """
+
+    between: Between
+    external: tuple[int, int]
+    lifetime_ns: int
+    key: bytes
+
+
 class Lease(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An external port that leads to a port of an inside host until a time."""
 
@@ -147,6 +166,7 @@ class Image(Struct, frozen=True, forbid_unknown_fields=True):
     epoch_ns: int
     externals: tuple[int, ...]
     leases: tuple[Lease, ...]
+    peers: tuple[Peer, ...] = ()
 
 
 class Leases:
@@ -159,6 +179,7 @@ class Leases:
         self._origin = Origin.here(VERSION)
         self._name = file_of(self._origin.namespace, "leases")
         self._leases: dict[Forward, Lease] = {}
+        self.peers = Peers(gateway)
         self._former: dict[Endpoint, int] = {}  # whose leases ended, where sessions by them go on
         self.epoch_ns = now
         self._externals: tuple[int, ...] = ()
@@ -182,10 +203,13 @@ class Leases:
         gateway = self._gateway
         gateway.take_up(replace(gateway.policy(), leased=tuple(lease.forward() for lease in going_on)))
         self._leases = {lease.forward(): lease for lease in going_on}
-        if all(lease in going_on for lease in image.leases if lease.until_ns > now):
+        peers = [peer for peer in image.peers if peer.until_ns > now and self._allows_peer(peer)]
+        self.peers.keep(peers)
+        wanted = [each for each in (*image.leases, *image.peers) if each.until_ns > now]
+        if len(wanted) == len(going_on) + len(peers):
             self.epoch_ns, self._externals = image.epoch_ns, image.externals
-        if going_on:
-            log.info("leases that go on: %d", len(going_on))
+        if wanted:
+            log.info("leases that go on: %d, and peers: %d", len(going_on), len(peers))
 
     def _read(self) -> Image | None:
         """Return what the file says; nothing of one that is damaged or not about us, which is set aside."""
@@ -209,6 +233,9 @@ class Leases:
         """Whether the settings have a lease go on."""
         is_on = self._settings.upnp if lease.by == "upnp" else self._settings.pcp
         return is_on and self._may(lease.host, lease.port) and self._may(lease.host, lease.external)
+
+    def _allows_peer(self, peer: Peer) -> bool:
+        return self._settings.pcp and self._may(peer.between.host, peer.between.port)
 
     # -- what inside hosts ask -------------------------------------------------------------------------------------
 
@@ -289,6 +316,81 @@ class Leases:
     def _may(self, host: int, port: int) -> bool:
         return any(first <= port <= last for first, last in self._settings.allow.ranges_of(host))
 
+    # -- peers -----------------------------------------------------------------------------------------------------
+
+    def prolong(self, wish: Towards, now: int) -> Peer:
+        """Return the session that is there as long as is wished: a new one, or one there is already. Raises Refused."""
+        try:
+            peer, what = self._prolong(wish, now)
+        except Refused as refused:
+            self._count_refusal(refused, f"{wish.between} (pcp)")
+            raise
+        self.peers.keep([peer])
+        self._note(peer, what, now)
+        self._write()
+        return peer
+
+    def _prolong(self, wish: Towards, now: int) -> tuple[Peer, str]:
+        self.follow(now)
+        between = wish.between
+        if not self._may(between.host, between.port):
+            raise Refused(Why.FORBIDDEN)
+        _, address = self._endpoint_of(between.host)
+        if address is None:
+            raise Refused(Why.NO_ADDRESS)
+        present = self.peers.get(between)
+        if present is None:
+            self._check_quota(between.host)
+        elif present.key != wish.key:
+            raise Refused(Why.FOREIGN, present.left_s(now))
+        external = self.peers.find(between, now) or self._open(wish, address, now)
+        until = now + min(wish.lifetime_ns, self._settings.longest)
+        what = "granted"
+        if present is not None:
+            until, what = max(until, present.until_ns), "renewed"
+        return Peer(between=between, address=external[0], external=external[1], until_ns=until, key=wish.key), what
+
+    def _open(self, wish: Towards, address: int, now: int) -> tuple[int, int]:
+        """Return the external endpoint of a session that is opened. Raises Refused."""
+        between, (wanted_address, wanted) = wish.between, wish.external
+        if not self.peers.may_open(between):
+            raise Refused(Why.UNREACHABLE)
+        port_class = PROTOCOLS.index(between.protocol)
+        with self._gateway.forwarder.locked():
+            had = self._gateway.table.external_of(port_class, between.host, between.port)
+        if wanted_address not in (0, had[0] if had else address):
+            raise Refused(Why.TAKEN)
+        if wanted and had and had[1] != wanted:
+            raise Refused(Why.TAKEN)
+        if wanted and not had:
+            usable = self._usable(address, port_class, between.host) & self._gateway.ports.free[port_class]
+            if not (usable[wanted] and self._is_free((address, port_class), wanted, between.host)):
+                raise Refused(Why.TAKEN)
+        external = self.peers.open(between, address, wanted, now)
+        if external is None:
+            raise Refused(Why.FULL)
+        refusal = None if self.peers.may_leave(between, external) else Why.UNREACHABLE
+        if wanted not in (0, external[1]):
+            refusal = Why.TAKEN  # somebody was faster
+        if refusal is not None:
+            self.peers.close_unused(between)
+            raise Refused(refusal)
+        return external
+
+    def let_go(self, wish: Towards, now: int) -> None:
+        """Leave a session to its packets, if it was kept. Raises Refused."""
+        self.follow(now)
+        present = self.peers.get(wish.between)
+        if present is None:
+            return
+        if present.key != wish.key:
+            foreign = Refused(Why.FOREIGN, present.left_s(now))
+            self._count_refusal(foreign, f"{wish.between} (pcp)")
+            raise foreign
+        self.peers.let_go(present)
+        self._note(present, "deleted", now)
+        self._write()
+
     # -- which port ------------------------------------------------------------------------------------------------
 
     def _lease(self, wish: Wish, listen: str, address: int, until: int) -> Lease:
@@ -305,10 +407,7 @@ class Leases:
             if own.remotes or (wish.exactly and wish.external not in (0, external[1])):
                 raise Refused(Why.TAKEN)
             return structs.replace(own, external=external[1])  # which is no lease, and lasts
-        if sum(lease.host == wish.host for lease in self._leases.values()) >= self._settings.mappings_per_host:
-            raise Refused(Why.QUOTA)
-        if len(self._leases) >= MOST:
-            raise Refused(Why.FULL)
+        self._check_quota(wish.host)
         usable = self._usable(address, port_class, wish.host)
         for _ in range(TRIES):
             if external is not None and external[0] == address and self._may(wish.host, external[1]):
@@ -322,6 +421,14 @@ class Leases:
                 return lease
             usable[port], external = False, None
         raise Refused(Why.FULL)
+
+    def _check_quota(self, host: int) -> None:
+        """Raise Refused if a host may have no more."""
+        hosts = [*(lease.host for lease in self), *(peer.between.host for peer in self.peers)]
+        if hosts.count(host) >= self._settings.mappings_per_host:
+            raise Refused(Why.QUOTA)
+        if len(hosts) >= MOST:
+            raise Refused(Why.FULL)
 
     def _usable(self, address: int, port_class: int, host: int) -> np.ndarray:
         """Return which ports of a class a host may have but for the sessions of others, bool[65536]."""
@@ -383,8 +490,10 @@ class Leases:
             raise Refused(Why.FAILED)
 
     def _without(self, gone: Iterable[Lease]) -> bool:
-        """Have these leases no longer; return whether that could be."""
+        """Have these leases no longer, if there are any; return whether that could be."""
         without = {lease.forward() for lease in gone}
+        if not without:
+            return True
         return self._hold({each: lease for each, lease in self._leases.items() if each not in without})
 
     def _hold(self, leases: dict[Forward, Lease]) -> bool:
@@ -420,10 +529,9 @@ class Leases:
         if self._gateway.changes != self._changes:
             self._compare(now)
         ended = [lease for lease in self._leases.values() if lease.until_ns <= now]
-        if ended and self._without(ended):
-            for lease in ended:
-                self._note(lease, "ended", now)
-            self._write()
+        if not self._without(ended):
+            ended = []
+        self._tell_gone([*ended, *self.peers.take_ended(now)], "ended", now)
 
     def _compare(self, now: int) -> None:
         gateway, changes = self._gateway, self._gateway.changes
@@ -431,9 +539,7 @@ class Leases:
         kept = {each: lease for each, lease in self._leases.items() if each in leased and self._is_whole(each)}
         lost = [lease for each, lease in self._leases.items() if each not in kept]
         if (lost or len(kept) != len(leased)) and self._hold(kept):
-            for lease in lost:
-                self._note(lease, "taken away", now)
-            self._write()
+            self._tell_gone(lost, "taken away", now)
         self._changes = max(changes, self._changes)
 
     def _is_whole(self, forward: Forward) -> bool:
@@ -449,8 +555,17 @@ class Leases:
         address = self._gateway.forwards.addresses.get(forward.listen)
         return None if address is None else (address, PROTOCOLS.index(forward.protocol), forward.first)
 
-    def every_second(self) -> None:
+    def _tell_gone(self, gone: Iterable[Lease | Peer], what: str, now: int) -> None:
+        """Say what there is no longer, and have the file have it no longer."""
+        for each in gone:
+            self._note(each, what, now)
+        if gone:
+            self._write()
+
+    def every_second(self, now: int) -> None:
+        """Have the sessions that are kept be there for some time more; those that have gone all the same are lost."""
         self._limit.every_second()
+        self._tell_gone(self.peers.take_lost(now), "lost", now)
 
     # -- the file --------------------------------------------------------------------------------------------------
 
@@ -458,7 +573,7 @@ class Leases:
         """Have the file hold all leases; where it cannot, none, so that the next run begins another epoch."""
         if self._folder is None:
             return
-        image = Image(self._origin, self.epoch_ns, self._externals, tuple(self._leases.values()))
+        image = Image(self._origin, self.epoch_ns, self._externals, tuple(self), tuple(self.peers))
         try:
             self._folder.write(self._name, msgspec.json.encode(image))
         except (KernelError, OSError) as error:
@@ -490,6 +605,7 @@ class Leases:
             return None
         return {
             "leases": len(self._leases),
+            "peers": len(self.peers),
             "epoch_s": self.epoch_s(now),
             "granted": dict(self.granted),
             "refused": [
@@ -497,7 +613,7 @@ class Leases:
             ],
         }
 
-    def _note(self, lease: Lease, what: str, now: int) -> None:
+    def _note(self, lease: Lease | Peer, what: str, now: int) -> None:
         self.granted[what] += 1
         level = logging.DEBUG if what == "renewed" else logging.INFO
         if self._limit.allows(level):
@@ -507,7 +623,10 @@ class Leases:
             log.log(level, "%s: %s%s", lease, what, left)
 
     def _note_refusal(self, wish: Wish, refused: Refused) -> None:
+        inside = f"{IPv4Address(wish.host)}:{wish.port}"
+        self._count_refusal(refused, f"{wish.protocol} {wish.external or 'any'} to {inside} ({wish.by})")
+
+    def _count_refusal(self, refused: Refused, asked: str) -> None:
         self.refused[refused.why] += 1
         if self._limit.allows(logging.INFO):
-            asked = f"{wish.protocol} {wish.external or 'any'} to {IPv4Address(wish.host)}:{wish.port} ({wish.by})"
             log.info("%s: refused: %s", asked, SENTENCES[refused.why])

@@ -1,4 +1,4 @@
-"""What PCP and NAT-PMP messages of inside hosts come to: leases, and the answers that say so.
+"""What PCP and NAT-PMP messages of inside hosts come to: leases and peers, and the answers that say so.
 
 Both protocols have one port, and the first octet of a message says which it is (RFC 6887 appendix A). A mapping asked
 for by one is none for the other: what PCP has a nonce for, NAT-PMP cannot take away.
@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network
 from typing import Literal
 
-from fastmasq.daemon.leases import Leases, Refused, Why, Wish
+from fastmasq.daemon.leases import Leases, Refused, Towards, Why, Wish
+from fastmasq.daemon.peers import Between
 from fastmasq.policy.forwards import Remotes
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
@@ -32,6 +33,7 @@ _PCP = {
     Why.TAKEN: pcp.Result.CANNOT_PROVIDE_EXTERNAL,
     Why.FAILED: pcp.Result.NO_RESOURCES,
     Why.REMOTES: pcp.Result.EXCESSIVE_REMOTE_PEERS,
+    Why.UNREACHABLE: pcp.Result.NOT_AUTHORIZED,
 }
 _NATPMP = {
     Why.FORBIDDEN: natpmp.Result.NOT_AUTHORIZED,
@@ -42,6 +44,7 @@ _NATPMP = {
     Why.TAKEN: natpmp.Result.OUT_OF_RESOURCES,
     Why.FAILED: natpmp.Result.OUT_OF_RESOURCES,
     Why.REMOTES: natpmp.Result.OUT_OF_RESOURCES,
+    Why.UNREACHABLE: natpmp.Result.NOT_AUTHORIZED,
 }
 
 
@@ -145,11 +148,10 @@ class Requests:
                 raise pcp.Refused(pcp.Result.ADDRESS_MISMATCH)
             if request.opcode == pcp.Opcode.ANNOUNCE:
                 return pcp.answer(request, 0, self._leases.epoch_s(now))
-            if request.opcode == pcp.Opcode.PEER:
-                raise pcp.Refused(pcp.Result.UNSUPP_OPCODE)
             if not self._may_change(host, now):
                 return None
-            return self._map(request, request.mapping, host, now)
+            does = self._peer if request.opcode == pcp.Opcode.PEER else self._map
+            return does(request, request.mapping, host, now)
         except pcp.Refused as refused:
             result = refused.result
         except Refused as refused:
@@ -183,6 +185,28 @@ class Requests:
         address = pcp.mapped(self._leases.address_for(host))
         granted = asked._replace(outside_port=lease.external, outside_address=address)
         return pcp.answer(request, lease.left_s(now), self._leases.epoch_s(now), granted)
+
+    def _peer(self, request: pcp.Request, asked: pcp.Mapping, host: int, now: int) -> bytes:
+        """Do what a PEER request says (RFC 6887 sections 12.3 and 15). Raises one or the other Refused."""
+        remote_port, remote_address = request.remote
+        if not (asked.protocol and asked.inside_port and remote_port):
+            raise pcp.Refused(pcp.Result.MALFORMED_REQUEST)
+        protocol = _PROTOCOLS.get(asked.protocol)
+        if protocol is None:
+            raise pcp.Refused(pcp.Result.UNSUPP_PROTOCOL)
+        remote = pcp.unmapped(remote_address)
+        if remote is None:
+            raise Refused(Why.UNREACHABLE)
+        between = Between(protocol, host, asked.inside_port, remote, remote_port)
+        external = (int.from_bytes(asked.outside_address[12:], "big"), asked.outside_port)
+        lifetime = max(request.lifetime, SHORTEST_S)
+        wish = Towards(between, external, lifetime * NS_PER_SECOND, asked.nonce)
+        if request.lifetime == 0:
+            self._leases.let_go(wish, now)
+            return pcp.answer(request, 0, self._leases.epoch_s(now), asked)
+        peer = self._leases.prolong(wish, now)
+        granted = asked._replace(outside_port=peer.external, outside_address=pcp.mapped(peer.address))
+        return pcp.answer(request, peer.left_s(now), self._leases.epoch_s(now), granted)
 
 
 def _remotes(filters: Iterable[pcp.Filter]) -> tuple[tuple[Remotes, ...], bool]:

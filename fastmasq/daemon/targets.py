@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 from fastmasq.daemon.policy import Policy
+from fastmasq.kernel.links import Link
 from fastmasq.kernel.routes import UNICAST, Route
 from fastmasq.kernel.watch import Snapshot
 from fastmasq.policy.forwards import OUTSIDE, read_address
@@ -38,13 +39,24 @@ def why_not_inside(snapshot: Snapshot, address: int) -> str | None:
     inside = [link for link in snapshot.links if link.role == "inside"]
     if not all(link.ifindex and link.addresses for link in inside):
         return None
-    route = snapshot.routes[bisect.bisect_right(snapshot.routes, address, key=lambda each: each.first) - 1]
+    route = _route_towards(snapshot, address)
     if route.kind == UNICAST and route.ifindex in [link.ifindex for link in inside]:
         return None
     if route.kind != UNICAST:
         return "it is an address of this host" if route.kind == "local" else f"the way there is {_kind(route)}"
     name = links[route.ifindex].name if route.ifindex in links else "no link of ours"
     return f"the way there leads over {name}; inside are {', '.join(link.name for link in inside)}"
+
+
+def link_towards(snapshot: Snapshot, address: int) -> Link | None:
+    """Return the link of ours that the way to an address leads over, None if it leads over none."""
+    route = _route_towards(snapshot, address)
+    found = (link for link in snapshot.links if route.kind == UNICAST and link.ifindex == route.ifindex)
+    return next(found, None)
+
+
+def _route_towards(snapshot: Snapshot, address: int) -> Route:
+    return snapshot.routes[bisect.bisect_right(snapshot.routes, address, key=lambda each: each.first) - 1]
 
 
 def _kind(route: Route) -> str:

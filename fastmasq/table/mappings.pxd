@@ -186,10 +186,11 @@ cdef inline void give_mapping(Table *t, uint32_t row, uint32_t host, uint16_t id
 
 
 cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_t host, uint16_t id, uint64_t hash,
-                                 bint keep) noexcept nogil:
-    """Give the endpoint of a host with this id one on this external address, with `keep` of the same port if possible.
+                                 int wanted) noexcept nogil:
+    """Give the endpoint of a host with this id one on this external address.
 
-    host is the row of the inside host, hash the endpoint's. Returns the row of the mapping, or a Refusal.
+    host is the row of the inside host, hash the endpoint's. wanted: the port if that is possible, though it may not be one for
+    mappings; NO_PORT for any that is. Returns the row of the mapping, or a Refusal.
     """
     cdef uint32_t address = t.hosts[host].address
     cdef int pool = pool_of(external, port_class)
@@ -202,8 +203,8 @@ cdef inline int64_t take_mapping(Table *t, int external, int port_class, uint32_
         return table.REFUSED_HOST_PORTS
     if not hosts.has_share(t, 0, hosts.network_of(t, host).ports[port_class], left) and left:
         return table.REFUSED_NETWORK
-    if keep:
-        port = keep_port(t, pool, address, id)
+    if wanted != ports.NO_PORT:
+        port = keep_port(t, pool, address, <uint16_t>wanted)
     if port == ports.NO_PORT:
         port = choose_port(t, pool, port_class, address, id, hash)
     if port == ports.NO_PORT:

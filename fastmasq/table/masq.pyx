@@ -194,6 +194,12 @@ cdef void look_sooner(Table *t) noexcept nogil:
             wheel.link(&t.wheel, t.sessions, row, due)
 
 
+cdef int64_t row_between(const Table *t, uint8_t protocol, Ends ends) noexcept nogil:
+    """Return the row of the session of an inside endpoint with a remote one, or -1."""
+    cdef int64_t ref = sessions.find_between(t, protocol, keys.INSIDE, ends)
+    return rows.row_of(ref) if ref >= 0 else -1
+
+
 def are_edits(made, edits):
     """Return whether rows of EDIT, [2][EDITS], are those of a stream that has made so many each way."""
     for count, ring in zip(made.tolist(), edits, strict=True):
@@ -699,6 +705,44 @@ cdef class MasqTable:
     def expected(self):
         """Return the rows of the sessions that are expected."""
         return np.flatnonzero(self.sessions["state"][:self.fresh] == rows.EXPECTED) if self.table.expected else ()
+
+    # -- for who asks that a session be there ----------------------------------------------------------------------
+
+    def prolong(self, uint8_t protocol, uint32_t host, uint16_t port, uint32_t remote, uint16_t remote_port, now_ns):
+        """Have the timer of a session begin again, unless its connection has ended; return its external address and port.
+
+        Returns None if there is no session of this inside endpoint with the remote one.
+        """
+        cdef int64_t row = row_between(&self.table, protocol, keys.make_ends(host, port, remote, remote_port))
+        cdef Session *s
+        if row < 0:
+            return None
+        s = &self.table.sessions[row]
+        if s.state != rows.TCP_FIN_BOTH and s.state != rows.TCP_TRANSITORY:
+            sessions.refresh_session(&self.table, s, now_ns // TICK_NS)
+        return s.flow[OUTBOUND].saddr, s.flow[OUTBOUND].sid
+
+    def open_towards(self, uint8_t protocol, uint32_t host, uint16_t port, uint32_t remote, uint16_t remote_port,
+                     uint32_t address, uint16_t wanted, now_ns):
+        """Open the session of an inside endpoint with a remote one by an external address, before either sends anything.
+
+        wanted: the port there if that is possible, of an endpoint that has none; 0: any. A TCP connection may begin, or go on
+        as if this had been a restart. Returns the row of the session, which may be there already, or the name of the refusal.
+        """
+        cdef uint8_t first = rows.TCP_RESUMED if protocol == numbers.TCP else rows.UDP_ACTIVE
+        cdef Birth birth = sessions.make_birth(protocol, first, 0, now_ns // TICK_NS, (now_ns // 1_000_000) & 0xFFFFFFFF)
+        cdef Ends ends = keys.make_ends(host, port, remote, remote_port)
+        cdef int64_t row = row_between(&self.table, protocol, ends)
+        if row < 0:
+            row = opening.open_towards(&self.table, mappings.external_of(&self.table, address), ends, birth,
+                                       <int>wanted if wanted else ports.NO_PORT)
+        return row if row >= 0 else REFUSALS[row]
+
+    def close_unused(self, uint8_t protocol, uint32_t host, uint16_t port, uint32_t remote, uint16_t remote_port):
+        """Close a session that has had no packet, if there is one."""
+        cdef int64_t row = row_between(&self.table, protocol, keys.make_ends(host, port, remote, remote_port))
+        if row >= 0 and self.table.sessions[row].flow[0].packets + self.table.sessions[row].flow[1].packets == 0:
+            sessions.close_session(&self.table, <uint32_t>row)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -26,10 +26,10 @@ cdef inline int64_t may_use_forward(const Table *t, uint32_t mapping, Ends ends,
     return 0
 
 
-cdef inline int64_t find_place(Table *t, int external, Ends ends, Birth birth, bint keep, Place *place) noexcept nogil:
+cdef inline int64_t find_place(Table *t, int external, Ends ends, Birth birth, int wanted, Place *place) noexcept nogil:
     """Find the place of a session of an inside endpoint: on the mapping it has on an external address, or a new one.
 
-    Returns 0 or a Refusal; the rest is as for `open_session`.
+    wanted: as for mappings.take_mapping. Returns 0 or a Refusal; the rest is as for `open_session`.
     """
     cdef int port_class = rows.class_of(birth.protocol)
     cdef int64_t host, mapping
@@ -45,7 +45,7 @@ cdef inline int64_t find_place(Table *t, int external, Ends ends, Birth birth, b
     endpoint = mappings.endpoint_hash(t, port_class, ends.saddr, ends.sid)
     mapping = mappings.find_internal(t, external, port_class, ends.saddr, ends.sid, endpoint)
     if mapping == rows.NONE:
-        mapping = mappings.take_mapping(t, external, port_class, <uint32_t>host, ends.sid, endpoint, keep)
+        mapping = mappings.take_mapping(t, external, port_class, <uint32_t>host, ends.sid, endpoint, wanted)
         refusal = mapping if mapping < 0 else 0
     elif t.mappings[mapping].in_use == rows.MAPPING_FORWARD:
         refusal = may_use_forward(t, <uint32_t>mapping, ends, birth)
@@ -63,7 +63,14 @@ cdef inline int64_t open_session(Table *t, int external, Ends ends, Birth birth,
     birth.flags is SESSION_HAIRPIN when the remote is an external endpoint of ours, else 0. keep: the port is to stay the same.
     """
     cdef Place place
-    cdef int64_t refusal = find_place(t, external, ends, birth, keep, &place)
+    cdef int64_t refusal = find_place(t, external, ends, birth, <int>ends.sid if keep else ports.NO_PORT, &place)
+    return refusal if refusal < 0 else sessions.place_session(t, ends, place, birth)
+
+
+cdef inline int64_t open_towards(Table *t, int external, Ends ends, Birth birth, int wanted) noexcept nogil:
+    """The same before the endpoint has sent anything; wanted: as for mappings.take_mapping."""
+    cdef Place place
+    cdef int64_t refusal = find_place(t, external, ends, birth, wanted, &place)
     return refusal if refusal < 0 else sessions.place_session(t, ends, place, birth)
 
 
@@ -81,7 +88,7 @@ cdef inline int64_t expect(Table *t, int external, Ends ends, Birth birth) noexc
     cdef Place place
     cdef int64_t refusal, ref
     ends.did = 0
-    refusal = find_place(t, external, ends, birth, False, &place)
+    refusal = find_place(t, external, ends, birth, ports.NO_PORT, &place)
     if refusal < 0:
         return refusal
     place.near |= keys.KEY_EXPECTED

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmasq.lab.topology import EXTERNAL_ADDRESS
+from fastmasq.lab.topology import EXTERNAL_ADDRESS, SERVER_ADDRESS
 from tests.support.lab_network import (
     ECHO_PORT,
     GATEWAY_INSIDE,
@@ -29,6 +29,7 @@ from tests.support.pcp_client import (
     SUCCESS,
     Answer,
     Client,
+    filtered,
 )
 
 PCP = f'[port_mapping]\npcp = true\nallow = ["{INSIDE_ADDRESS}/31:{ECHO_PORT},1024-65535"]\n'
@@ -99,6 +100,34 @@ def test_rfc6888_req9_a_pcp_client_gets_a_port_for_itself_alone_and_for_a_time(n
     eventually(lambda: net.fastmasq.ask("forwards") == [], what="the end of a second")
 
 
+def test_rfc6887_13_a_filter_keeps_others_out_until_it_is_taken_away(net: Network) -> None:
+    net.start(PCP)
+    net.echo_udp("inside")
+    client = pcp(net)
+    one, other = (net.udp("server", port=port) for port in (5000, 5001))
+    client.map(ECHO_PORT, protocol=17, outside_port=8080, options=filtered(SERVER_ADDRESS, 32, 5000))
+    assert net.fastmasq.run_command("forward", "list").rstrip().endswith(f", for {SERVER_ADDRESS}/32:5000")
+    other.sendto(b"who is there?", PUBLIC)
+    assert round_trip(one, PUBLIC, b"datagram")
+    eventually(lambda: net.drops().get("filtered") == 1, what="the drop of the other's")
+    client.map(ECHO_PORT, protocol=17, options=filtered("199.0.0.0", 8))
+    assert round_trip(other, PUBLIC, b"datagram")
+
+
+def test_rfc6887_12_a_peer_keeps_a_session_that_nothing_else_keeps(net: Network) -> None:
+    net.start(f'{PCP}[masquerade.timeouts]\nudp = "1s"\n')
+    client, inside, server = pcp(net), net.udp("inside", INSIDE_ADDRESS, 6000), net.udp("server", port=5000)
+    answer, mapping = client.peer(6000, (SERVER_ADDRESS, 5000), protocol=17, outside_port=7000)
+    assert (answer.result, answer.lifetime, mapping.outside_port) == (SUCCESS, 3600, 7000)
+    net.udp("inside", INSIDE_ADDRESS, 6001).sendto(b"hello", (SERVER_ADDRESS, 5000))
+    assert server.recv(64) == b"hello"
+    eventually(lambda: [each["external"] for each in net.sessions(protocol="udp")] == [f"{EXTERNAL_ADDRESS}:7000"])
+    server.sendto(b"news", (EXTERNAL_ADDRESS, 7000))
+    assert inside.recv(64) == b"news"
+    assert client.peer(6000, (SERVER_ADDRESS, 5000), 0, protocol=17)[0].result == SUCCESS
+    eventually(lambda: net.sessions(protocol="udp") == [])
+
+
 def test_rfc6887_18_nobody_outside_reaches_it_and_nobody_inside_while_it_is_off(net: Network) -> None:
     net.start()
     assert not is_answered(net, "inside", GATEWAY_INSIDE)
@@ -118,6 +147,8 @@ def test_rfc6887_8_leases_and_their_epoch_outlive_a_kill_and_follow_the_address(
     net.echo_tcp("inside")
     client = pcp(net)
     client.map(ECHO_PORT, outside_port=8080)
+    inside, server = net.udp("inside", INSIDE_ADDRESS, 6000), net.udp("server", port=5000)
+    client.peer(6000, (SERVER_ADDRESS, 5000), protocol=17, outside_port=7000)
     eventually(lambda: net.fastmasq.ask("status")["port_mapping"]["epoch_s"] >= 1)
     net.fastmasq.process.kill()
     net.fastmasq.process.wait()
@@ -126,6 +157,9 @@ def test_rfc6887_8_leases_and_their_epoch_outlive_a_kill_and_follow_the_address(
     heard.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
     net.fastmasq.install()
     assert talks(net, "server", PUBLIC)
+    server.sendto(b"news", (EXTERNAL_ADDRESS, 7000))
+    assert inside.recv(64) == b"news"
+    assert net.status()["port_mapping"]["peers"] == 1
     told = Answer(_announced(heard))
     assert told.epoch >= 1
     assert net.fastmasq.ask("forwards")[0]["owner"] == INSIDE_ADDRESS

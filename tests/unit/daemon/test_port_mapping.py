@@ -1,6 +1,6 @@
 """What PCP and NAT-PMP messages of inside hosts are answered, octet by octet, and what floods of them come to.
 
-RFC 6887 sections 7.4, 8.2, 8.3, 11.3, 13.2, 13.3 and 15; RFC 6886 sections 3.2 to 3.5 and RFC 6887 appendix A.
+RFC 6887 sections 7.4, 8.2, 8.3, 11.3, 12.3, 13.2, 13.3 and 15; RFC 6886 sections 3.2 to 3.5 and RFC 6887 appendix A.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,19 +18,22 @@ from fastmasq.config.schema import PortMapping
 from fastmasq.daemon.port_mapping import MOST_HOSTS, Bucket, Requests
 from fastmasq.daemon.targets import why_not_inside
 from fastmasq.policy import forwards
+from fastmasq.policy.chains import Match, Rule
 from fastmasq.policy.forwards import MOST_REMOTES
 from fastmasq.units import NS_PER_SECOND
 from fastmasq.wire import natpmp, pcp
 from fastmasq.wire.pcp import Code, Filter, Mapping, Opcode, Option, Result
 from tests.support.harness import address
-from tests.support.packets import dotted, udp
-from tests.support.path_network import HOST, OTHER_HOST, SERVER
+from tests.support.packets import decode, dotted, tcp, udp
+from tests.support.path_network import HOST, OTHER_HOST, SERVER, dropped, passes
 from tests.support.policy_gateway import OUTSIDE_ADDRESS, PolicyGateway
 
 S = NS_PER_SECOND
 NONCE, OTHER_NONCE = b"n" * 12, b"o" * 12
 ANYWHERE = pcp.mapped(0)
 OUTSIDE = address(OUTSIDE_ADDRESS)
+REMOTE = ("199.0.0.1", 53)
+TIMEOUT_S = 20  # of sessions of UDP in the tests of peers
 PREFER_FAILURE = Option(Code.PREFER_FAILURE)
 NO_FILTER = Option(Code.FILTER, Filter(None).data())
 
@@ -69,6 +73,35 @@ class Asking:
             assert answer[44:60] == pcp.mapped(OUTSIDE)
             assert answer[60:] == b"".join(option.emit() for option in options)
         return Result(answer[3]), int.from_bytes(answer[4:8]), int.from_bytes(answer[8:12]), fields.outside_port
+
+    def peer(
+        self, port: int, remote: tuple[str, int] = REMOTE, lifetime: int = 3600, *options: Option, outside: int = 0,
+        where: bytes = ANYWHERE, nonce: bytes = NONCE, protocol: int = 17,
+    ) -> tuple[Result, int, int]:  # fmt: skip
+        """Return result, lifetime and outside port of the answer to a PEER request of HOST, at the harness' time."""
+        asked = Mapping(nonce, protocol, port, outside, where)
+        to = (remote[1], pcp.mapped(address(remote[0])))
+        request = pcp.Request(Opcode.PEER, lifetime, pcp.mapped(address(HOST)), asked, options, to)
+        answer = self.ask(request.emit(), HOST, self.gateway.harness.now_ns / S)
+        assert answer is not None
+        assert answer[:3] == bytes((pcp.VERSION, 0x82, 0))
+        assert answer[60:80] == request.emit()[60:80]  # the remote
+        if answer[3]:
+            assert answer[24:] == request.emit()[24:]
+        elif lifetime:
+            assert answer[44:60] == pcp.mapped(OUTSIDE)
+        return Result(answer[3]), int.from_bytes(answer[4:8]), int.from_bytes(answer[42:44])
+
+    def pass_seconds(self, seconds: int) -> None:
+        """Let time pass as the loop of a gateway does."""
+        for _ in range(seconds):
+            self.gateway.harness.advance(1)
+            self.leases.follow(self.gateway.harness.now_ns)
+            self.leases.every_second(self.gateway.harness.now_ns)
+
+    def sessions(self) -> list[tuple[int, tuple[int, int], str]]:
+        """Return inside port, external endpoint and state of each session."""
+        return [(each["inside"][1], each["external"], each["state"]) for each in self.gateway.harness.sessions()]
 
     def natpmp(self, request: natpmp.Request, now: float = 100, host: str = HOST) -> bytes:
         answer = self.ask(request.emit(), host, now)
@@ -229,6 +262,169 @@ def test_who_is_no_inside_host_has_no_answer(asking: Asking) -> None:
     assert asking.ask(request, HOST) is not None
     for stranger in (SERVER, "10.0.0.1", OUTSIDE_ADDRESS, "255.255.255.255"):
         assert asking.ask(request, stranger) is None
+
+
+# -- peers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peering(asking: Asking) -> Asking:
+    asking.gateway.call("timeouts", tcp=7200, tcp_fin=10, udp=TIMEOUT_S)
+    return asking
+
+
+def test_rfc6887_12_a_peer_may_come_before_anything_is_sent_to_it(peering: Asking) -> None:
+    assert peering.peer(6000) == (Result.SUCCESS, 3600, 6000)
+    harness = peering.gateway.harness
+    arrived = decode(passes(harness, "outside", udp(REMOTE, (OUTSIDE_ADDRESS, 6000), b"hello")))
+    assert (dotted(arrived.destination), arrived.destination_port) == (HOST, 6000)
+    assert dropped(harness, "outside", udp(("199.0.0.2", 53), (OUTSIDE_ADDRESS, 6000), b"hello")) == "filtered"
+    left = decode(passes(harness, "inside", udp((HOST, 6000), REMOTE, b"hello")))
+    assert left.source_port == 6000
+    assert peering.sessions() == [(6000, (OUTSIDE, 6000), "active")]
+
+
+def test_rfc6887_12_a_session_lives_as_long_as_its_host_asks_and_then_as_any_other(peering: Asking) -> None:
+    for port in (6000, 6001):
+        passes(peering.gateway.harness, "inside", udp((HOST, port), REMOTE, b"hello"))
+    assert peering.peer(6000, lifetime=120) == (Result.SUCCESS, 120, 6000)
+    peering.pass_seconds(TIMEOUT_S + 1)
+    assert [port for port, *_ in peering.sessions()] == [6000]
+    assert peering.peer(6000, lifetime=200)[1] == 200
+    assert peering.peer(6000, lifetime=120)[1] == 200  # never for less
+    peering.pass_seconds(199)
+    assert peering.leases.describe(0)["peers"] == 1
+    assert len(peering.sessions()) == 1
+    peering.pass_seconds(TIMEOUT_S + 2)
+    assert (peering.leases.describe(0)["peers"], peering.sessions()) == (0, [])
+    assert peering.leases.granted == {"granted": 1, "renewed": 2, "ended": 1}
+
+
+def test_rfc6887_12_lifetime_0_leaves_a_session_to_its_packets(peering: Asking) -> None:
+    for port in (6000, 6001):
+        peering.peer(port)
+    passes(peering.gateway.harness, "inside", udp((HOST, 6001), REMOTE, b"hello"))
+    for port in (6000, 6001, 6001):
+        assert peering.peer(port, lifetime=0)[:2] == (Result.SUCCESS, 0)
+    assert [port for port, *_ in peering.sessions()] == [6001]
+    peering.pass_seconds(TIMEOUT_S + 1)
+    assert peering.sessions() == []
+
+
+def test_rfc6887_12_only_who_knows_the_nonce_prolongs_or_ends(peering: Asking) -> None:
+    peering.peer(6000)
+    for lifetime in (0, 7200):
+        assert peering.peer(6000, lifetime=lifetime, nonce=OTHER_NONCE)[:2] == (Result.NOT_AUTHORIZED, 3600)
+    assert peering.peer(6000, ("199.0.0.2", 53), nonce=OTHER_NONCE)[0] is Result.SUCCESS  # another session
+
+
+def test_rfc6887_12_the_endpoint_that_is_suggested_or_an_error(peering: Asking) -> None:
+    cannot = (Result.CANNOT_PROVIDE_EXTERNAL, pcp.SHORT_ERROR_S)
+    assert peering.peer(6000, outside=7000) == (Result.SUCCESS, 3600, 7000)
+    assert peering.peer(6000, ("199.0.0.2", 53), outside=7000)[2] == 7000  # the mapping is for every remote
+    assert peering.peer(6000, ("199.0.0.3", 53), outside=7001)[:2] == cannot
+    assert peering.peer(6001, outside=7000)[:2] == cannot
+    assert peering.peer(6001, where=pcp.mapped(OUTSIDE + 1))[:2] == cannot
+    assert peering.peer(6001, outside=22)[:2] == cannot
+    passes(peering.gateway.harness, "inside", udp((OTHER_HOST, 7002), REMOTE, b"hello"))
+    assert peering.peer(7002, outside=7002)[:2] == cannot
+    assert peering.peer(6000, outside=9)[2] == 7000  # it is there already
+    assert len(peering.sessions()) == 3
+
+
+def test_rfc6887_12_who_has_a_mapping_keeps_its_port(peering: Asking) -> None:
+    peering.map(6000, 7000, protocol=17, now=1000)
+    assert peering.peer(6000) == (Result.SUCCESS, 3600, 7000)
+    assert peering.peer(6001)[0] is Result.SUCCESS
+    assert peering.peer(6002)[:2] == (Result.USER_EX_QUOTA, pcp.SHORT_ERROR_S)  # three in all, of both
+    assert peering.map(6002, now=1000)[0] is Result.USER_EX_QUOTA
+
+
+def test_rfc6887_12_what_no_packet_could_open_is_refused(peering: Asking) -> None:
+    for remote in (OTHER_HOST, OUTSIDE_ADDRESS, "224.0.0.1", "127.0.0.1", "0.0.0.0", "255.255.255.255"):
+        assert peering.peer(6000, (remote, 53))[0] is Result.NOT_AUTHORIZED
+    assert peering.peer(22)[0] is Result.NOT_AUTHORIZED
+    assert peering.peer(0)[0] is Result.MALFORMED_REQUEST
+    assert peering.peer(6000, ("199.0.0.1", 0))[0] is Result.MALFORMED_REQUEST
+    assert peering.peer(6000, protocol=0)[0] is Result.MALFORMED_REQUEST
+    assert peering.peer(6000, protocol=132)[0] is Result.UNSUPP_PROTOCOL
+    assert peering.peer(6000, REMOTE, 3600, PREFER_FAILURE)[0] is Result.MALFORMED_OPTION
+    assert peering.sessions() == []
+
+
+@pytest.mark.parametrize(("chain", "source", "port"), [
+    ("input", HOST, 6000), ("forward", HOST, 6000), ("output", OUTSIDE_ADDRESS, 6000),
+])  # fmt: skip
+def test_rfc6887_12_rules_have_their_say(peering: Asking, chain: str, source: str, port: int) -> None:
+    match = Match(source=(address(source), 0xFFFFFFFF), protocol=17, source_ports=((port, port),))
+    rules = [{"do": "append", "chain": chain, "rule": msgspec.to_builtins(Rule(match=match, target="DENY"))}]
+    if chain == "forward":
+        rules.append({"do": "policy", "chain": chain, "target": "MASQ"})
+    peering.gateway.call("rules.change", changes=rules)
+    assert peering.peer(6000)[0] is Result.NOT_AUTHORIZED
+    assert peering.sessions() == []
+    assert peering.peer(6001)[0] is Result.SUCCESS
+
+
+def test_rfc6887_12_a_connection_begins_or_goes_on_and_is_not_kept_once_it_has_ended(peering: Asking) -> None:
+    harness, client = peering.gateway.harness, (HOST, 6000)
+    assert peering.peer(6000, outside=7000, protocol=6)[2] == 7000
+    assert peering.peer(6001, outside=7001, protocol=6)[2] == 7001
+    passes(harness, "inside", tcp(client, REMOTE, "S", seq=100))
+    passes(harness, "outside", tcp(REMOTE, (OUTSIDE_ADDRESS, 7000), "SA", seq=900, ack=101))
+    passes(harness, "inside", tcp((HOST, 6001), REMOTE, "PA", seq=5, ack=9, payload=b"one of before"))
+    passes(harness, "outside", tcp(REMOTE, (OUTSIDE_ADDRESS, 7001), "A", seq=9, ack=18))
+    assert sorted(peering.sessions()) == [
+        (6000, (OUTSIDE, 7000), "established"), (6001, (OUTSIDE, 7001), "established")
+    ]  # fmt: skip
+    passes(harness, "inside", tcp(client, REMOTE, "FA", seq=101, ack=901))
+    passes(harness, "outside", tcp(REMOTE, (OUTSIDE_ADDRESS, 7000), "FA", seq=901, ack=102))
+    peering.pass_seconds(60)
+    assert [port for port, *_ in peering.sessions()] == [6001]
+    assert [peer.external for peer in peering.leases.peers] == [7001]
+    assert peering.leases.granted["lost"] == 1
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("peer"), st.sampled_from([6000, 6001]), st.sampled_from([0, 120, 150])),
+        st.tuples(st.just("packet"), st.sampled_from([6000, 6001]), st.just(0)),
+        st.tuples(st.just("time"), st.sampled_from([3, TIMEOUT_S + 3, 118, 140]), st.just(0)),
+    ),
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(STEPS)
+def test_rfc6887_12_a_session_is_there_while_it_is_asked_for_or_used(peering: Asking, steps: list[tuple]) -> None:
+    peering.pass_seconds(200 + TIMEOUT_S)  # of an example before
+    harness, now = peering.gateway.harness, 0
+    until, used = {}, {}  # by port: when the peer ends; whether there have been packets
+    alive: dict[int, int] = {}  # by port: when the session ends by itself
+    for what, number, lifetime in steps:
+        if what == "time":
+            peering.pass_seconds(number)
+            for second in range(now + 1, now + number + 1):
+                alive = {port: end for port, end in alive.items() if second < end}
+                until = {port: end for port, end in until.items() if second < end and port in alive}
+                alive |= {port: second + TIMEOUT_S for port in until}
+            now += number
+        elif what == "packet":
+            passes(harness, "inside", udp((HOST, number), REMOTE, b"hello"))
+            alive[number], used[number] = now + TIMEOUT_S, True
+        elif lifetime:
+            assert peering.peer(number, lifetime=lifetime)[0] is Result.SUCCESS
+            used[number] = used.get(number, False) and number in alive
+            until[number] = max(now + lifetime, until.get(number, 0))
+            alive[number] = now + TIMEOUT_S
+        else:
+            assert peering.peer(number, lifetime=0)[0] is Result.SUCCESS
+            if until.pop(number, None) is not None and not used.get(number):
+                del alive[number]
+        if all(end > now + 1 for end in alive.values()):  # a timer may be late by a tick
+            assert sorted(port for port, *_ in peering.sessions()) == sorted(alive)
+        assert sorted(peer.between.port for peer in peering.leases.peers) == sorted(until)
 
 
 # -- NAT-PMP -----------------------------------------------------------------------------------------------------------

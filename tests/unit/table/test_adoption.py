@@ -14,7 +14,7 @@ from fastmasq.policy.chains import Match, Rule, RuleSet
 from fastmasq.table import memory, rows
 from fastmasq.table.forward_table import ForwardTable
 from fastmasq.table.masq import MasqTable
-from tests.support.adoption import LOCAL, PROXIES, adopt_all, adopted, assert_consistent, empty, shared
+from tests.support.adoption import LOCAL, PROXIES, adopt_all, adopted, assert_consistent, empty, shared, unshared
 from tests.support.harness import HOWTO_ROUTES, PROGRAMS, Harness, address, unicast
 from tests.support.packets import tcp
 from tests.support.tables import (
@@ -49,7 +49,7 @@ class HistoryOfTables(history.TableHistory):
     """The same histories, in which a table dies now and then, and the next one goes on with what it has left."""
 
     def make_table(self, **limits: object) -> MasqTable:
-        self.buffer = shared(history.CAPACITY)
+        self.buffer = unshared(history.CAPACITY)
         return super().make_table(buffer=self.buffer, **limits)
 
     @rule()

@@ -20,6 +20,7 @@ Ports and identifiers may be variables, written $name.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -189,6 +190,7 @@ def _read_icmp(source, destination, flags, keys, quote, common, variables) -> by
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(64)  # of each packet it is asked more than once
 def show(packet: bytes) -> str:
     """Return the line that describes a packet; what is wrong with it is named at the end."""
     try:

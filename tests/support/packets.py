@@ -7,6 +7,7 @@ that a translator which updates checksums incrementally turns a BAD packet into 
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass
 from operator import attrgetter
@@ -38,6 +39,7 @@ class Malformed(ValueError):
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(1024)
 def to_address(text: str | int) -> int:
     """Return the 32-bit number of a dotted address; numbers pass through."""
     if isinstance(text, int):
@@ -48,6 +50,7 @@ def to_address(text: str | int) -> int:
     return int.from_bytes(bytes(parts), "big")
 
 
+@functools.lru_cache(1024)
 def dotted(address: int) -> str:
     return ".".join(str(byte) for byte in address.to_bytes(4, "big"))
 

@@ -22,11 +22,11 @@ def test_dcc_files_of_a_client_inside_arrive_and_are_resumed(net: Network, tmp_p
     for name, octets in sent.items():
         (tmp_path / name).write_bytes(octets)
     (taker.files / "begun.part").write_bytes(there)
-    eventually(lambda: 'User "taker!' in log.read_text(), what="the welcome of who is to get the files")
+    eventually(lambda: 'User "taker!' in log.read_text(), 30, "the welcome of who is to get the files")
     offers = [f"/dcc send taker {tmp_path / name}" for name in sent]
     WeeChat(net, "inside", tmp_path, "giver", SERVER_ADDRESS, *offers)
     wanted = {"whole": sent["whole"], "begun": there + sent["begun"][len(there) :]}
-    eventually(lambda: all(holds(taker.files / name, octets) for name, octets in wanted.items()), what="all of both")
+    eventually(lambda: all(holds(taker.files / name, octets) for name, octets in wanted.items()), 30, "all of both")
     known = net.fastmasq.ask("gateways")
     assert known["opened_total"] == len(sent) and not known["refused"]
     assert net.drops().keys() <= scenario.HONEST_DROPS

@@ -40,7 +40,8 @@ _VPN = {  # kinds of events, and what they tell
     "call_established": ("pptp", "begins"),
     "call_ended": ("pptp", "ends"),
     "call_lost": ("pptp", "ends"),
-    "esp_associated": ("ipsec", "begins"),
+    "ipsec_begins": ("ipsec", "begins"),
+    "ipsec_ends": ("ipsec", "ends"),
 }
 
 

@@ -67,7 +67,10 @@ def _adopt_ipsec(former: FormerTunnels, vpn: Vpn, now: int) -> Iterator[tuple[st
         yield from (("", "not followed") for _ in (*former.associations, *former.exchanges))
         return
     for row in sorted(former.associations, key=lambda row: (row.since, row.number)):
-        yield "sa", vpn.ipsec.esp.adopt(row, now)
+        reason = vpn.ipsec.esp.adopt(row, now)
+        if not reason:
+            vpn.note_tunnel(row)  # which is no news
+        yield "sa", reason
     for row in sorted(former.exchanges, key=lambda row: (row.last, row.number)):
         yield "exchange", vpn.ipsec.exchanges.adopt(row, now)
     for known in former.evidence:

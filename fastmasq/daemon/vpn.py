@@ -104,6 +104,7 @@ class Vpn:
         self.ipsec = Ipsec(ipsec_settings(settings))
         self.connections: dict[int, Connection] = {}  # by row of the session
         self._numbers = 0
+        self._tunnels: dict[tuple[int, int], set[int]] = {}  # numbers of the SAs of an inside host with a remote
         self._refused: set[int] = set()  # rows of sessions that there was no room to follow
         self._ask_again_at = 0
         self._limit = LogLimit(log, LINES_PER_SECOND, "VPNs")
@@ -456,6 +457,7 @@ class Vpn:
 
     def _place_association(self, row: Association) -> None:
         key = ("esp", row.number)
+        self._say(self.note_tunnel(row))
         if row.state == "closed":
             self.rows.forget(key)
             return
@@ -464,6 +466,24 @@ class Vpn:
             return
         outbound = Way((row.inside, row.remote, row.ospi), (row.masq, row.remote)) if row.ospi else None
         self._place(row, key, ESP, outbound, Way((row.remote, row.masq, row.ispi), (row.remote, row.inside)))
+
+    def note_tunnel(self, row: Association) -> tuple[Event, ...]:
+        """Take note of an SA; return whether an IPsec tunnel begins by it, which was the first, or ends with the last.
+
+        One that was made by hand says nothing of the other end.
+        """
+        if row.preloaded:
+            return ()
+        ends = (row.inside, row.remote)
+        present = self._tunnels.get(ends, set())
+        after = present | {row.number} if row.state == "established" else present - {row.number}
+        self._tunnels[ends] = after
+        if not after:
+            del self._tunnels[ends]
+        if bool(after) == bool(present):
+            return ()
+        kind = "ipsec_begins" if after else "ipsec_ends"
+        return (Event(kind=kind, inside=row.inside, remote=row.remote, id=row.ispi),)
 
     def _place(
         self, row: Call | Association, key: Key, protocol: int, outbound: Way | None, inbound: Way | None

@@ -78,6 +78,8 @@ LINES: dict[str, tuple[str, str]] = {
     "esp_guess_one": (INFO, "guessing from {remote} SPI {id:X} sent to {inside} ({count} cand)"),
     "esp_guess_many": (INFO, "guessing from {remote} SPI {id:X} sent to {count} hosts ({count} cand)"),
     "esp_unknown": (INFO, "Inbound from {remote} SPI {id:X} has no masq table entry."),
+    "ipsec_begins": (DEBUG, "IPsec between {inside} and {remote} begins: SPI {id:X}."),
+    "ipsec_ends": (DEBUG, "IPsec between {inside} and {remote} has ended: its last SA, SPI {id:X}, is over."),
     "esp_table_full": (WARNING, "Couldn't create masq table entry. ESP {inside} -> {remote} SPI {id:X}: {why}."),
     "esp_same_spi": (
         WARNING,

@@ -84,12 +84,11 @@ def test_who_goes_on_for_another_has_no_news(tmp_path: Path, heard: pytest.LogCa
 def test_tunnels_that_begin_and_end(tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     one = made(vpn=program(tmp_path, 'echo "$FASTMASQ_PROTOCOL $FASTMASQ_CHANGE $FASTMASQ_INSIDE $FASTMASQ_REMOTE"'))
     ends = {"inside": address("10.0.0.2"), "remote": SECOND}
-    one.tell_of_vpns(
-        Event(kind=kind, **ends) for kind in ("call_asked", "call_established", "esp_associated", "call_ended")
-    )
+    kinds = ("call_asked", "call_established", "esp_associated", "ipsec_begins", "call_ended", "ipsec_ends")
+    one.tell_of_vpns(Event(kind=kind, **ends) for kind in kinds)
     one.close()
     assert heard.messages == [
-        f"hook vpn: {each} 10.0.0.2 62.1.2.3" for each in ("pptp begins", "ipsec begins", "pptp ends")
+        f"hook vpn: {each} 10.0.0.2 62.1.2.3" for each in ("pptp begins", "ipsec begins", "pptp ends", "ipsec ends")
     ]
 
 

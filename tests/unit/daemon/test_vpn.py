@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from fastmasq.config.schema import Vpn as VpnSettings
 from fastmasq.config.values import Duration
 from fastmasq.daemon import vpn_sessions
 from fastmasq.daemon.tunnel_rows import Way
+from fastmasq.kernel.run_folder import RunFolder
 from fastmasq.legacy import proc
 from fastmasq.legacy.listing import Shown, session_lines
 from fastmasq.path.rows import link_row
@@ -544,6 +546,30 @@ def test_h_25_the_ipsec_lifetime_is_a_setting() -> None:
         started(gateway, HOST, 0x1000, 0x2000)
         gateway.second(90 * 60)
         assert (len(listed(gateway, "exchanges")), len(listed(gateway, "sas"))) == (left, left)
+
+
+def test_a_tunnel_begins_with_its_first_sa_and_ends_with_its_last_and_a_restart_is_no_news(tmp_path: Path) -> None:
+    def news(of: Gateway) -> list[tuple[str, int]]:
+        return [(each.kind, each.inside) for each in of.vpn.take_news() if each.kind.startswith("ipsec_")]
+
+    host, lifetime = address(HOST), VpnSettings(ipsec_lifetime=Duration(600 * NS_PER_SECOND))
+    with RunFolder(tmp_path) as folder:
+        gateway = Gateway(vpn=lifetime, folder=folder)
+        exchange(gateway, HOST, b"one")
+        started(gateway, HOST, 0x1000, 0x2000)
+        gateway.second()
+        assert news(gateway) == [("ipsec_begins", host)]
+        started(gateway, HOST, 0x1001, 0x2001)
+        for _ in range(5):
+            gateway.second(300)
+            gateway.passes(INSIDE, esp(HOST, REMOTE, 0x1001))
+        assert (news(gateway), len(listed(gateway, "sas"))) == ([], 1)  # it was rekeyed
+        gateway = Gateway(vpn=lifetime, folder=folder, after=gateway)
+        gateway.second()
+        assert (news(gateway), len(listed(gateway, "sas"))) == ([], 1)
+        for _ in range(5):
+            gateway.second(300)
+        assert news(gateway) == [("ipsec_ends", host)]
 
 
 def test_h_101_life_tries_and_squelch_of_a_start_are_settings() -> None:

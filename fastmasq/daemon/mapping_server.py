@@ -1,8 +1,7 @@
 """The sockets that PCP and NAT-PMP are spoken on: UDP port 5351 of each inside address, tied to its link.
 
 So no packet that comes in by another link gets to them, whatever address it is for. A turn of the loop reads a few
-messages, and a tick at most MOST_A_TICK of all links: what comes beyond waits in the sockets, or is lost there, and its
-sender asks again.
+messages, and a tick at most MOST_A_TICK of all links (control/pace.py): who sent what is lost asks again.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Iterable
+from functools import partial
 
 from fastmasq.clock import now_ns
 from fastmasq.control.endpoints import Endpoint, follow
+from fastmasq.control.pace import Pace
 from fastmasq.daemon.port_mapping import Requests
 from fastmasq.errors import KernelError
 from fastmasq.mishaps import Mishaps
@@ -24,7 +25,6 @@ from fastmasq.wire import natpmp, pcp
 log = logging.getLogger("fastmasq.forwards")
 
 AT_ONCE = 8  # messages read in a turn of the loop
-TICK_S = 0.1
 MOST_A_TICK = 200  # messages read
 ANNOUNCEMENTS = 10  # of a new epoch, each twice as long after the one before (RFC 6886 section 3.2.1)
 FIRST_PAUSE_S = 0.25
@@ -39,8 +39,7 @@ class MappingServer:
         self._loop = loop
         self._sockets: dict[Endpoint, socket.socket] = {}
         self._mishaps = Mishaps(log)
-        self._left = MOST_A_TICK
-        self._tick: asyncio.TimerHandle | None = None
+        self._pace = Pace(loop, MOST_A_TICK)
         self._announcing: asyncio.TimerHandle | None = None
         self._announced: int | None = None  # epoch
 
@@ -62,32 +61,31 @@ class MappingServer:
         except OSError:
             listener.close()
             raise
-        if self._left:
-            self._loop.add_reader(listener, self._read, listener)
+        self._pace.begin(listener, partial(self._read, listener))
         return listener
 
     def _end(self, _: Endpoint, listener: socket.socket) -> None:
-        self._loop.remove_reader(listener)
+        self._pace.end(listener)
         listener.close()
 
     def close(self) -> None:
         """Listen no more."""
         self.follow(())
-        for timer in (self._tick, self._announcing):
-            if timer is not None:
-                timer.cancel()
+        self._pace.close()
+        if self._announcing is not None:
+            self._announcing.cancel()
 
     # -- messages --------------------------------------------------------------------------------------------------
 
     def _read(self, listener: socket.socket) -> None:
-        if self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._begin_tick)
-        for _ in range(min(AT_ONCE, self._left)):
+        for _ in range(AT_ONCE):
+            if not self._pace.is_left:
+                return
             try:
                 octets, (host, port) = listener.recvfrom(pcp.LARGEST + 4)
             except OSError:  # none is left, or a host did not want an answer
                 return
-            self._left -= 1
+            self._pace.count()
             try:
                 answer = self._requests.answer(octets, int(ipaddress.IPv4Address(host)), now_ns())
             except Exception as error:
@@ -96,16 +94,6 @@ class MappingServer:
             if answer is not None:
                 with contextlib.suppress(OSError):
                     listener.sendto(answer, (host, port))
-        if not self._left:
-            for each in self._sockets.values():
-                self._loop.remove_reader(each)
-
-    def _begin_tick(self) -> None:
-        was_full = not self._left
-        self._tick, self._left = None, MOST_A_TICK
-        if was_full:
-            for each in self._sockets.values():
-                self._loop.add_reader(each, self._read, each)
 
     # -- announcements ---------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from async_upnp_client.ssdp import build_ssdp_packet, decode_ssdp_packet, is_val
 import fastmasq
 from fastmasq.clock import now_ns
 from fastmasq.control.endpoints import Endpoint, follow
+from fastmasq.control.pace import Pace
 from fastmasq.daemon import upnp
 from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.port_mapping import Bucket
@@ -42,7 +43,6 @@ LARGEST_SEARCH = 1500
 MOST_CONNECTIONS = 32
 PATIENCE_S = 10  # of a connection
 AT_ONCE = 8  # connections or searches taken in a turn of the loop
-TICK_S = 0.1
 MOST_A_TICK = 50  # of them
 ALIVE_S = 1800  # for how long a host may believe that we are here
 ANNOUNCED_EVERY_S = 600
@@ -79,8 +79,7 @@ class UpnpServer:
         self._links: dict[Endpoint, _Link] = {}
         self._beginning: set[asyncio.Task] = set()
         self._since: dict[Any, float] = {}  # when each connection came, the oldest first
-        self._left = MOST_A_TICK
-        self._tick: asyncio.TimerHandle | None = None
+        self._pace = Pace(loop, MOST_A_TICK)
         self._announces_at = 0.0
         devices = [upnp.make_gateway(version, leases, name) for version in upnp.VERSIONS]
         self._targets = [target for device in devices for target in targets(device)]
@@ -145,7 +144,7 @@ class UpnpServer:
             made.bind((endpoint.dotted(), PORT))
             made.listen(MOST_CONNECTIONS)
             undo.pop_all()
-        self._loop.add_reader(made, self._accept, made)
+        self._pace.begin(made, partial(self._accept, made))
         self._announces_at = 0
         return made
 
@@ -161,7 +160,7 @@ class UpnpServer:
             sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 2)
             sender.bind((endpoint.dotted(), 0))
             undo.pop_all()
-        self._loop.add_reader(group, self._read, endpoint, group)
+        self._pace.begin(group, partial(self._read, endpoint, group))
         self._announces_at = 0
         return _Link(group, sender)
 
@@ -171,14 +170,13 @@ class UpnpServer:
         gone.sender.close()
 
     def _leave(self, gone: socket.socket) -> None:
-        self._loop.remove_reader(gone)
+        self._pace.end(gone)
         gone.close()
 
     def close(self) -> None:
         """End all connections, and listen no more."""
         self.follow(())
-        if self._tick is not None:
-            self._tick.cancel()
+        self._pace.close()
         self.make_way()
         self._loop.run_until_complete(self._runner.cleanup())
 
@@ -198,40 +196,20 @@ class UpnpServer:
             for endpoint, link in self._links.items():
                 self._announce(endpoint, link, "ssdp:alive")
 
-    def _may_take(self) -> bool:
-        """Count a connection or a search; return whether there may be more of them in this tick."""
-        if self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._begin_tick)
-        self._left -= 1
-        if self._left >= 0:
-            return True
-        for reader, *_ in self._readers():
-            self._loop.remove_reader(reader)
-        return False
-
-    def _begin_tick(self) -> None:
-        was_full = self._left < 0
-        self._tick, self._left = None, MOST_A_TICK
-        if was_full:
-            for reader, *action in self._readers():
-                self._loop.add_reader(reader, *action)
-
-    def _readers(self) -> Iterator[tuple[Any, ...]]:
-        yield from ((each, self._accept, each) for each in self._listeners.values())
-        yield from ((link.group, self._read, endpoint, link.group) for endpoint, link in self._links.items())
-
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(AT_ONCE):
-            if len(self._beginning) >= AT_ONCE or not self._may_take():
+            if len(self._beginning) >= AT_ONCE or not self._pace.is_left:
                 return
             try:
                 connection, _ = listener.accept()
             except OSError as error:
                 if is_scarcity(error):
                     self.make_way()
+                    self._pace.count()  # or the loop would turn round here until one has gone
                 return
+            self._pace.count()
             connection.setblocking(False)
             self._make_room()
             beginning = self._loop.create_task(self._loop.connect_accepted_socket(self._handler, connection))
@@ -262,12 +240,13 @@ class UpnpServer:
 
     def _read(self, endpoint: Endpoint, group: socket.socket) -> None:
         for _ in range(AT_ONCE):
-            if not self._may_take():
+            if not self._pace.is_left:
                 return
             try:
                 octets, sender = group.recvfrom(LARGEST_SEARCH)
             except OSError:
                 return
+            self._pace.count()
             host = int(ipaddress.IPv4Address(sender[0]))
             if self._why_not_inside(host) is not None or not self._searches.take(host, now_ns()):
                 continue

@@ -112,7 +112,7 @@ def test_withdraw_takes_zero_for_any():
 def test_endpoints_follow_the_addresses_of_the_moment():
     ranged = read("udp", "eth1:6000-6001", ["10.0.0.2:7000", "10.0.0.3:7000"], [2, 1])
     assert [*endpoints([ranged], {})] == []
-    found = {endpoint: targets for endpoint, targets, _ in endpoints([ranged], {"eth1": 0xC8C8C8C8})}
+    found = {endpoint: placed.targets for endpoint, placed, _ in endpoints([ranged], {"eth1": 0xC8C8C8C8})}
     assert found == {
         (0xC8C8C8C8, 1, 6000): ((0x0A000002, 7000, 2), (0x0A000003, 7000, 1)),
         (0xC8C8C8C8, 1, 6001): ((0x0A000002, 7001, 2), (0x0A000003, 7001, 1)),

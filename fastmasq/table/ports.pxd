@@ -141,13 +141,17 @@ cdef inline int choose_next_port(const PortPool *pool, uint32_t *counter) noexce
 
     One counter serves all pools, and moves on with every port given (rule C-2).
     """
-    cdef unsigned int i
-    cdef uint16_t port
+    cdef unsigned int word = (counter[0] & 0xFFFF) >> 6
+    cdef uint64_t bits = pool.free[word] & (<uint64_t>ANY << (counter[0] & 63))
+    cdef unsigned int _i
+    cdef int port
     if pool.free_count == 0:
         return NO_PORT
-    for i in range(65536):
-        port = <uint16_t>(counter[0] + i)
-        if is_free(pool, port):
+    for _i in range(POOL_WORDS + 1):        # the first word twice: from the counter on, and at last before it
+        if bits:
+            port = <int>(word * 64) + __builtin_ctzll(bits)
             counter[0] = <uint16_t>(port + 1)
             return port
+        word = (word + 1) & (POOL_WORDS - 1)
+        bits = pool.free[word]
     return NO_PORT

@@ -8,6 +8,8 @@ from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.tables import (
     CLASS,
@@ -246,6 +248,32 @@ def test_a_port_given_back_is_found_among_all_others_taken(sequential: bool) -> 
         port = external_port(table, row)
         table.close(row)
         assert external_port(table, opened(table, TCP, 4000, host=0x0A0000FF + row)) == port
+
+
+NEAR_EDGES = st.sampled_from(
+    [1, 2, 62, 63, 64, 65, 127, 128, 60999, 61000, 61001, 61055, 61056, 65471, 65472, 65534, 65535]
+)
+
+
+@given(st.sets(NEAR_EDGES, min_size=1), st.lists(st.integers(0, 16), max_size=30))
+def test_c_2_in_turn_is_the_next_free_port_after_the_one_before(ports: set[int], steps: list[int]) -> None:
+    """Each step opens a session, or closes the one of that number if there is one; 0 always opens."""
+    table = make_table(ports=sorted(ports), sequential=True)
+    free, rows, after = set(ports), [], 61000
+    for number, step in enumerate(steps):
+        if 0 < step <= len(rows):
+            row, port = rows.pop(step - 1)
+            table.close(row)
+            free.add(port)
+        elif free:
+            row = opened(table, TCP, 4000, host=HOST + number)
+            port = min(free, key=lambda port, after=after: (port - after) % 65536)
+            assert external_port(table, row) == port
+            free.remove(port)
+            rows.append((row, port))
+            after = port + 1
+        else:
+            assert table.open(TCP, HOST + number, 4000, REMOTE, 80, 0) == "ports_exhausted"
 
 
 def test_a_refusal_leaves_nothing_behind() -> None:

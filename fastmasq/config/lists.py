@@ -30,14 +30,14 @@ _REDIRECT = {
 
 def read_forwards(written: Any, complain: Remark) -> dict[forwards.Forward, Place]:
     """Return the forwards of the file with their places; each mistake goes to `complain` with its place."""
-    found: tuple[forwards.Forward, ...] = ()
+    taken = forwards.Taken()
     places: dict[forwards.Forward, Place] = {}
     for place, table in _tables("forward", written, _FORWARD, complain):
         to = [table["to"]] if isinstance(table["to"], str) else table["to"]
         try:
             preferences, steal = table.get("preferences", ()), table.get("steal", False)
             new = forwards.read(table["protocol"], table["listen"], to, preferences, steal=steal)
-            found = forwards.apply(found, [forwards.Change(action="add", forward=new)])
+            taken.add(new)
             places[new] = place
         except ConfigurationError as error:
             complain(place, f"[[forward]]: {error}")

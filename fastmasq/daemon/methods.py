@@ -98,7 +98,8 @@ class Methods:
         ]
 
     def _tell_forwards(self, old: Policy, new: Policy) -> dict[str, Any]:
-        changed = [forward for forward in new.forwards if forward not in old.forwards]
+        before = set(old.forwards)
+        changed = [forward for forward in new.forwards if forward not in before]
         return {"forwards": len(new.forwards), "warnings": self._gateway.forwards.reservations(changed)}
 
     def _change(

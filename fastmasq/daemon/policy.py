@@ -118,10 +118,10 @@ def _with_files(declared: Declared, quoting: bool) -> Declared:
 def _stealing(declared: Declared, settings: Settings) -> Declared:
     """Let what rule files ask for take the ports and protocols of running programs."""
     of_files = {
-        "forwards": [one for one in declared.forwards if one not in settings.forward],
-        "redirects": [one for one in declared.redirects if one not in settings.redirect],
-        "triggers": list(declared.triggers),
-        "marks": list(declared.marks),
+        "forwards": {*declared.forwards} - {*settings.forward},
+        "redirects": {*declared.redirects} - {*settings.redirect},
+        "triggers": {*declared.triggers},
+        "marks": {*declared.marks},
     }
     changed = {
         name: tuple(structs.replace(one, steal=True) if one in found else one for one in getattr(declared, name))

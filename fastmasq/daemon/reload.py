@@ -239,7 +239,8 @@ def _gone_and_changed(running: Iterable[Any], old: Sequence[Any], new: Sequence[
     """Return what the new files leave out and is running still, and what they bring or say otherwise."""
     wanted, present = _by_identity(new), _by_identity(running)
     gone = [one for key, one in _by_identity(old).items() if key not in wanted and key in present]
-    return gone, [one for one in new if one not in old]
+    before = set(old)
+    return gone, [one for one in new if one not in before]
 
 
 def _differing(old: Iterable[Any], new: Iterable[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,15 +100,45 @@ class Unknown(ConfigurationError):
 
 def apply(forwards: Sequence[Forward], changes: Iterable[Change]) -> tuple[Forward, ...]:
     """Return the forwards after all changes. Raises ConfigurationError when one of them cannot be made."""
-    result = tuple(forwards)
+    result = list(forwards)
+    taken: Taken | None = None  # as long as forwards are only added
     for change in changes:
         if change.action == "clear":
-            result = tuple(one for one in result if change.listen not in ("", one.listen))
-            continue
-        if change.forward is None:
+            result, taken = [one for one in result if change.listen not in ("", one.listen)], None
+        elif change.forward is None:
             raise ConfigurationError(f"forward {change.action}: which one? name protocol, listen and ports")
-        result = _ACTIONS[change.action](result, change.forward)
-    return result
+        elif change.action == "add":
+            check(change.forward)
+            taken = taken or Taken(result)
+            taken.add(change.forward)
+            result.append(change.forward)
+        else:
+            result, taken = list(_ACTIONS[change.action](tuple(result), change.forward)), None
+    return tuple(result)
+
+
+class Taken:
+    """The ports that forwards have, so that one that wants a port of another is found without asking each of them."""
+
+    def __init__(self, forwards: Iterable[Forward] = ()) -> None:
+        """No two of these have the same port."""
+        self._by_listen: dict[tuple[str, str], list[Forward]] = {}  # each in the order of ports
+        for forward in sorted(forwards, key=_first):
+            self._by_listen.setdefault((forward.protocol, forward.listen), []).append(forward)
+
+    def add(self, new: Forward) -> None:
+        """Raise ConfigurationError if one of them has a port of another."""
+        present = self._by_listen.setdefault((new.protocol, new.listen), [])
+        at = bisect.bisect_right(present, new.last, key=_first)
+        if at and present[at - 1].last >= new.first:
+            raise ConfigurationError(
+                f"{new}: forwarded already by {present[at - 1]}; delete that first, or choose another port"
+            )
+        present.insert(at, new)
+
+
+def _first(forward: Forward) -> int:
+    return forward.first
 
 
 def revoke(leased: Sequence[Forward], changes: Iterable[Change]) -> tuple[tuple[Forward, ...], list[Change]]:
@@ -128,11 +159,7 @@ def revoke(leased: Sequence[Forward], changes: Iterable[Change]) -> tuple[tuple[
 
 def _add(forwards: tuple[Forward, ...], new: Forward) -> tuple[Forward, ...]:
     check(new)
-    for present in forwards:
-        if _overlap(present, new):
-            raise ConfigurationError(
-                f"{new}: forwarded already by {present}; delete that first, or choose another port"
-            )
+    Taken(forwards).add(new)
     return (*forwards, new)
 
 
@@ -181,7 +208,7 @@ def _withdraw(forwards: tuple[Forward, ...], gone: Forward) -> tuple[Forward, ..
     return tuple(left)
 
 
-_ACTIONS = {"add": _add, "set": _set, "delete": _delete, "prefer": _prefer, "withdraw": _withdraw}
+_ACTIONS = {"set": _set, "delete": _delete, "prefer": _prefer, "withdraw": _withdraw}
 
 
 def _is_meant(target: Target, wanted: Target) -> bool:

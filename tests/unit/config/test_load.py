@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -403,3 +405,26 @@ def test_any_table_gives_settings_or_mistakes_with_their_lines(tables):
     except ConfigurationError as error:
         for line in str(error).split("\n"):
             assert 1 <= int(line.split(":")[1]) <= max(1, text.count("\n"))
+
+
+def calls_to_read(forwards: int) -> int:
+    """Return how many functions are called to read a configuration with so many forwards."""
+    entry = '[[forward]]\nprotocol = "tcp"\nlisten = "eth1:{}"\nto = "10.0.0.2:80"\n'
+    text = LINKS + "".join(entry.format(1000 + number) for number in range(forwards))
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        assert len(parse(text, "f").settings.forward) == forwards
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_what_a_list_of_forwards_costs_grows_as_the_list_does() -> None:
+    calls_to_read(1)  # what is kept for the next time
+    assert calls_to_read(400) < 5 * calls_to_read(100)

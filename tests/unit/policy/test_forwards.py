@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastmasq.errors import ConfigurationError
 from fastmasq.policy.forwards import ANY, Change, Forward, Target, apply, endpoints, read
@@ -117,3 +119,37 @@ def test_endpoints_follow_the_addresses_of_the_moment():
         (0xC8C8C8C8, 1, 6000): ((0x0A000002, 7000, 2), (0x0A000003, 7000, 1)),
         (0xC8C8C8C8, 1, 6001): ((0x0A000002, 7001, 2), (0x0A000003, 7001, 1)),
     }
+
+
+PORTS = st.integers(1, 12)
+FORWARDS = st.builds(
+    lambda protocol, listen, first, last: read(
+        protocol, f"{listen}:{min(first, last)}-{max(first, last)}", ["10.0.0.2:80"]
+    ),
+    st.sampled_from(["tcp", "udp"]),
+    st.sampled_from(["eth1", "200.200.200.200"]),
+    PORTS,
+    PORTS,
+)
+
+
+@given(st.lists(FORWARDS, max_size=12))
+def test_many_at_once_come_to_what_one_after_the_other_does(wanted: list[Forward]) -> None:
+    """Each that has a port of one before it is refused, which is found without comparing it with all of them."""
+    kept: list[Forward] = []
+    for one in wanted:
+        is_refused = any(
+            (one.protocol, one.listen) == (other.protocol, other.listen)
+            and one.first <= other.last
+            and other.first <= one.last
+            for other in kept
+        )
+        changes = [Change(action="add", forward=each) for each in (*kept, one)]
+        if is_refused:
+            with pytest.raises(ConfigurationError, match="forwarded already"):
+                apply((), changes)
+            with pytest.raises(ConfigurationError, match="forwarded already"):
+                apply(kept, changes[-1:])
+        else:
+            kept.append(one)
+            assert apply((), changes) == apply(kept[:-1], changes[-1:]) == tuple(kept)

@@ -351,6 +351,7 @@ class Gateway:
         self.ports.move(*self._external_addresses())
         self.ports.reserve(self.triggers.ports() | self.marks.ports(self.rules.rule_set), self.triggers.keeping())
         self.ports.forward(self.forwards.wanted_ports())
+        self.host.keep_off(self.ports.led_by_number())
         self._look_at_spare_ports()
         after = self.ports.led_inside()
         self._lead_inside(before & after)

@@ -30,7 +30,7 @@ from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.unsolicited import Connection, Gate
 from fastmasq.kernel.links import Link, interface_addresses
 from fastmasq.kernel.local_link import HOST_END
-from fastmasq.kernel.ports import PORT_RANGE, RESERVED_PORTS
+from fastmasq.kernel.ports import PORT_RANGE, RESERVED_PORTS, PortSet
 from fastmasq.kernel.takeover import Takeover
 from fastmasq.kernel.watch import Watch
 from fastmasq.mishaps import Mishaps
@@ -57,6 +57,7 @@ class Host:
         self._guarded: tuple | None = None  # what the guard was told last
         self._spec: GuardSpec | None = None  # the same in its own words
         self._reserves: Masquerade | None = None  # what the settings of ports were made for
+        self._led = np.zeros(65536, bool)  # ports that lead inside, which no program is to connect from
         self._own_range = HostRange(*kernel_ports.ephemeral_range(), NO_RANGE)  # where programs connect from without us
         self._range = self._own_range  # and with us
         self._destinations: OriginalDestinations | None = None
@@ -149,10 +150,20 @@ class Host:
         reserved = kernel_ports.parse_ports(given)
         before = kernel_ports.parse_range(own)
         host = ports.host_range(masquerade, before, reserved)
-        value = ports.reservation(masquerade.ports, reserved, host)
+        value = ports.reservation(masquerade.ports, reserved, host, self._led)
         self._set(PORT_RANGE, f"{host.first} {host.last}", own)
         self._set(RESERVED_PORTS, given if value is None else value, given)
         self._own_range, self._range = HostRange(*before), host
+
+    def keep_off(self, led: PortSet) -> None:
+        """Have no program connect from ports that lead inside from now on: answers to it would go there.
+
+        Raises KernelError.
+        """
+        before, self._led = self._led, led
+        first, last = self._range[:2]
+        if self._reserves is not None and not np.array_equal(led[first : last + 1], before[first : last + 1]):
+            self.reserve(self._reserves)
 
     def _set(self, name: str, value: str, own: str) -> None:
         """Give a setting a value; `own` is the one it has without us."""
@@ -404,6 +415,9 @@ class UntouchedHost(Host):
 
     def refused(self) -> dict[str, str]:
         return {}
+
+    def keep_off(self, led: PortSet) -> None:
+        pass
 
     def keep_datagrams_apart(self, links: Iterable[Link]) -> None:
         pass

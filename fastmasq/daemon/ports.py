@@ -118,6 +118,13 @@ class Ports:
         """Return the ports that triggers, marks, and sessions that keep their source port may use."""
         return self.reserved | (self.spare & self.keeping) if self.keeps_sources() else self.reserved
 
+    def led_by_number(self) -> PortSet:
+        """Return the ports that forwards, triggers and marks name, on whatever address, of either protocol."""
+        named = np.zeros(65536, bool)
+        for ports in (self.reserved, *self.forwarded.values()):
+            named |= ports[: CLASS_UDP + 1].any(axis=0)
+        return named
+
     def for_mappings(self, address: int | None) -> np.ndarray:
         """Return the ports that new outbound mappings may use on an address."""
         usable = self.free & ~self.reserved & ~self.trackers
@@ -227,11 +234,11 @@ def is_bound(protocol: int, port: int) -> bool:
     return bool(host_ports(protocol, ours=np.ones(65536, bool))[port])
 
 
-def reservation(ranges: PortRanges, present: PortSet, host: HostRange) -> str | None:
+def reservation(ranges: PortRanges, present: PortSet, host: HostRange, led: PortSet | None = None) -> str | None:
     """Return the value ip_local_reserved_ports must have so that the host stays off our ports; None to leave it.
 
-    present: the ports it has without us; host: where programs are to connect from. Raises ConfigurationError if they
-    would have none.
+    present: the ports it has without us; host: where programs are to connect from; led: ports that lead inside by
+    number, which are left out where programs would have none then. Raises ConfigurationError if they have none anyhow.
     """
     ephemeral = np.zeros(65536, bool)
     ephemeral[host.first : host.last + 1] = True
@@ -245,4 +252,7 @@ def reservation(ranges: PortRanges, present: PortSet, host: HostRange) -> str | 
             )
         if not host.reason:
             raise ConfigurationError(f"masquerade.host_ports: {RESERVED_PORTS} has all of {host}; choose others")
-    return format_ports(reserved) if (wanted & ephemeral).any() else None
+    inside = ephemeral & ~reserved & led if led is not None else np.zeros(65536, bool)
+    if (ephemeral & ~reserved & ~inside).any():
+        reserved |= inside
+    return format_ports(reserved) if (reserved & ~present & ephemeral).any() else None

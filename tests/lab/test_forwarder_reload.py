@@ -181,6 +181,10 @@ def test_rules_that_stay_keep_their_counters(net: Network, tmp_path: Path) -> No
 def test_what_was_changed_at_run_time_stays(net: Network) -> None:
     net.start(FORWARD.format(listen=8080, to=ECHO_PORT))
     net.fastmasq.run_command("forward", "add", "tcp", "eth1:8090", "10.0.0.2:80")
+    net.fastmasq.run_command("forward", "add", "udp", "eth1:22000", "10.0.0.2:80")
+    assert net.sysctl("gateway", "net.ipv4.ip_local_reserved_ports") == "22000", "no program is to connect from it"
+    net.fastmasq.run_command("forward", "delete", "udp", "eth1:22000")
+    assert net.sysctl("gateway", "net.ipv4.ip_local_reserved_ports") == ""
     configure(net, FORWARD.format(listen=8080, to=80) + '[masquerade.timeouts]\nudp = "4m"\n')
     assert reload(net) == "changed: masquerade.timeouts.udp, forward tcp eth1:8080 changed\n"
     listed = call(str(net.fastmasq.socket), "forwards")

@@ -127,6 +127,9 @@ class Host:
             free[:, first : last + 1] = True
         return free & ~self.used
 
+    def keep_off(self, led: np.ndarray) -> None:
+        self.led = led
+
     def keep_datagrams_apart(self, links: Iterable[Link]) -> None:
         pass
 

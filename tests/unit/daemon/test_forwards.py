@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastmasq.config.schema import Settings
@@ -230,3 +231,10 @@ def test_a_link_that_is_none_of_ours_is_refused(gateway: Gateway):
         gateway.change(add("eth9:80", "10.0.0.2:80"))
     assert str(refusal.value) == "tcp eth9:80: eth9 is no link of [interfaces]; those are eth0, eth1"
     gateway.change(add("outside:80", "10.0.0.2:80"), add("eth0:80", "10.0.0.2:80"))
+
+
+def test_the_host_is_told_of_what_leads_inside_by_its_number(gateway: Gateway):
+    gateway.change(add("eth1:22000-22001", "10.0.0.2:80"), add(f"{OLD}:22003", "10.0.0.2:80", protocol="udp"))
+    assert np.flatnonzero(gateway.host.led).tolist() == [22000, 22001, 22003]
+    gateway.change(forwards.Change(action="clear"))
+    assert not gateway.host.led.any()

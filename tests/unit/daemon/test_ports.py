@@ -163,6 +163,33 @@ def test_settings_that_leave_programs_no_port_stop_no_other_look(
     assert sysctl.read(RESERVED) == "9090,40000-44999"
 
 
+@pytest.mark.parametrize(
+    ("written", "present", "led", "value"),
+    [
+        ("auto", "", "8080,61000", None),
+        ("auto", "8080", "40000,61000", "8080,40000"),
+        ("40000-40003", "", "40002-40005,80", "40000-40005"),
+        ("auto", "9090", "32768-60999", None),  # programs would have none to connect from
+    ],
+)
+def test_programs_connect_from_no_port_that_leads_inside(
+    host: Namespace, written: str, present: str, led: str, value: str | None
+) -> None:
+    ranges = PortRanges.read(written)
+    assert ports.reservation(ranges, parse_ports(present), MINE, parse_ports(led)) == value
+
+
+def test_programs_are_kept_off_what_leads_inside_for_as_long_as_it_does(host: Namespace, in_charge: Host) -> None:
+    sysctl.write(RESERVED, "9090")
+    in_charge.keep_off(parse_ports("22000"))
+    in_charge.reserve(masquerade())
+    assert sysctl.read(RESERVED) == "9090,22000"
+    in_charge.keep_off(parse_ports("22001,80"))
+    assert sysctl.read(RESERVED) == "9090,22001"
+    in_charge.keep_off(parse_ports("80"))
+    assert sysctl.read(RESERVED) == "9090"
+
+
 def test_the_hosts_range_is_put_back_after_a_kill(host: Namespace, tmp_path: Path) -> None:
     for step in range(3):
         takeover = Takeover(tmp_path / "run")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, TCP, fragment
 
-from fastmasq.errors import ConfigurationError
+from fastmasq.errors import ConfigurationError, KernelError
 from fastmasq.kernel.host_rules.ruleset import HostRules
+from fastmasq.kernel.host_rules.unsolicited import Gate
 from fastmasq.kernel.links import interface_addresses
 from fastmasq.kernel.takeover import Takeover, release
 from fastmasq.policy.chains import ACCEPT, DENY, INPUT, OUTPUT, REJECT, RETURN, Match, Rule, RuleSet
@@ -411,3 +412,23 @@ def test_without_nftables_one_line_says_what_is_not_enforced(
             "rules for the host itself: the program nft is not installed; install the package nftables"
         ]
         assert takeover.restore().done == []
+
+
+@pytest.mark.parametrize("guard", ["tc", "iptables"])
+def test_without_nftables_strangers_cannot_be_kept_off_and_nothing_is_left_half_done(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    """What is for the host itself is nftables' to judge, whatever the guard; who wants that without it is refused."""
+    before = traces(gateway.host)
+    with gateway.host.entered():
+        takeover = Takeover(tmp_path / "run")
+        takeover.guard(guard, SPEC)
+        guarded = traces(gateway.host)
+        with monkeypatch.context() as patch:
+            patch.setattr("fastmasq.kernel.nft.shutil.which", lambda *_, **__: None)
+            with pytest.raises(KernelError, match=r'\[host\] unsolicited = "drop" needs nftables: .* is not installed'):
+                takeover.set_host_rules(RuleSet(), interface_addresses(), Gate(["eth1"]))
+        assert traces(gateway.host) == guarded
+        assert takeover.set_host_rules(RuleSet(), interface_addresses(), Gate(["eth1"])) == []
+        assert takeover.restore().done == ["rules for the host itself removed", f"guard ({guard}) removed"]
+    assert traces(gateway.host) == before

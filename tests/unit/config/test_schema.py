@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from fastmasq.config.load import SAMPLE, load, parse
 from fastmasq.config.schema import Control, Settings, defaults
@@ -29,6 +29,11 @@ def timeouts(compat):
 def test_timeouts_of_today():
     """RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-2."""
     assert timeouts("modern") == [7440, 240, 300, 60]
+
+
+@pytest.mark.parametrize("compat", ["modern", "2.0", "2.2"])
+def test_rfc5382_req6_of_the_gateways_that_ports_are_named_for_only_ftps_is_on(compat):
+    assert {name for name, ports in asdict(defaults(compat).gateways).items() if ports} == {"ftp"}
 
 
 def test_timeouts_of_1999():

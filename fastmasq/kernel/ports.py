@@ -37,32 +37,41 @@ _TCP_ESTABLISHED, _TCP_LISTEN, _TCP_BOUND_INACTIVE = 1, 10, 13
 _ALL_STATES = (1 << _TCP_BOUND_INACTIVE + 1) - 1
 _INET_DIAG_REQUEST = struct.Struct("=BBBBI48x")  # family, protocol, extensions, padding, state bits, socket id
 _INET_DIAG_MESSAGE = struct.Struct("=4x2s2s16s40xII")  # of struct inet_diag_msg the ports, our address, owner, inode
+_INET_DIAG_SKV6ONLY = 11  # attribute of IPv6 sockets that listen (linux/inet_diag.h)
 
 
 class _Socket(NamedTuple):
-    """A socket of this host: its address as octets, its port and that of the other end, the number of its owner."""
+    """A socket of this host: its address as octets, its port and that of the other end, the number of its owner.
+
+    `only_ipv6`: it is known to take no IPv4.
+    """
 
     address: bytes
     port: int
     remote_port: int
     user: int
     inode: int
+    only_ipv6: bool = False
 
 
 class Waiting(NamedTuple):
     """A socket of this host that waits for packets of anybody; `port` is the protocol of one that has no ports.
 
-    `user` is the number of its owner; `inode` is what open files of processes name it by.
+    `user` is the number of its owner; `inode` is what open files of processes name it by. Of TCP the kernel tells which
+    take no IPv4 (IPV6_V6ONLY); a table of /proc does not.
     """
 
     address: str
     port: int
     user: int
     inode: int
+    only_ipv6: bool = False
 
     def hears(self, address: int) -> bool:
         """Whether what is sent to an address of this host reaches it; one of all IPv6 addresses may take IPv4, too."""
         own = ipaddress.ip_address(self.address)
+        if self.only_ipv6:
+            return False
         if isinstance(own, ipaddress.IPv6Address) and own.ipv4_mapped:
             own = own.ipv4_mapped
         return own.is_unspecified or own == ipaddress.IPv4Address(address)
@@ -175,7 +184,7 @@ def _sockets(protocol: int, states: int = _ALL_STATES) -> list[_Socket]:
 def waiting(protocol: int) -> list[Waiting]:
     """Return the sockets where programs wait to be asked over TCP or UDP, or for a protocol without ports."""
     found = [
-        Waiting(str(ipaddress.ip_address(each.address)), each.port, each.user, each.inode)
+        Waiting(str(ipaddress.ip_address(each.address)), each.port, each.user, each.inode, each.only_ipv6)
         for each in _sockets(protocol, 1 << _TCP_LISTEN)
         if each.port and not each.remote_port
     ]
@@ -221,10 +230,12 @@ def _diagnosed(states: int) -> list[_Socket] | None:
         for family, octets in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
             request = _INET_DIAG_REQUEST.pack(family, TCP, 0, 0, states)
             for message in diagnosis.dump(_SOCK_DIAG_BY_FAMILY, request)[0]:
-                if len(message) >= netlink.HEADER.size + _INET_DIAG_MESSAGE.size:
+                end = netlink.HEADER.size + _INET_DIAG_MESSAGE.size
+                if len(message) >= end:
                     port, remote, address, *owner = _INET_DIAG_MESSAGE.unpack_from(message, netlink.HEADER.size)
                     ports = (int.from_bytes(each, "big") for each in (port, remote))
-                    found.append(_Socket(address[:octets], *ports, *owner))
+                    only_ipv6 = netlink.attributes(message[end:]).get(_INET_DIAG_SKV6ONLY, b"\0")[:1] == b"\1"
+                    found.append(_Socket(address[:octets], *ports, *owner, only_ipv6))
     except OSError:
         return None
     finally:

@@ -61,6 +61,20 @@ def test_of_ports_reserved_for_us_only_the_bound_count(host: Namespace) -> None:
     assert not used[[50_000, 50_006, 50_008, 50_099]].any()
 
 
+def test_who_takes_no_ipv4_waits_for_none(host: Namespace) -> None:
+    with host.entered():
+        ends = []
+        for port, only_ipv6 in ((80, 0), (81, 1)):
+            ends.append(socket.socket(socket.AF_INET6))
+            ends[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+            ends[-1].bind(("::", port))
+            ends[-1].listen()
+        found = {each.port: each.hears(0xC8C8C8C8) for each in waiting(TCP)}
+        for end in ends:
+            end.close()
+    assert found == {80: True, 81: False}
+
+
 def test_bound_sockets(host: Namespace) -> None:
     with host.entered():
         ends = [

@@ -16,7 +16,7 @@ from fastmasq.table.rows cimport Session
 from fastmasq.table.table cimport Table
 from fastmasq.table.wheel cimport TICK_MS
 from fastmasq.wire cimport icmp
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 
 cdef extern from * nogil:
     """
@@ -35,10 +35,10 @@ cdef inline void handle(Path *p, Packet *packet) noexcept nogil:
     """Take a packet from the door to the end of its way."""
     cdef Outcome outcome = packet.door
     if outcome == verdict.GOES_ON:
-        if unlikely(packet.is_fragment) and fragments.is_reassembled(p, packet):
+        if rarely(packet.is_fragment) and fragments.is_reassembled(p, packet):
             outcome = fragments.take(p, packet)
         else:
-            if unlikely(packet.is_fragment):
+            if rarely(packet.is_fragment):
                 packet.kind = KIND_FRAGMENT     # routed as it is: a first one like the others
             outcome = dispatch.handle_packet(p, packet)
     finish(p, packet, outcome)
@@ -207,10 +207,10 @@ cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
     p.turn_octets = 0
     p.now_ms = <uint32_t>(now_ns // 1000000)
     p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
-    if unlikely(p.held.count != 0):
+    if rarely(p.held.count != 0):
         process_held(p)
-    count = process_in_order(p) if unlikely(p.observation != NULL) else process_batches(p)
-    if unlikely(p.datagrams.count != 0):
+    count = process_in_order(p) if rarely(p.observation != NULL) else process_batches(p)
+    if rarely(p.datagrams.count != 0):
         fragments.expire_datagrams(p)
     sessions.expire_sessions(p.table, p.tick, EXPIRE_BUDGET)
     shortage.relieve(p.table, p.tick, SHORTAGE_BUDGET)

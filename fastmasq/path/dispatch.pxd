@@ -10,7 +10,7 @@ from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport PACKET_HOST
 from fastmasq.table cimport keys, rows, sessions
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 
 
 cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
@@ -26,9 +26,9 @@ cdef inline int64_t find_flow(const Path *p, Packet *packet) noexcept nogil:
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
     """A packet of the flow or the way `ref`."""
-    if unlikely(packet.kind == KIND_TUNNEL):
+    if rarely(packet.kind == KIND_TUNNEL):
         return tunnelled.forward(p, packet, ref)
-    if unlikely(p.table.sessions[rows.row_of(ref)].flags & rows.SESSION_HAIRPIN):
+    if rarely(p.table.sessions[rows.row_of(ref)].flags & rows.SESSION_HAIRPIN):
         return hairpin.forward(p, packet, ref)
     return session.forward(p, packet, ref)
 
@@ -76,7 +76,7 @@ cdef inline int first_counted(const Packet *packet) noexcept nogil:
 cdef inline Outcome handle_packet(Path *p, Packet *packet) noexcept nogil:
     cdef int64_t ref = find_flow(p, packet)
     cdef Outcome outcome
-    if ref < 0 and unlikely(p.observation != NULL):
+    if ref < 0 and rarely(p.observation != NULL):
         ref = answered.find(p, packet)
         if ref == answered.ANSWERS_HOST:
             p.notes[verdict.NOTE_ANSWERS_TO_HOST] += 1
@@ -84,7 +84,7 @@ cdef inline Outcome handle_packet(Path *p, Packet *packet) noexcept nogil:
     if p.chains != NULL:
         packet.passage = &p.passage
         rules.begin_passage(packet.passage, first_counted(packet))
-    if unlikely(ref < 0):
+    if rarely(ref < 0):
         return take_new(p, packet)
     if p.chains != NULL:
         outcome = filter.admitted(p, packet, ref)

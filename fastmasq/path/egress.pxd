@@ -11,9 +11,9 @@ from fastmasq.path.links cimport Hop
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.abi cimport GSO_NONE, VNET_NEEDS_CSUM, VnetHeader
-from fastmasq.ring.ring cimport Frame
+from fastmasq.ring.ring cimport Frame, Sender
 from fastmasq.wire cimport numbers, tcp, udp
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 
 
 cdef inline uint32_t headers_of(const Packet *packet) noexcept nogil:
@@ -24,23 +24,24 @@ cdef inline uint32_t headers_of(const Packet *packet) noexcept nogil:
 cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     """Send a packet, translated if it is to be, to its next hop in whatever form the hop's link takes."""
     cdef Hop *hop = packet.hop
+    cdef const Sender *sender = p.senders[hop.link]
     cdef Frame *frame = packet.frame
     cdef const VnetHeader *vnet = NULL
     hop.used += 1
-    if unlikely(packet.renumbered):
+    if rarely(packet.renumbered):
         identification.write(packet, packet.identification)
-    elif unlikely(identification.wants_own(p, packet)):
+    elif identification.wants_own(p, packet):
         identification.give_own(p, packet)
     if packet.protocol == numbers.TCP:
         if not packet.is_fragment and gather(p, packet):
             return verdict.FORWARDED
         if mss.may_offer(packet):
             mss.clamp(p, packet)
-    if unlikely(frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not p.senders[hop.link].vnet)):
+    if rarely(frame.vnet.gso_type != GSO_NONE and (frame.vnet.gso_size == 0 or not sender.vnet)):
         return queue_segments(p, packet)
-    if unlikely(frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu):
+    if rarely(frame.vnet.gso_type == GSO_NONE and packet.length > hop.mtu):
         return queue_fragments(p, packet)
-    if not p.senders[hop.link].vnet:
+    if not sender.vnet:
         if frame.vnet.flags & VNET_NEEDS_CSUM:
             complete_checksum(packet)
     elif frame.vnet.flags | frame.vnet.gso_type:

@@ -7,7 +7,7 @@ from fastmasq.path.links cimport Route
 from fastmasq.path.packet cimport KIND_FRAGMENT, Packet
 from fastmasq.path.state cimport Path
 from fastmasq.wire cimport ipv4, tcp
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 from fastmasq.wire.checksum cimport delta16, update_full_at
 from fastmasq.wire.octets cimport load16, store16
 
@@ -18,7 +18,7 @@ cdef enum:
 
 cdef inline bint may_offer(const Packet *packet) noexcept nogil:
     """Whether a TCP packet may have the option: both SYNs of a connection may (RFC 9293 section 3.7.1)."""
-    return unlikely(packet.kind != KIND_FRAGMENT and packet.transport[tcp.FLAGS] & tcp.SYN != 0)
+    return rarely(packet.kind != KIND_FRAGMENT and packet.transport[tcp.FLAGS] & tcp.SYN != 0)
 
 
 cdef inline uint32_t fitting(const Path *p, const Packet *packet) noexcept nogil:

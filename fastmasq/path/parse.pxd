@@ -22,7 +22,7 @@ from fastmasq.ring.abi cimport (
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys
 from fastmasq.wire cimport ethernet, icmp, ipv4, numbers, tcp, udp
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 from fastmasq.wire.checksum cimport is_right_header
 from fastmasq.wire.octets cimport load16, load32
 
@@ -50,7 +50,7 @@ cdef inline Outcome parse_network(Packet *packet, uint32_t available) noexcept n
         return verdict.BAD_TOTAL_LENGTH
     if not is_right_header(ip, header_length):
         return verdict.BAD_IP_CHECKSUM
-    if unlikely(header_length > ipv4.MINIMUM):
+    if rarely(header_length > ipv4.MINIMUM):
         options = ipv4.check_options(ip, header_length)
         if options != ipv4.OPTIONS_PLAIN:
             return verdict.SOURCE_ROUTE if options == ipv4.OPTIONS_SOURCE_ROUTE else verdict.BAD_IP_OPTIONS
@@ -92,7 +92,7 @@ cdef inline Outcome parse_transport(Packet *packet) noexcept nogil:
         size = tcp.header_length(at)
         if size < tcp.MINIMUM or size > length:
             return verdict.BAD_TRANSPORT_HEADER
-        if unlikely(tcp.is_impossible(at[tcp.FLAGS])):
+        if rarely(tcp.is_impossible(at[tcp.FLAGS])):
             return verdict.BAD_TCP_FLAGS
     elif packet.protocol == numbers.UDP:
         if length < udp.MINIMUM:
@@ -231,7 +231,7 @@ cdef inline Outcome check_frame(Frame *frame, const Link *link) noexcept nogil:
     """
     if frame.truncated:
         return verdict.TRUNCATED
-    if unlikely(frame.packet_type == PACKET_OTHERHOST):
+    if rarely(frame.packet_type == PACKET_OTHERHOST):
         if not is_for_macvlan(frame, link):
             return verdict.NOT_FOR_US
         frame.packet_type = PACKET_HOST
@@ -260,7 +260,7 @@ cdef inline Outcome parse_packet(Packet *packet, const Link *link) noexcept nogi
     packet.guessed = False
     packet.is_fragment = ipv4.is_fragment(packet.ip)
     packet.renumbered = False
-    if unlikely(packet.is_fragment):
+    if rarely(packet.is_fragment):
         memset(&frame.vnet, 0, sizeof(VnetHeader))      # its checksum covers more than is here: nobody can complete it
         outcome = check_fragment(packet)
         if outcome != verdict.GOES_ON:

@@ -16,7 +16,7 @@ from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.sessions cimport Birth, make_birth
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
 from fastmasq.wire cimport icmp, numbers, tcp
-from fastmasq.wire.branches cimport likely, unlikely
+from fastmasq.wire.branches cimport likely, rarely
 from fastmasq.wire.octets cimport load16, load32
 
 cdef enum:
@@ -66,7 +66,7 @@ cdef inline TcpVerdict track_tcp(Path *p, Session *s, int direction, const Packe
     segment.last = segment.seq + packet.length - packet.header_length - header
     segment.last += (1 if segment.flags & tcp.SYN else 0) + (1 if segment.flags & tcp.FIN else 0)
     segment.scale = tcp.window_scale(at, header) if segment.flags & tcp.SYN else -1
-    if unlikely(stream != 0 and direction == rows.INBOUND):
+    if rarely(stream != 0 and direction == rows.INBOUND):
         segment.seq = streams.leaves_as(&p.table.streams, stream, rows.INBOUND, segment.seq)
         segment.last = streams.leaves_as(&p.table.streams, stream, rows.INBOUND, segment.last)
         segment.ack = streams.stands_for(&p.table.streams, stream, rows.OUTBOUND, segment.ack)
@@ -191,20 +191,14 @@ cdef inline Outcome ask_follower(Path *p, const Packet *packet, uint32_t ref) no
     return trackers.ask_tracker(p, packet, punts.PUNT_CONTROL, ref)
 
 
-cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
-    """Translate and send a packet of the flow `ref`, which may leave by its hop."""
+cdef inline Outcome translate(Path *p, Packet *packet, uint32_t ref, uint32_t stream) noexcept nogil:
+    """Translate and send a packet of the flow `ref`; stream: of its session's edits, 0 without."""
     cdef uint32_t row = rows.row_of(ref)
     cdef int direction = rows.direction_of(ref)
     cdef Session *s = &p.table.sessions[row]
     cdef Flow *flow = &s.flow[direction]
     cdef Outcome outcome
     cdef Ends ends
-    cdef uint32_t stream = 0
-    if unlikely(trackers.is_followed(p, row, packet)):
-        outcome = ask_follower(p, packet, ref)
-        if outcome != verdict.GOES_ON:
-            return outcome
-        stream = streams.stream_of(&p.table.streams, row)
     outcome = advance(p, packet, row, direction, stream)
     if outcome != verdict.GOES_ON:
         return outcome
@@ -215,10 +209,25 @@ cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
             return outcome
     if p.triggers_and_marks != NULL and direction == rows.OUTBOUND and is_own_mapping(p, s):
         triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
-    if unlikely(stream != 0):
+    if rarely(stream != 0):
         return edited.send(p, packet, row, stream, direction, flow)
     rewrite_flow(packet, flow)
     return send_packet(p, packet)
+
+
+cdef inline Outcome translate_followed(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """The same for a packet of a connection that is followed, if its follower lets it pass."""
+    cdef Outcome outcome = ask_follower(p, packet, ref)
+    if outcome != verdict.GOES_ON:
+        return outcome
+    return translate(p, packet, ref, streams.stream_of(&p.table.streams, rows.row_of(ref)))
+
+
+cdef inline Outcome go_on(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
+    """Translate and send a packet of the flow `ref`, which may leave by its hop."""
+    if rarely(trackers.is_followed(p, rows.row_of(ref), packet)):
+        return translate_followed(p, packet, ref)
+    return translate(p, packet, ref, 0)
 
 
 cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogil:
@@ -230,9 +239,9 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
         outcome = choose_flow_hop(p, packet, s, direction)
     if outcome != verdict.GOES_ON:
         return leave.tell_no_hop(p, packet, s.flow[direction].daddr, outcome)
-    if unlikely(packet.guessed) and s.flow[direction].path_mtu:
+    if rarely(packet.guessed) and s.flow[direction].path_mtu:
         mind_path_mtu(packet, s.flow[direction].path_mtu)
-    if unlikely(not leave.has_clear_way(p, packet)):
+    if rarely(not leave.has_clear_way(p, packet)):
         outcome = leave.may_leave(p, packet)
         if outcome != verdict.GOES_ON:
             return outcome

@@ -10,7 +10,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastmasq.wire.branches cimport unlikely
+from fastmasq.wire.branches cimport rarely
 from fastmasq.wire.ipv4 cimport MINIMUM
 from fastmasq.wire.octets cimport load16, ntohs, store16
 
@@ -70,7 +70,7 @@ cdef inline bint is_right_header(const uint8_t *ip, uint32_t length) noexcept no
     """
     cdef uint64_t head[2]
     cdef uint32_t last
-    if unlikely(length != MINIMUM):
+    if rarely(length != MINIMUM):
         return sum_octets(ip, length) == 0xFFFF
     memcpy(head, ip, 16)
     memcpy(&last, ip + 16, 4)

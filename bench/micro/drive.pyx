@@ -46,7 +46,7 @@ def parse(uint8_t[::1] frame, int rounds, int header_length=14):
     return good
 
 
-def rewrite(const uint8_t[::1] frame, int rounds):
+def rewrite(Forwarder forwarder, const uint8_t[::1] frame, int rounds):
     """Rewrite a copy of one TCP or UDP frame `rounds` times with a flow that changes source address and port."""
     cdef uint8_t copy[2048]
     cdef Frame description
@@ -77,7 +77,7 @@ def rewrite(const uint8_t[::1] frame, int rounds):
     flow.transport_delta = 54321
     with nogil:
         for _i in range(rounds):
-            rewrite_flow(&packet, &flow)
+            rewrite_flow(&forwarder.path, &packet, &flow)
 
 
 def whole_path(Forwarder forwarder, RxRing ring, TxBatch sender, const uint8_t[:, ::1] frames, int rounds, uint64_t now_ns):

@@ -99,7 +99,7 @@ cdef inline Outcome send(Path *p, Packet *packet, uint32_t row, uint32_t stream,
     if edit != NULL:
         count = write_image(s, stream, direction, number, packet.ip + headers, payload, p.image)
     renumber(packet, &p.table.sessions[row], s, stream, direction)
-    rewrite_flow(packet, flow)
+    rewrite_flow(p, packet, flow)
     if edit == NULL:
         return send_packet(p, packet)
     if count == 0 and not packet.transport[tcp.FLAGS] & tcp.FIN:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from fastmasq.path cimport identification, mss, verdict
+from fastmasq.path cimport mss, verdict
 from fastmasq.path.cut cimport queue_fragments, queue_segments
 from fastmasq.path.gather cimport gather
 from fastmasq.path.packet cimport Packet
@@ -28,10 +28,6 @@ cdef inline Outcome send_packet(Path *p, Packet *packet) noexcept nogil:
     cdef Frame *frame = packet.frame
     cdef const VnetHeader *vnet = NULL
     hop.used += 1
-    if rarely(packet.renumbered):
-        identification.write(packet, packet.identification)
-    elif identification.wants_own(p, packet):
-        identification.give_own(p, packet)
     if packet.protocol == numbers.TCP:
         if not packet.is_fragment and gather(p, packet):
             return verdict.FORWARDED

@@ -73,8 +73,8 @@ cdef inline uint32_t rewrite_quoted_transport(const Quote *quote, const Rewrite 
     return ids + update_quoted_checksum(quote, ids + address_delta)
 
 
-cdef inline void rewrite_error(Packet *packet, const Quote *quote, const Rewrite *new) noexcept nogil:
-    """Write `new` over the error and its quote, all checksums between included; TTL decremented."""
+cdef inline void rewrite_error(Path *p, Packet *packet, const Quote *quote, const Rewrite *new) noexcept nogil:
+    """Write `new` over the error and its quote, all checksums between included."""
     cdef uint32_t quoted_delta = delta32(quote.ends.saddr, new.quoted.saddr) + delta32(quote.ends.daddr, new.quoted.daddr)
     cdef uint32_t total
     cdef uint16_t before
@@ -85,7 +85,7 @@ cdef inline void rewrite_error(Packet *packet, const Quote *quote, const Rewrite
     total = quoted_delta + delta16(before, load16(quote.ip + ipv4.CHECKSUM))
     total += rewrite_quoted_transport(quote, new, quoted_delta)
     update_full_at(packet.transport + icmp.CHECKSUM, total)
-    rewrite_addresses(packet, new.saddr, new.daddr)
+    rewrite_addresses(p, packet, new.saddr, new.daddr)
 
 
 cdef inline void note_path_mtu(Table *t, const Packet *packet, const Rewrite *new) noexcept nogil:
@@ -140,7 +140,7 @@ cdef inline Outcome translate(Path *p, Packet *packet) noexcept nogil:
     if outcome != verdict.GOES_ON:
         return outcome
     note_path_mtu(p.table, packet, &new)
-    rewrite_error(packet, &quote, &new)
+    rewrite_error(p, packet, &quote, &new)
     return send_packet(p, packet)
 
 

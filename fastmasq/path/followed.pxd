@@ -25,11 +25,11 @@ cdef inline Outcome send_answered(Path *p, Packet *packet, const Ends *ends) noe
     if outcome != verdict.GOES_ON:
         return outcome
     if packet.kind == KIND_SESSION:
-        rewrite_ends(packet, ends)
+        rewrite_ends(p, packet, ends)
     else:
         if packet.answer.renumbered:
             gre.set_call_id(packet.transport, packet.answer.call_id)
-        rewrite_addresses(packet, ends.saddr, ends.daddr)
+        rewrite_addresses(p, packet, ends.saddr, ends.daddr)
     return send_packet(p, packet)
 
 

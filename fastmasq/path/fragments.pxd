@@ -85,7 +85,7 @@ cdef inline Outcome forward_later(Path *p, Packet *packet, const Datagram *datag
     outcome = leave.towards(p, packet, datagram.daddr)
     if outcome != verdict.GOES_ON:
         return outcome
-    rewrite_addresses(packet, datagram.saddr, datagram.daddr)
+    rewrite_addresses(p, packet, datagram.saddr, datagram.daddr)
     return send_packet(p, packet)
 
 

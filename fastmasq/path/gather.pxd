@@ -13,7 +13,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-from fastmasq.path cimport gathering, identification, verdict
+from fastmasq.path cimport gathering, verdict
 from fastmasq.path.gathering cimport GATHERS, Gather
 from fastmasq.path.packet cimport Packet
 from fastmasq.path.queue cimport count_out, write_link_header
@@ -36,7 +36,7 @@ cdef inline bint may_gather(const Path *p, const Packet *packet, uint32_t payloa
     """
     return (payload >= LEAST_PAYLOAD and p.senders[packet.hop.link].vnet and packet.length <= packet.hop.mtu
             and packet.header_length == ipv4.MINIMUM and packet.frame.vnet.gso_type == GSO_NONE
-            and not identification.wants_own(p, packet) and packet.transport[tcp.FLAGS] & ~tcp.PSH == tcp.ACK)
+            and not packet.renumbered and packet.transport[tcp.FLAGS] & ~tcp.PSH == tcp.ACK)
 
 
 cdef inline void make_large(Gather *g, VnetHeader *vnet) noexcept nogil:

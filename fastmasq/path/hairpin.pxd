@@ -121,7 +121,7 @@ cdef inline Outcome turn_by(Path *p, Packet *packet, uint32_t mapping, Turn *tur
         outcome = filter.sent_round(p, packet, &turn.ends)
     if outcome != verdict.GOES_ON:
         return outcome
-    rewrite_ends(packet, &turn.ends)
+    rewrite_ends(p, packet, &turn.ends)
     return send_packet(p, packet)
 
 

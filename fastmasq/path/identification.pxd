@@ -9,8 +9,8 @@ from fastmasq.path.packet cimport Packet
 from fastmasq.path.state cimport IDENTIFICATION_BITS, Path
 from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.wire cimport ipv4
-from fastmasq.wire.checksum cimport delta16, update_full_at
-from fastmasq.wire.octets cimport load16, load32, store16
+from fastmasq.wire.checksum cimport delta16
+from fastmasq.wire.octets cimport load16, store16
 
 
 cdef inline uint16_t take(Path *p, uint32_t destination, uint32_t protocol, uint32_t count) noexcept nogil:
@@ -22,26 +22,28 @@ cdef inline uint16_t take(Path *p, uint32_t destination, uint32_t protocol, uint
     return <uint16_t>(first + hash)
 
 
-cdef inline void write(Packet *packet, uint16_t identification) noexcept nogil:
-    cdef uint16_t before = load16(packet.ip + ipv4.ID)
-    store16(packet.ip + ipv4.ID, identification)
-    update_full_at(packet.ip + ipv4.CHECKSUM, delta16(before, identification))
-
-
 cdef inline uint32_t segments_of(const Packet *packet) noexcept nogil:
     """Return as many as a large send is cut into, or more: whoever cuts it counts identifications on."""
     cdef uint32_t size = packet.frame.vnet.gso_size
     return 1 if packet.frame.vnet.gso_type == GSO_NONE or size == 0 else packet.length // size + 1
 
 
-cdef inline bint wants_own(const Path *p, const Packet *packet) noexcept nogil:
-    """Whether a packet that leaves with another source than it came with is to have an identification of its own.
+cdef inline bint wants_own(const Path *p, const Packet *packet, uint32_t saddr) noexcept nogil:
+    """Whether a packet that leaves with this source is to have an identification of its own: if it came with another.
 
     What must not be cut may have any (RFC 6864 section 4.1); pieces have that of their datagram.
     """
-    return (not load16(packet.ip + ipv4.FRAGMENT) & ipv4.DONT_FRAGMENT and p.renumbers and not packet.is_fragment
-            and load32(packet.ip + ipv4.SOURCE) != packet.ends.saddr)
+    return ipv4.may_be_cut(packet.ip) and p.renumbers and not packet.is_fragment and saddr != packet.ends.saddr
 
 
-cdef inline void give_own(Path *p, Packet *packet) noexcept nogil:
-    write(packet, take(p, load32(packet.ip + ipv4.DESTINATION), packet.protocol, segments_of(packet)))
+cdef inline uint32_t renumber(Path *p, Packet *packet, uint32_t saddr, uint32_t daddr) noexcept nogil:
+    """Write the identification that a packet leaves with between these addresses; return the delta for its header's checksum."""
+    cdef uint16_t before
+    if not packet.renumbered:
+        if not wants_own(p, packet, saddr):
+            return 0
+        packet.identification = take(p, daddr, packet.protocol, segments_of(packet))
+        packet.renumbered = True
+    before = load16(packet.ip + ipv4.ID)
+    store16(packet.ip + ipv4.ID, packet.identification)
+    return delta16(before, packet.identification)

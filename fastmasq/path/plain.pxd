@@ -3,7 +3,7 @@
 from fastmasq.path cimport filter, leave, match, untranslated, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.rewrite cimport decrement_ttl, rewrite_ends
+from fastmasq.path.rewrite cimport rewrite_ends, rewrite_header
 from fastmasq.path.state cimport Path
 from fastmasq.path.verdict cimport Outcome
 from fastmasq.table cimport keys
@@ -26,7 +26,7 @@ cdef inline Outcome send_plain(Path *p, Packet *packet) noexcept nogil:
     if outcome != verdict.GOES_ON:
         return outcome
     mind_source(p, packet)
-    decrement_ttl(packet.ip, 0)
+    rewrite_header(p, packet, packet.ends.saddr, packet.ends.daddr, 0)
     return send_packet(p, packet)
 
 
@@ -42,5 +42,5 @@ cdef inline Outcome pass_stateless(Path *p, Packet *packet, const Ends *ends) no
     if outcome != verdict.GOES_ON:
         return outcome
     p.notes[verdict.NOTE_STATELESS_INBOUND] += 1
-    rewrite_ends(packet, ends)
+    rewrite_ends(p, packet, ends)
     return send_packet(p, packet)

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from fastmasq.path cimport identification
 from fastmasq.path.packet cimport Packet
+from fastmasq.path.state cimport Path
 from fastmasq.ring.abi cimport VNET_DATA_VALID
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.rows cimport Flow
@@ -13,11 +15,16 @@ from fastmasq.wire.checksum cimport (
 from fastmasq.wire.octets cimport load16, load32, store16, store32
 
 
-cdef inline void decrement_ttl(uint8_t *ip, uint32_t delta) noexcept nogil:
-    """Take one from the TTL, and update the header checksum for that and for `delta` (RFC 1812 section 5.3.1)."""
+cdef inline void rewrite_header(Path *p, Packet *packet, uint32_t saddr, uint32_t daddr, uint32_t address_delta) noexcept nogil:
+    """Write these addresses, one less in the TTL (RFC 1812 section 5.3.1), and another identification where it is due."""
+    cdef uint8_t *ip = packet.ip
     cdef uint16_t before = load16(ip + ipv4.TTL)
-    ip[ipv4.TTL] -= 1
-    update_full_at(ip + ipv4.CHECKSUM, delta16(before, load16(ip + ipv4.TTL)) + delta)
+    cdef uint16_t after = before - ipv4.ONE_LINK
+    cdef uint32_t delta = address_delta + delta16(before, after) + identification.renumber(p, packet, saddr, daddr)
+    store16(ip + ipv4.TTL, after)
+    update_full_at(ip + ipv4.CHECKSUM, delta)
+    store32(ip + ipv4.SOURCE, saddr)
+    store32(ip + ipv4.DESTINATION, daddr)
 
 
 cdef inline bint sums_addresses(uint8_t protocol, uint32_t length) noexcept nogil:
@@ -31,49 +38,46 @@ cdef inline bint sums_addresses(uint8_t protocol, uint32_t length) noexcept nogi
 cdef inline void rewrite_transport(Packet *packet, uint16_t sid, uint16_t did, uint16_t address_delta,
                                    uint16_t transport_delta) noexcept nogil:
     cdef uint8_t *at = packet.transport
-    if packet.protocol == numbers.TCP or packet.protocol == numbers.UDP:
+    cdef uint8_t protocol = packet.protocol
+    if protocol == numbers.TCP or protocol == numbers.UDP:
         store16(at, sid)
         store16(at + 2, did)
-        at += tcp.CHECKSUM if packet.protocol == numbers.TCP else udp.CHECKSUM
+        at += tcp.CHECKSUM if protocol == numbers.TCP else udp.CHECKSUM
         if packet.partial:
             # the field holds the sum of the pseudo-header: whoever completes it will add the new ports
             store16(at, update_partial(load16(at), address_delta))
-        elif packet.protocol == numbers.TCP:
+        elif protocol == numbers.TCP:
             update_full_at(at, transport_delta)
         else:
             update_udp_at(at, transport_delta)
-    elif packet.protocol == numbers.ICMP:
+    elif protocol == numbers.ICMP:
         store16(at + icmp.IDENTIFIER, sid if icmp.is_query(at[0]) else did)
         update_full_at(at + icmp.CHECKSUM, transport_delta)
-    elif sums_addresses(packet.protocol, packet.length - packet.header_length):
-        if packet.protocol == numbers.DCCP:
+    elif sums_addresses(protocol, packet.length - packet.header_length):
+        if protocol == numbers.DCCP:
             update_full_at(at + udp.CHECKSUM, transport_delta)
         else:
             update_udp_at(at + udp.CHECKSUM, transport_delta)
 
 
-cdef inline void rewrite_flow(Packet *packet, const Flow *flow) noexcept nogil:
-    """Turn a packet that matches `flow` into what the flow writes; TTL decremented."""
-    decrement_ttl(packet.ip, flow.address_delta)
-    store32(packet.ip + ipv4.SOURCE, flow.saddr)
-    store32(packet.ip + ipv4.DESTINATION, flow.daddr)
+cdef inline void rewrite_flow(Path *p, Packet *packet, const Flow *flow) noexcept nogil:
+    """Turn a packet that matches `flow` into what the flow writes."""
+    rewrite_header(p, packet, flow.saddr, flow.daddr, flow.address_delta)
     rewrite_transport(packet, flow.sid, flow.did, flow.address_delta, flow.transport_delta)
 
 
-cdef inline void rewrite_addresses(Packet *packet, uint32_t saddr, uint32_t daddr) noexcept nogil:
-    """Give new addresses to a packet that no checksum of its own ties to them; TTL decremented."""
-    decrement_ttl(packet.ip, delta32(packet.ends.saddr, saddr) + delta32(packet.ends.daddr, daddr))
-    store32(packet.ip + ipv4.SOURCE, saddr)
-    store32(packet.ip + ipv4.DESTINATION, daddr)
+cdef inline void rewrite_addresses(Path *p, Packet *packet, uint32_t saddr, uint32_t daddr) noexcept nogil:
+    """Give new addresses to a packet that no checksum of its own ties to them."""
+    rewrite_header(p, packet, saddr, daddr, delta32(packet.ends.saddr, saddr) + delta32(packet.ends.daddr, daddr))
 
 
-cdef inline void rewrite_ends(Packet *packet, const Ends *ends) noexcept nogil:
-    """Give a packet new ends, as a flow would; deltas are computed here, TTL decremented."""
+cdef inline void rewrite_ends(Path *p, Packet *packet, const Ends *ends) noexcept nogil:
+    """Give a packet new ends, as a flow would; deltas are computed here."""
     cdef uint32_t address_delta = delta32(packet.ends.saddr, ends.saddr) + delta32(packet.ends.daddr, ends.daddr)
     cdef uint16_t transport_delta = fold(delta16(packet.ends.sid, ends.sid) + delta16(packet.ends.did, ends.did))
     if packet.protocol == numbers.TCP or packet.protocol == numbers.UDP:
         transport_delta = fold(<uint32_t>transport_delta + fold(address_delta))
-    rewrite_addresses(packet, ends.saddr, ends.daddr)
+    rewrite_addresses(p, packet, ends.saddr, ends.daddr)
     rewrite_transport(packet, ends.sid, ends.did, fold(address_delta), transport_delta)
 
 

@@ -211,7 +211,7 @@ cdef inline Outcome translate(Path *p, Packet *packet, uint32_t ref, uint32_t st
         triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
     if rarely(stream != 0):
         return edited.send(p, packet, row, stream, direction, flow)
-    rewrite_flow(packet, flow)
+    rewrite_flow(p, packet, flow)
     return send_packet(p, packet)
 
 

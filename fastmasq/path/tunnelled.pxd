@@ -68,7 +68,7 @@ cdef inline Ends ends_after(const Packet *packet, const Way *way) noexcept nogil
 cdef inline Outcome send_by_way(Path *p, Packet *packet, const Way *way) noexcept nogil:
     if way.renumbered:
         gre.set_call_id(packet.transport, way.call_id)
-    rewrite_addresses(packet, way.saddr, way.daddr)
+    rewrite_addresses(p, packet, way.saddr, way.daddr)
     return send_packet(p, packet)
 
 

@@ -17,6 +17,7 @@ cdef enum:
     SOURCE = 12
     DESTINATION = 16
 
+    ONE_LINK = 0x0100           # of the TTL, in one word with the protocol
     DONT_FRAGMENT = 0x4000
     MORE_FRAGMENTS = 0x2000
     OFFSET_MASK = 0x1FFF
@@ -36,6 +37,10 @@ cdef enum OptionsCheck:
 
 cdef inline bint is_fragment(const uint8_t *ip) noexcept nogil:
     return load16(ip + FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+
+
+cdef inline bint may_be_cut(const uint8_t *ip) noexcept nogil:
+    return not ip[FRAGMENT] & DONT_FRAGMENT >> 8
 
 
 cdef inline OptionsCheck check_options(const uint8_t *ip, unsigned int header_length) noexcept nogil:

@@ -18,8 +18,8 @@ ORDER = {  # of the files of a folder: each knows only those before it
     """,
     "path": """
         verdict links redirects marks match triggers datagrams tunnels punts remembered triggers_and_marks held rules
-        packet parse observation untranslated refusal rewrite gathering liveness
-        state identification route mss trackers original_destination queue gather cut reply finish
+        packet parse observation untranslated refusal gathering liveness
+        state identification rewrite route mss trackers original_destination queue gather cut reply finish
         filter ownership hops hold leave egress
         quote plain followed edited session tunnelled portless proxy hairpin masquerade
         outbound inbound errors answered

@@ -155,7 +155,7 @@ def test_what_is_wrong_with_a_forward_has_its_line(gateway: Gateway) -> None:
     for listen in ("eth9:80", "9.9.9.9:80", "eth1:8080", "200.200.200.200:8080-8081"):
         lines.append(f'[[forward]]\nprotocol = "tcp"\nlisten = "{listen}"\nto = "10.0.0.2:80"\n')
     loaded = parse("".join(lines), "f.toml")
-    with socket.create_server(("::", 8080), family=socket.AF_INET6):
+    with socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True):
         said = findings(declare(loaded.settings, places=loaded.places))
     [in_use, no_link] = texts(said, "error")
     assert no_link == "f.toml:4: tcp eth9:80: eth9 is no link of [interfaces]; those are eth0, eth1"

@@ -48,6 +48,8 @@ HEADER, RING_HEADER, RING_V3 = "virtio header", "virtio header on rings", "ring 
 VLAN_FILTER, IGNORE_OUTGOING, BYPASS = "filter on VLAN tags", "taps without what we send", "sending past the queue"
 RESERVED, LARGE_BUFFER = "room before each frame", "a large socket buffer"
 
+GUARD_MARK = 0xFA57FA57  # what a guard marks packets with that are ours, see kernel/guard/specification
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNKNOWN = (errno.EINVAL, errno.ENOPROTOOPT)  # what a kernel says to an option that it does not know
 

@@ -204,6 +204,13 @@ def _nf_tables_netdev(call: Call) -> Answer | None:
     return errno.EAFNOSUPPORT if asks else None
 
 
+def _nf_tables_packet_types(call: Call) -> Answer | None:
+    """A rule sets a packet's type: an expression "meta" with that key, and a register that it is from."""
+    protocol, octets = call.netlink()
+    sets = b"\x08\0\2\0" + struct.pack(">I", 19) + b"\x08\0\3\0"  # NFTA_META_KEY, NFTA_META_SREG
+    return errno.EOPNOTSUPP if protocol == NETLINK_NETFILTER and sets in octets else None
+
+
 def _nf_tables_fib(call: Call) -> Answer | None:
     protocol, octets = call.netlink()
     return errno.ENOENT if protocol == NETLINK_NETFILTER and b"\x08\0\1\0fib\0" in octets else None
@@ -293,6 +300,7 @@ def behaviours(line: str) -> dict[str, Behaviour]:
         "/proc/thread-self": _link_to(b"/thread-self", errno.ENOENT),
         "bpf(2)": _unknown(BPF),
         "nf_tables family netdev": Behaviour((SENDTO, SENDMSG), _nf_tables_netdev),
+        "nf_tables sets packet types": Behaviour((SENDTO, SENDMSG), _nf_tables_packet_types),
         "qdisc clsact": Behaviour((SENDTO, SENDMSG), _clsact),
         "PACKET_VNET_HDR on rings": Behaviour((SETSOCKOPT,), _ring_with_header),
         "nf_tables fib": Behaviour((SENDTO, SENDMSG), _nf_tables_fib),

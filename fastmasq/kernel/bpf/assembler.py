@@ -11,7 +11,7 @@ import struct
 _BPF_PSEUDO_MAP_FD, _BPF_PSEUDO_MAP_VALUE = 1, 2
 
 R0, R1, R2, R3, R4, R6, R7, R8, STACK = 0, 1, 2, 3, 4, 6, 7, 8, 10
-MAP_LOOKUP, NETNS_COOKIE, RING_OUTPUT = 1, 122, 130  # helper functions
+MAP_LOOKUP, CHANGE_TYPE, NETNS_COOKIE, RING_OUTPUT = 1, 32, 122, 130  # helper functions
 
 _SIZES = {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}  # BPF_DW, BPF_W, BPF_H, BPF_B
 

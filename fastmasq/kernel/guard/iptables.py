@@ -2,7 +2,7 @@
 
 PREROUTING of `raw` is the first that the kernel asks once IP has taken a packet in: before connections are tracked and
 before a route is looked up. So the kernel begins with packets of ours, and it is slower than the others; what it drops
-is the same, but for what it cannot see any more: frames for other stations IP itself has dropped by then, and a
+is what they mark, but for what it cannot see any more: frames for other stations IP itself has dropped by then, and a
 fragment may have been put together with the others of its datagram, and is judged with them. TCP with less than a
 header, whose ports iptables is asked for, it drops of its own accord.
 

@@ -20,6 +20,7 @@ from fastmasq.errors import KernelError
 from fastmasq.kernel import nft
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
 from fastmasq.kernel.ports import format_ports
+from fastmasq.ring.packet_socket import GUARD_MARK
 
 _PRIORITY = -500  # ahead of other chains and of flow tables
 _ATTEMPTS = 3  # an interface may vanish between our look and the transaction
@@ -30,13 +31,15 @@ class NftablesGuard(Guard):
     """Everything is done by the program nft, as one script on its standard input."""
 
     backend = "nftables"
+    marks = True
 
     def __init__(self) -> None:
         super().__init__()
         self._table = nft.Table(_PURPOSE, "netdev", NAME)
 
     def check(self) -> None:
-        nft.run(_PURPOSE, "--check", script=f"add table netdev {NAME}\nadd chain netdev {NAME} probe {_hook('lo')}")
+        script = [f"add table netdev {NAME}", f"add chain netdev {NAME} probe {_hook('lo')}"]
+        nft.run(_PURPOSE, "--check", script="\n".join([*script, f"add rule netdev {NAME} probe {_OURS}"]))
 
     def update(self, spec: GuardSpec) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -113,23 +116,25 @@ def _chain_name(interface: str) -> str:
 
 
 # Frames for another station, and frames of a VLAN, which the kernel has yet to hand to the VLAN's own interface.
-_NOT_FOR_US = ("meta pkttype != host accept", "@ll,96,16 { 0x8100, 0x88a8 } accept")
+_NOT_FOR_US = ("meta pkttype != host accept", "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 != 0 accept")
+
+_OURS = f"meta pkttype set other meta mark set {GUARD_MARK:#x} accept"
 
 _WITH_PORTS = "ip frag-off & 0x1fff == 0"  # a later fragment has payload where the ports would be
-_OUR_PROTOCOLS = "ip daddr @external ip protocol @protocols drop"
-_NOT_LOCAL = f"ip daddr < {ipaddress.IPv4Address(FIRST_GROUP_ADDRESS)} ip daddr != @local drop"
+_OUR_PROTOCOLS = f"ip daddr @external ip protocol @protocols {_OURS}"
+_NOT_LOCAL = f"ip daddr < {ipaddress.IPv4Address(FIRST_GROUP_ADDRESS)} ip daddr != @local {_OURS}"
 _DHCP = f"udp dport {DHCP_CLIENT_PORT} {_WITH_PORTS} accept"
 
 
 def _rules(role: str, external: Iterable[int]) -> list[str]:
     """Return the rules of one link; the common case first: what goes out on the inside, what comes back outside."""
     ours = [
-        f"ip daddr {ipaddress.IPv4Address(address)} {protocol} dport @{protocol}_{address:08x} {_WITH_PORTS} drop"
+        f"ip daddr {ipaddress.IPv4Address(address)} {protocol} dport @{protocol}_{address:08x} {_WITH_PORTS} {_OURS}"
         for address in external
         for protocol in ("tcp", "udp")
     ]
     if role == "local":
-        return ["ip version 4 drop"]
+        return [f"meta pkttype host ip version 4 {_OURS}"]
     if role == "inside":
         return [*_NOT_FOR_US, _NOT_LOCAL, *ours, _OUR_PROTOCOLS]
     return [*_NOT_FOR_US, *ours, _OUR_PROTOCOLS, _DHCP, _NOT_LOCAL]

@@ -1,15 +1,17 @@
-"""The ingress guard: drops what is ours right behind the tap, so that the host neither answers nor forwards it.
+"""The ingress guard: keeps what is ours from the host's IP input, so that the host neither answers nor forwards it.
 
-A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc. What the guard drops there, the
-forwarder has already got; only the host's own IP input does not. It judges IPv4 alone, addressed to this station and
-without a VLAN tag; ARP, IPv6 and all else pass.
+A tap bound to ETH_P_ALL sees a packet before the ingress hook of nftables and tc, one bound to ETH_P_IP behind it.
+A guard that *marks* sits at that hook, and taps behind it: what is ours it calls another station's (PACKET_OTHERHOST),
+which the host's IP input drops before all else, and gives it GUARD_MARK, by which the taps know it. Any other guard
+drops it, and taps come before. Either way it judges IPv4 alone, addressed to this station and of no VLAN; ARP, IPv6 and
+all else pass, and a priority tag (VLAN 0) counts for nothing. Ours is
 
-* On every link it drops what is not addressed to the host (the host would forward it, or answer that it cannot); on the
-  outside a DHCP answer to an address not yet configured is let through.
-* What is addressed to an external address and to a TCP or UDP port of it that is ours, it drops: the host would send a
-  RST or a port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic.
-* On the link to programs of the host it drops everything: the host is its other end.
-* Fragments without a port pass, as the host may need them; so does ICMP: the host ignores what it did not cause.
+* on every link what is not addressed to the host (the host would forward it, or answer that it cannot); on the outside
+  a DHCP answer to an address not yet configured is let through;
+* what is addressed to an external address and to a TCP or UDP port of it that is ours: the host would send a RST or a
+  port unreachable. Likewise IP protocols that are ours as a whole. On inside links this is hairpin traffic;
+* on the link to programs of the host everything: the host is its other end;
+* of neither kind fragments without a port, as the host may need them, nor ICMP: the host ignores what it did not cause.
 
 A guard lives in the kernel and stays in force when the process dies; `remove` is for the orderly end and for
 `fastmasq release`. `install` and `update` are the same: they replace whatever is in force, without a moment between in
@@ -62,6 +64,7 @@ class Guard(ABC):
     """One way to keep packets from the host; see the module's text for what all of them do."""
 
     backend: str
+    marks = False  # whether taps stand behind it
 
     def __init__(self) -> None:
         self.guarded: tuple[str, ...] = ()  # interfaces it was put in force on by the last update

@@ -4,6 +4,8 @@ Addresses are compiled into the program, the ports of each are bitmaps in a map,
 An update of ports alone writes the map; any other loads new programs with a new map and puts them in the place of the
 old ones, which the kernel does atomically, link by link. The filter holds the program and the program holds the map, so
 that all of it outlives the process.
+
+What is ours goes past the filters of others at the hook, as what a filter drops does.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import numpy as np
 from fastmasq.errors import KernelError
 from fastmasq.kernel import netlink, rtnetlink
 from fastmasq.kernel.bpf import calls, clsact
-from fastmasq.kernel.bpf.assembler import R0, R1, R6, R7, R8, Assembler
+from fastmasq.kernel.bpf.assembler import CHANGE_TYPE, R0, R1, R2, R6, R7, R8, Assembler
 from fastmasq.kernel.guard.specification import DHCP_CLIENT_PORT, FIRST_GROUP_ADDRESS, NAME, Guard, GuardSpec, present
 from fastmasq.kernel.links import Interface, header_length, list_interfaces
+from fastmasq.ring.packet_socket import GUARD_MARK
 from fastmasq.wire.numbers import TCP, UDP
 
-_TC_ACT_SHOT = 2
+_TC_ACT_OK = 0
 _TC_ACT_UNSPEC = -1  # go on with the next filter, unlike TC_ACT_OK
 
 _PRIORITY = 1
@@ -34,8 +37,9 @@ _HANDLE = 0xFA57
 _ETH_P_IP = 0x0800
 _QDISC_KINDS = ("clsact", "ingress")
 
-_SKB_PACKET_TYPE, _SKB_PROTOCOL, _SKB_VLAN_PRESENT = 4, 16, 20  # offsets in struct __sk_buff, 4 bytes each
-_PACKET_HOST = 0
+# Offsets in struct __sk_buff, 4 bytes each.
+_SKB_PACKET_TYPE, _SKB_MARK, _SKB_PROTOCOL, _SKB_VLAN_PRESENT, _SKB_VLAN_TCI = 4, 8, 16, 20, 24
+_VLAN_NUMBER = 0x0FFF
 _BITMAP_BYTES = 65536 // 8
 
 
@@ -43,6 +47,7 @@ class TcGuard(Guard):
     """`memory` holds the names of the interfaces that had a clsact or ingress qdisc of somebody else before us."""
 
     backend = "tc"
+    marks = True
 
     def __init__(self, memory: Mapping[str, Any]) -> None:
         super().__init__()
@@ -229,17 +234,27 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     code.move(R6, R1)  # where load_packet expects the context
     for field, wanted in (
         (_SKB_PROTOCOL, socket.htons(_ETH_P_IP)),
-        (_SKB_PACKET_TYPE, _PACKET_HOST),
-        (_SKB_VLAN_PRESENT, 0),
+        (_SKB_PACKET_TYPE, socket.PACKET_HOST),
     ):
         code.load(R0, R6, field, 4)
         code.jump_if_not_equal(R0, wanted, "pass")
+    code.load(R0, R6, _SKB_VLAN_PRESENT, 4)
+    code.jump_if_equal(R0, 0, "untagged")
+    code.load(R0, R6, _SKB_VLAN_TCI, 4)
+    code.bit_and(R0, _VLAN_NUMBER)
+    code.jump_if_not_equal(R0, 0, "pass")
+    code.label("untagged")
     if role != "local":  # the verifier refuses code that is never reached
         _judge_destination(code, spec, role, link_header)
         if spec.external:
             _judge_ours(code, spec, link_header, ports)
-    code.label("drop")
-    code.set(R0, _TC_ACT_SHOT)
+    code.label("ours")
+    code.move(R1, R6)
+    code.set(R2, socket.PACKET_OTHERHOST)
+    code.call(CHANGE_TYPE)
+    code.set(R1, GUARD_MARK)
+    code.store(R6, _SKB_MARK, R1, 4)
+    code.set(R0, _TC_ACT_OK)
     code.exit()
     code.label("pass")
     code.set(R0, _TC_ACT_UNSPEC)
@@ -257,7 +272,7 @@ def _judge_destination(code: Assembler, spec: GuardSpec, role: str, link_header:
         code.jump_if_equal(R0, address, "pass")
     if role == "outside":
         _pass_dhcp_answers(code, link_header)
-    code.jump("drop")
+    code.jump("ours")
 
 
 def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) -> None:
@@ -272,7 +287,7 @@ def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) 
     code.jump_if_equal(R7, TCP, "look up")
     code.jump_if_equal(R7, UDP, "to UDP")
     for protocol in spec.protocols:
-        code.jump_if_equal(R7, protocol, "drop")
+        code.jump_if_equal(R7, protocol, "ours")
     code.jump("pass")
     code.label("to UDP")
     code.add_value(R8, _BITMAP_BYTES)
@@ -291,8 +306,8 @@ def _judge_ours(code: Assembler, spec: GuardSpec, link_header: int, ports: int) 
 
 def _pass_dhcp_answers(code: Assembler, link_header: int) -> None:
     code.load_packet(link_header + 9, 1)
-    code.jump_if_not_equal(R0, UDP, "drop")
-    _jump_if_later_fragment(code, link_header, "drop")
+    code.jump_if_not_equal(R0, UDP, "ours")
+    _jump_if_later_fragment(code, link_header, "ours")
     _load_destination_port(code, link_header)
     code.jump_if_equal(R0, DHCP_CLIENT_PORT, "pass")
 

@@ -55,9 +55,10 @@ _GUARDS = """## Guards
 
 `[takeover] guard = "auto"` takes the first that can be put in force: `tc` (eBPF), `nftables`, `iptables` (rules of
 the table `raw`, by the program iptables-legacy), none. What needs eBPF here is not bpf(2) alone but what came with
-5.1 and 5.2; kernels from 4.2 on have nftables at ingress. The guard `iptables` drops the same packets as the others,
-only later: after the kernel's IP has begun with them. The chains input and output for the host's own packets need
-nftables; without it a line says so, and these packets are not judged.
+5.1 and 5.2; kernels from 4.5 on have what nftables needs at ingress. These two mark what is ours, and taps stand behind
+them. The guard `iptables` drops the same packets, only later: after the kernel's IP has begun with them; taps stand
+before the ingress hooks then. The chains input and output for the host's own packets need nftables; without it a line
+says so, and these packets are not judged.
 """
 
 _PROOF = """## How it is tested

@@ -229,14 +229,14 @@ cdef inline Outcome check_frame(Frame *frame, const Link *link) noexcept nogil:
 
     One that is to a macvlan over the link is for us, whatever the kernel says.
     """
-    if frame.truncated:
-        return verdict.TRUNCATED
     if rarely(frame.packet_type == PACKET_OTHERHOST):
         if not is_for_macvlan(frame, link):
             return verdict.NOT_FOR_US
         frame.packet_type = PACKET_HOST
     elif frame.packet_type == PACKET_OUTGOING:
         return verdict.NOT_FOR_US
+    if frame.truncated:
+        return verdict.TRUNCATED
     if frame.tagged:
         return verdict.VLAN_TAGGED
     if frame.length < <uint32_t>link.header_length + ipv4.MINIMUM:

@@ -49,6 +49,7 @@ VLAN_FILTER, IGNORE_OUTGOING, BYPASS = "filter on VLAN tags", "taps without what
 RESERVED, LARGE_BUFFER = "room before each frame", "a large socket buffer"
 
 GUARD_MARK = 0xFA57FA57  # what a guard marks packets with that are ours, see kernel/guard/specification
+OTHERS_OCTETS = 1  # how much of a frame that is another station's comes to a tap behind it: enough to be counted
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNKNOWN = (errno.EINVAL, errno.ENOPROTOOPT)  # what a kernel says to an option that it does not know
@@ -56,18 +57,38 @@ _UNKNOWN = (errno.EINVAL, errno.ENOPROTOOPT)  # what a kernel says to an option 
 
 @dataclass
 class Tap:
-    """An open receiving socket: its ring (None in socket mode), and what of it the kernel refused: name and reason."""
+    """An open receiving socket: its ring (None in socket mode), and what of it the kernel refused: name and reason.
+
+    behind: numbers of the interfaces it hears, see `open_tap`.
+    """
 
     socket: socket.socket
     mode: str
     vnet_header: bool
+    behind: tuple[int, ...] = ()
+    is_deaf: bool = False
     geometry: RingGeometry | None = None
     memory: mmap.mmap | None = None
     refused: dict[str, str] = field(default_factory=dict)
 
     def hear(self) -> None:
         """Let in what is ours to look at from now on; before, nothing comes in."""
-        attach_program(self.socket, _filter(on_tags=VLAN_FILTER not in self.refused))
+        self.is_deaf = False
+        self._attach_filter()
+
+    def hear_of(self, behind: tuple[int, ...]) -> None:
+        """Have a tap behind the guard hear other interfaces from now on."""
+        self.behind = behind
+        self._attach_filter()
+
+    def _attach_filter(self) -> None:
+        if self.is_deaf:
+            program = [_NOTHING]
+        elif self.behind:
+            program = _filter_behind(self.behind)
+        else:
+            program = _filter_before(on_tags=VLAN_FILTER not in self.refused)
+        attach_program(self.socket, program)
 
     def statistics(self) -> tuple[int, int]:
         """Return (packets, drops) since the last call: the kernel resets the counters at each reading."""
@@ -105,9 +126,14 @@ def open_tap(
     v2_may_stop: bool = False,
     frames: int = 4096,
     mtu: int = 1500,
+    behind: tuple[int, ...] = (),
     deaf: bool = False,
 ) -> Tap:
     """Open a tap on all IPv4 packets that `interface` receives; `deaf`: from when it is told to `hear` them.
+
+    It stands before all that the kernel's ingress hooks do. With `behind`, the numbers of the interface and of macvlans
+    over it, it stands behind them, and behind a guard that marks: what comes to other interfaces over it, such as those
+    of its VLANs, is not heard, and what is another station's comes as its first octet.
 
     mode: "v2", "v3", "socket", or "auto": the first of those that the kernel grants together with the virtio header,
     else the first without it. v2_may_stop says that packets may come which the kernel cannot describe in the header: it
@@ -121,7 +147,7 @@ def open_tap(
         lacking[RING_HEADER] = reasons[0]
     for wanted, header in _attempts(mode, vnet_header, v2_may_stop):
         try:
-            tap = _open(interface, wanted, header, frames, mtu, deaf)
+            tap = _open(interface, wanted, header, frames, mtu, behind, deaf)
         except OSError as error:
             reasons.append(f"{wanted}: {error.strerror}")
             if isinstance(error, _Lacking):
@@ -141,13 +167,17 @@ def _attempts(mode: str, vnet_header: bool, v2_may_stop: bool) -> list[tuple[str
     return [(wanted, True) for wanted in with_header if vnet_header] + [(wanted, False) for wanted in modes]
 
 
-def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int, deaf: bool) -> Tap:
+def _open(
+    interface: str, mode: str, vnet_header: bool, frames: int, mtu: int, behind: tuple[int, ...], deaf: bool
+) -> Tap:  # fmt: skip
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     try:
-        tap = Tap(raw, mode, vnet_header)
+        tap = Tap(raw, mode, vnet_header, behind, deaf)
         _optional(tap, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, IGNORE_OUTGOING)
         _optional(tap, socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER, LARGE_BUFFER)
-        _attach_filter(tap, deaf)
+        if not behind and (reason := why_no_vlan_filter()):
+            tap.refused[VLAN_FILTER] = reason
+        tap.hear_of(behind)
         if vnet_header:
             with _asking_for(HEADER):
                 raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
@@ -155,7 +185,7 @@ def _open(interface: str, mode: str, vnet_header: bool, frames: int, mtu: int, d
             raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         else:
             _make_ring(tap, v2_geometry(frames, mtu) if mode == "v2" else v3_geometry(frames))
-        raw.bind((interface, ETH_P_ALL))
+        raw.bind((interface, ETH_P_IP if behind else ETH_P_ALL))
         return tap
     except BaseException:
         raw.close()
@@ -197,7 +227,8 @@ def _optional(tap: Tap, level: int, option: int, value: int, name: str) -> None:
 
 
 _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF
-_PROTOCOL, _PACKET_TYPE, _VLAN_PRESENT = _ANCILLARY + 0, _ANCILLARY + 4, _ANCILLARY + 48
+_PROTOCOL, _PACKET_TYPE, _INTERFACE = _ANCILLARY + 0, _ANCILLARY + 4, _ANCILLARY + 8
+_MARK, _VLAN_PRESENT = _ANCILLARY + 20, _ANCILLARY + 48
 _LOAD_HALF, _LOAD_WORD, _JUMP_EQUAL, _GIVE = 0x28, 0x20, 0x15, 0x06
 _ALL = 0xFFFFFFFF
 
@@ -206,18 +237,11 @@ _NOTHING = (_GIVE, 0, 0, 0)
 _Program = Sequence[tuple[int, int, int, int]]
 
 
-def _attach_filter(tap: Tap, deaf: bool) -> None:
-    """Keep out what is not ours to look at: not IPv4, sent by this host, or tagged for a VLAN interface; or everything.
+def _filter_before(on_tags: bool) -> _Program:
+    """Keep out what is not ours to look at: not IPv4, sent by this host, or tagged for a VLAN interface.
 
     Tags are left to the path where the kernel has no filter on them.
     """
-    reason = why_no_vlan_filter()
-    if reason:
-        tap.refused[VLAN_FILTER] = reason
-    attach_program(tap.socket, [_NOTHING] if deaf else _filter(on_tags=not reason))
-
-
-def _filter(on_tags: bool) -> _Program:
     tags = [(_LOAD_WORD, 0, 0, _VLAN_PRESENT), (_JUMP_EQUAL, 0, 1, 0)] if on_tags else []
     return [
         (_LOAD_HALF, 0, 0, _PROTOCOL),
@@ -227,6 +251,25 @@ def _filter(on_tags: bool) -> _Program:
         *tags,
         (_GIVE, 0, 0, _ALL),
         _NOTHING,
+    ]
+
+
+def _filter_behind(interfaces: Sequence[int]) -> _Program:
+    """Keep out what has come to an interface over the link that is not named, and most of what is another station's.
+
+    The kernel hands a tap on a link what the link has passed on to those, and has by then taken off the tag of a VLAN.
+    """
+    left = range(len(interfaces), 0, -1)
+    return [
+        (_LOAD_WORD, 0, 0, _INTERFACE),
+        *((_JUMP_EQUAL, steps, 0, number) for steps, number in zip(left, interfaces, strict=True)),
+        _NOTHING,
+        (_LOAD_WORD, 0, 0, _PACKET_TYPE),
+        (_JUMP_EQUAL, 0, 2, socket.PACKET_OTHERHOST),
+        (_LOAD_WORD, 0, 0, _MARK),
+        (_JUMP_EQUAL, 0, 1, GUARD_MARK),
+        (_GIVE, 0, 0, _ALL),
+        (_GIVE, 0, 0, OTHERS_OCTETS),
     ]
 
 

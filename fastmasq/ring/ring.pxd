@@ -40,6 +40,7 @@ cdef struct Ring:
     RingMode mode
     int fd
     bint vnet
+    uint32_t others             # octets that come of a frame that is another station's; 0: all, it is called that
     uint8_t *base
     uint32_t block_size
     uint32_t block_count

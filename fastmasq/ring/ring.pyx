@@ -25,11 +25,14 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from fastmasq.ring.abi cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_QDISC_BYPASS, SOL_PACKET,
-    TP_STATUS_COPY, TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS,
-    VNET_LENGTH, GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec, load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg,
-    sendmmsg, setsockopt, sockaddr_ll, store_release, tpacket2_hdr, tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
+    CMSG_DATA, CMSG_FIRSTHDR, MSG_DONTWAIT, MSG_TRUNC, PACKET_AUXDATA, PACKET_HOST, PACKET_OTHERHOST,
+    PACKET_QDISC_BYPASS, SOL_PACKET, TP_STATUS_COPY, TP_STATUS_CSUMNOTREADY, TP_STATUS_KERNEL, TP_STATUS_USER,
+    TP_STATUS_VLAN_VALID, V2_ADDRESS, V3_ADDRESS, VNET_LENGTH, GSO_NONE, VNET_NEEDS_CSUM, VnetHeader, cmsghdr, iovec,
+    load_acquire, mmsghdr, msghdr, recvmmsg, recvmsg, sendmmsg, setsockopt, sockaddr_ll, store_release, tpacket2_hdr,
+    tpacket3_hdr, tpacket_auxdata, tpacket_block_desc,
 )
+
+from fastmasq.ring.packet_socket import OTHERS_OCTETS
 
 cdef extern from "<errno.h>" nogil:
     enum:
@@ -47,15 +50,20 @@ cdef inline uint8_t *big_buffer(Ring *ring, int slot) noexcept nogil:
     return ring.big + <size_t>slot * (HEADROOM + BIG_FRAME) + HEADROOM
 
 
-cdef inline void describe(Frame *frame, uint8_t *data, uint32_t length, uint32_t snapped, const sockaddr_ll *address,
-                          uint32_t status, bint vnet) noexcept nogil:
-    """Fill in a frame from what the kernel says of it; without a virtio header a missing checksum is noted in its place."""
+cdef inline void describe(const Ring *ring, Frame *frame, uint8_t *data, uint32_t length, uint32_t snapped,
+                          const sockaddr_ll *address, uint32_t status) noexcept nogil:
+    """Fill in a frame from what the kernel says of it; without a virtio header a missing checksum is noted in its place.
+
+    Behind the guard that is "another station's" of whatever is ours: of what really is, less has come.
+    """
     frame.data = data
     frame.length = snapped
     frame.packet_type = address.sll_pkttype
+    if ring.others and frame.packet_type == PACKET_OTHERHOST and snapped > ring.others:
+        frame.packet_type = PACKET_HOST
     frame.truncated = snapped < length
     frame.tagged = (status & TP_STATUS_VLAN_VALID) != 0
-    if vnet:
+    if ring.vnet:
         memcpy(&frame.vnet, data - VNET_LENGTH, VNET_LENGTH)
     else:
         memset(&frame.vnet, 0, sizeof(VnetHeader))
@@ -96,8 +104,8 @@ cdef int receive_v2(Ring *ring, Frame *frames, int most) noexcept nogil:
         status = load_acquire(&header.tp_status)
         if not status & TP_STATUS_USER:
             break
-        describe(&frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
-                 <sockaddr_ll *>(at + V2_ADDRESS), status, ring.vnet)
+        describe(ring, &frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
+                 <sockaddr_ll *>(at + V2_ADDRESS), status)
         if status & TP_STATUS_COPY:
             read_copy(ring, &frames[count], count)
         count += 1
@@ -140,8 +148,8 @@ cdef int receive_v3(Ring *ring, Frame *frames, int most) noexcept nogil:
     while count < most and ring.packets_left:
         at = ring.next_packet
         header = <tpacket3_hdr *>at
-        describe(&frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
-                 <sockaddr_ll *>(at + V3_ADDRESS), header.tp_status, ring.vnet)
+        describe(ring, &frames[count], at + header.tp_mac, header.tp_len, header.tp_snaplen,
+                 <sockaddr_ll *>(at + V3_ADDRESS), header.tp_status)
         ring.next_packet = at + header.tp_next_offset
         ring.packets_left -= 1
         count += 1
@@ -186,7 +194,7 @@ cdef int receive_socket(Ring *ring, Frame *frames, int most) noexcept nogil:
         if control != NULL and control.cmsg_level == SOL_PACKET and control.cmsg_type == PACKET_AUXDATA:
             status = (<tpacket_auxdata *>CMSG_DATA(control)).tp_status
         length = ring.messages[i].msg_len - front if ring.messages[i].msg_len > front else 0
-        describe(&frames[i], big_buffer(ring, i), length, length, &ring.addresses[i], status, ring.vnet)
+        describe(ring, &frames[i], big_buffer(ring, i), length, length, &ring.addresses[i], status)
         frames[i].truncated = (ring.messages[i].msg_hdr.msg_flags & MSG_TRUNC) != 0
     return count
 
@@ -276,6 +284,7 @@ cdef class RxRing:
             return
         self.ring.fd = tap.socket.fileno()
         self.ring.vnet = tap.vnet_header
+        self.ring.others = OTHERS_OCTETS if tap.behind else 0
         if tap.mode == "socket":
             self._open_socket()
         else:

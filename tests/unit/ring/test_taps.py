@@ -7,15 +7,19 @@ import random
 import select
 import socket
 import struct
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from fastmasq.errors import KernelError
+from fastmasq.kernel.guard.backends import make_guard
+from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.ring import packet_socket
 from fastmasq.ring.geometry import V3_BLOCK
 from fastmasq.ring.packet_socket import MODES, Tap, open_sender, open_tap
 from fastmasq.ring.ring import RxRing
-from tests.support.harness import Harness
+from tests.support.harness import Harness, address
 from tests.support.namespaces import open_tun
 from tests.support.packets import TCP, UDP, tcp, udp
 from tests.support.veth import (
@@ -26,6 +30,7 @@ from tests.support.veth import (
     QINQ,
     THERE_MAC,
     VLAN,
+    Pair,
     checksum_offset,
     counted,
     ethernet,
@@ -223,6 +228,99 @@ def test_whom_a_frame_is_addressed_to(pair, open_ring, mode: str) -> None:
     for station, _ in stations:
         pair.send(ethernet(packet, destination=station))
     assert [(frame[:6], kind) for frame, _, kind, _ in receive(ring, 4)] == stations
+
+
+# --- behind a guard that marks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guard(pair: Pair) -> Iterator[Guard]:
+    """A guard in force here, to which all is ours that is not for 10.0.0.1."""
+    with pair.here.entered():
+        made = make_guard("tc")
+        made.update(KEPT)
+    yield made
+    with pair.here.entered():
+        made.remove()
+
+
+def number_of(pair: Pair, interface: str) -> int:
+    return int(pair.here.sh(f"cat /sys/class/net/{interface}/ifindex"))
+
+
+KEPT = GuardSpec(inside=["eth0"], outside=[], local_addresses=[address("10.0.0.1")], external={})
+TRANSIT = udp("10.0.0.2:4000", "199.0.0.1:53", b"ours")
+HOSTS_OWN = udp("10.0.0.2:4000", "10.0.0.1:53", b"the host's")
+OTHER_MAC = bytes.fromhex("020000000077")
+
+
+@modes
+@with_and_without_vnet
+def test_behind_the_guard_what_is_ours_is_for_this_host(pair, open_ring, guard, mode: str, vnet: bool) -> None:
+    """Of what is another station's, or of a VLAN that has no interface here, there is enough to count it.
+
+    A tag that says a priority alone is gone.
+    """
+    ring = open_ring(mode, vnet_header=vnet, behind=(number_of(pair, "eth0"),))
+    many, group = ethernet(TRANSIT, destination=b"\xff" * 6), ethernet(TRANSIT, destination=b"\1\0\x5e\0\0\1")
+    header, large = large_send(random.Random(3).randbytes(LARGEST))
+    pair.send(ethernet(bytes(28), ARP))
+    pair.send(ethernet(TRANSIT))
+    pair.send(ethernet(HOSTS_OWN))
+    pair.send(many)
+    pair.send(group)
+    pair.send(ethernet(TRANSIT, destination=OTHER_MAC))
+    pair.send(ethernet(b"\x00\x05" + IPV4 + TRANSIT, VLAN))
+    pair.send(ethernet(b"\xe0\x00" + IPV4 + TRANSIT, VLAN))
+    pair.send_offloaded(header, large)
+    got = receive(ring, 8)
+    assert [(frame, kind) for frame, _, kind, _ in got] == [
+        (ethernet(TRANSIT), HOST),
+        (ethernet(HOSTS_OWN), HOST),
+        (many, BROADCAST),
+        (group, MULTICAST),
+        (OTHER_MAC[:1], OTHERHOST),
+        (HERE_MAC[:1], OTHERHOST),
+        (ethernet(TRANSIT), HOST),
+        (large, HOST),
+    ]
+    assert (got[7][1][1] == GSO_TCPV4) == vnet
+    assert nothing_more(ring)
+
+
+@modes
+def test_behind_the_guard_the_interfaces_named_are_heard_alone(pair, open_ring, guard, mode: str) -> None:
+    """The kernel hands a tap on a link all that the link has passed on to what is over it, as to a VLAN's interface."""
+    virtual = bytes.fromhex("00005e000101")
+    pair.here.ip(f"link add link eth0 name vrrp.1 address {virtual.hex(':')} type macvlan mode private")
+    pair.here.ip("link set vrrp.1 up")
+    try:
+        link = number_of(pair, "eth0")
+        both = link, number_of(pair, "vrrp.1")
+        ring, deaf = open_ring(mode, behind=(link,)), open_ring(mode, behind=(link,), deaf=True)
+        for_virtual = ethernet(TRANSIT, destination=virtual)
+
+        def heard() -> list[bytes]:
+            pair.send(for_virtual)
+            pair.send(ethernet(TRANSIT))
+            frames = receive(ring, 1)
+            if frames[0][0] != ethernet(TRANSIT):
+                frames += receive(ring, 1)
+            assert {kind for *_, kind, _ in frames} == {HOST}
+            return [frame for frame, *_ in frames]
+
+        assert heard() == [ethernet(TRANSIT)]
+        ring.tap.hear_of(both)
+        deaf.tap.hear_of(both)
+        assert heard() == [for_virtual, ethernet(TRANSIT)]
+        with pair.here.entered():
+            guard.update(replace(KEPT, inside=["eth0", "vrrp.1"]))
+        assert heard() == [for_virtual, ethernet(TRANSIT)]
+        assert nothing_more(deaf)
+        deaf.tap.hear()
+        assert len(heard()) == len(receive(deaf, 2)) == 2
+    finally:
+        pair.here.ip("link delete vrrp.1")
 
 
 # --- round and round ---------------------------------------------------------------------------------------------

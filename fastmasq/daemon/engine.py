@@ -208,7 +208,8 @@ class Engine:
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
         self._undo.callback(host.close)
-        self.links = Links(settings, forwarder, self.worker, deaf=self._predecessor is not None)
+        is_deaf = self._predecessor is not None
+        self.links = Links(settings, forwarder, self.worker, behind=host.guard_marks(), deaf=is_deaf)
         self._undo.callback(self.links.close)
         self.links.prepare(self.watch.snapshot())
         self.gateway = Gateway(built_on, declared, forwarder, self.worker, self.watch, host, self.links)

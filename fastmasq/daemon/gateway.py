@@ -134,7 +134,8 @@ class Gateway:
 
         Raises FastmasqError.
         """
-        self.links.follow(self.watch.snapshot(), by_next_hop=not self.settings.masquerade.addresses)
+        by_next_hop = not self.settings.masquerade.addresses
+        self.links.follow(self.watch.snapshot(), by_next_hop=by_next_hop, behind=self.host.guard_marks())
 
     def begin(self) -> None:
         """Take the host over for the policy declared, and have the path know the kernel's links and routes.
@@ -297,12 +298,15 @@ class Gateway:
         """Bring everything to what the kernel says of links, addresses and routes. Raises FastmasqError."""
         self._is_in_step = False
         snapshot = self.watch.snapshot()
+        marks = self.host.guard_marks()
         self.open_links()
         self.host.keep_datagrams_apart(self.links.without_sizes())
         self.rules.follow_links(self.links.views())
         self.forwards.resolve(self._addresses_by_name())
         self._local = rows.local_addresses(snapshot.routes)
         self._settle()
+        if self.host.guard_marks() != marks:
+            self.open_links()
         self.host.judge(self.rules.rule_set, self.settings.host)  # a rule may ask for the address of an interface
         self._say_missing()
         self._is_in_step = True

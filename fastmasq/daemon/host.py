@@ -25,7 +25,7 @@ from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
-from fastmasq.kernel.guard.backends import NoGuard
+from fastmasq.kernel.guard.backends import NoGuard, open_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.unsolicited import Connection, Gate
 from fastmasq.kernel.links import Link, interface_addresses
@@ -52,6 +52,7 @@ class Host:
         self._takeover = takeover
         self._watch = watch
         self.guard: Guard | None = None
+        self._will_mark: bool | None = None
         self.is_whole = True  # as of the last look at what was taken over
         self._mishaps = Mishaps(log)
         self._guarded: tuple | None = None  # what the guard was told last
@@ -196,6 +197,19 @@ class Host:
         return ip_rules.concerning(self._watch.snapshot())
 
     # -- guard -----------------------------------------------------------------------------------------------------
+
+    def guard_marks(self) -> bool:
+        """Return whether taps are to stand behind the guard, or, before it is in force, whether they will be.
+
+        What a guard that is put in force says may be another thing than what was expected.
+        """
+        if self.guard is not None:
+            return self.guard.marks
+        if self._will_mark is None:
+            expected = open_guard(self._backend)
+            self._will_mark = expected.marks
+            expected.close()
+        return self._will_mark
 
     def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:
         """Have the guard keep these ports, by address, and protocols from the host, whose addresses `local` are.

@@ -15,7 +15,7 @@ from fastmasq.kernel import features
 from fastmasq.kernel.links import UNSUPPORTED, Link
 from fastmasq.kernel.watch import Snapshot
 from fastmasq.path.forwarder import Forwarder
-from fastmasq.path.rows import NO_LINK
+from fastmasq.path.rows import MACVLANS, NO_LINK
 from fastmasq.policy.compile import LinkView
 from fastmasq.ring.packet_socket import open_sender, open_tap
 from fastmasq.ring.ring import RxRing, TxBatch
@@ -28,7 +28,9 @@ PLAIN_QDISCS = ("", "noqueue", "pfifo_fast", "mq")
 class AttachedLink:
     """One link's ring and sender, and what they were opened on."""
 
-    def __init__(self, link: Link, settings: Settings, *, sends: bool, v2_may_stop: bool, deaf: bool) -> None:
+    def __init__(
+        self, link: Link, settings: Settings, *, sends: bool, v2_may_stop: bool, behind: bool, deaf: bool
+    ) -> None:
         wanted = settings.rings.vnet_header == "auto"
         tap = open_tap(
             link.name,
@@ -37,6 +39,7 @@ class AttachedLink:
             v2_may_stop=v2_may_stop,
             frames=settings.rings.frames,
             mtu=link.mtu,
+            behind=_heard(link) if behind else (),
             deaf=deaf,
         )
         try:
@@ -45,6 +48,7 @@ class AttachedLink:
             tap.close()
             raise
         self.ifindex = link.ifindex
+        self.is_behind = behind
         self.plain_qdisc = link.qdisc in PLAIN_QDISCS
         self.ring = RxRing(tap)
         self.ring_drops = 0
@@ -59,6 +63,12 @@ class AttachedLink:
         """Return what the kernel refused of tap and sender, by name, with the reason."""
         sender = self.sender.socket
         return self.ring.tap.refused | (sender.refused if sender is not None else {})
+
+    def follow(self, link: Link) -> None:
+        """Have a tap behind the guard hear what comes for macvlans over the link, whichever there are now."""
+        tap = self.ring.tap
+        if self.is_behind and tap.behind != _heard(link):
+            tap.hear_of(_heard(link))
 
     def count_drops(self) -> int:
         """Return how many packets the kernel found no room for, or could not put into the virtio header, in all."""
@@ -78,6 +88,11 @@ class AttachedLink:
         self.sender.close()
 
 
+def _heard(link: Link) -> tuple[int, ...]:
+    """Return the numbers of the interfaces that a tap on a link hears; as many macvlans as the path knows."""
+    return (link.ifindex, *link.macvlan_numbers[:MACVLANS])
+
+
 def _open_sender(link: Link, vnet_header: bool) -> TxBatch:
     sender = open_sender(link.name, vnet_header=vnet_header, qdisc_bypass=link.qdisc in PLAIN_QDISCS)
     return TxBatch(sender, link_header=link.header_length > 0)
@@ -94,8 +109,10 @@ class Links:
     Where the path only observes, nothing is ever sent on them.
     """
 
-    def __init__(self, settings: Settings, forwarder: Forwarder, worker: Worker, *, deaf: bool = False) -> None:
-        """deaf: nothing comes in by any link before `hear`."""
+    def __init__(
+        self, settings: Settings, forwarder: Forwarder, worker: Worker, *, behind: bool, deaf: bool = False
+    ) -> None:
+        """behind: taps stand behind the guard. deaf: nothing comes in by any link before `hear`."""
         self.links: dict[int, Link] = {}
         self.attached: dict[int, AttachedLink] = {}
         self.has_begun = False  # until the worker runs, a link that cannot be opened is an error, and nothing is news
@@ -104,6 +121,7 @@ class Links:
         self._settings = settings
         self._forwarder = forwarder
         self._worker = worker
+        self._behind = behind
         self._deaf = deaf
         self._coming: dict[tuple[int, str], Future[AttachedLink]] = {}  # by what they are opened on
 
@@ -127,12 +145,14 @@ class Links:
             link.close()
         self.attached.clear()
 
-    def follow(self, snapshot: Snapshot, *, by_next_hop: bool) -> None:
+    def follow(self, snapshot: Snapshot, *, by_next_hop: bool, behind: bool) -> None:
         """Bring the path's links and routes to what the kernel says. Raises FastmasqError, but only at the start.
 
-        by_next_hop: what leaves outside gets the address that fits its route's next hop.
+        by_next_hop: what leaves outside gets the address that fits its route's next hop. behind: taps stand behind the
+        guard from now on.
         """
         self.links = dict(enumerate(snapshot.links))
+        self._behind = behind
         fresh = {number: self._open(link) for number, link in self.links.items() if self._is_outdated(number, link)}
         self._forgo_coming()
         usable = {number for number, attached in {**self.attached, **fresh}.items() if attached}
@@ -148,6 +168,8 @@ class Links:
             self._forwarder.set_routes(first, routes)
         for number, attached in fresh.items():
             self._replace(number, attached)
+        for number, attached in self.attached.items():
+            attached.follow(self.links[number])
 
     def every_second(self) -> None:
         """Open anew, and as one that cannot stop, a ring that a packet has stopped."""
@@ -214,11 +236,12 @@ class Links:
         }
 
     def _is_outdated(self, number: int, link: Link) -> bool:
-        """Whether a link has appeared, gone or been re-created, or its queueing has changed, since it was opened."""
+        """Whether a link has come, gone or been re-created, or is queued or guarded otherwise, since it was opened."""
         present = self.attached.get(number)
         if present is None:
             return bool(link.ifindex)
-        return (present.ifindex, present.plain_qdisc) != (link.ifindex, link.qdisc in PLAIN_QDISCS)
+        is_wanted = link.ifindex, link.qdisc in PLAIN_QDISCS, self._behind
+        return (present.ifindex, present.plain_qdisc, present.is_behind) != is_wanted
 
     def _open(self, link: Link) -> AttachedLink | None:
         """Open ring and sender of a link; None when it is missing. Raises FastmasqError, but only before we forward."""
@@ -242,7 +265,7 @@ class Links:
         """Open ring and sender of a link that is there. Raises FastmasqError."""
         may_stop = link.name in self._stopped or features.UDP_BURSTS in features.told_by_version()
         sends = not self._forwarder.observes
-        return AttachedLink(link, self._settings, sends=sends, v2_may_stop=may_stop, deaf=deaf)
+        return AttachedLink(link, self._settings, sends=sends, v2_may_stop=may_stop, behind=self._behind, deaf=deaf)
 
     def _take_coming(self, link: Link) -> AttachedLink | None:
         """Return what `prepare` has opened of a link, if it is the same still. Raises FastmasqError."""

@@ -45,7 +45,7 @@ class Link(NamedTuple):
 
     `up` is administrative state and carrier. `header_length` is 14 (Ethernet) or 0 (packets start at the IP header);
     UNSUPPORTED says that this type of link cannot be used, see `complaint`. `macvlans` has the link addresses of those
-    over it, as VRRP has: what comes for them is for us, too.
+    over it, as VRRP has, and `macvlan_numbers` their ifindexes: what comes for them is for us, too.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Link(NamedTuple):
     addresses: tuple[InterfaceAddress, ...]
     qdisc: str
     macvlans: tuple[bytes, ...] = ()
+    macvlan_numbers: tuple[int, ...] = ()
 
 
 def read_interfaces(messages: Iterable[bytes]) -> Iterator[Interface]:
@@ -127,6 +128,7 @@ def make_link(
 ) -> Link:  # fmt: skip
     if interface is None:
         return Link(name, 0, role, up=False, mtu=0, mac=b"", header_length=14, addresses=(), qdisc="")
+    over = [each for each in macvlans if each.mac]
     return Link(
         name=name,
         ifindex=interface.ifindex,
@@ -137,7 +139,8 @@ def make_link(
         header_length=header_length(interface.hardware),
         addresses=tuple(addresses),
         qdisc=interface.qdisc,
-        macvlans=tuple(each.mac for each in macvlans if each.mac),
+        macvlans=tuple(each.mac for each in over),
+        macvlan_numbers=tuple(each.ifindex for each in over),
     )
 
 

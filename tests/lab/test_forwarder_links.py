@@ -249,7 +249,7 @@ def test_what_comes_for_a_macvlan_over_a_link_is_forwarded_and_kept_from_the_hos
         assert round_trip(asking, None, b"there and back")
     assert not net.drops().get("not_for_us")
     assert not [each for peer in heard.values() for each in peer.of(protocol=6, sent=False) if each.tcp_flags & 4]
-    net.ip("gateway", "link set vrrp.51 down")
+    net.ip("gateway", "link delete vrrp.51")
     eventually(lambda: out.send(b"nobody's") and "not_for_us" in net.drops(), BACK_S, "frames that are nobody's")
 
 

@@ -46,7 +46,7 @@ def watch(between: Gateway) -> Iterator[Watch]:
 def links() -> Iterator[Links]:
     forwarder = Forwarder(MasqTable(100))
     worker = Worker(forwarder)
-    made = Links(settings(), forwarder, worker)
+    made = Links(settings(), forwarder, worker, behind=False)
     yield made
     made.close()
     worker.close()
@@ -72,7 +72,7 @@ def test_what_was_prepared_hears_once_it_is_followed(between: Gateway, watch: Wa
     links.prepare(watch.snapshot())
     hosts.wait_until(lambda: len(opened) == 2, 10)
     between.inside.sh("ping -c 1 -W 1 10.0.0.1")
-    links.follow(watch.snapshot(), by_next_hop=True)
+    links.follow(watch.snapshot(), by_next_hop=True, behind=False)
     assert {id(link.ring.tap) for link in links.attached.values()} == {id(tap) for tap in opened}
     assert links.attached[0].ring.tap.statistics() == (0, 0)
     assert has_heard(between, links)
@@ -85,7 +85,7 @@ def test_a_link_made_anew_meanwhile_is_opened_anew(between: Gateway, watch: Watc
     between.host.ip("link add eth1 type veth peer name eth2")
     between.host.ip("link set eth1 up")
     watch.read(now_ns())
-    links.follow(watch.snapshot(), by_next_hop=True)
+    links.follow(watch.snapshot(), by_next_hop=True, behind=False)
     assert links.attached[1].ifindex == watch.snapshot().outside.ifindex != before
     assert has_heard(between, links)
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_opened_is_said_when_it_is_followed(watch: Watch, links: 
         patched.setattr("fastmasq.daemon.links.open_tap", refuse)
         links.prepare(watch.snapshot())
         with pytest.raises(KernelError, match="no packet socket"):
-            links.follow(watch.snapshot(), by_next_hop=True)
+            links.follow(watch.snapshot(), by_next_hop=True, behind=False)
     links.close()
     assert descriptors() == before
 

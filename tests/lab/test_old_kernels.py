@@ -39,6 +39,18 @@ def assert_traffic_passes(net: Network) -> None:
     send_and_compare(far, near, 1 << 20)
 
 
+def taps(net: Network) -> dict[str, set[str]]:
+    """Return for what protocol each link has a tap: all (before the ingress hook) or IP (behind it)."""
+    names = {"0003": "all", "0800": "IP"}
+    rows = [line.split() for line in net.run("gateway", "cat", "/proc/net/packet").splitlines()[1:]]
+    numbers = {str(link["ifindex"]): link["name"] for link in net.status()["links"]}
+    found: dict[str, set[str]] = {}
+    for _, _, _, protocol, number, *_ in rows:
+        if protocol in names:
+            found.setdefault(numbers[number], set()).add(names[protocol])
+    return found
+
+
 def start_on(kernel: OldKernel, net: Network, extra: str = "") -> None:
     net.start(extra, command=(*kernel.command, *program.command()))
     net.echo_udp()
@@ -66,6 +78,7 @@ def test_nothing_is_missed_on_this_kernel(net: Network) -> None:
     net.start()
     assert fallbacks(net) == {}
     assert "does without" not in net.fastmasq.errors()
+    assert taps(net) == {"eth0": {"IP"}, "eth1": {"IP"}}
 
 
 @pytest.mark.parametrize(
@@ -98,18 +111,24 @@ def test_rings_step_by_step(
             "iptables",
             {features.GUARD_TC, features.GUARD_NFTABLES, features.BINDS},
         ),
+        (
+            ("qdisc clsact", "nf_tables sets packet types"),
+            "iptables",
+            {features.GUARD_TC, features.GUARD_NFTABLES},
+        ),
     ],
-    ids=["no-clsact", "no-bpf-no-netdev"],
+    ids=["no-clsact", "no-bpf-no-netdev", "no-clsact-no-types"],
 )
 def test_guards_step_by_step(
     kernel_without: Kernels, net: Network, refused: tuple[str, ...], guard: str, missed: set[str]
 ) -> None:
-    """Also where only putting the guard in force shows that it cannot be."""
+    """Also where only putting the guard in force shows that it cannot be; taps stand behind one that marks."""
     kernel = kernel_without(*refused)
     start_on(kernel, net)
     assert net.status()["guard"]["backend"] == guard
     assert fallbacks(net).keys() == missed
     assert all(kernel.answers[name] for name in refused)
+    assert taps(net) == {link: {"all" if guard == "iptables" else "IP"} for link in ("eth0", "eth1")}
     assert_traffic_passes(net)
     journal = json.loads(net.journal.read_text())
     assert [entry["guard"] for entry in journal["entries"] if "guard" in entry] == [guard]
@@ -139,9 +158,9 @@ def test_proxies_do_without_the_original_destination(
 
 
 def test_frames_with_a_tag_where_filters_cannot_ask_for_it(kernel_without: Kernels, net: Network) -> None:
-    """The path drops them instead, and everything else arrives."""
+    """The path drops them instead, and everything else arrives; taps behind the guard have no need of it."""
     kernel = kernel_without("SKF_AD_VLAN_TAG_PRESENT")
-    start_on(kernel, net)
+    start_on(kernel, net, '[takeover]\nguard = "iptables"')
     assert fallbacks(net).keys() == {features.VLAN_FILTER}
     assert_traffic_passes(net)
     with net.on("router"):

@@ -29,6 +29,12 @@ files = ["/run/rules"]
 [takeover]
 guard = "{guard}"
 """
+VLANS = """[interfaces]
+inside = ["eth0", "near0", "near0.5"]
+outside = "eth1"
+[takeover]
+guard = "{guard}"
+"""
 
 
 def status(kernel: OtherKernel) -> dict:
@@ -74,3 +80,27 @@ def test_bursts_that_the_header_of_this_kernel_cannot_tell_of(lab: Lab) -> None:
         assert lost == [1, 1]
         assert arrived[1] - arrived[0] >= 40
         kernel.stop()
+
+
+def test_a_link_and_its_vlan_are_two_links(lab: Lab) -> None:
+    """The kernel hands a tap on the link, behind the guard, also what is for the VLAN, without its tag."""
+    with OtherKernel(lab) as kernel:
+        kernel.run("ip netns add near && ip link add near0 type veth peer name eth0 netns near")
+        kernel.run(
+            "ip link add link near0 near0.5 type vlan id 5 && ip -n near link add link eth0 eth0.5 type vlan id 5"
+        )
+        for ours, theirs, network in (("near0", "eth0", "10.200.0"), ("near0.5", "eth0.5", "10.201.0")):
+            kernel.run(f"ip address add {network}.1/24 dev {ours} && ip link set {ours} up")
+            kernel.run(f"ip -n near address add {network}.2/24 dev {theirs} && ip -n near link set {theirs} up")
+        for guard in ("tc", "iptables"):
+            kernel.start(candidate.command(), VLANS.format(guard=guard))
+            before = {link["name"]: link["rx_packets"] for link in status(kernel)["links"]}
+            for network in ("10.200.0", "10.201.0"):
+                kernel.run(f"ip -n near route replace default via {network}.1")
+                said = kernel.run(f"ip netns exec near ping -c 3 -i 0.2 -I {network}.2 {SERVER_ADDRESS}")
+                assert " 0% packet loss" in said and "DUP" not in said
+            told = status(kernel)
+            assert told["drops"] == []
+            came = {link["name"]: link["rx_packets"] - before[link["name"]] for link in told["links"]}
+            assert (came["near0"], came["near0.5"]) == (3, 3)
+            kernel.stop()

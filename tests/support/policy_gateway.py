@@ -77,7 +77,7 @@ class Links:
     def are_attached(self) -> bool:
         return True
 
-    def follow(self, snapshot: Snapshot, *, by_next_hop: bool) -> None:
+    def follow(self, snapshot: Snapshot, *, by_next_hop: bool, behind: bool) -> None:
         pass
 
     def every_second(self) -> None:
@@ -135,6 +135,9 @@ class Host:
 
     def protocols(self) -> set[int]:
         return set()
+
+    def guard_marks(self) -> bool:
+        return True
 
     def waiting(self, protocol: int) -> list[Waiting]:
         return self.waits.get(protocol, [])

@@ -5,7 +5,8 @@ An update of ports alone writes the map; any other loads new programs with a new
 old ones, which the kernel does atomically, link by link. The filter holds the program and the program holds the map, so
 that all of it outlives the process.
 
-What is ours goes past the filters of others at the hook, as what a filter drops does.
+What is ours goes past the filters of others at the hook, as what a filter drops does. It is given a time as well, any
+but 0: the kernel asks the clock for each packet that comes to a ring without one, and that costs more than the rest.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _QDISC_KINDS = ("clsact", "ingress")
 
 # Offsets in struct __sk_buff, 4 bytes each.
 _SKB_PACKET_TYPE, _SKB_MARK, _SKB_PROTOCOL, _SKB_VLAN_PRESENT, _SKB_VLAN_TCI = 4, 8, 16, 20, 24
+_SKB_TIME = 152  # 8 bytes
 _VLAN_NUMBER = 0x0FFF
 _BITMAP_BYTES = 65536 // 8
 
@@ -254,6 +256,7 @@ def classifier(spec: GuardSpec, role: str, link_header: int, ports: int) -> byte
     code.call(CHANGE_TYPE)
     code.set(R1, GUARD_MARK)
     code.store(R6, _SKB_MARK, R1, 4)
+    code.store(R6, _SKB_TIME, R1, 8)
     code.set(R0, _TC_ACT_OK)
     code.exit()
     code.label("pass")

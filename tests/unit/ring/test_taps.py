@@ -7,9 +7,11 @@ import random
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fastmasq.errors import KernelError
@@ -17,7 +19,7 @@ from fastmasq.kernel.guard.backends import make_guard
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.ring import packet_socket
 from fastmasq.ring.geometry import V3_BLOCK
-from fastmasq.ring.packet_socket import MODES, Tap, open_sender, open_tap
+from fastmasq.ring.packet_socket import GUARD_MARK, MODES, Tap, open_sender, open_tap
 from fastmasq.ring.ring import RxRing
 from tests.support.harness import Harness, address
 from tests.support.namespaces import open_tun
@@ -286,6 +288,20 @@ def test_behind_the_guard_what_is_ours_is_for_this_host(pair, open_ring, guard, 
     ]
     assert (got[7][1][1] == GSO_TCPV4) == vnet
     assert nothing_more(ring)
+
+
+def test_behind_the_guard_the_clock_is_not_asked_for_what_is_ours(pair, open_ring, guard) -> None:
+    """The kernel does for every packet that comes to a ring without a time; what the guard gives is a mark's number."""
+    ring = open_ring("v2", behind=(number_of(pair, "eth0"),))
+    before = int(time.time())
+    pair.send(ethernet(TRANSIT))
+    pair.send(ethernet(HOSTS_OWN))
+    assert len(receive(ring, 2)) == 2
+    size = ring.tap.geometry.frame_size
+    slots = ring.memory[: 2 * size].reshape(2, size)
+    ours, hosts = slots[:, 16:20].copy().view(np.uint32)[:, 0]  # tp_sec of struct tpacket2_hdr
+    assert ours == GUARD_MARK // 10**9
+    assert before <= hosts <= time.time()
 
 
 @modes

@@ -112,7 +112,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("/proc/thread-self", "3.17", (THREAD_SELF,), "readlink: ENOENT", "0097875bd415, proc(5)"),
     Feature("bpf(2)", "3.18", (GUARD_TC,), "ENOSYS", "99c55f7d47c0, bpf(2)"),
     Feature("nf_tables family netdev", "4.2", (GUARD_NFTABLES,), "nfnetlink: EAFNOSUPPORT", "ed6c4136f157"),
-    Feature("nf_tables sets packet types", "4.5", (GUARD_NFTABLES,), "nfnetlink: EOPNOTSUPP", "b4aae759c22e"),
+    Feature("nf_tables sets packet types", "4.5", (GUARD_NFTABLES,), "nfnetlink: EOPNOTSUPP", "nft_meta.c of 4.5"),
     Feature("qdisc clsact", "4.5", (GUARD_TC,), "RTM_NEWQDISC: ENOENT", "1f211a1b929c"),
     Feature(
         "PACKET_VNET_HDR on rings", "4.6", (RING_HEADER,), "setsockopt(PACKET_RX_RING) after PACKET_VNET_HDR: EINVAL",

@@ -6,6 +6,13 @@ from libc.errno cimport EINTR, errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+cdef extern from "<time.h>" nogil:
+    int clock_nanosleep(int clock, int flags, const timespec *request, timespec *remain)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, unsigned long value)
+    int PR_SET_TIMERSLACK
+
 cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
         pass
@@ -55,8 +62,10 @@ cdef class Echo:
                     sendto(descriptor, datagram, length, 0, <sockaddr *>sender, sender_length)
 
 
-def time_round_trips(socket, int64_t count):
+def time_round_trips(socket, int64_t count, int64_t pause_ns=0):
     """Send count datagrams one after the other over a connected UDP socket with a receive timeout.
+
+    Before each this thread sleeps for the pause, in which everything on the way may fall asleep, too.
 
     Return the round trips in nanoseconds as an int64 array, -1 for a datagram without an answer before the timeout. It
     is shorter than count if too many had none.
@@ -66,8 +75,14 @@ def time_round_trips(socket, int64_t count):
     cdef int64_t sent = 0
     cdef int64_t unanswered = 0
     cdef int descriptor = socket.fileno()
+    cdef timespec pause
+    pause.tv_sec = pause_ns // 1_000_000_000
+    pause.tv_nsec = pause_ns % 1_000_000_000
     with nogil:
+        prctl(PR_SET_TIMERSLACK, 1)
         while sent < count and unanswered < MOST_UNANSWERED:
+            if pause_ns:
+                clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL)
             view[sent] = _round_trip(descriptor, sent)
             if view[sent] < 0:
                 unanswered += 1

@@ -19,7 +19,7 @@ from fastmasq.wire.numbers import ESP, GRE
 from fastmasq_bench.flows import LARGE_FRAME, REFLECT_PORT, SMALL_FRAME, Flows, Tunnels
 from fastmasq_bench.lab import figures
 from fastmasq_bench.lab.figures import Figure, Sample
-from fastmasq_bench.lab.forwarders import Forwarder
+from fastmasq_bench.lab.forwarders import Forwarder, busy_seconds
 from fastmasq_bench.lab.network import Network
 from fastmasq_bench.lab.traffic import Delivery, Traffic, best_delivery, lossless_delivery
 from fastmasq_bench.round_trip import time_round_trips
@@ -51,12 +51,13 @@ class Lengths:
     tcp_s: int
     idle_s: float
     round_trips: int
+    pauses_s: float  # how long questions are asked that have pauses before them
     session_remotes: int  # to how many remote hosts sessions are opened for their rate, 25 000 to each
     memory_remotes: int  # the same for their memory; 40 fill fastmasq's table
 
 
-FULL = Lengths(0.2, 0.8, 5, 9, tcp_s=3, idle_s=5, round_trips=20_000, session_remotes=32, memory_remotes=40)
-QUICK = Lengths(0.1, 0.3, 4, 7, tcp_s=1, idle_s=2, round_trips=5_000, session_remotes=12, memory_remotes=40)
+FULL = Lengths(0.2, 0.8, 5, 9, tcp_s=3, idle_s=5, round_trips=20_000, pauses_s=5, session_remotes=32, memory_remotes=40)
+QUICK = Lengths(0.1, 0.3, 4, 7, tcp_s=1, idle_s=2, round_trips=5_000, pauses_s=2, session_remotes=12, memory_remotes=40)
 
 
 @dataclass(frozen=True)
@@ -166,18 +167,25 @@ def _overload(bench: Bench) -> tuple[Sample]:
     return (Sample(delivery.delivered / best, delivery.loss, delivery.drops, note),)
 
 
-def _bulk_tcp(bench: Bench, arguments: tuple[str, ...] = (), offloads: bool = True) -> tuple[Sample]:
-    if offloads:
-        return (Sample(_iperf(bench, arguments)),)
+def _bulk_tcp(bench: Bench, arguments: tuple[str, ...] = ()) -> tuple[Sample, Sample]:
+    """Measure the rate, and the time that all processors were busy with a Gbit: client, server and all between them."""
+    before = busy_seconds()
+    received = _iperf(bench, arguments)
+    spent = busy_seconds() - before
+    return Sample(received["bits_per_second"]), Sample(1000 * spent / (8 * received["bytes"] / 1e9))
+
+
+def _bulk_tcp_plain(bench: Bench, arguments: tuple[str, ...] = ()) -> tuple[Sample]:
+    """Measure the rate with all offloads of the lab's interfaces off."""
     bench.network.lab.offloads(False)
     try:
-        return (Sample(_iperf(bench, arguments)),)
+        return (Sample(_iperf(bench, arguments)["bits_per_second"]),)
     finally:
         bench.network.lab.offloads(True)
 
 
-def _iperf(bench: Bench, arguments: tuple[str, ...]) -> float:
-    """Return the bits per second that iperf3 received. Raises FastmasqError with what it said if there are none."""
+def _iperf(bench: Bench, arguments: tuple[str, ...]) -> dict[str, float]:
+    """Return what iperf3 says was received, in all. Raises FastmasqError with what it said if nothing was."""
     seconds = bench.lengths.tcp_s
     command = ["iperf3", "-c", SERVER_ADDRESS, "-p", str(services.IPERF_PORT), "-J", "-t", str(seconds), *arguments]
     lab = bench.network.lab
@@ -191,15 +199,15 @@ def _iperf(bench: Bench, arguments: tuple[str, ...]) -> float:
     report = json.loads(done.stdout or "{}")
     if done.returncode:
         raise FastmasqError(f"{bench.forwarder.name}: iperf3: {report.get('error', done.stderr.strip())}")
-    return report["end"]["sum_received"]["bits_per_second"]
+    return report["end"]["sum_received"]
 
 
-def _round_trip(bench: Bench) -> tuple[Sample, Sample]:
-    count = bench.lengths.round_trips
+def _round_trip(bench: Bench, pause_ns: int = 0) -> tuple[Sample, Sample]:
+    count = round(bench.lengths.pauses_s * 1e9 / pause_ns) if pause_ns else bench.lengths.round_trips
     before = bench.drops()
     with bench.network.echo_client() as client:
-        time_round_trips(client, count // 10)
-        times = time_round_trips(client, count)
+        time_round_trips(client, count // 10, pause_ns)
+        times = time_round_trips(client, count, pause_ns)
     drops = bench.drops() - before
     answered = times[times >= 0]
     if not len(answered):
@@ -280,13 +288,15 @@ MEASUREMENTS = (
         for (name, count), both in figures.TUNNELS.items()
     ),
     Measurement("overload", (figures.OVERLOAD,), _overload),
-    Measurement("tcp-up", (figures.TCP_UP,), _bulk_tcp),
-    Measurement("tcp-down", (figures.TCP_DOWN,), partial(_bulk_tcp, arguments=("-R",))),
-    Measurement("tcp-8", (figures.TCP_8,), partial(_bulk_tcp, arguments=("-P", "8"))),
-    Measurement("tcp-up-plain", (figures.TCP_UP_PLAIN,), partial(_bulk_tcp, offloads=False)),
-    Measurement("tcp-down-plain", (figures.TCP_DOWN_PLAIN,), partial(_bulk_tcp, arguments=("-R",), offloads=False)),
-    Measurement("tcp-8-plain", (figures.TCP_8_PLAIN,), partial(_bulk_tcp, arguments=("-P", "8"), offloads=False)),
+    Measurement("tcp-up", (figures.TCP_UP, figures.TCP_UP_COST), _bulk_tcp),
+    Measurement("tcp-down", (figures.TCP_DOWN, figures.TCP_DOWN_COST), partial(_bulk_tcp, arguments=("-R",))),
+    Measurement("tcp-8", (figures.TCP_8, figures.TCP_8_COST), partial(_bulk_tcp, arguments=("-P", "8"))),
+    Measurement("tcp-up-plain", (figures.TCP_UP_PLAIN,), _bulk_tcp_plain),
+    Measurement("tcp-down-plain", (figures.TCP_DOWN_PLAIN,), partial(_bulk_tcp_plain, arguments=("-R",))),
+    Measurement("tcp-8-plain", (figures.TCP_8_PLAIN,), partial(_bulk_tcp_plain, arguments=("-P", "8"))),
     Measurement("rtt", (figures.RTT_MEDIAN, figures.RTT_99), _round_trip),
+    Measurement("rtt-200us", (figures.RTT_200US_MEDIAN, figures.RTT_200US_99), partial(_round_trip, pause_ns=200_000)),
+    Measurement("rtt-10ms", (figures.RTT_10MS_MEDIAN, figures.RTT_10MS_99), partial(_round_trip, pause_ns=10_000_000)),
     Measurement("rtt-apart", (figures.RTT_APART_MEDIAN, figures.RTT_APART_99), _round_trip_apart),
     Measurement("rtt-loaded", (figures.RTT_LOADED_MEDIAN, figures.RTT_LOADED_99), _round_trip_loaded),
     Measurement("idle", (figures.IDLE,), _idle),

@@ -12,7 +12,9 @@ from fastmasq_bench.compare.trees import Tree
 from fastmasq_bench.lab.figures import RTT_99, RTT_MEDIAN
 from fastmasq_bench.lab.measure import Lengths
 
-SHORT = Lengths(0.05, 0.1, 2, 3, tcp_s=1, idle_s=0.2, round_trips=200, session_remotes=1, memory_remotes=1)
+SHORT = Lengths(
+    0.05, 0.1, 2, 3, tcp_s=1, idle_s=0.2, round_trips=200, pauses_s=0.1, session_remotes=1, memory_remotes=1
+)
 
 
 def tree(name: str, folder: Path, log: Path) -> Tree:

@@ -26,7 +26,9 @@ from fastmasq_bench.lab.traffic import Delivery, best_delivery, lossless_deliver
 from fastmasq_bench.report import Line, Report, describe_machine
 
 GATEWAY = bytes.fromhex("020000000101")
-SHORT = Lengths(0.05, 0.1, 1, 1, tcp_s=1, idle_s=0.2, round_trips=200, session_remotes=1, memory_remotes=1)
+SHORT = Lengths(
+    0.05, 0.1, 1, 1, tcp_s=1, idle_s=0.2, round_trips=200, pauses_s=0.1, session_remotes=1, memory_remotes=1
+)
 SOURCE_RATE = 2_000_000.0
 
 

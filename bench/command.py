@@ -35,10 +35,15 @@ class FigureName(click.ParamType):
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Measure everything once and briefly: two minutes instead of twenty.")
+@click.option("--quick", is_flag=True, help="Measure everything once and briefly: three minutes instead of thirty.")
 @click.option("--rounds", type=click.IntRange(1), help=f"How often to measure everything.  [default: {_FULL_ROUNDS}]")
 @click.option("--only", type=FigureName(), multiple=True, help="Measure only this; may be given several times.")
-@click.option("--forwarder", type=click.Choice(["kernel", "fastmasq"]), multiple=True, help="Measure only this one.")
+@click.option(
+    "--forwarder",
+    type=click.Choice(["kernel", "flowtable", "fastmasq", "limit"]),
+    multiple=True,
+    help="Measure only this one.",
+)
 @click.option("--markdown", is_flag=True, help="Print the medians as a table of Markdown, with the machine above it.")
 @click.option("--json", "json_file", type=_OUTPUT, metavar="FILE", help="Write all samples to this file.")
 @click.option("--chart", "chart_file", type=_OUTPUT, metavar="FILE", help="Draw a chart into this file (.png).")
@@ -52,6 +57,9 @@ def bench(
     chart_file: Path | None,
 ) -> None:
     """Measure fastmasq and the kernel's masquerade in turn, on the same network of namespaces.
+
+    Beside them, where the kernel has them, its masquerade with a flow table, and as a limit an eBPF program that does
+    nothing but send packets on.
 
     It needs root and two processors that are otherwise idle. Meanwhile the kernel's connection table is enlarged.
 

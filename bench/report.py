@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -18,18 +18,24 @@ from fastmasq.units import format_count
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.rounds import Series
 
-BASELINE, OURS = "kernel", "fastmasq"
+BASELINE, OURS, BESIDE = "kernel", "fastmasq", ("flowtable", "limit")
 
 _SETTING = "veth, offloads on except where a line says off; the kernel with receive steering at its best for each line;"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure with the series of the baseline and ours, of which one may be missing."""
+    """One figure with the series of the baseline and ours, of which one may be missing, and of BESIDE what there is."""
 
     figure: Figure
     baseline: Series | None
     ours: Series | None
+    beside: Mapping[str, Series] = field(default_factory=dict)
+
+    @property
+    def programs(self) -> list[Series]:
+        """All series that there are."""
+        return [series for series in (self.baseline, self.ours, *self.beside.values()) if series]
 
     @property
     def ratio(self) -> float | None:
@@ -63,26 +69,30 @@ class Report:
 
     def failures(self) -> list[str]:
         """Return a line for every measurement that did not succeed."""
-        both = [(line.figure, series) for line in self.lines for series in (line.baseline, line.ours) if series]
-        return [f"{figure.title}: {failure}" for figure, series in both for failure in series.failures]
+        measured = [(line.figure, series) for line in self.lines for series in line.programs]
+        return [f"{figure.title}: {failure}" for figure, series in measured for failure in series.failures]
 
     def table(self) -> Table:
         """Return the table: medians with the lowest and the highest value, the ratio, the goal, and what was lost."""
         title = f"{self._conditions()}\n"
         table = Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
         table.add_column("figure")
-        for name in ("kernel", "fastmasq", "ratio", "goal", "lost, k / f", "ring drops, k / f"):
+        for name in (BASELINE, OURS, "ratio", *self._beside(), "goal", "lost, k / f", "ring drops, k / f"):
             table.add_column(name, justify="right")
         for line in self.lines:
-            table.add_row(*_cells(line))
+            table.add_row(*_cells(line, self._beside()))
         return table
 
     def markdown(self) -> str:
         """Return the medians and their ratios as a table of Markdown, beneath a paragraph about machine and day."""
         rows = [
-            ("figure", BASELINE, OURS, "ratio"),
-            ("---", "---:", "---:", "---:"),
-            *((_name(line), _median(line.baseline), _median(line.ours), _ratio(line)) for line in self.lines),
+            ("figure", BASELINE, OURS, "ratio", *self._beside()),
+            ("---", "---:", "---:", "---:", *("---:" for _ in self._beside())),
+            *(
+                (_name(line), _median(line.baseline), _median(line.ours), _ratio(line), *beside)
+                for line in self.lines
+                for beside in [[_median(line.beside.get(name)) for name in self._beside()]]
+            ),
         ]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         return f"{self._conditions()}; medians.\n\n{table}\n"
@@ -95,6 +105,10 @@ class Report:
             "source_alone": self.source_alone,
             "figures": [_plain(line) for line in self.lines],
         }
+
+    def _beside(self) -> list[str]:
+        """Return which of BESIDE were measured."""
+        return [name for name in BESIDE if any(name in line.beside for line in self.lines)]
 
     def _conditions(self) -> str:
         """Return three lines: the machine and the day, the network, the run."""
@@ -109,7 +123,15 @@ class Report:
 def make_lines(series: dict[tuple[str, str], Series]) -> list[Line]:
     """Return a line for each figure from series by figure and program, in the same order."""
     figures = {one.figure.name: one.figure for one in series.values()}
-    return [Line(figure, series.get((name, BASELINE)), series.get((name, OURS))) for name, figure in figures.items()]
+    return [
+        Line(
+            figure,
+            series.get((name, BASELINE)),
+            series.get((name, OURS)),
+            {program: series[name, program] for program in BESIDE if (name, program) in series},
+        )
+        for name, figure in figures.items()
+    ]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -140,12 +162,13 @@ def _distribution() -> str:
         return "unknown distribution"
 
 
-def _cells(line: Line) -> tuple[str | Text, ...]:
+def _cells(line: Line, beside: Sequence[str]) -> tuple[str | Text, ...]:
     return (
         _name(line),
         _value(line.baseline),
         _value(line.ours),
         _ratio(line),
+        *(_value(line.beside.get(name)) for name in beside),
         _goal(line),
         _pair(line, lambda sample: sample.loss, lambda loss: f"{100 * loss:.2g} %"),
         _pair(line, lambda sample: sample.drops, format_count),
@@ -208,7 +231,7 @@ def _plain(line: Line) -> dict[str, Any]:
         "goal": figure.goal and vars(figure.goal),
         "ratio": line.ratio,
         "met": line.met,
-        **{series.forwarder: _plain_series(series) for series in (line.baseline, line.ours) if series},
+        **{series.forwarder: _plain_series(series) for series in line.programs},
     }
 
 

@@ -1,4 +1,4 @@
-"""What is measured: kernel masquerade and fastmasq in the lab's gateway, behind one interface."""
+"""What is measured in the lab's gateway, behind one interface: kernel masquerade, fastmasq, and what bounds them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastmasq.kernel import netlink
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.kernel_masquerade import KernelMasquerade
+from fastmasq_bench.lab import limit
 from fastmasq_bench.lab.network import SOURCE_PROCESSOR, Network
 
 SESSIONS = 1_000_000
@@ -42,6 +43,14 @@ class Forwarder(ABC):
     "The receive packet steering to try on the gateway's interfaces; see steering_mask."
     rules = 0
     "How many rules of the forward chain a packet passes before it is masqueraded; counts from the next start on."
+
+    def why_not(self) -> str:
+        """Return why there is no such forwarder on this machine; "" if there is."""
+        return ""
+
+    def is_told_by(self, measurement: str) -> bool:
+        """Return whether the measurement of this name says something of it."""
+        return True
 
     @abstractmethod
     def start(self) -> None:
@@ -91,13 +100,15 @@ class Kernel(Forwarder):
     name = "kernel"
     steerings = ("off", "others", "all")
 
+    carries = False
+
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._masquerade = KernelMasquerade(network.lab)
+        self._masquerade = KernelMasquerade(network.lab, carries=self.carries)
 
     def start(self) -> None:
         self.empty()
-        self._masquerade = KernelMasquerade(self._network.lab, _absent_hosts(self.rules))
+        self._masquerade = KernelMasquerade(self._network.lab, _absent_hosts(self.rules), carries=self.carries)
         self._masquerade.install()
 
     def stop(self) -> None:
@@ -112,6 +123,16 @@ class Kernel(Forwarder):
         # Objects in use, not pages: pages stay for a while when their objects are gone.
         rows = (line.split() for line in _SLABS.read_text().splitlines()[2:])
         return sum(int(active) * int(octets) for _, active, _, octets, *_ in rows)
+
+
+class Flowtable(Kernel):
+    """The same with established flows in a flow table, past most of the kernel's own way."""
+
+    name = "flowtable"
+    carries = True
+
+    def why_not(self) -> str:
+        return self._masquerade.complaint()
 
 
 class FastmasqForwarder(Forwarder):
@@ -160,7 +181,34 @@ class FastmasqForwarder(Forwarder):
         return Fastmasq(self._network.lab, configuration, command=self._command)
 
 
-FORWARDERS = {kind.name: kind for kind in (Kernel, FastmasqForwarder)}
+class Limit(Forwarder):
+    """What the gateway's kernel can carry if nothing is looked up and nothing translated: see `limit`."""
+
+    name = "limit"
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._undo = ExitStack()
+
+    def is_told_by(self, measurement: str) -> bool:
+        return not any(word in measurement for word in ("sessions", "rules", "memory"))
+
+    def start(self) -> None:
+        network = self._network
+        for interface, out, host in (("eth0", "eth1", "server"), ("eth1", "eth0", "inside")):
+            network.enter("gateway", limit.attach, interface, out, network.mac(host), network.mac("gateway", out))
+            self._undo.callback(network.enter, "gateway", limit.detach, interface)
+        network.show_inside()
+        self._undo.callback(network.hide_inside)
+
+    def stop(self) -> None:
+        self._undo.close()
+
+    def memory(self) -> int:
+        raise NotImplementedError("it has no sessions")
+
+
+FORWARDERS = {kind.name: kind for kind in (Kernel, Flowtable, FastmasqForwarder, Limit)}
 
 
 def busy_seconds() -> float:

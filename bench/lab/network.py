@@ -32,6 +32,7 @@ ECHO_PORT = 7
 RECEIVE_TIMEOUT_S = 0.2
 SOURCE_PROCESSOR = 0
 SOURCE_QUEUES = 2
+_INSIDE = "10.0.0.0/8"
 _ANSWER_EVERY_S = 0.0005  # apart, since a tracker looks at each
 
 # Where a load ends: behind the interface's counter, before the host's own IP input.
@@ -111,6 +112,18 @@ class Network:
         """Return a source of these frames on the inside host; two can work at once, on queues 0 and 1."""
         return self.enter("inside", Source, "eth0", frames, queue)
 
+    def mac(self, host: str, interface: str = "eth0") -> bytes:
+        """Return the link address of a host's interface."""
+        return bytes.fromhex(self._run(host, ["cat", f"/sys/class/net/{interface}/address"]).replace(":", ""))
+
+    def show_inside(self) -> None:
+        """Give the server a route to the inside hosts' own addresses, until `hide_inside`."""
+        self._run("server", ["ip", "route", "add", _INSIDE, "via", EXTERNAL_ADDRESS])
+
+    def hide_inside(self) -> None:
+        """Take it away again."""
+        self._run("server", ["ip", "route", "delete", _INSIDE])
+
     def echo_client(self) -> socket.socket:
         """Return a UDP socket of the inside host, connected to the server's echo port."""
         client = self.enter("inside", _udp_socket)
@@ -153,7 +166,7 @@ class Network:
         self._run("inside", ["ip", "route", "add", "local", INSIDE_HOSTS, "dev", "lo"])
         self._run("inside", ["ethtool", "-L", "eth0", "tx", str(SOURCE_QUEUES)])
         self.enter("server", reflector.attach, "eth0", REFLECT_PORT)
-        self.gateway_mac = bytes.fromhex(self._run("gateway", ["cat", "/sys/class/net/eth0/address"]).replace(":", ""))
+        self.gateway_mac = self.mac("gateway")
         self.server, self.inside, self.gateway = (
             self.enter(host, Counter, "eth0") for host in ("server", "inside", "gateway")
         )

@@ -69,22 +69,29 @@ class Rounds:
     series: dict[tuple[str, str], Series] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for measurement in self.measurements:
+        for measurement, forwarder in self._turns(1):
             for figure in measurement.figures:
-                for forwarder in self.forwarders:
-                    self.series[figure.name, forwarder.name] = Series(figure, forwarder.name)
+                self.series[figure.name, forwarder.name] = Series(figure, forwarder.name)
+
+    def count(self, rounds: int) -> int:
+        """Return how many measurements so many rounds are."""
+        return rounds * len(self._turns(1))
 
     def run(self, rounds: int) -> None:
         """Measure everything so many times; a measurement that fails is noted in its series, and the rest goes on."""
-        plan = (
-            (number, measurement, forwarder)
-            for number in range(1, rounds + 1)
-            for measurement in self.measurements
-            for forwarder in (self.forwarders if number % 2 else reversed(self.forwarders))
-        )
+        plan = ((number, *turn) for number in range(1, rounds + 1) for turn in self._turns(number))
         for done, (number, measurement, forwarder) in enumerate(plan):
             self.tell(done, f"round {number} of {rounds}: {measurement.name}, {forwarder.name}")
             self._measure(measurement, forwarder)
+
+    def _turns(self, number: int) -> list[tuple[Measurement, Forwarder]]:
+        """Return what is measured of whom in the round of this number, in its order."""
+        return [
+            (measurement, forwarder)
+            for measurement in self.measurements
+            for forwarder in (self.forwarders if number % 2 else self.forwarders[::-1])
+            if forwarder.is_told_by(measurement.name)
+        ]
 
     def _measure(self, measurement: Measurement, forwarder: Forwarder) -> None:
         series = [self.series[figure.name, forwarder.name] for figure in measurement.figures]

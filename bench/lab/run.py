@@ -37,14 +37,19 @@ def run(prefix: str, lengths: Lengths, rounds: int, only: Collection[str], forwa
         large_connection_table(),
         Network(prefix) as network,
     ):
-        task = progress.add_task("the packet source alone", total=rounds * len(measurements) * len(names))
-        ceiling = source_alone(network, lengths)
-        contestants = [FORWARDERS[name](network) for name in names]
+        contestants = []
+        for forwarder in (FORWARDERS[name](network) for name in names):
+            if reason := forwarder.why_not():
+                print(f"{forwarder.name} is left out: {reason}", file=sys.stderr)
+            else:
+                contestants.append(forwarder)
 
         def tell(number: int, what: str) -> None:
             progress.update(task, description=what, completed=number)
 
         measured = Rounds(network, contestants, measurements, lengths, tell)
+        task = progress.add_task("the packet source alone", total=measured.count(rounds))
+        ceiling = source_alone(network, lengths)
         measured.run(rounds)
     return Report(make_lines(measured.series), machine, ceiling, rounds)
 

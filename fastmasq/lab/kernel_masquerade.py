@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastmasq.errors import KernelError
 from fastmasq.lab import hosts
 from fastmasq.lab.topology import Lab
 
@@ -11,6 +12,7 @@ TABLE = "fastmasq_lab_baseline"
 
 _RULES = """
 table ip {table} {{
+    {flowtable}
     chain postrouting {{
         type nat hook postrouting priority srcnat
         oifname "eth1" masquerade
@@ -21,6 +23,7 @@ table ip {table} {{
     }}
 }}
 """
+_FLOWTABLE = "flowtable carried { hook ingress priority 0; devices = { eth0, eth1 }; }"
 
 
 class KernelMasquerade:
@@ -28,11 +31,18 @@ class KernelMasquerade:
 
     name = "kernel"
 
-    def __init__(self, lab: Lab, dropped: Iterable[str] = ()) -> None:
-        """dropped: source addresses that rules of the forward chain drop, one rule each."""
+    def __init__(self, lab: Lab, dropped: Iterable[str] = (), *, carries: bool = False) -> None:
+        """dropped: source addresses that rules of the forward chain drop, one rule each.
+
+        carries: what is established goes by a flow table, past these rules.
+        """
         self._namespace = lab.namespace("gateway")
-        rules = "\n        ".join(f"ip saddr {address} drop" for address in dropped)
-        self._rules = _RULES.format(table=TABLE, filter=rules)
+        rules = [f"ip saddr {address} drop" for address in dropped]
+        if carries:
+            rules.append("ip protocol { tcp, udp } flow add @carried")
+        self._rules = _RULES.format(
+            table=TABLE, filter="\n        ".join(rules), flowtable=_FLOWTABLE if carries else ""
+        )
 
     def __enter__(self) -> KernelMasquerade:
         self.install()
@@ -40,6 +50,14 @@ class KernelMasquerade:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+    def complaint(self) -> str:
+        """Return what nftables says against its rules; "" if it would take them."""
+        try:
+            hosts.checked(hosts.command_in(self._namespace, ["nft", "--check", "-f", "-"]), self._rules)
+        except KernelError as error:
+            return str(error)
+        return ""
 
     def install(self) -> None:
         """Start masquerading. Raises KernelError if nftables refuses."""

@@ -146,7 +146,7 @@ def test_a_short_run_measures_both_and_leaves_nothing(
     before = conntrack_maximum.read_text()
     prefix = lab_prefix()
     only = ("packets-1000", "answered", "sessions", "tcp-up-plain", "rtt", "idle", "memory")
-    report = run(prefix, SHORT, rounds=1, only=only, forwarders=())
+    report = run(prefix, SHORT, rounds=1, only=only, forwarders=("kernel", "fastmasq"))
     assert report.failures() == []
     assert report.source_alone > 100_000
     for line in report.lines:
@@ -154,6 +154,23 @@ def test_a_short_run_measures_both_and_leaves_nothing(
         assert line.figure.name == "idle" or line.ratio > 0, line.figure.name
     assert not list(hosts.NAMESPACE_DIRECTORY.glob(f"{prefix}-*"))
     assert conntrack_maximum.read_text() == before
+
+
+@pytest.mark.machine
+def test_what_bounds_the_figures_is_measured_beside_them(
+    lab_prefix: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as they can be: a kernel may be without flow tables, and what looks nothing up has no sessions."""
+    prefix = lab_prefix()
+    only = ("packets-1000", "tcp-up", "rtt-200us", "memory")
+    report = run(prefix, SHORT, rounds=1, only=only, forwarders=("flowtable", "limit"))
+    assert report.failures() == []
+    limits = {line.figure.name: line.beside["limit"].median for line in report.lines if "limit" in line.beside}
+    assert limits.keys() == {"packets_1000", "tcp_up", "tcp_up_cost", "rtt_200us_median", "rtt_200us_99"}
+    assert min(limits.values()) > 0
+    has_flowtable = any("flowtable" in line.beside for line in report.lines)
+    assert has_flowtable is not ("flowtable is left out: " in capsys.readouterr().err)
+    assert not list(hosts.NAMESPACE_DIRECTORY.glob(f"{prefix}-*"))
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess:

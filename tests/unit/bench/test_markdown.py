@@ -47,6 +47,24 @@ def test_the_table_has_medians_and_ratios(report: Report) -> None:
     ]
 
 
+def test_what_was_measured_beside_them_has_columns_of_its_own() -> None:
+    limit = {"limit": series(RATE, "limit", 2e6)}
+    lines = [
+        Line(RATE, series(RATE, "kernel", 1e6), series(RATE, "fastmasq", 1e6), limit),
+        Line(OF_UDP, None, series(OF_UDP, "fastmasq", 0.9876)),
+    ]
+    report = Report(lines, describe_machine(), 1.5e6, 1)
+    _, table = report.markdown().split("\n\n")
+    assert table.splitlines() == [
+        "| figure | kernel | fastmasq | ratio | limit |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| some figure, packets/s | 1 M | 1 M | 1.00 | 2 M |",
+        "|     of as many UDP flows, of its UDP rate |  | 0.988 |  |  |",
+    ]
+    assert [column.header for column in report.table().columns][3:6] == ["ratio", "limit", "goal"]
+    assert report.document()["figures"][0]["limit"]["median"] == 2e6
+
+
 def test_the_machine_and_the_day_stand_above_it(report: Report) -> None:
     above, _ = report.markdown().split("\n\n")
     for expected in (

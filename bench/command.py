@@ -69,7 +69,7 @@ def bench(
       gre-1 gre-10 gre-1000 esp-1 esp-10 esp-1000
       packets-rules-10 packets-rules-100 packets-rules-1000
       sessions sessions-rules-10 sessions-rules-100 sessions-rules-1000
-      overload idle memory rtt rtt-200us rtt-10ms rtt-apart rtt-loaded
+      overload idle memory rtt rtt-200us rtt-10ms rtt-first rtt-apart rtt-loaded
       tcp-up tcp-down tcp-8
       tcp-up-plain tcp-down-plain tcp-8-plain (plain: offloads off)
     """

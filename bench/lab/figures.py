@@ -88,6 +88,8 @@ RTT_200US_MEDIAN = Figure("rtt_200us_median", "UDP round trip after 200 us of si
 RTT_200US_99 = Figure("rtt_200us_99", "UDP round trip after 200 us of silence, 99 %", "us", False)
 RTT_10MS_MEDIAN = Figure("rtt_10ms_median", "UDP round trip after 10 ms of silence, median", "us", False)
 RTT_10MS_99 = Figure("rtt_10ms_99", "UDP round trip after 10 ms of silence, 99 %", "us", False)
+RTT_FIRST_MEDIAN = Figure("rtt_first_median", "first UDP round trip, after 10 ms of silence, median", "us", False)
+RTT_FIRST_99 = Figure("rtt_first_99", "first UDP round trip, after 10 ms of silence, 99 %", "us", False)
 RTT_LOADED_MEDIAN = Figure("rtt_loaded_median", "UDP round trip at 100 000 packets/s, median", "us", False)
 RTT_LOADED_99 = Figure("rtt_loaded_99", "UDP round trip at 100 000 packets/s, 99 %", "us", False)
 IDLE = Figure("idle", "processor time when idle", "% of a core", False, Goal(1.0, relative=False))

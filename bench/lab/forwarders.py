@@ -191,7 +191,7 @@ class Limit(Forwarder):
         self._undo = ExitStack()
 
     def is_told_by(self, measurement: str) -> bool:
-        return not any(word in measurement for word in ("sessions", "rules", "memory"))
+        return not any(word in measurement for word in ("sessions", "rules", "memory", "first"))
 
     def start(self) -> None:
         network = self._network

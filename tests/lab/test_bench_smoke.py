@@ -145,7 +145,7 @@ def test_a_short_run_measures_both_and_leaves_nothing(
     conntrack_maximum = Path("/proc/sys/net/netfilter/nf_conntrack_max")
     before = conntrack_maximum.read_text()
     prefix = lab_prefix()
-    only = ("packets-1000", "answered", "sessions", "tcp-up-plain", "rtt", "idle", "memory")
+    only = ("packets-1000", "answered", "sessions", "tcp-up-plain", "rtt-first", "idle", "memory")
     report = run(prefix, SHORT, rounds=1, only=only, forwarders=("kernel", "fastmasq"))
     assert report.failures() == []
     assert report.source_alone > 100_000

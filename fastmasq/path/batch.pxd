@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastmasq.path cimport dispatch, fragments, hold, verdict
+from fastmasq.path cimport carrying, dispatch, fragments, hold, verdict
 from fastmasq.path.finish cimport finish, flush_all
 from fastmasq.path.held cimport HELD, Held
 from fastmasq.path.packet cimport KIND_FRAGMENT, KIND_SESSION, Packet, refused
@@ -207,6 +207,8 @@ cdef inline int process(Path *p, uint64_t now_ns) noexcept nogil:
     p.turn_octets = 0
     p.now_ms = <uint32_t>(now_ns // 1000000)
     p.tick = <uint32_t>(now_ns // (<uint64_t>TICK_MS * 1000000))
+    if rarely(p.carrier != NULL):
+        carrying.tell_time(p)
     if rarely(p.held.count != 0):
         process_held(p)
     count = process_in_order(p) if rarely(p.observation != NULL) else process_batches(p)

@@ -25,8 +25,10 @@ cdef class Forwarder:
     cdef readonly list rings, senders
     cdef readonly object tunnels    # rows.TUNNEL rows, or None while no tracker is asked
     cdef readonly bint observes     # it sends nothing
+    cdef bint carries               # the kernel may carry sessions, if policy lets it
     cdef object _hops, _wants, _hop_index, _held, _datagrams, _route_first, _routes, _tunnel_index, _punts, _live, _image
-    cdef object _observation, _dropped, _untranslated, _identifications
+    cdef object _observation, _dropped, _untranslated, _identifications, _carrier
+    cdef _open_carrier(self)
     cdef int turn(self, uint64_t now_ns) noexcept nogil
     cdef bint pending(self) noexcept nogil
     cdef void lock(self) noexcept nogil

@@ -19,6 +19,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastmasq.path cimport datagrams, finish, hops, liveness, mss, observation, punts, tunnels, untranslated, verdict
 from fastmasq.path.batch cimport handle, process, take_again
+from fastmasq.path.carrier cimport Carrier
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.held cimport HELD
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
@@ -62,6 +63,7 @@ cdef enum:
     IMAGE = 65536 + EDITS * TEXT    # octets: those of a segment, with all edits that it may have
 
 cdef union Row:
+    Carrier carrier
     Link link
     Route route
     Hop hop
@@ -71,6 +73,7 @@ cdef union Row:
     Untranslated untranslated
 
 ctypedef fused AnyRow:
+    Carrier
     Link
     Route
     Hop
@@ -89,6 +92,7 @@ cdef check_mirror(name, AnyRow *row):
 def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
+    check_mirror("CARRIER", &row.carrier)
     check_mirror("LINK", &row.link)
     check_mirror("ROUTE", &row.route)
     check_mirror("HOP", &row.hop)
@@ -99,6 +103,8 @@ def check_mirrors():
 
 
 check_mirrors()
+if (rows.LINKS, rows.HOPS) != (LINKS, HOPS):
+    raise ImportError("path/rows.py and path/links.pxd disagree about how many rows there are")
 if sizeof(Packet) != PACKET_OCTETS:
     raise ImportError(f"a packet has {sizeof(Packet)} octets, not the {PACKET_OCTETS} that path/packet.pxd speaks of")
 
@@ -113,16 +119,18 @@ cdef class Forwarder:
     The worker calls `turn`; everybody else takes the lock first: `with forwarder.locked():`. All integers are in host
     order, times in nanoseconds of the monotonic clock. One that only `observes` judges packets as any other, but its links'
     senders are silent; answers to the host's own NAT are counted as delivered, and what it would drop is remembered.
+
+    apart: where what is shared with the kernel is to live, as buffers by the names of `shared`; the table has its part.
     """
 
     def __init__(self, MasqTable table, *, bint hairpin=True, bint limit_errors=True, error_rate=100, error_burst=50,
-                 error_rate_source=10, bint observes=False):
+                 error_rate_source=10, bint observes=False, apart=None):
         cdef Path *p = &self.path
         pthread_mutex_init(&self.mutex, NULL)
         self.table = table
         self.rings = [None] * LINKS
         self.senders = [None] * LINKS
-        self._hops = np.zeros(HOPS, rows.HOP)
+        self._hops = np.zeros(HOPS, rows.HOP) if apart is None else np.frombuffer(apart["hops"], rows.HOP, HOPS)
         self._hop_index = np.zeros(2 * HOPS, "u8")
         self._held = np.zeros((HELD, HEADROOM + BIG_FRAME), "u1")
         p.table = &table.table
@@ -138,6 +146,10 @@ cdef class Forwarder:
         self._identifications = np.frombuffer(os.urandom(2 * IDENTIFICATIONS), "u2").copy()
         p.identifications = <uint16_t *><size_t>self._identifications.ctypes.data
         p.identification_key = int.from_bytes(os.urandom(4)) | 1
+        self._carrier = None
+        if apart is not None:
+            self._carrier = np.frombuffer(apart["carrier"], rows.CARRIER, 1)
+            p.carrier = <Carrier *><size_t>self._carrier.ctypes.data
         p.hairpin = hairpin
         p.mss = mss.AUTOMATIC
         p.limit_errors = limit_errors
@@ -234,6 +246,7 @@ cdef class Forwarder:
         self.path.senders[link] = &sender.sender if sender is not None else NULL
         self.rings[link] = ring
         self.senders[link] = sender
+        self.carry_by(link, 0)
         self.path.link_count = max(self.path.link_count, link + 1)
         self.forget_hops(link)
         self._drop_punts()
@@ -250,7 +263,32 @@ cdef class Forwarder:
             memcpy(&self.path.links[link], <const uint8_t *><size_t>row.ctypes.data, sizeof(Link))
             self.forget_hops(link)
             self._drop_punts()
+        if self.path.carrier != NULL:
+            self.path.carrier.links[link].side = self.path.links[link].side
+            self.path.carrier.links[link].header_length = self.path.links[link].header_length
         self.path.link_count = max(self.path.link_count, link + 1)
+
+    def carry_by(self, int link, uint32_t ifindex):
+        """Let the kernel, if it carries sessions, send their packets on a link by this interface; 0: on none."""
+        if self.path.carrier != NULL:
+            self.path.carrier.links[link].ifindex = ifindex
+
+    def carry(self, bint on):
+        """Let the kernel carry sessions from now on, whenever policy lets it, or none; those it has go on here."""
+        self.carries = on
+        self._open_carrier()
+
+    cdef _open_carrier(self):
+        """Have the kernel carry what it may by the policy as it is now."""
+        cdef Path *p = &self.path
+        if p.carrier != NULL:
+            p.carrier.is_open = (self.carries and p.chains == NULL and p.triggers_and_marks == NULL
+                                 and p.observation == NULL)
+
+    @property
+    def is_carrying(self):
+        """Whether the kernel carries what it may."""
+        return self.path.carrier != NULL and bool(self.path.carrier.is_open)
 
     def set_routes(self, first, routes):
         """Route by intervals: `first` (uint32, sorted, starting at 0) and one rows.ROUTE row for each.
@@ -301,6 +339,7 @@ cdef class Forwarder:
         """Put packets to these chains; None: to none, and all that leaves outside is masqueraded."""
         self.chains = chains
         self.path.chains = &chains.chains if chains is not None else NULL
+        self._open_carrier()
         if self.path.observation != NULL:
             observation.forget_rules(self.path.observation)
 
@@ -308,6 +347,7 @@ cdef class Forwarder:
         """Open sessions by these triggers and marks as well, and keep ports by its direct rows; None: by none."""
         self.triggers = triggers
         self.path.triggers_and_marks = &triggers.rows if triggers is not None else NULL
+        self._open_carrier()
 
     def set_redirects(self, redirects):
         """Use these rows.REDIRECT rows, at most REDIRECTS, in order; sessions that are open stay."""

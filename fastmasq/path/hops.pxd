@@ -8,7 +8,7 @@
 # have asked for it, and a server that answers many is nobody's accomplice.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fastmasq.path cimport held, links, route, verdict
 from fastmasq.path.packet cimport Packet
@@ -288,6 +288,8 @@ cdef inline bint settle(Path *p, int link, uint32_t address, const uint8_t *mac)
             if mac == NULL:
                 change_state(p, row, links.HOP_FAILED)
             else:
+                if p.hops[row].state == links.HOP_VALID and memcmp(p.hops[row].header, mac, ethernet.MAC) != 0:
+                    begin_generation(p)     # who carries packets there must not see half of it
                 memcpy(p.hops[row].header, mac, ethernet.MAC)
                 p.wants[row].was_valid = True
                 change_state(p, row, links.HOP_VALID)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LINKS = 16
+HOPS = 16384
 MACVLANS = 8  # over one link
 NO_LINK = 0xFF
 INSIDE, OUTSIDE, LOCAL = 0, 1, 4
@@ -46,6 +47,19 @@ HOP = np.dtype(
         ("held", "u2"),
         ("wanted", "u1"),
         ("header_length", "u1"),
+    ]
+)
+CARRIER_LINK = np.dtype([("ifindex", "u4"), ("reserved", "u2"), ("side", "u1"), ("header_length", "u1")])
+CARRIER = np.dtype(
+    [
+        ("secret", [("k0", "u8"), ("k1", "u8")]),
+        ("index_mask", "u4"),
+        ("is_open", "u4"),
+        ("generation", "u4"),
+        ("tick", "u4"),
+        ("tcp_established", "u4"),
+        ("udp_active", "u4"),
+        ("links", CARRIER_LINK, LINKS),
     ]
 )
 CHAIN_RULE = np.dtype(
@@ -147,3 +161,8 @@ def link_row(
         for place, each in zip(row["macvlans"], macvlans, strict=False):
             place[:] = np.frombuffer(each, "u1")
     return row
+
+
+def shared() -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Return (type, shape) of the arrays that the path shares with the kernel, if that is to carry sessions."""
+    return {"hops": (HOP, (HOPS,)), "carrier": (CARRIER, (1,))}

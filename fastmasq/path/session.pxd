@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from fastmasq.path cimport edited, filter, hops, leave, punts, route, trackers, triggers, verdict
+from fastmasq.path cimport carrying, edited, filter, hops, leave, punts, route, trackers, triggers, verdict
 from fastmasq.path.egress cimport send_packet
 from fastmasq.path.packet cimport LEAST_SEGMENT, Packet
 from fastmasq.path.plain cimport send_plain
@@ -12,6 +12,7 @@ from fastmasq.path.verdict cimport Outcome
 from fastmasq.ring.ring cimport Frame
 from fastmasq.table cimport keys, rows, sessions, streams
 from fastmasq.table.keys cimport Ends
+from fastmasq.table.order cimport show_in_order
 from fastmasq.table.rows cimport Flow, Session
 from fastmasq.table.sessions cimport Birth, make_birth
 from fastmasq.table.tcp_state cimport Segment, TCP_CHANGED, TCP_OUT_OF_WINDOW, TCP_REFRESH, TcpVerdict, tcp_segment
@@ -128,6 +129,7 @@ cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int di
     if s.known >> 8 != p.generation:
         s.flow[rows.OUTBOUND].hop = rows.NO_HOP
         s.flow[rows.INBOUND].hop = rows.NO_HOP
+        show_in_order()
         s.known = known_by(p, direction, packet.link, packet.link)
     else:
         s.known = (s.known & ~known_link(direction, EVERY_LINK)) | known_link(direction, packet.link)
@@ -209,6 +211,8 @@ cdef inline Outcome translate(Path *p, Packet *packet, uint32_t ref, uint32_t st
             return outcome
     if p.triggers_and_marks != NULL and direction == rows.OUTBOUND and is_own_mapping(p, s):
         triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
+    if rarely(p.carrier != NULL):
+        carrying.offer(p, row)
     if rarely(stream != 0):
         return edited.send(p, packet, row, stream, direction, flow)
     rewrite_flow(p, packet, flow)

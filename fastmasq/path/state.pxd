@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastmasq.path.carrier cimport Carrier
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.gathering cimport Gathering
 from fastmasq.path.held cimport HeldPackets
@@ -19,6 +20,7 @@ from fastmasq.path.verdict cimport DROP_REASON_COUNT, NOTE_COUNT
 from fastmasq.ring.ring cimport BATCH, Frame, Ring, Sender
 from fastmasq.table.bucket cimport Bucket
 from fastmasq.table.index cimport Index
+from fastmasq.table.order cimport show_in_order
 from fastmasq.table.table cimport Table
 
 cdef enum:
@@ -53,6 +55,7 @@ cdef struct Path:
     Bucket asked_of_source[HOP_SOURCES]
     Bucket asked_of_link[LINKS]
     uint32_t generation         # of that, 1 to GENERATIONS
+    Carrier *carrier            # what the kernel carries sessions by, NULL if it carries none
     # policy
     Chains *chains              # NULL without rules
     Redirects redirects
@@ -107,5 +110,11 @@ cdef struct Path:
 
 
 cdef inline void begin_generation(Path *p) noexcept nogil:
-    """Have every flow look anew at where its packets go, and whether they come by the right link."""
+    """Have every flow look anew at where its packets go, and whether they come by the right link.
+
+    Called before rows of hops are others than flows took them for.
+    """
     p.generation = p.generation % GENERATIONS + 1
+    if p.carrier != NULL:
+        p.carrier.generation = p.generation
+        show_in_order()

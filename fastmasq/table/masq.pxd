@@ -14,6 +14,7 @@ cdef class MasqTable:
     cdef uint32_t _backed_streams
     cdef bint _has_followers
     cdef bint _is_ready
+    cdef bint _is_shared
     cdef int row_of_external(self, uint32_t address, wanted) except -1
     cdef give_external(self, int row, uint32_t address)
     cdef take_secret(self, uint64_t k0, uint64_t k1)

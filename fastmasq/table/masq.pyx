@@ -22,7 +22,7 @@ from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.permits cimport PermitSet
-from fastmasq.table.rows cimport Host, Mapping, Network, OUTBOUND, Session
+from fastmasq.table.rows cimport Carried, Host, Mapping, Network, OUTBOUND, Session
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.streams cimport EDITS, Edit, FOLLOWED_PORTS, STREAMS, Stream, TEXT
 from fastmasq.table.table cimport EXTERNALS, Growth, POOLS, PORTS, Table
@@ -50,6 +50,7 @@ FILTERINGS = {
 
 cdef union Row:
     Session session
+    Carried carried
     Mapping mapping
     Host host
     Network network
@@ -62,6 +63,7 @@ cdef union Row:
 
 ctypedef fused AnyRow:
     Session
+    Carried
     Mapping
     Host
     Network
@@ -83,6 +85,7 @@ def check_mirrors():
     """Raise ImportError where rows.py has a row otherwise than the structs of this folder."""
     cdef Row row
     check_mirror("SESSION", &row.session)
+    check_mirror("CARRIED", &row.carried)
     check_mirror("MAPPING", &row.mapping)
     check_mirror("HOST", &row.host)
     check_mirror("NETWORK", &row.network)
@@ -223,7 +226,8 @@ cdef class MasqTable:
     inside hosts are given the same ports and addresses.
     sequential: ports ascending and never kept, as in 1999 (rule C-2). buffer: where the rows of sessions and mappings are
     to live (memory.lay_out). back(offset, octets) is called before a part of the buffer is touched for the first time, and
-    has memory there when it returns; without it all may be touched. Raises CapacityError when the memory cannot be had.
+    has memory there when it returns; without it all may be touched. apart: where what is shared with the kernel is to live.
+    Raises CapacityError when the memory cannot be had.
 
     A file on tmpfs takes memory when room is made in it, not when it is mapped, and what finds no room dies of SIGBUS. So
     room is made by the daemon's thread: for the mappings of an external address (3 MB) when there is one, and for sessions
@@ -232,13 +236,14 @@ cdef class MasqTable:
     """
 
     def __init__(self, uint32_t capacity=1_000_000, *, limits=Limits(), filtering="address-dependent", bint sequential=False,
-                 secret=None, now_ns=0, buffer=None, back=None):
+                 secret=None, now_ns=0, buffer=None, back=None, apart=None):
         if not 1 <= capacity <= MAXIMUM_SESSIONS:
             raise CapacityError(f"{capacity} sessions: choose between 1 and {MAXIMUM_SESSIONS}")
         cdef Table *t = &self.table
-        self.memory = lay_out(capacity, buffer)
+        self.memory = lay_out(capacity, buffer, apart)
         self.sessions, self.mappings, self.hosts = self.memory.sessions, self.memory.mappings, self.memory.hosts
         self._back = back
+        self._is_shared = apart is not None
         if back is not None:
             back(0, self.memory.header.nbytes)
         self._backed_externals = set()
@@ -250,6 +255,7 @@ cdef class MasqTable:
         t.growth.ready = t.mapping_growth.ready = 1
         t.host_capacity = hosts.HOSTS
         t.free_row = t.host_free = t.network_free = rows.NONE
+        t.resting.first = t.resting.last = t.rested.first = t.rested.last = rows.NONE
         t.current = -1
         t.low_water = rows.NONE
         t.next_sequential = 61000
@@ -282,6 +288,7 @@ cdef class MasqTable:
         note_sizes(&t.growth, memory.indexes)
         note_sizes(&t.mapping_growth, memory.mapping_indexes)
         t.index, t.mapping_index, t.permits = t.indexes[0], t.mapping_indexes[0], t.permit_sets[0]
+        t.carried = <Carried *>address_of(memory.carried) if self._is_shared else NULL
         point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
         point_index(&t.network_index, memory.network_index)
@@ -312,7 +319,7 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         cdef uint64_t wanted = -(-(<uint64_t>t.fresh + ahead) // ROWS_AT_ONCE) * ROWS_AT_ONCE
         cdef uint32_t until = <uint32_t>min(wanted, <uint64_t>t.capacity)
-        if self._back is None:
+        if self._back is None or self._is_shared:
             t.backed = t.capacity
         while t.backed < until:     # step by step: the path goes on with each
             self._back_sessions(min(until - t.backed, <uint32_t>ROWS_AT_ONCE))
@@ -767,6 +774,17 @@ cdef class MasqTable:
             "opened_icmp": t.opened_by_class[numbers.CLASS_ICMP], "opened_other": t.opened_by_class[rows.CLASS_NONE],
             "closed_total": t.closed, "expired_total": t.expired,
         }
+
+    def carried(self):
+        """Return (packets, octets) that the kernel has carried of all sessions there ever were."""
+        cdef Table *t = &self.table
+        now = self.memory.carried
+        return t.carried_packets + int(now["packets"].sum()), t.carried_octets + int(now["octets"].sum())
+
+    @property
+    def carried_rows(self):
+        """Rows of rows.CARRIED beside those of `sessions`; empty where the kernel carries none."""
+        return self.memory.carried
 
     def timeout_ns(self, state):
         return self.table.timeout[state] * TICK_NS

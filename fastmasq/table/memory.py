@@ -3,11 +3,15 @@
 Sessions and mappings cannot be found out again, and external addresses say what the rows of mappings mean: these can
 lie in a file, from which adoption.pyx opens the sessions again. Indexes, permits, hosts, networks, ports and timers
 follow from them, and are made anew.
+
+What a program in the kernel reads to carry sessions is *shared* with it: each such array then lies in a buffer of its
+own, and there is one size of indexes, since the program knows one.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +56,7 @@ class Memory:
     stream_index: np.ndarray
     followed: np.ndarray
     unread: np.ndarray
+    carried: np.ndarray
 
 
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
@@ -72,8 +77,14 @@ def lasting(capacity: int) -> Arrays:
     }
 
 
-def passing(capacity: int) -> Arrays:
-    """Return (type, shape) of the others, but for indexes of sessions and mappings."""
+def shared(capacity: int) -> Arrays:
+    """Return (type, shape) of the arrays that are shared with the kernel, if it is to carry sessions."""
+    arrays = {**lasting(capacity), **indexes(capacity), **passing(capacity, capacity)}
+    return {name: arrays[name] for name in ("sessions", "index", "carried")}
+
+
+def passing(capacity: int, carried: int = 0) -> Arrays:
+    """Return (type, shape) of the others, but for indexes of sessions and mappings; the kernel may carry so many sessions."""
     return {
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),
@@ -88,6 +99,7 @@ def passing(capacity: int) -> Arrays:
         "stream_index": (rows.INDEX_ENTRY, (_power_of_two(2 * stream_rows(capacity)),)),
         "followed": (np.dtype("u8"), (capacity // 64 + 1,)),
         "unread": (np.dtype("u8"), (capacity // 64 + 1,)),
+        "carried": (rows.CARRIED, (carried,)),
     }
 
 
@@ -136,30 +148,35 @@ def offset_of(name: str, capacity: int) -> int:
     return sum(_padded(_octets(*arrays[each])) for each in before)
 
 
-def lay_out(capacity: int, buffer=None) -> Memory:
+def lay_out(capacity: int, buffer=None, apart: Mapping | None = None) -> Memory:
     """Return the arrays of a table for so many sessions.
 
     buffer: for the lasting ones: writable, zeroed, aligned to a page and of at least size_of(capacity) octets; the
-    arrays keep it alive. Others get memory of their own, each array by itself, so that a sanitizer knows its end; it is
+    arrays keep it alive. apart: a buffer for each array that is shared with the kernel, by its name, likewise; without
+    them none is. Others get memory of their own, each array by itself, so that a sanitizer knows its end; it is
     touched only as it is used. Raises ValueError about a buffer that does not do, and CapacityError when memory cannot
     be had.
     """
+    arrays = {**lasting(capacity), **passing(capacity, 0 if apart is None else capacity)}
     room = _Room(size_of(capacity), buffer) if buffer is not None else None
+    in_buffer = lasting(capacity).keys() - (apart or {}).keys() if room else ()
+
+    def own(name: str, octets: int) -> np.ndarray:
+        return _Room(octets, apart[name]).take(octets) if name in (apart or ()) else _zeros(octets)
+
     try:
         octets = {
-            **{
-                name: room.take(_octets(*each)) if room else _zeros(_octets(*each))
-                for name, each in lasting(capacity).items()
-            },
-            **{name: _zeros(_octets(*each)) for name, each in passing(capacity).items()},
+            name: own(name, _octets(*each)) if name not in in_buffer else room.take(_octets(*each))
+            for name, each in arrays.items()
         }
-        of_sessions = tuple(_made(size, indexes(size)) for size in sizes(capacity))
+        of_sessions = tuple(
+            _made(size, indexes(size), own) for size in (sizes(capacity) if apart is None else [capacity])
+        )
         of_mappings = tuple(
-            _made(size, mapping_indexes(size)) for size in sizes(min(capacity, rows.POOLS * rows.PORTS))
+            _made(size, mapping_indexes(size), own) for size in sizes(min(capacity, rows.POOLS * rows.PORTS))
         )
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
-    arrays = {**lasting(capacity), **passing(capacity)}
     found = {name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()}
     return Memory(indexes=of_sessions, mapping_indexes=of_mappings, **found)
 
@@ -185,8 +202,8 @@ class _Room:
         return self._octets[first : first + octets]
 
 
-def _made(size: int, arrays: Arrays) -> Indexes:
-    return Indexes(size, {name: _zeros(_octets(*each)).view(each[0]) for name, each in arrays.items()})
+def _made(size: int, arrays: Arrays, own: Callable[[str, int], np.ndarray]) -> Indexes:
+    return Indexes(size, {name: own(name, _octets(*each)).view(each[0]) for name, each in arrays.items()})
 
 
 def _zeros(octets: int) -> np.ndarray:

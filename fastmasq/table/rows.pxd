@@ -22,6 +22,8 @@ cdef enum:
 
     UNKNOWN_SCALE = 15
 
+    CARRIED_RESERVED = 7        # words, which make it a cache line
+
 cdef enum:
     STATE_FREE = 0
     TCP_SYN_SENT = 1            # RFC 6146 "INIT", opened from inside
@@ -86,6 +88,14 @@ cdef struct Session:
     uint8_t flags
     uint8_t scale               # window scale of the outbound end << 4 | of the inbound end
     uint8_t port_class
+
+
+cdef struct Carried:
+    # of a session that the kernel may carry (carried.pxd): what it has of each flow
+    uint64_t packets[DIRECTIONS]
+    uint64_t octets[DIRECTIONS]
+    uint32_t ticket             # by which it may; 0: it may not
+    uint32_t reserved[CARRIED_RESERVED]
 
 
 cdef enum:

@@ -37,6 +37,7 @@ SESSION = np.dtype(
         ("port_class", "u1"),
     ]
 )
+CARRIED = np.dtype([("packets", "u8", 2), ("octets", "u8", 2), ("ticket", "u4"), ("reserved", "u4", 7)])
 MAPPING = np.dtype([("address", "u4"), ("host", "u4"), ("sessions", "u4"), ("id", "u2"), ("in_use", "u2")])
 BUCKET = np.dtype([("tokens", "u4"), ("stamp_ms", "u4")])
 HOST = np.dtype(

@@ -3,7 +3,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastmasq.table cimport filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, streams, table, wheel
+from fastmasq.table cimport (
+    carried, filtering, forwards, growth, holds, hosts, index, keys, mappings, rows, streams, table, wheel,
+)
 from fastmasq.table.index cimport Index
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
@@ -179,6 +181,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     if port_class < 0:
         port_class = rows.CLASS_NONE
     growth.make_room(t)
+    carried.begin_counts(t, row)
     memset(s, 0, sizeof(Session))
     streams.note_session(&t.streams, row, is_followed(t, ends, place, birth))
     s.mapping = place.mapping
@@ -220,6 +223,9 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     cdef uint32_t mapping = s.mapping
     cdef uint32_t host = host_of_session(t, s)
     cdef int state = s.state
+    cdef bint was_carried = carried.has_ticket(t, row)
+    if was_carried:
+        carried.take_ticket(t, row)
     s.state = rows.STATE_FREE
     keep_order()
     streams.forget_session(&t.streams, row)
@@ -238,6 +244,9 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
             mappings.give_back_mapping(t, mapping)
     hosts.count_session(t, host, -1)
     hosts.give_back_unused_host(t, host)
+    if was_carried:
+        carried.rest(t, row)
+        return
     s.timer_next = t.free_row
     t.free_row = row
 
@@ -262,6 +271,7 @@ cdef inline int expire_sessions(Table *t, uint32_t tick, int budget) noexcept no
     cdef uint32_t row
     if t.now != tick:
         t.now = tick
+        carried.end_rest(t)
         holds.end_holds(t, tick, budget)
         growth.go_on_moving(t)
     while <int>(tick - t.wheel.tick) >= 0:

@@ -38,7 +38,7 @@ from fastmasq.table.forwards cimport ForwardSet
 from fastmasq.table.index cimport Index, OldIndex
 from fastmasq.table.permits cimport OldPermitSet, PermitSet
 from fastmasq.table.ports cimport PortPool
-from fastmasq.table.rows cimport Host, Mapping, Network, Session
+from fastmasq.table.rows cimport Carried, Host, Mapping, Network, Session
 from fastmasq.table.siphash cimport Secret
 from fastmasq.table.streams cimport StreamSet
 from fastmasq.table.wheel cimport Wheel
@@ -90,6 +90,11 @@ cdef struct Growth:             # of the indexes by which sessions are found, or
     int ready                   # first of the sizes that there is no memory for
 
 
+cdef struct RestQueue:          # rows of sessions, linked by timer_next; NONE in both: without any
+    uint32_t first
+    uint32_t last
+
+
 cdef struct Table:
     Session *sessions
     uint32_t capacity
@@ -98,6 +103,12 @@ cdef struct Table:
     bint asks_for_memory        # the daemon has not been told yet
     uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
+    Carried *carried            # beside each session; NULL: the kernel carries none
+    uint32_t tickets            # the last one that was given
+    RestQueue resting           # rows given back in this tick that had one
+    RestQueue rested            # and in the tick before
+    uint64_t carried_packets    # of the sessions that were in rows before those that are there
+    uint64_t carried_octets
     uint32_t active
     uint32_t active_by_class[rows.SESSION_CLASSES]
     Index index

@@ -13,13 +13,13 @@ ORDER = {  # of the files of a folder: each knows only those before it
     "table": """
         keys bucket index order pattern permits ports siphash
         rows forwards streams wheel tcp_state
-        table growth filtering holds hosts mappings sessions shortage opening
+        table carried growth filtering holds hosts mappings sessions shortage opening
         masq adoption forward_table
     """,
     "path": """
-        verdict links redirects marks match triggers datagrams tunnels punts remembered triggers_and_marks held rules
-        packet parse observation untranslated refusal gathering liveness
-        state identification rewrite route mss trackers original_destination queue gather cut reply finish
+        verdict links carrier redirects marks match triggers datagrams tunnels punts remembered triggers_and_marks held
+        rules packet parse observation untranslated refusal gathering liveness
+        state identification rewrite route mss carrying trackers original_destination queue gather cut reply finish
         filter ownership hops hold leave egress
         quote plain followed edited session tunnelled portless proxy hairpin masquerade
         outbound inbound errors answered

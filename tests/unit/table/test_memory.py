@@ -37,12 +37,12 @@ def zeroed(octets: int) -> mmap.mmap:
 
 
 def spans(laid_out: memory.Memory) -> list[tuple[int, int]]:
-    """Return (first address, one past the last) of all arrays, in ascending order."""
+    """Return (first address, one past the last) of all arrays that have rows, in ascending order."""
     indexes = ("indexes", "mapping_indexes")
     arrays = [getattr(laid_out, field.name) for field in dataclasses.fields(laid_out) if field.name not in indexes]
     for of_all_sizes in (laid_out.indexes, laid_out.mapping_indexes):
         arrays += [array for each in of_all_sizes for array in each.arrays.values()]
-    return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays)
+    return sorted((array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays if array.size)
 
 
 @pytest.mark.parametrize("capacity", [1, CAPACITY, 4097, rows.YOUNG + 1])
@@ -110,6 +110,43 @@ def test_a_buffer_that_cannot_be_written_is_refused() -> None:
 def test_a_buffer_in_the_middle_of_a_page_is_refused() -> None:
     with pytest.raises(ValueError, match=f"not at a multiple of {mmap.PAGESIZE}"):
         memory.lay_out(CAPACITY, memoryview(zeroed(memory.size_of(CAPACITY) + 64))[64:])
+
+
+# -- what is shared with the kernel ----------------------------------------------------------------------------------
+
+
+def apart(capacity: int) -> dict[str, mmap.mmap]:
+    return {name: zeroed(dtype.itemsize * shape[0]) for name, (dtype, shape) in memory.shared(capacity).items()}
+
+
+@pytest.mark.parametrize("capacity", [CAPACITY, rows.YOUNG + 1])
+def test_what_is_shared_lives_in_buffers_of_its_own_and_the_rest_where_it_did(capacity: int) -> None:
+    buffer, own = zeroed(memory.size_of(capacity)), apart(capacity)
+    table = make_table(capacity=capacity, buffer=buffer, apart=own)
+    row = opened(table, TCP, 40000)
+    assert np.frombuffer(own["sessions"], rows.SESSION)["flow"]["daddr"][row].tolist() == [REMOTE, HOST]
+    assert np.count_nonzero(np.frombuffer(own["index"], rows.INDEX_ENTRY)["ref"]) == 2
+    assert len(table.carried_rows) == capacity
+    mappings = np.frombuffer(buffer, rows.MAPPING, 12 * 65536, memory.offset_of("mappings", capacity))
+    assert np.count_nonzero(mappings["in_use"]) == 1
+    assert table.find(TCP, OUTSIDE, REMOTE, 80, EXTERNAL, 40000) == (row, 1)
+
+
+def test_an_index_that_is_shared_is_whole_from_the_start() -> None:
+    """The program knows one, and that must not move."""
+    capacity = rows.YOUNG + 8192
+    own = apart(capacity)
+    table = make_table(capacity=capacity, ports_per_host=65535, apart=own)
+    for number in range(capacity):
+        opened(table, UDP, number % 50_000 + 1, remote=REMOTE + number // 50_000)
+    assert np.count_nonzero(np.frombuffer(own["index"], rows.INDEX_ENTRY)["ref"]) == 2 * capacity
+    assert table.open(UDP, HOST, 50_001, REMOTE, 80, 0) == "table_full"
+
+
+def test_a_shared_buffer_that_is_too_short_is_refused() -> None:
+    own = {**apart(CAPACITY), "carried": zeroed(4096)}
+    with pytest.raises(ValueError, match="the buffer has 4096 octets: the table needs 6400"):
+        make_table(capacity=CAPACITY, apart=own)
 
 
 # -- memory that is there when it is asked for -------------------------------------------------------------------------

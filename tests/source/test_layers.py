@@ -1,10 +1,11 @@
 """The layers of the program as data, and the imports of every file compared with them.
 
-   10  lab
-    9  cli
-    8  daemon
-    7  migrate   tools   deploy
-    6  advice   legacy
+   11  lab
+   10  cli
+    9  daemon
+    8  migrate   tools   deploy
+    7  advice   legacy
+    6  offload
     5  kernel   config   observe   control
     4  policy   trackers
     3  path
@@ -35,6 +36,7 @@ LAYERS = (
     ("path",),
     ("policy", "trackers"),
     ("kernel", "config", "observe", "control"),
+    ("offload",),
     ("advice", "legacy"),
     ("migrate", "tools", "deploy"),
     ("daemon",),

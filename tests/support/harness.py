@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmasq.offload.arrays import Arrays
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.path.rows import INSIDE, LOCAL, NO_LINK, OUTSIDE, ROUTE, ROUTE_KINDS, link_row
 from fastmasq.path.rules import RuleTable
@@ -118,7 +119,7 @@ class Harness:
     ports: external ports that may be used, for TCP and UDP (default 1024 to 65535 and the low ones); routes: rows for
     `flatten`; table settings (capacity, filtering, timeouts, limits) go to `new_table`. Rate limits of generated errors
     are off unless limit_errors is set. Every next hop answers, unless its address is in `silent`. One that only
-    observes has silent senders.
+    observes has silent senders. arrays: what is shared with the kernel, which may carry sessions then (carried.py).
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Harness:
         inside_vnet=True,
         header_length=None,
         observes=False,
+        arrays: Arrays | None = None,
         now_ns=1_000_000_000_000,
         **table_settings,
     ):
@@ -141,8 +143,11 @@ class Harness:
         self.silent: set[int] = set()
         self.header_length = dict.fromkeys(LINKS, LINK_HEADER) | (header_length or {})
         self.mtu = dict.fromkeys(LINKS, 1500) | (mtu or {})
-        self.table = new_table(now_ns=now_ns, **table_settings)
-        self.forwarder = Forwarder(self.table, hairpin=hairpin, limit_errors=limit_errors, observes=observes)
+        of_table, of_path = (arrays.of_table, arrays.of_path) if arrays else (None, None)
+        self.table = new_table(now_ns=now_ns, apart=of_table, **table_settings)
+        self.forwarder = Forwarder(
+            self.table, hairpin=hairpin, limit_errors=limit_errors, observes=observes, apart=of_path
+        )
         self.rings = {name: RxRing() for name in LINKS}
         has_vnet = {"inside": inside_vnet, "outside": outside_vnet, "programs": True}
         self.senders = {name: TxBatch(vnet=has_vnet[name], silent=observes) for name in LINKS}

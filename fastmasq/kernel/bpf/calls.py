@@ -11,12 +11,14 @@ import struct
 from fastmasq.errors import KernelError
 
 SYSTEM_CALL = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
-_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_LINK_CREATE = 0, 2, 5, 28
+_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_PROG_TEST_RUN, _BPF_LINK_CREATE = 0, 2, 5, 10, 28
 _BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH, _BPF_MAP_TYPE_RINGBUF = 2, 9, 27
 _BPF_PROG_TYPE_SCHED_CLS = 3
+_BPF_F_MMAPABLE = 1 << 10
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, the same on every machine
 _CLOSE_ON_EXEC, _CREATE = 1, 6
 _LOG_BYTES = 1 << 16
+_GROWTH = 256  # octets that a frame may be longer by when a program has run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,6 +67,15 @@ def write_value(descriptor: int, value: bytes) -> None:
         _BPF_MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", descriptor, ctypes.addressof(key), ctypes.addressof(content), 0),
     )
+
+
+def make_array(name: str, row_bytes: int, rows: int) -> int:
+    """Make an array map of rows, zeroed, that can be mapped into memory; return its descriptor. Raises OSError.
+
+    row_bytes is a multiple of 8, so that the rows lie there one behind the other.
+    """
+    head = struct.pack("=IIIII", _BPF_MAP_TYPE_ARRAY, 4, row_bytes, rows, _BPF_F_MMAPABLE)
+    return _bpf(_BPF_MAP_CREATE, head + struct.pack("=II16s", 0, 0, name.encode()[:15]))
 
 
 def make_cache(key_bytes: int, value_bytes: int, entries: int) -> int:
@@ -134,3 +145,33 @@ def load_program(program: bytes, name: str, kind: int, attach_type: int = 0) -> 
             lines = log.value.decode(errors="replace").splitlines()
             reasons = [line for line in lines if line and not line.startswith("processed")]
             raise OSError(error.errno, f"{error.strerror}: {reasons[-1] if reasons else 'no reason given'}") from None
+
+
+def run_classifier(program: int, frame: bytes, context: bytes = b"", flags: int = 0) -> tuple[int, bytes]:
+    """Run a loaded classifier on a frame; return what it says, and what it has made of the frame. Raises OSError.
+
+    context: the beginning of a struct __sk_buff, where that is not all zeros; flags: BPF_F_TEST_* (linux/bpf.h).
+    """
+    given, around = (ctypes.create_string_buffer(octets, len(octets)) for octets in (frame, context))
+    left = ctypes.create_string_buffer(len(frame) + _GROWTH)
+    attributes = ctypes.create_string_buffer(
+        struct.pack(
+            "=IIIIQQIIIIQQI",
+            program,
+            0,  # what it says
+            len(frame),
+            len(left),
+            ctypes.addressof(given),
+            ctypes.addressof(left),
+            1,  # how often
+            0,  # how long it took
+            len(context),
+            0,
+            ctypes.addressof(around) if context else 0,
+            0,
+            flags,
+        )
+    )
+    _checked(_libc.syscall(system_call(), _BPF_PROG_TEST_RUN, attributes, len(attributes)), "bpf")
+    said, _, octets = struct.unpack_from("=iII", attributes, 4)
+    return said, left.raw[:octets]

@@ -107,9 +107,11 @@ def pool(ports: frozenset[int]) -> np.ndarray:
 class PathSubject:
     """The packet path, on its harness; buffer: where its table is to live."""
 
+    on: type[Harness] = Harness
+
     def __init__(self, settings: Settings | None = None, buffer: mmap.mmap | None = None) -> None:
         self.settings = settings = settings or Settings()
-        self.harness = Harness(
+        self.harness = self.on(
             ports=pool(settings.ports),
             external=settings.outside_address,
             mtu={INSIDE: settings.inside_mtu, OUTSIDE: settings.outside_mtu},

@@ -135,8 +135,15 @@ def _facts(report: dict[str, Any]) -> Any:
         table.add_row("", f"{rows}{dropped and f'; dropped: {dropped}'}")
     for rule in report["ip_rules"]:
         table.add_row("Not followed", f"ip rule {rule}")
+    if offload := report["offload"]:
+        table.add_row("Kernel", _carries(offload))
     table.add_row("Packets", ", ".join(f"{verdict} {packets}" for verdict, packets in report["verdicts"].items()))
     return table
+
+
+def _carries(offload: dict[str, Any]) -> str:
+    share = 100 * offload["packets"] / max(offload["forwarded"], 1)
+    return f"carried {share:.1f} % of packets" if offload["carries"] else f"carries no packets: {offload['why_not']}"
 
 
 def _connects_from(host: dict[str, str]) -> str:

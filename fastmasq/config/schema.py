@@ -171,6 +171,13 @@ class Takeover(Section, frozen=True, kw_only=True):
     guard: Literal["auto", "tc", "nftables", "iptables", "none"] = "auto"
 
 
+class Offload(Section, frozen=True, kw_only=True):
+    """Whether the kernel carries packets of established sessions, and how many there may be then."""
+
+    mode: Literal["off", "auto"] = "off"
+    sessions: Annotated[int, Bounds(16, 1_048_576)] = 65_536
+
+
 class State(Section, frozen=True, kw_only=True):
     """Where sessions outlive the process."""
 
@@ -221,6 +228,7 @@ class Settings(Section, frozen=True, kw_only=True):
     rings: Rings = Rings()
     host: Host = Host()
     takeover: Takeover = Takeover()
+    offload: Offload = Offload()
     state: State = State()
     control: Control = Control()
     hooks: Hooks = Hooks()

@@ -38,6 +38,7 @@ from fastmasq.daemon.links import Links
 from fastmasq.daemon.log_levels import LogLevels
 from fastmasq.daemon.methods import Handler, Methods, serve_reading
 from fastmasq.daemon.notify import Notifier
+from fastmasq.daemon.offload import Offload, capacity
 from fastmasq.daemon.path import make_path
 from fastmasq.daemon.policy import declare
 from fastmasq.daemon.preload import Preload
@@ -151,6 +152,7 @@ class Engine:
         self.forwarding: Forwarding | None = None  # the kernel's, unless we only observe
         self.alterations: Alterations | None = None  # likewise
         self.takeover: Takeover | None = None  # likewise
+        self.offload: Offload | None = None  # likewise
         self.state: State | None = None  # likewise
         self.kept_policy: KeptPolicy | None = None  # likewise
         self.upgrade = Upgrade(self, succession) if succession is not None else None
@@ -200,10 +202,14 @@ class Engine:
         host = UntouchedHost(self.watch) if self.observes else self._claim_host(handed.lock)
         started_ns = now_ns()
         if not self.observes:
-            self.state = State(Path(settings.state.directory), settings.limits.sessions)
+            self.offload = Offload(settings, host)
+            self._undo.callback(self.offload.close)
+            is_shared = self.offload.arrays is not None
+            self.state = State(Path(settings.state.directory), capacity(settings, is_shared=is_shared))
             self._undo.callback(self.state.close)
         key = None if self.observes else read_key()
-        forwarder = make_path(settings, started_ns, self.state, key, observes=self.observes)
+        arrays = self.offload.arrays if self.offload else None
+        forwarder = make_path(settings, started_ns, self.state, key, observes=self.observes, arrays=arrays)
         has_time = (os.cpu_count() or 1) > 1 and not self.observes
         self.worker = Worker(forwarder, settings.rings.busy_poll if has_time else 0)
         self._undo.callback(self.worker.close)
@@ -219,7 +225,7 @@ class Engine:
         folder = self.state.folder if self.state is not None else None
         self.leases = Leases(folder, self.gateway, settings.port_mapping, started_ns)
         adopted = (self.state.adopted, self.state.dropped) if self.state else ({}, {})
-        self.status = Status(self.gateway, self.confirmation, self.leases, started_ns, *adopted)
+        self.status = Status(self.gateway, self.confirmation, self.leases, self.offload, started_ns, *adopted)
         self.reload = Reload(self.gateway, self.read_again, self.confirmation)
         preload = Preload(self.gateway.vpn, lambda host: why_not_inside(self.watch.snapshot(), host))
         methods |= self._handlers(preload)
@@ -239,6 +245,7 @@ class Engine:
         self._follow_inside()
         self._relieve(handed)
         self._begin_state()
+        self._follow_offload()
         self._watch()
         self._start_worker()
         self._begin_hooks()
@@ -415,9 +422,11 @@ class Engine:
         with signals_held():
             thread.start()
             self.watchdog.start()
+        self._working.callback(self.gateway.table.keep_carried, exactly=True)
         self._working.callback(self.watchdog.stop)
         self._working.callback(thread.join)
         self._working.callback(self.worker.stop)
+        self._working.callback(self.gateway.forwarder.carry, False)
 
     def _move_packets(self) -> None:
         if not self.observes:
@@ -430,6 +439,11 @@ class Engine:
         Raises KernelError when something could not be put back.
         """
         self._undo.close()
+
+    def _follow_offload(self) -> None:
+        """Have the kernel carry sessions by the links that there are."""
+        if self.offload is not None:
+            self.offload.follow(self.gateway.forwarder, self.links)
 
     def _end_sessions(self) -> None:
         """Reset the inside ends of open TCP sessions, unless they go on: nobody is to send for them untranslated."""
@@ -480,6 +494,7 @@ class Engine:
         self.gateway.host.forget()
         for step in (
             *(self.takeover.go_on, self.gateway.follow, self.gateway.look_after_host, self._follow_inside),
+            self._follow_offload,
             self.alterations.read,  # of what has just been put back
         ):
             self._attempt(step)
@@ -612,8 +627,8 @@ class Engine:
     def read_kernel(self) -> None:
         """Follow what the kernel has announced."""
         for step in (
-            *(self.gateway.read_kernel, self._follow_inside, self._follow_leases, self.hops.follow),
-            self._tell_hooks,
+            *(self.gateway.read_kernel, self._follow_offload, self._follow_inside, self._follow_leases),
+            *(self.hops.follow, self._tell_hooks),
         ):
             self._attempt(step)
 
@@ -690,6 +705,8 @@ class Engine:
         yield lambda: self.leases.every_second(now_ns())
         yield self._keep_policy
         yield from self.gateway.every_second()
+        yield self._follow_offload
+        yield self.gateway.table.keep_carried
         yield self._follow_inside  # a change of policy may have read of other addresses, and of neighbours
         yield self.hops.follow
         yield self._tell_hooks

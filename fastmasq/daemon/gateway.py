@@ -70,7 +70,7 @@ class Gateway:
         self.watch = watch
         self.host = host
         self.links = links
-        self.rules = Rules(forwarder, settings.limits.sessions, settings.compat)
+        self.rules = Rules(forwarder, self.table.counts()["capacity"], settings.compat)
         self.forwards = Forwards(self.table, forwarder)
         self.redirects = Redirects(forwarder)
         leading = TriggerTable(renews=settings.compat == "2.0")

@@ -25,6 +25,9 @@ def copies(table: MasqTable, forwarder: Forwarder) -> Iterator[np.ndarray]:
     for first in range(0, max(1, table.fresh), CHUNK):
         with forwarder.locked():
             rows = table.sessions[first : first + CHUNK].copy()
+            carried = table.carried_rows["packets"][first : first + CHUNK]
+        if len(carried):
+            rows["flow"]["packets"] += carried.astype("u4")
         yield rows
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fastmasq.config.schema import Settings
+from fastmasq.daemon.offload import capacity
 from fastmasq.daemon.state import State
 from fastmasq.kernel import local_link
+from fastmasq.offload.arrays import Arrays
 from fastmasq.path.forwarder import Forwarder
 from fastmasq.table.limits import Limits
 from fastmasq.table.masq import MasqTable
@@ -16,26 +18,29 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def make_path(
-    settings: Settings, now: int, state: State | None, key: bytes | None = None, *, observes: bool
-) -> Forwarder:
+    settings: Settings, now: int, state: State | None, key: bytes | None = None, *, observes: bool,
+    arrays: Arrays | None = None,
+) -> Forwarder:  # fmt: skip
     """Return the path over a new table, which lies in the file that is to outlive this process, if there is one.
 
-    now is in nanoseconds; key: what external ports are given by (kernel/key.py), without it another each time. Raises
-    CapacityError.
+    now is in nanoseconds; key: what external ports are given by (kernel/key.py), without it another each time; arrays:
+    where that lies by which the kernel carries sessions. Raises CapacityError.
     """
     masquerade = settings.masquerade
     in_file = {} if state is None or state.buffer is None else {"buffer": state.buffer, "back": state.back}
     table = MasqTable(
-        settings.limits.sessions,
+        capacity(settings, is_shared=arrays is not None),
         filtering=masquerade.filtering,
         limits=limits_of(settings),
         sequential=settings.sequential_ports,
         secret=key,
         now_ns=now,
+        apart=arrays.of_table if arrays else None,
         **in_file,
     )
     table.make_ready()
-    forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes)
+    of_path = arrays.of_path if arrays else None
+    forwarder = Forwarder(table, hairpin=masquerade.hairpin, observes=observes, apart=of_path)
     forwarder.set_renumbering(settings.compat == "modern")
     forwarder.set_proxies(local_link.FIRST, local_link.COUNT)
     return forwarder

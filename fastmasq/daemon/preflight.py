@@ -15,6 +15,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.control.keys import read_keys
 from fastmasq.daemon import hooks, ports
 from fastmasq.daemon.claims import claims
+from fastmasq.daemon.offload import capacity
 from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
 from fastmasq.daemon.targets import outsiders, unlinked
@@ -36,6 +37,7 @@ from fastmasq.kernel.ports import (
 from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
+from fastmasq.offload.attachment import Attachment
 from fastmasq.path.rows import MACVLANS
 from fastmasq.policy.forwards import overlaps, read_address
 from fastmasq.policy.triggers import port_forwards
@@ -86,6 +88,7 @@ def findings(declared: Declared) -> list[Finding]:
     found += _guard(settings)
     found += _host(settings)
     found += [Finding("warning", complaint) for complaint in hooks.complaints(settings.hooks)]
+    found += _offload(settings)
     found += _ports(settings)
     found += _memory(settings)
     found += _preload(settings)
@@ -188,6 +191,15 @@ def _host(settings: Settings) -> Iterator[Finding]:
     if settings.host.is_shut:
         outside = settings.interfaces.outside
         yield Finding("warning", f"[host] open names nothing: nobody can log in to this host over {outside}")
+
+
+def _offload(settings: Settings) -> Iterator[Finding]:
+    if settings.offload.mode == "off":
+        return
+    try:
+        Attachment(capacity(settings, is_shared=True)).close()
+    except FastmasqError as error:
+        yield Finding("warning", f"[offload] the kernel will carry no sessions: {error}")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

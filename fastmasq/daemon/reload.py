@@ -51,6 +51,7 @@ _FIXED = (
     "limits.sessions",
     "rings",
     "takeover",
+    "offload",
     "state",
     "control",
 )  # what all else is built on

@@ -17,6 +17,7 @@ from fastmasq.daemon.fallbacks import Fallbacks
 from fastmasq.daemon.gateway import Gateway
 from fastmasq.daemon.leases import Leases
 from fastmasq.daemon.observed import observed
+from fastmasq.daemon.offload import Offload
 from fastmasq.daemon.policy import read_parameters
 from fastmasq.daemon.rates import Rates
 from fastmasq.kernel.ports import format_ports
@@ -43,12 +44,13 @@ class Status:
     """
 
     def __init__(
-        self, gateway: Gateway, confirmation: Confirmation, leases: Leases, started_ns: int, adopted: Mapping[str, int],
-        dropped: Mapping[str, int],
+        self, gateway: Gateway, confirmation: Confirmation, leases: Leases, offload: Offload | None, started_ns: int,
+        adopted: Mapping[str, int], dropped: Mapping[str, int],
     ) -> None:  # fmt: skip
         self._gateway = gateway
         self._confirmation = confirmation
         self._leases = leases
+        self._offload = offload
         self._started_ns = started_ns
         self._adopted, self._dropped = adopted, dropped
         self._rates = Rates()
@@ -105,6 +107,7 @@ class Status:
             },
             "gateways": gateway.application_gateways.counters(),
             "verdicts": gateway.forwarder.verdicts(),
+            "offload": self._offload.describe(gateway.forwarder) if self._offload else None,
             "drops": self._describe_drops(),
             "notes": self._describe_notes(),
             "confirm": self._confirmation.describe(now_ns()),

@@ -38,11 +38,15 @@ cdef inline bint may_be_carried(const Path *p, uint32_t row) noexcept nogil:
 
 
 cdef inline void offer(Path *p, uint32_t row) noexcept nogil:
-    """Let the kernel carry a session from now on, if it may. One of a single packet is not worth it."""
+    """Let the kernel carry a session from now on, if it may. One of a single packet is not worth it.
+
+    The path has handled a packet of it: what outlives us of the session is as it is now.
+    """
     cdef const Session *s = &p.table.sessions[row]
     if (p.table.carried[row].ticket == 0 and p.carrier.is_open and s.flow[OUTBOUND].packets + s.flow[INBOUND].packets > 1
             and may_be_carried(p, row)):
         carried.give_ticket(p.table, row)
+    carried.keep(p.table, row)
 
 
 cdef inline void tell_time(Path *p) noexcept nogil:

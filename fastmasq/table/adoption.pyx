@@ -17,7 +17,7 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp
 
-from fastmasq.table cimport holds, hosts, keys, mappings, rows, sessions, table, wheel
+from fastmasq.table cimport carried, holds, hosts, keys, mappings, rows, sessions, table, wheel
 from fastmasq.table.keys cimport Ends
 from fastmasq.table.masq cimport MasqTable
 from fastmasq.table.rows cimport INBOUND, Mapping, OUTBOUND, Session
@@ -160,6 +160,7 @@ cdef inline void go_on(Table *t, uint32_t row, const Session *s) noexcept nogil:
         wheel.unlink(&t.wheel, t.sessions, row)
         new.expires = s.expires
         wheel.link(&t.wheel, t.sessions, row, new.expires)
+    carried.keep(t, row)
     t.opened_by_class[new.port_class] -= 1      # it was opened before
     t.adopted += 1
 

@@ -9,11 +9,15 @@
 # nobody is given it, and no program runs that long. What it counts last is not lost: counts are taken when the row is.
 
 from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 
 from fastmasq.table cimport rows
-from fastmasq.table.order cimport show_in_order
-from fastmasq.table.rows cimport Carried
+from fastmasq.table.order cimport keep_order, show_in_order
+from fastmasq.table.rows cimport Carried, Session
 from fastmasq.table.table cimport Table
+
+cdef enum:
+    MOVING = rows.SESSION_SEEN_OUT | rows.SESSION_SEEN_IN | rows.SESSION_ACKED_OUT | rows.SESSION_ACKED_IN
 
 
 cdef inline bint has_ticket(const Table *t, uint32_t row) noexcept nogil:
@@ -46,6 +50,32 @@ cdef inline void begin_counts(Table *t, uint32_t row) noexcept nogil:
         t.carried_packets += carried.packets[direction]
         t.carried_octets += carried.octets[direction]
         carried.packets[direction] = carried.octets[direction] = 0
+
+
+# -- what outlives us ------------------------------------------------------------------------------------------------
+#
+# Sessions that are shared with the kernel do not, so a copy of each does. It is written with every packet that the path sees
+# of one; what the program does to a row is added once a second, but for the numbers that the ends of TCP are at: those are
+# unknown in the copy of a session with a ticket, and its next packets say them.
+
+cdef inline void keep(Table *t, uint32_t row) noexcept nogil:
+    """Have the copy of a session be as it is now; for whom a kill in the midst of this leaves, see table.pxd."""
+    cdef const Session *s = &t.sessions[row]
+    cdef Session *kept
+    if t.kept == NULL:
+        return
+    kept = &t.kept[row]
+    memcpy(kept, s, <size_t>(<const char *>&s.state - <const char *>s))
+    kept.scale, kept.port_class = s.scale, s.port_class
+    kept.flags = s.flags & ~MOVING & 0xFF if has_ticket(t, row) else s.flags
+    keep_order()
+    kept.state = s.state
+
+
+cdef inline void keep_no_longer(Table *t, uint32_t row) noexcept nogil:
+    if t.kept != NULL:
+        t.kept[row].state = rows.STATE_FREE
+        keep_order()
 
 
 # -- rows that rest --------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmasq.table cimport (
-    forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash,
-    streams, table, wheel,
+    carried, forwards, growth, hosts, keys, mappings, opening, ports, rows, sessions, shortage, siphash, streams, table,
+    wheel,
 )
 from fastmasq.table.filtering cimport admits, permit_remote
 from fastmasq.table.forwards cimport Forward, Remote, Target
@@ -289,6 +289,7 @@ cdef class MasqTable:
         note_sizes(&t.mapping_growth, memory.mapping_indexes)
         t.index, t.mapping_index, t.permits = t.indexes[0], t.mapping_indexes[0], t.permit_sets[0]
         t.carried = <Carried *>address_of(memory.carried) if self._is_shared else NULL
+        t.kept = <Session *>address_of(memory.kept) if len(memory.kept) else NULL
         point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
         point_index(&t.network_index, memory.network_index)
@@ -319,7 +320,7 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         cdef uint64_t wanted = -(-(<uint64_t>t.fresh + ahead) // ROWS_AT_ONCE) * ROWS_AT_ONCE
         cdef uint32_t until = <uint32_t>min(wanted, <uint64_t>t.capacity)
-        if self._back is None or self._is_shared:
+        if self._back is None:
             t.backed = t.capacity
         while t.backed < until:     # step by step: the path goes on with each
             self._back_sessions(min(until - t.backed, <uint32_t>ROWS_AT_ONCE))
@@ -780,6 +781,25 @@ cdef class MasqTable:
         cdef Table *t = &self.table
         now = self.memory.carried
         return t.carried_packets + int(now["packets"].sum()), t.carried_octets + int(now["octets"].sum())
+
+    def keep_carried(self, *, bint exactly=False):
+        """Have what is kept of sessions that the kernel carries say when they end now; called while the path runs.
+
+        exactly: all that there is to say, as the kernel carries none any more, and the path stands still.
+        """
+        cdef Table *t = &self.table
+        cdef uint32_t row
+        if t.kept == NULL:
+            return
+        with nogil:
+            for row in range(t.fresh):
+                if not carried.has_ticket(t, row):
+                    continue
+                if exactly:
+                    carried.take_ticket(t, row)
+                    carried.keep(t, row)
+                else:
+                    t.kept[row].expires = t.sessions[row].expires
 
     @property
     def carried_rows(self):

@@ -5,7 +5,8 @@ lie in a file, from which adoption.pyx opens the sessions again. Indexes, permit
 follow from them, and are made anew.
 
 What a program in the kernel reads to carry sessions is *shared* with it: each such array then lies in a buffer of its
-own, and there is one size of indexes, since the program knows one.
+own, and there is one size of indexes, since the program knows one. These buffers do not outlive the process, so a copy
+of the sessions is *kept* in the place that they would have had (carried.pxd says when).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Memory:
     followed: np.ndarray
     unread: np.ndarray
     carried: np.ndarray
+    kept: np.ndarray
 
 
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
@@ -159,16 +161,20 @@ def lay_out(capacity: int, buffer=None, apart: Mapping | None = None) -> Memory:
     """
     arrays = {**lasting(capacity), **passing(capacity, 0 if apart is None else capacity)}
     room = _Room(size_of(capacity), buffer) if buffer is not None else None
-    in_buffer = lasting(capacity).keys() - (apart or {}).keys() if room else ()
+    in_buffer = lasting(capacity) if room else ()
 
     def own(name: str, octets: int) -> np.ndarray:
         return _Room(octets, apart[name]).take(octets) if name in (apart or ()) else _zeros(octets)
 
     try:
         octets = {
-            name: own(name, _octets(*each)) if name not in in_buffer else room.take(_octets(*each))
+            name: room.take(_octets(*each)) if name in in_buffer else own(name, _octets(*each))
             for name, each in arrays.items()
         }
+        octets["kept"] = _zeros(0)
+        if apart is not None and room:
+            octets["kept"] = octets["sessions"]
+            octets["sessions"] = own("sessions", octets["kept"].size)
         of_sessions = tuple(
             _made(size, indexes(size), own) for size in (sizes(capacity) if apart is None else [capacity])
         )
@@ -177,6 +183,7 @@ def lay_out(capacity: int, buffer=None, apart: Mapping | None = None) -> Memory:
         )
     except MemoryError:
         raise CapacityError(f"no memory for {capacity} sessions ([limits] sessions): choose fewer") from None
+    arrays["kept"] = rows.SESSION, (octets["kept"].size // rows.SESSION.itemsize,)
     found = {name: octets[name].view(dtype).reshape(shape) for name, (dtype, shape) in arrays.items()}
     return Memory(indexes=of_sessions, mapping_indexes=of_mappings, **found)
 

@@ -204,6 +204,7 @@ cdef inline uint32_t place_session(Table *t, Ends ends, Place place, Birth birth
     t.active_by_class[port_class] += 1
     t.opened_by_class[port_class] += 1
     wheel.link(&t.wheel, t.sessions, row, s.expires)
+    carried.keep(t, row)
     return row
 
 
@@ -226,6 +227,7 @@ cdef inline void close_session(Table *t, uint32_t row) noexcept nogil:
     cdef bint was_carried = carried.has_ticket(t, row)
     if was_carried:
         carried.take_ticket(t, row)
+    carried.keep_no_longer(t, row)
     s.state = rows.STATE_FREE
     keep_order()
     streams.forget_session(&t.streams, row)

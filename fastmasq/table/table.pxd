@@ -104,6 +104,7 @@ cdef struct Table:
     uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     Carried *carried            # beside each session; NULL: the kernel carries none
+    Session *kept               # what outlives us of sessions that lie elsewhere; NULL: nothing, or they do themselves
     uint32_t tickets            # the last one that was given
     RestQueue resting           # rows given back in this tick that had one
     RestQueue rested            # and in the tick before

@@ -112,6 +112,16 @@ def test_a_tun_as_outside(net: Network, outside_tunnel: Tunnel, ring: str, vnet_
     assert net.drops().keys() <= {"ttl_exceeded"}
 
 
+def test_the_kernel_carries_to_and_from_a_tun(net: Network, outside_tunnel: Tunnel) -> None:
+    net.start('[offload]\nmode = "auto"\n', outside="tun0")
+    near, far = net.pair()
+    for source, target in ((near, far), (far, near)):
+        send_and_compare(source, target, 4 * TRANSFER_BYTES)
+    carried = net.fastmasq.ask("status")["offload"]
+    assert carried["packets"] > 0.95 * carried["forwarded"]
+    assert outside_tunnel.faults == []
+
+
 def test_silence_for_ports_that_are_ours_on_a_tun(net: Network, outside_tunnel: Tunnel) -> None:
     net.start(outside="tun0")
     heard = net.sniff("router", "tun0")

@@ -20,6 +20,7 @@ from tests.lab.test_forwarder_life import host_state, kill
 from tests.lab.test_forwarder_service import Manager, manager
 from tests.lab.test_forwarder_state import (
     DOWNLOADS,
+    FORWARD,
     FORWARDED,
     Downloads,
     active,
@@ -111,11 +112,12 @@ class Talk:
         assert self._server.recvfrom(100) == (word, self._seen)
 
 
-def test_sessions_go_on_through_upgrades(net: Network, folder: Path) -> None:
+@pytest.mark.parametrize("mode", ["off", "auto"])
+def test_sessions_go_on_through_upgrades(net: Network, folder: Path, mode: str) -> None:
     """By the command and by a signal: who waits for the first process waits for the last one, and can end it."""
     net.run("gateway", "sysctl", "-qw", "net.ipv4.ip_forward=1")
     before = host_state(net)
-    net.start(settings(folder))
+    net.start(settings(folder, f'{FORWARD}[offload]\nmode = "{mode}"\n'))
     net.fastmasq.run_command("forward", "add", "tcp", "eth1:8081", f"{INSIDE_ADDRESS}:{ECHO_PORT}")
     taken = taken_over(net)
     talk, downloads = Talk(net), Downloads(net)

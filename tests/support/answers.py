@@ -72,6 +72,7 @@ STATUS = {
         {"reason": "ttl_exceeded", "packets": 3, "per_s": 1.5, "sentence": "The packet had been forwarded too often."},
     ],
     "ip_rules": [],
+    "offload": None,
     "untranslated": {"packets": 0, "hosts": []},
     "gateways": {"opened_total": 0, "refused": []},
     "fallbacks": [

@@ -1,0 +1,91 @@
+"""Sessions that the kernel carries: by its program at the links of one gateway; or why it carries none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastmasq.config.schema import Settings
+from fastmasq.daemon.host import Host
+from fastmasq.daemon.links import Links
+from fastmasq.errors import KernelError
+from fastmasq.offload.arrays import Arrays
+from fastmasq.offload.attachment import Attachment
+from fastmasq.path.forwarder import Forwarder
+
+log = logging.getLogger("fastmasq.engine")
+
+SWITCHED_OFF = '[offload] mode is "off"'
+NO_PLACE = "only behind a guard of tc or nftables is a tap that sees nothing of what the kernel carries"
+BY_POLICY = "rules, triggers or marks want to see every packet"
+
+
+def capacity(settings: Settings, *, is_shared: bool) -> int:
+    """Return how many sessions a table may have."""
+    most = settings.limits.sessions
+    return min(most, settings.offload.sessions) if is_shared else most
+
+
+class Offload:
+    """What carries sessions; without `arrays` nothing ever does. Why not is in the log, and in `describe`."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._host = host
+        self._attachment: Attachment | None = None
+        self._why_not = ""
+        try:
+            if settings.offload.mode == "off":
+                self._why_not = SWITCHED_OFF
+            elif not host.guard_marks():
+                raise KernelError(NO_PLACE)
+            else:
+                self._attachment = Attachment(capacity(settings, is_shared=True))
+        except KernelError as error:
+            self._give_up(error)
+
+    @property
+    def arrays(self) -> Arrays | None:
+        return self._attachment.arrays if self._attachment else None
+
+    def follow(self, forwarder: Forwarder, links: Links) -> None:
+        """Have the program at the links that are attached, if their taps stand where it can."""
+        if self._attachment is None or self._why_not:
+            return
+        interfaces = {
+            number: attached.ifindex
+            for number, attached in links.attached.items()
+            if attached.is_behind and links.links[number].role != "local"
+        }
+        try:
+            self._attachment.follow(interfaces if self._host.guard_marks() else {})
+        except KernelError as error:
+            self._attachment.follow({})
+            interfaces = {}
+            self._give_up(error)
+        with forwarder.locked():
+            for number in links.links:
+                forwarder.carry_by(number, interfaces.get(number, 0))
+            forwarder.carry(bool(interfaces))
+
+    def describe(self, forwarder: Forwarder) -> dict[str, Any]:
+        """Return what `status` shows: what has been carried, of how many packets; whether, and why not."""
+        packets, octets = forwarder.table.carried()
+        why_not = self._why_not or ("" if forwarder.is_carrying else self._why_idle())
+        return {
+            "carries": not why_not,
+            "why_not": why_not,
+            "packets": packets,
+            "octets": octets,
+            "forwarded": forwarder.verdicts()["forward"] + packets,
+        }
+
+    def _why_idle(self) -> str:
+        return BY_POLICY if self._host.guard_marks() else NO_PLACE
+
+    def _give_up(self, error: KernelError) -> None:
+        self._why_not = str(error)
+        log.warning("the kernel carries no sessions: %s", error)
+
+    def close(self) -> None:
+        if self._attachment is not None:
+            self._attachment.close()

@@ -22,7 +22,9 @@
 #define PACKET_HOST 0
 #define ETH_P_IP 0x0800
 #define PROBES 16               /* entries of the index that are looked at: it is at most half full */
-#define MORE_OR_OFFSET 0x3FFF   /* of a fragment: everything but "don't fragment" */
+#define DONT_FRAGMENT 0x4000
+#define MORE_OR_OFFSET 0x3FFF   /* of a fragment: everything else but a reserved bit */
+#define ENDS_KNOWN (SESSION_REPLIED | SESSION_SEEN_OUT | SESSION_SEEN_IN | SESSION_ACKED_OUT | SESSION_ACKED_IN)
 
 struct __sk_buff {              /* linux/bpf.h: what is used of it */
     uint32_t len, pkt_type, mark, queue_mapping, protocol, vlan_present, others[13], data, data_end, more[23], gso_size;
@@ -34,6 +36,7 @@ struct Here {                   /* offload/program.py: HERE */
 
 /* The shared arrays; their kinds are in offload/program.py. */
 extern Carrier carrier;
+extern Identifications identifications;
 extern struct Here here;
 extern Session sessions;
 extern IndexEntry index;
@@ -124,6 +127,22 @@ INLINE uint32_t window_shift(uint32_t flags, uint32_t scales, uint32_t direction
     if (flags & (SESSION_UNSCALED_OUT | SESSION_UNSCALED_IN))
         return 0;
     return scale == UNKNOWN_SCALE ? MAXIMUM_SCALE : scale;
+}
+
+/* Add to a counter and return what it was. This compiler has no name for the instruction, which Linux has since 5.12. */
+INLINE uint32_t fetch_and_add(uint32_t *counter, uint32_t count)
+{
+    register uint64_t at __asm__("r1") = (uint64_t)(long)counter;
+    register uint64_t value __asm__("r2") = count;
+    __asm__ volatile(".8byte 0x00000001000021c3" : "+r"(value) : "r"(at) : "memory");
+    return value;
+}
+
+/* path/identification.pxd: take and segments_of */
+INLINE uint16_t take_identification(uint32_t key, uint32_t destination, uint32_t protocol, uint32_t count)
+{
+    uint32_t hash = (destination ^ protocol << 16) * key;
+    return fetch_and_add(&identifications.counters[hash >> (32 - IDENTIFICATION_BITS)], count) + hash;
 }
 
 /* Find the session of a key and the direction of its flow; NULL without one that is seen. */
@@ -250,7 +269,7 @@ __attribute__((section("classifier"), used)) int carry(struct __sk_buff *skb)
     TcpEnd *other = direction ? &session->tcp[0] : &session->tcp[1];
     TcpEnd said = {0};
     if (protocol == TCP) {
-        if (state != TCP_ESTABLISHED)
+        if (state != TCP_ESTABLISHED || (flags & ENDS_KNOWN) != ENDS_KNOWN)
             return GO_ON;
         uint32_t scales = READ(session->scale);
         uint32_t shift = window_shift(flags, scales, direction);
@@ -301,12 +320,19 @@ __attribute__((section("classifier"), used)) int carry(struct __sk_buff *skb)
     if (!READ(hop->used))
         WRITE(hop->used, 1);
 
-    /* path/rewrite.pxd */
+    /* path/rewrite.pxd and identification.pxd */
     ip->saddr = load32(new_saddr);
     ip->daddr = load32(new_daddr);
     uint32_t before = (uint32_t)ip->ttl << 8 | protocol;
     ip->ttl -= 1;
     uint32_t sum = (uint16_t)~load16(ip->checksum) + (0xFFFF - before) + (before - 0x100) + address_delta;
+    uint32_t key = READ(carrier.identification_key);
+    if (key && !(ip->fragment & load16(DONT_FRAGMENT)) && new_saddr != saddr) {
+        uint32_t size = skb->gso_size;
+        uint16_t identification = take_identification(key, new_daddr, protocol, size ? length / size + 1 : 1);
+        sum += (uint16_t)~load16(ip->identification) + identification;
+        ip->identification = load16(identification);
+    }
     ip->checksum = load16((uint16_t)~fold(sum));
     uint32_t is_unsummed = protocol == UDP && udp->checksum == 0;
     udp->sport = load16(new_sport);

@@ -18,7 +18,7 @@ from fastmasq.kernel.bpf import calls
 FILE = Path(__file__).with_name("flow.bpf.o")
 SECTION = "classifier"
 NAME = "fastmasq_flow"
-SINGLE = ("carrier", "here")  # arrays of one row
+SINGLE = ("carrier", "identifications", "here")  # arrays of one row
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")

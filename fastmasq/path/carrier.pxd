@@ -1,9 +1,14 @@
-# What the program in the kernel is told that carries sessions (offload/flow.bpf.c): one row, which only the path writes.
+# What the program in the kernel is told that carries sessions (offload/flow.bpf.c): one row, which only the path writes; and what
+# both take identifications from (identification.pxd).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastmasq.path.links cimport LINKS
 from fastmasq.table.siphash cimport Secret
+
+cdef enum:
+    IDENTIFICATION_BITS = 12    # of the hash that counters of identifications are chosen by
+    IDENTIFICATIONS = 1 << IDENTIFICATION_BITS
 
 
 cdef struct CarrierLink:
@@ -21,4 +26,10 @@ cdef struct Carrier:
     uint32_t tick
     uint32_t tcp_established    # timeouts in ticks
     uint32_t udp_active
+    uint32_t identification_key  # 0: packets keep theirs
+    uint32_t reserved
     CarrierLink links[LINKS]
+
+
+cdef struct Identifications:
+    uint32_t counters[IDENTIFICATIONS]

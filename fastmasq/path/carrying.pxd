@@ -58,5 +58,6 @@ cdef inline void tell_time(Path *p) noexcept nogil:
     carrier.index_mask = p.table.index.mask
     carrier.tcp_established = p.table.timeout[rows.TCP_ESTABLISHED]
     carrier.udp_active = p.table.timeout[rows.UDP_ACTIVE]
+    carrier.identification_key = p.identification_key if p.renumbers else 0
     show_in_order()
     carrier.tick = p.tick

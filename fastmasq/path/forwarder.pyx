@@ -19,7 +19,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastmasq.path cimport datagrams, finish, hops, liveness, mss, observation, punts, tunnels, untranslated, verdict
 from fastmasq.path.batch cimport handle, process, take_again
-from fastmasq.path.carrier cimport Carrier
+from fastmasq.path.carrier cimport Carrier, IDENTIFICATIONS, Identifications
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
 from fastmasq.path.held cimport HELD
 from fastmasq.path.packet cimport PACKET_OCTETS, Packet
@@ -31,7 +31,7 @@ from fastmasq.path.original_destination cimport tell_original_destinations
 from fastmasq.path.redirects cimport PROTOCOLS, REDIRECTS, Redirect
 from fastmasq.path.rewrite cimport edit_payload
 from fastmasq.path.rules cimport RuleTable
-from fastmasq.path.state cimport IDENTIFICATIONS, Path, begin_generation
+from fastmasq.path.state cimport Path, begin_generation
 from fastmasq.path.triggers_and_marks cimport TriggerTable
 from fastmasq.path.tunnels cimport TUNNELS, Translation, Tunnel
 from fastmasq.path.untranslated cimport Untranslated
@@ -103,7 +103,7 @@ def check_mirrors():
 
 
 check_mirrors()
-if (rows.LINKS, rows.HOPS) != (LINKS, HOPS):
+if (rows.LINKS, rows.HOPS, rows.IDENTIFICATIONS.itemsize) != (LINKS, HOPS, 4 * IDENTIFICATIONS):
     raise ImportError("path/rows.py and path/links.pxd disagree about how many rows there are")
 if sizeof(Packet) != PACKET_OCTETS:
     raise ImportError(f"a packet has {sizeof(Packet)} octets, not the {PACKET_OCTETS} that path/packet.pxd speaks of")
@@ -143,8 +143,10 @@ cdef class Forwarder:
         self._make_datagrams()
         self._untranslated = np.zeros(untranslated.UNTRANSLATED, rows.UNTRANSLATED)
         p.untranslated = <Untranslated *><size_t>self._untranslated.ctypes.data
-        self._identifications = np.frombuffer(os.urandom(2 * IDENTIFICATIONS), "u2").copy()
-        p.identifications = <uint16_t *><size_t>self._identifications.ctypes.data
+        self._identifications = (np.zeros(1, rows.IDENTIFICATIONS) if apart is None else
+                                 np.frombuffer(apart["identifications"], rows.IDENTIFICATIONS, 1))
+        self._identifications["counters"] = np.frombuffer(os.urandom(sizeof(Identifications)), "u4")
+        p.identifications = <Identifications *><size_t>self._identifications.ctypes.data
         p.identification_key = int.from_bytes(os.urandom(4)) | 1
         self._carrier = None
         if apart is not None:

@@ -5,20 +5,28 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
+from fastmasq.path.carrier cimport IDENTIFICATION_BITS
 from fastmasq.path.packet cimport Packet
-from fastmasq.path.state cimport IDENTIFICATION_BITS, Path
+from fastmasq.path.state cimport Path
 from fastmasq.ring.abi cimport GSO_NONE
 from fastmasq.wire cimport ipv4
 from fastmasq.wire.checksum cimport delta16
 from fastmasq.wire.octets cimport load16, store16
 
+cdef extern from * nogil:
+    uint32_t __atomic_fetch_add(uint32_t *counter, uint32_t count, int order)
+    int __ATOMIC_RELAXED
+
 
 cdef inline uint16_t take(Path *p, uint32_t destination, uint32_t protocol, uint32_t count) noexcept nogil:
     """Return the first of `count` identifications in a row for packets to a destination."""
     cdef uint32_t hash = (destination ^ protocol << 16) * p.identification_key
-    cdef uint16_t *counter = &p.identifications[hash >> (32 - IDENTIFICATION_BITS)]
-    cdef uint16_t first = counter[0]
-    counter[0] = <uint16_t>(first + count)
+    cdef uint32_t *counter = &p.identifications.counters[hash >> (32 - IDENTIFICATION_BITS)]
+    cdef uint32_t first = counter[0]
+    if p.carrier == NULL:
+        counter[0] = first + count
+    else:
+        first = __atomic_fetch_add(counter, count, __ATOMIC_RELAXED)    # flow.bpf.c takes from it as well
     return <uint16_t>(first + hash)
 
 

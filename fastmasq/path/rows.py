@@ -59,9 +59,12 @@ CARRIER = np.dtype(
         ("tick", "u4"),
         ("tcp_established", "u4"),
         ("udp_active", "u4"),
+        ("identification_key", "u4"),
+        ("reserved", "u4"),
         ("links", CARRIER_LINK, LINKS),
     ]
 )
+IDENTIFICATIONS = np.dtype([("counters", "u4", 4096)])
 CHAIN_RULE = np.dtype(
     [
         ("source", "u4"),
@@ -165,4 +168,4 @@ def link_row(
 
 def shared() -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Return (type, shape) of the arrays that the path shares with the kernel, if that is to carry sessions."""
-    return {"hops": (HOP, (HOPS,)), "carrier": (CARRIER, (1,))}
+    return {"hops": (HOP, (HOPS,)), "carrier": (CARRIER, (1,)), "identifications": (IDENTIFICATIONS, (1,))}

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastmasq.path.carrier cimport Carrier
+from fastmasq.path.carrier cimport Carrier, Identifications
 from fastmasq.path.datagrams cimport Datagrams
 from fastmasq.path.gathering cimport Gathering
 from fastmasq.path.held cimport HeldPackets
@@ -26,8 +26,6 @@ from fastmasq.table.table cimport Table
 cdef enum:
     GENERATIONS = 0xFFFFFF      # then they begin again: a session keeps 24 bits
     BUCKETS = 1024              # error buckets by source address
-    IDENTIFICATION_BITS = 12    # of the hash that counters of identifications are chosen by
-    IDENTIFICATIONS = 1 << IDENTIFICATION_BITS
 
 
 cdef struct Path:
@@ -67,7 +65,7 @@ cdef struct Path:
     TriggersAndMarks *triggers_and_marks  # NULL without triggers, direct ports and marks
     bint hairpin
     bint renumbers              # packets that may be cut, see identification.pxd
-    uint16_t *identifications   # [IDENTIFICATIONS]
+    Identifications *identifications
     uint32_t identification_key  # odd
     uint32_t mss                # that SYNs may offer, see mss.pxd
     Observation *observation    # NULL unless nothing is sent, and all is only judged

@@ -86,7 +86,7 @@ def shared(capacity: int) -> Arrays:
 
 
 def passing(capacity: int, carried: int = 0) -> Arrays:
-    """Return (type, shape) of the others, but for indexes of sessions and mappings; the kernel may carry so many sessions."""
+    """Return (type, shape) of the others, but for indexes of sessions and mappings; carried: sessions that may be."""
     return {
         "hosts": (rows.HOST, (rows.HOST_ROWS,)),
         "host_index": (rows.INDEX_ENTRY, (2 * rows.HOST_ROWS,)),

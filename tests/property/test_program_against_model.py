@@ -28,7 +28,7 @@ class AddressDependent(Comparison):
 
 
 class EndpointIndependent(AddressDependent):
-    settings = replace(Comparison.settings, filtering="endpoint-independent", half_open=4)
+    settings = replace(Comparison.settings, filtering="endpoint-independent", half_open=4, renumbers=True)
 
 
 TestAddressDependent = AddressDependent.TestCase

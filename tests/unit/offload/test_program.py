@@ -15,7 +15,7 @@ from fastmasq.table.rows import SESSION
 from tests.support import packets
 from tests.support.carried import CarriedHarness
 from tests.support.harness import HOWTO_ROUTES, Harness, Out, address, unicast
-from tests.support.packets import BAD, ipv4, pattern
+from tests.support.packets import BAD, decode, ipv4, pattern, problems
 
 HOST, REMOTE, EXTERNAL = "10.0.0.2:4000", "199.0.0.1:80", "200.200.200.200:4000"
 SECOND = 1_000_000_000
@@ -128,6 +128,52 @@ def test_a_large_send_is_carried_if_its_segments_fit(net: CarriedHarness) -> Non
     assert len(net.take("inside", burst, gso_size=972)) == 1
 
 
+def test_rfc6864_section_5_3_1_both_ways_take_identifications_from_one_place(net: CarriedHarness) -> None:
+    """Of packets that may be cut; large sends take as many as they may be cut into."""
+    net.forwarder.set_renumbering(True)
+    net.advance(1)
+    ask(net)
+    before = net.carried
+    found = []
+    for number in range(100):
+        (out,) = net.send("inside", packets.udp(HOST, REMOTE, b"question", identification=7))
+        found.append(out.packet)
+        (out,) = net.send("inside", packets.udp("10.0.0.3:5000", f"199.0.0.1:{number + 1}", b"", identification=7))
+        found.append(out.packet)
+    assert net.carried - before == 100
+    assert [problems(packet) for packet in found if problems(packet)] == []
+    identifications = [decode(packet).identification for packet in found]
+    assert len(set(identifications)) == 200
+    net.take("inside", packets.udp(HOST, REMOTE, pattern(3000), identification=7), gso_size=950)
+    (out,) = net.take("inside", packets.udp(HOST, REMOTE, b"question", identification=7))
+    assert decode(out.packet).identification - identifications[-1] & 0xFFFF == 5
+
+
+def test_rfc6864_section_4_1_what_must_not_be_cut_and_what_a_remote_sends_keep_theirs(net: CarriedHarness) -> None:
+    net.forwarder.set_renumbering(True)
+    net.advance(1)
+    ask(net)
+    net.send("outside", packets.udp(REMOTE, EXTERNAL, b"answer"))
+    (out,) = net.take("inside", packets.udp(HOST, REMOTE, b"question", identification=7, df=True))
+    assert decode(out.packet).identification == 7
+    (out,) = net.take("outside", packets.udp(REMOTE, EXTERNAL, b"answer", identification=7))
+    assert decode(out.packet).identification == 7
+
+
+def test_of_a_connection_that_begins_anew_nothing_is_carried_before_both_ends_are_known(net: CarriedHarness) -> None:
+    """RFC 6191: what its ends said before says nothing of it."""
+    connect(net)
+    net.send("inside", from_client("RA"))
+    far = 1 << 31
+    net.send("inside", packets.tcp(HOST, REMOTE, "S", seq=far, scale=0))
+    net.send("outside", packets.tcp(REMOTE, EXTERNAL, "SA", seq=far, ack=far + 1, scale=0))
+    assert net.take("outside", from_server(seq=far + 1, ack=far + 1)) == []
+    assert net.take("inside", from_client(seq=far + 1, ack=far + 1)) == []
+    net.send("inside", from_client(seq=far + 1, ack=far + 1))
+    assert len(net.take("inside", from_client(seq=far + 1, ack=far + 1))) == 1
+    assert len(net.take("outside", from_server(seq=far + 1, ack=far + 1))) == 1
+
+
 # -- what it leaves to the path --------------------------------------------------------------------------------------
 
 ODD = {
@@ -220,7 +266,9 @@ def test_a_session_that_only_the_program_sees_lives_on(net: CarriedHarness) -> N
 
 def test_sessions_that_trackers_read_are_not_carried(net: CarriedHarness) -> None:
     net.forwarder.follow(pptp=True, ipsec=True)
+    net.table.follow_ports([1723, 21])
     connect(net, server="199.0.0.1:1723")
+    connect(net, client="10.0.0.2:21", shown="200.200.200.200:21")
     ask(net, host="10.0.0.2:500", remote="199.0.0.1:500")
     assert not net.table.carried_rows["ticket"].any()
 

@@ -8,7 +8,8 @@ from typing import Any
 from fastmasq.config.schema import Settings
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.links import Links
-from fastmasq.errors import KernelError
+from fastmasq.errors import FastmasqError, KernelError
+from fastmasq.kernel.guard.backends import open_guard
 from fastmasq.offload.arrays import Arrays
 from fastmasq.offload.attachment import Attachment
 from fastmasq.path.forwarder import Forwarder
@@ -17,6 +18,7 @@ log = logging.getLogger("fastmasq.engine")
 
 SWITCHED_OFF = '[offload] mode is "off"'
 NO_PLACE = "only behind a guard of tc or nftables is a tap that sees nothing of what the kernel carries"
+NO_LINK = "there is no link that it could stand at"
 BY_POLICY = "rules, triggers or marks want to see every packet"
 
 
@@ -26,6 +28,21 @@ def capacity(settings: Settings, *, is_shared: bool) -> int:
     return min(most, settings.offload.sessions) if is_shared else most
 
 
+def complaint(settings: Settings) -> str:
+    """Return why the kernel would carry no sessions, though it is to; "" if it would. Nothing is left behind."""
+    if settings.offload.mode == "off":
+        return ""
+    try:
+        expected = open_guard(settings.takeover.guard)
+        expected.close()
+        if not expected.marks:
+            return NO_PLACE
+        Attachment(capacity(settings, is_shared=True)).close()
+    except FastmasqError as error:
+        return str(error)
+    return ""
+
+
 class Offload:
     """What carries sessions; without `arrays` nothing ever does. Why not is in the log, and in `describe`."""
 
@@ -33,6 +50,7 @@ class Offload:
         self._host = host
         self._attachment: Attachment | None = None
         self._why_not = ""
+        self._is_placed = False
         try:
             if settings.offload.mode == "off":
                 self._why_not = SWITCHED_OFF
@@ -54,18 +72,19 @@ class Offload:
         interfaces = {
             number: attached.ifindex
             for number, attached in links.attached.items()
-            if attached.is_behind and links.links[number].role != "local"
+            if attached.is_behind and links.links[number].role != "local" and self._host.guard_marks()
         }
         try:
-            self._attachment.follow(interfaces if self._host.guard_marks() else {})
+            self._attachment.follow(interfaces)
         except KernelError as error:
             self._attachment.follow({})
             interfaces = {}
             self._give_up(error)
+        self._is_placed = bool(interfaces)
         with forwarder.locked():
             for number in links.links:
                 forwarder.carry_by(number, interfaces.get(number, 0))
-            forwarder.carry(bool(interfaces))
+            forwarder.carry(self._is_placed)
 
     def describe(self, forwarder: Forwarder) -> dict[str, Any]:
         """Return what `status` shows: what has been carried, of how many packets; whether, and why not."""
@@ -80,7 +99,9 @@ class Offload:
         }
 
     def _why_idle(self) -> str:
-        return BY_POLICY if self._host.guard_marks() else NO_PLACE
+        if self._is_placed:
+            return BY_POLICY
+        return NO_LINK if self._host.guard_marks() else NO_PLACE
 
     def _give_up(self, error: KernelError) -> None:
         self._why_not = str(error)

@@ -13,9 +13,8 @@ import numpy as np
 
 from fastmasq.config.schema import Settings
 from fastmasq.control.keys import read_keys
-from fastmasq.daemon import hooks, ports
+from fastmasq.daemon import hooks, offload, ports
 from fastmasq.daemon.claims import claims
-from fastmasq.daemon.offload import capacity
 from fastmasq.daemon.policy import Declared
 from fastmasq.daemon.rows import addresses_by_name, external_addresses, missing_addresses
 from fastmasq.daemon.targets import outsiders, unlinked
@@ -37,7 +36,6 @@ from fastmasq.kernel.ports import (
 from fastmasq.kernel.routes import UNICAST
 from fastmasq.kernel.takeover import left_behind
 from fastmasq.kernel.watch import Watch
-from fastmasq.offload.attachment import Attachment
 from fastmasq.path.rows import MACVLANS
 from fastmasq.policy.forwards import overlaps, read_address
 from fastmasq.policy.triggers import port_forwards
@@ -194,12 +192,8 @@ def _host(settings: Settings) -> Iterator[Finding]:
 
 
 def _offload(settings: Settings) -> Iterator[Finding]:
-    if settings.offload.mode == "off":
-        return
-    try:
-        Attachment(capacity(settings, is_shared=True)).close()
-    except FastmasqError as error:
-        yield Finding("warning", f"[offload] the kernel will carry no sessions: {error}")
+    if complaint := offload.complaint(settings):
+        yield Finding("warning", f"[offload] the kernel will carry no sessions: {complaint}")
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -8,12 +8,14 @@ import platform
 from collections.abc import Mapping
 
 from fastmasq.errors import KernelError
+from fastmasq.kernel import privileges
 from fastmasq.kernel.bpf import calls
 from fastmasq.offload import program
 from fastmasq.offload.arrays import Arrays
 from fastmasq.path.rows import NO_LINK
 
 ORDERED = ("x86_64",)  # processors that show reads and writes to others in their order
+_NOWHERE = 0x7FFFFFFF  # the number of no interface
 
 
 class Attachment:
@@ -23,11 +25,13 @@ class Attachment:
         """Raises KernelError if it cannot be had."""
         if platform.machine() not in ORDERED:
             raise KernelError(f"processors of {platform.machine()} show their writes to others in any order")
+        if lacking := privileges.wanting():
+            raise KernelError(f"fastmasq lacks {' and '.join(lacking)}")
         self._program = program.read()
         self.arrays = Arrays(sessions)
         self._links: dict[int, tuple[int, int]] = {}  # by number: interface, and the descriptor that it is held by
         try:
-            os.close(self._load(NO_LINK))
+            self._join(NO_LINK, _NOWHERE)  # a kernel that knows the place misses the interface
         except KernelError:
             self.arrays.close()
             raise

@@ -1,4 +1,4 @@
-"""The bpf(2) calls to make maps, load programs, and attach them to a control group; only what fastmasq needs."""
+"""The bpf(2) calls to make maps, and to load, try and attach programs; only what fastmasq needs."""
 
 from __future__ import annotations
 

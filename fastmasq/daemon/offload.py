@@ -95,7 +95,7 @@ class Offload:
             "why_not": why_not,
             "packets": packets,
             "octets": octets,
-            "forwarded": forwarder.verdicts()["forward"] + packets,
+            "forwarded": forwarder.verdicts()["forward"],
         }
 
     def _why_idle(self) -> str:

@@ -520,10 +520,10 @@ cdef class Forwarder:
         return {name: self.path.drops[code] for code, (name, _) in enumerate(DROP_REASONS) if self.path.drops[code]}
 
     def verdicts(self):
-        """Return {verdict: packets}; "punt" are those that wait just now."""
+        """Return {verdict: packets}; "punt" are those that wait just now. What the kernel has carried is forwarded, too."""
         cdef Path *p = &self.path
         return {
-            "forward": p.forwarded,
+            "forward": p.forwarded + self.table.carried()[0],
             "deliver": p.delivered,
             "reply": p.replied,
             "punt": p.held.count + p.punts.count + p.datagrams.kept,

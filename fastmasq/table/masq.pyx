@@ -779,7 +779,7 @@ cdef class MasqTable:
     def carried(self):
         """Return (packets, octets) that the kernel has carried of all sessions there ever were."""
         cdef Table *t = &self.table
-        now = self.memory.carried
+        now = self.memory.carried[:t.fresh]
         return t.carried_packets + int(now["packets"].sum()), t.carried_octets + int(now["octets"].sum())
 
     def keep_carried(self, *, bint exactly=False):

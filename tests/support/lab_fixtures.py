@@ -9,6 +9,7 @@ import pytest
 
 from fastmasq.lab.forwarder import Fastmasq
 from fastmasq.lab.topology import Lab
+from tests.support.lab_network import head
 from tests.support.namespaces import Gateway
 from tests.support.networks import networks
 
@@ -90,7 +91,7 @@ def masquerade_lab(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Fastm
     started: list[Fastmasq] = []
 
     def start(extra: str = "", network: str = "masquerade", **interfaces: object) -> Fastmasq:
-        forwarder = Fastmasq(make_lab(network), extra, **interfaces)
+        forwarder = Fastmasq(make_lab(network), head(extra), **interfaces)
         forwarder.install()
         started.append(forwarder)
         return forwarder

@@ -38,6 +38,12 @@ IP_RECVERR, SO_EE_ORIGIN_ICMP = 11, 2
 _CHUNK_BYTES = 1 << 18
 
 
+def head(extra: str) -> str:
+    """Return the head of a configuration, which says of offload what the environment wants of a whole run of tests."""
+    mode = os.environ.get("FASTMASQ_TEST_OFFLOAD")
+    return f'{extra}\n[offload]\nmode = "{mode}"\n' if mode and "[offload]" not in extra else extra
+
+
 class Overheard(NamedTuple):
     """One IPv4 packet seen on an interface, and whether the host there sent it. Ports are 0 without TCP or UDP."""
 
@@ -119,7 +125,7 @@ class Network:
 
     def start(self, extra: str = "", **interfaces: Any) -> str:
         """Start fastmasq in the gateway with this head of a configuration; return the line that says it forwards."""
-        self._fastmasq = Fastmasq(self.lab, extra, **interfaces)
+        self._fastmasq = Fastmasq(self.lab, head(extra), **interfaces)
         return self._fastmasq.install()
 
     def adopt(self, fastmasq: Fastmasq) -> None:

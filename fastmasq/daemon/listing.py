@@ -25,9 +25,9 @@ def copies(table: MasqTable, forwarder: Forwarder) -> Iterator[np.ndarray]:
     for first in range(0, max(1, table.fresh), CHUNK):
         with forwarder.locked():
             rows = table.sessions[first : first + CHUNK].copy()
-            carried = table.carried_rows["packets"][first : first + CHUNK]
+            carried = table.carried_rows["packets"][first : first + CHUNK].astype("u4")
         if len(carried):
-            rows["flow"]["packets"] += carried.astype("u4")
+            rows["flow"]["packets"] += carried
         yield rows
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger("fastmasq.engine")
 SWITCHED_OFF = '[offload] mode is "off"'
 NO_PLACE = "only behind a guard of tc or nftables is a tap that sees nothing of what the kernel carries"
 NO_LINK = "there is no link that it could stand at"
-BY_POLICY = "rules, triggers or marks want to see every packet"
+BY_POLICY = "triggers or marks want to see every packet"
 
 
 def capacity(settings: Settings, *, is_shared: bool) -> int:

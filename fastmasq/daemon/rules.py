@@ -87,6 +87,7 @@ class Rules:
         compiled = None if is_idle(rule_set) else compile_chains(rule_set, self._links)
         self.print_log()
         with self._forwarder.locked():
+            self._forwarder.charge_carried(for_good=True)
             counts = self._table.collect()
             if compiled is None:
                 self._forwarder.set_chains(None)
@@ -108,6 +109,7 @@ class Rules:
         """Bring the counters of rules and policies up to date with what packets of the path have matched."""
         if self._compiled is not None:
             with self._forwarder.locked():
+                self._forwarder.charge_carried()
                 counts = self._table.collect()
             self._compiled.add(counts, self.rule_set)
 

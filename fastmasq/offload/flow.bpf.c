@@ -231,6 +231,8 @@ __attribute__((section("classifier"), used)) int carry(struct __sk_buff *skb)
     if (READ(flow->key0) != ((uint64_t)saddr << 32 | daddr)
         || READ(flow->key1) != ((uint64_t)protocol << 56 | (uint64_t)side << 48 | (uint64_t)sport << 32 | dport))
         return GO_ON;
+    if (READ(carrier.rules) != (direction ? READ(of_session->rules[1]) : READ(of_session->rules[0])))
+        return GO_ON;
     uint32_t generation = READ(carrier.generation);
     KEEP_ORDER();
     uint32_t known = READ(session->known);

@@ -27,7 +27,7 @@ cdef struct Carrier:
     uint32_t tcp_established    # timeouts in ticks
     uint32_t udp_active
     uint32_t identification_key  # 0: packets keep theirs
-    uint32_t reserved
+    uint32_t rules              # number of the rules in force, or of there being none; never 0
     CarrierLink links[LINKS]
 
 

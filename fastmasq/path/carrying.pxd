@@ -1,16 +1,23 @@
 # Flows that the kernel may carry: which they are, and what the program that does it is told.
 #
 # What the program does with a packet has to be what the path would do. So it gets no session of which a packet must be seen
-# here: none of whose ends turns round or is this host, none that a tracker reads, none while there are rules, triggers or marks.
+# here: none of whose ends turns round or is this host, none that a tracker reads, none while there are triggers or marks.
 # Whatever of the others is not plain, it leaves to us.
+#
+# Where there are rules, it carries packets of a flow whose verdict is remembered: they would match what those before have
+# matched, and nothing would be done to them for it. The rules are told of them when somebody looks, or when the verdict is
+# another.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
+from fastmasq.path cimport match
 from fastmasq.path.carrier cimport Carrier
+from fastmasq.path.packet cimport Packet
+from fastmasq.path.remembered cimport CachedVerdict, Remembered, VerdictPath, generation_of
 from fastmasq.path.state cimport Path
 from fastmasq.table cimport carried, keys, rows, streams
 from fastmasq.table.order cimport show_in_order
-from fastmasq.table.rows cimport Flow, INBOUND, OUTBOUND, Session
+from fastmasq.table.rows cimport Carried, Flow, INBOUND, OUTBOUND, Session, Tally
 from fastmasq.wire cimport numbers
 
 cdef enum:
@@ -37,12 +44,78 @@ cdef inline bint may_be_carried(const Path *p, uint32_t row) noexcept nogil:
             and keys.key_side(s.flow[INBOUND].key1) == keys.OUTSIDE and not is_read(p, row, &s.flow[OUTBOUND]))
 
 
-cdef inline void offer(Path *p, uint32_t row) noexcept nogil:
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+cdef inline void begin_rules(Path *p) noexcept nogil:
+    """Have the program carry nothing by what rules have said so far."""
+    p.carrier.rules += 1
+    if p.carrier.rules == 0:
+        p.carrier.rules = 1
+    show_in_order()
+
+
+cdef inline uint32_t rules_for(const Path *p, const Packet *packet, uint32_t ref) noexcept nogil:
+    """Return the number of the rules by which the kernel may carry packets like this of its flow; 0 if they want to see them."""
+    cdef const Remembered *r
+    cdef const CachedVerdict *slot
+    cdef const VerdictPath *path
+    if p.chains == NULL:
+        return p.carrier.rules
+    r = &p.chains.remembered
+    slot = &r.flows[ref]
+    if (slot.generation != generation_of(r, p.generation) or slot.key0 != packet.key0 or slot.key1 != packet.key1
+            or slot.link != packet.link):
+        return 0
+    path = &r.paths[slot.path]
+    return p.carrier.rules if path.verdict == match.MASQ and path.tos_and == 0xFF and path.tos_xor == 0 else 0
+
+
+cdef inline void charge(Path *p, uint32_t ref) noexcept nogil:
+    """Tell the rows of rules that packets of a flow match of those that the kernel has carried since the last time."""
+    cdef Remembered *r = &p.chains.remembered
+    cdef const Carried *counted = &p.table.carried[rows.row_of(ref)]
+    cdef Tally *tally = &p.table.tallies[rows.row_of(ref)]
+    cdef int direction = rows.direction_of(ref)
+    cdef uint64_t packets = counted.packets[direction] - tally.charged_packets[direction]
+    cdef uint64_t octets = counted.octets[direction] - tally.charged_octets[direction]
+    cdef VerdictPath *path
+    if packets == 0 and octets == 0:
+        return
+    tally.charged_packets[direction] += packets
+    tally.charged_octets[direction] += octets
+    if r.flows[ref].generation >> 32 != r.generation:
+        return
+    path = &r.paths[r.flows[ref].path]
+    path.admitted_packets += packets
+    path.admitted_octets += octets
+    path.sent_packets += packets
+    path.sent_octets += octets
+
+
+cdef inline void charge_all(Path *p) noexcept nogil:
+    cdef uint32_t ref
+    for ref in range(2 * p.table.fresh):
+        charge(p, ref)
+
+
+# -- sessions --------------------------------------------------------------------------------------------------------
+
+cdef inline void forbid(Path *p, uint32_t row, int direction) noexcept nogil:
+    """Have the kernel carry nothing of a flow until the path has sent a packet of it."""
+    p.table.carried[row].rules[direction] = 0
+    show_in_order()
+
+
+cdef inline void offer(Path *p, const Packet *packet, uint32_t ref) noexcept nogil:
     """Let the kernel carry a session from now on, if it may. One of a single packet is not worth it.
 
-    The path has handled a packet of it: what outlives us of the session is as it is now.
+    The path is about to send a packet of the flow `ref`: what outlives us of the session is as it is now.
     """
+    cdef uint32_t row = rows.row_of(ref)
+    cdef int direction = rows.direction_of(ref)
     cdef const Session *s = &p.table.sessions[row]
+    p.table.tallies[row].octets[direction] += packet.length
+    p.table.carried[row].rules[direction] = rules_for(p, packet, ref)
     if (p.table.carried[row].ticket == 0 and p.carrier.is_open and s.flow[OUTBOUND].packets + s.flow[INBOUND].packets > 1
             and may_be_carried(p, row)):
         carried.give_ticket(p.table, row)

@@ -8,7 +8,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastmasq.path cimport match, remembered, rules, verdict
+from fastmasq.path cimport carrying, match, remembered, rules, verdict
 from fastmasq.path.match cimport Probe
 from fastmasq.path.packet cimport KIND_SESSION, KIND_TUNNEL, Packet, refused
 from fastmasq.path.remembered cimport CachedVerdict
@@ -68,7 +68,7 @@ cdef inline bint speaks_for_its_flow(const Packet *packet) noexcept nogil:
 
 
 cdef inline uint64_t verdict_generation(const Path *p) noexcept nogil:
-    return (<uint64_t>p.chains.remembered.generation << 32) | p.generation
+    return remembered.generation_of(&p.chains.remembered, p.generation)
 
 
 cdef inline uint32_t way_in(const Packet *packet) noexcept nogil:
@@ -106,8 +106,13 @@ cdef inline void remember_verdict(Path *p, Packet *packet, uint8_t decision) noe
     if (slot == NULL or passage.logged or packet.has_waited or passage.matched.count > remembered.MATCHED
             or (decision == match.MASQ and not passage.has_flow)):
         return
+    if p.carrier != NULL and passage.has_flow and packet.kind == KIND_SESSION:
+        carrying.charge(p, <uint32_t>(slot - c.remembered.flows))
     path = remembered.intern_path(&c.remembered, &passage.matched, decision, &passage.probe)
     if path == remembered.NOWHERE:
+        if p.carrier != NULL:
+            carrying.begin_rules(p)
+            carrying.charge_all(p)
         remembered.forget_paths(&c.remembered, c.counts)
         return
     slot.key0 = packet.key0

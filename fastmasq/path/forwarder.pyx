@@ -17,7 +17,7 @@ import numpy as np
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmasq.path cimport datagrams, finish, hops, liveness, mss, observation, punts, tunnels, untranslated, verdict
+from fastmasq.path cimport carrying, datagrams, finish, hops, liveness, mss, observation, punts, tunnels, untranslated, verdict
 from fastmasq.path.batch cimport handle, process, take_again
 from fastmasq.path.carrier cimport Carrier, IDENTIFICATIONS, Identifications
 from fastmasq.path.datagrams cimport Datagram, Datagrams, Piece
@@ -152,6 +152,7 @@ cdef class Forwarder:
         if apart is not None:
             self._carrier = np.frombuffer(apart["carrier"], rows.CARRIER, 1)
             p.carrier = <Carrier *><size_t>self._carrier.ctypes.data
+            carrying.begin_rules(p)
         p.hairpin = hairpin
         p.mss = mss.AUTOMATIC
         p.limit_errors = limit_errors
@@ -284,8 +285,17 @@ cdef class Forwarder:
         """Have the kernel carry what it may by the policy as it is now."""
         cdef Path *p = &self.path
         if p.carrier != NULL:
-            p.carrier.is_open = (self.carries and p.chains == NULL and p.triggers_and_marks == NULL
-                                 and p.observation == NULL)
+            p.carrier.is_open = self.carries and p.triggers_and_marks == NULL and p.observation == NULL
+
+    def charge_carried(self, *, bint for_good=False):
+        """Tell the chains of what the kernel has carried under them; for_good: and have it carry nothing more by them."""
+        cdef Path *p = &self.path
+        if p.carrier == NULL:
+            return
+        if for_good:
+            carrying.begin_rules(p)
+        if p.chains != NULL:
+            carrying.charge_all(p)
 
     @property
     def is_carrying(self):
@@ -339,9 +349,9 @@ cdef class Forwarder:
 
     def set_chains(self, RuleTable chains):
         """Put packets to these chains; None: to none, and all that leaves outside is masqueraded."""
+        self.charge_carried(for_good=True)
         self.chains = chains
         self.path.chains = &chains.chains if chains is not None else NULL
-        self._open_carrier()
         if self.path.observation != NULL:
             observation.forget_rules(self.path.observation)
 

@@ -144,7 +144,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     cdef Outcome outcome
     if rows.direction_of(ref) != rows.OUTBOUND:
         return verdict.MARTIAN_SOURCE       # answers turn round here: one that comes from a link is forged
-    outcome = check_link(p, packet, &p.table.sessions[rows.row_of(ref)], rows.OUTBOUND)
+    outcome = check_link(p, packet, rows.row_of(ref), rows.OUTBOUND)
     if outcome != verdict.GOES_ON:
         return outcome
     return turn_round(p, packet, rows.row_of(ref), False)

@@ -50,6 +50,11 @@ cdef struct Remembered:
     uint32_t generation
 
 
+cdef inline uint64_t generation_of(const Remembered *r, uint32_t of_kernel) noexcept nogil:
+    """Return what a verdict that is remembered now says of the rules, and of what the kernel knows."""
+    return (<uint64_t>r.generation << 32) | of_kernel
+
+
 cdef inline void fold_paths(Remembered *r, RuleCount *counts) noexcept nogil:
     """Add what was counted for lists of matched rows to the rows themselves."""
     cdef VerdictPath *path

@@ -60,7 +60,7 @@ CARRIER = np.dtype(
         ("tcp_established", "u4"),
         ("udp_active", "u4"),
         ("identification_key", "u4"),
-        ("reserved", "u4"),
+        ("rules", "u4"),
         ("links", CARRIER_LINK, LINKS),
     ]
 )

@@ -118,14 +118,17 @@ cdef inline uint32_t known_by(const Path *p, int direction, int link, int other_
     return (p.generation << 8) | known_link(direction, link) | known_link(1 - direction, other_link)
 
 
-cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
+cdef inline Outcome judge_link(Path *p, const Packet *packet, uint32_t row, int direction) noexcept nogil:
     """Whether a packet may come by its link: asked when that is another one, or what the kernel knows has changed.
 
     Of what has changed all is looked up anew. Until the way of the flow's packets is, the link of the other flow is
     taken for this one, which is on another side: so none of its packets passes unasked.
     """
+    cdef Session *s = &p.table.sessions[row]
     if route.is_martian_source(p, packet):
         return verdict.MARTIAN_SOURCE
+    if p.carrier != NULL:
+        carrying.forbid(p, row, direction)
     if s.known >> 8 != p.generation:
         s.flow[rows.OUTBOUND].hop = rows.NO_HOP
         s.flow[rows.INBOUND].hop = rows.NO_HOP
@@ -136,11 +139,12 @@ cdef inline Outcome judge_link(Path *p, const Packet *packet, Session *s, int di
     return verdict.GOES_ON
 
 
-cdef inline Outcome check_link(Path *p, const Packet *packet, Session *s, int direction) noexcept nogil:
+cdef inline Outcome check_link(Path *p, const Packet *packet, uint32_t row, int direction) noexcept nogil:
     """Whether a packet of the flow `direction` comes by the link that leads to its source: mostly that is known."""
+    cdef const Session *s = &p.table.sessions[row]
     if likely(s.known >> 8 == p.generation and link_of(s, direction) == packet.link):
         return verdict.GOES_ON
-    return judge_link(p, packet, s, direction)
+    return judge_link(p, packet, row, direction)
 
 
 cdef inline Outcome choose_flow_hop(Path *p, Packet *packet, Session *s, int direction) noexcept nogil:
@@ -212,7 +216,7 @@ cdef inline Outcome translate(Path *p, Packet *packet, uint32_t ref, uint32_t st
     if p.triggers_and_marks != NULL and direction == rows.OUTBOUND and is_own_mapping(p, s):
         triggers.note_contact(&p.triggers_and_marks.triggers, packet.protocol, &packet.ends, p.tick)
     if rarely(p.carrier != NULL):
-        carrying.offer(p, row)
+        carrying.offer(p, packet, ref)
     if rarely(stream != 0):
         return edited.send(p, packet, row, stream, direction, flow)
     rewrite_flow(p, packet, flow)
@@ -238,7 +242,7 @@ cdef inline Outcome forward(Path *p, Packet *packet, uint32_t ref) noexcept nogi
     """A packet that the table has the flow `ref` for."""
     cdef int direction = rows.direction_of(ref)
     cdef Session *s = &p.table.sessions[rows.row_of(ref)]
-    cdef Outcome outcome = check_link(p, packet, s, direction)
+    cdef Outcome outcome = check_link(p, packet, rows.row_of(ref), direction)
     if outcome == verdict.GOES_ON:
         outcome = choose_flow_hop(p, packet, s, direction)
     if outcome != verdict.GOES_ON:

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from fastmasq.table cimport rows
 from fastmasq.table.order cimport keep_order, show_in_order
-from fastmasq.table.rows cimport Carried, Session
+from fastmasq.table.rows cimport Carried, Session, Tally
 from fastmasq.table.table cimport Table
 
 cdef enum:
@@ -42,14 +42,19 @@ cdef inline void take_ticket(Table *t, uint32_t row) noexcept nogil:
 cdef inline void begin_counts(Table *t, uint32_t row) noexcept nogil:
     """Add what was carried of the session before to the totals; a new one is in its row."""
     cdef Carried *carried
+    cdef Tally *tally
     cdef int direction
     if t.carried == NULL:
         return
-    carried = &t.carried[row]
+    carried, tally = &t.carried[row], &t.tallies[row]
     for direction in range(rows.DIRECTIONS):
         t.carried_packets += carried.packets[direction]
         t.carried_octets += carried.octets[direction]
+        tally.charged_packets[direction] -= carried.packets[direction]      # what is still to be charged stays the same
+        tally.charged_octets[direction] -= carried.octets[direction]
+        tally.octets[direction] = 0
         carried.packets[direction] = carried.octets[direction] = 0
+        carried.rules[direction] = 0
 
 
 # -- what outlives us ------------------------------------------------------------------------------------------------

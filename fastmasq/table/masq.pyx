@@ -22,7 +22,7 @@ from fastmasq.table.keys cimport Ends
 from fastmasq.table.order cimport keep_order
 from fastmasq.table.pattern cimport lay_pattern
 from fastmasq.table.permits cimport PermitSet
-from fastmasq.table.rows cimport Carried, Host, Mapping, Network, OUTBOUND, Session
+from fastmasq.table.rows cimport Carried, Host, Mapping, Network, OUTBOUND, Session, Tally
 from fastmasq.table.sessions cimport Birth
 from fastmasq.table.streams cimport EDITS, Edit, FOLLOWED_PORTS, STREAMS, Stream, TEXT
 from fastmasq.table.table cimport EXTERNALS, Growth, POOLS, PORTS, Table
@@ -51,6 +51,7 @@ FILTERINGS = {
 cdef union Row:
     Session session
     Carried carried
+    Tally tally
     Mapping mapping
     Host host
     Network network
@@ -64,6 +65,7 @@ cdef union Row:
 ctypedef fused AnyRow:
     Session
     Carried
+    Tally
     Mapping
     Host
     Network
@@ -86,6 +88,7 @@ def check_mirrors():
     cdef Row row
     check_mirror("SESSION", &row.session)
     check_mirror("CARRIED", &row.carried)
+    check_mirror("TALLY", &row.tally)
     check_mirror("MAPPING", &row.mapping)
     check_mirror("HOST", &row.host)
     check_mirror("NETWORK", &row.network)
@@ -289,6 +292,7 @@ cdef class MasqTable:
         note_sizes(&t.mapping_growth, memory.mapping_indexes)
         t.index, t.mapping_index, t.permits = t.indexes[0], t.mapping_indexes[0], t.permit_sets[0]
         t.carried = <Carried *>address_of(memory.carried) if self._is_shared else NULL
+        t.tallies = <Tally *>address_of(memory.tallies) if self._is_shared else NULL
         t.kept = <Session *>address_of(memory.kept) if len(memory.kept) else NULL
         point_index(&t.host_index, memory.host_index)
         t.networks = <Network *>address_of(memory.networks)
@@ -805,6 +809,11 @@ cdef class MasqTable:
     def carried_rows(self):
         """Rows of rows.CARRIED beside those of `sessions`; empty where the kernel carries none."""
         return self.memory.carried
+
+    @property
+    def tallies(self):
+        """Rows of rows.TALLY beside those of `sessions`; empty where the kernel carries none."""
+        return self.memory.tallies
 
     def timeout_ns(self, state):
         return self.table.timeout[state] * TICK_NS

@@ -58,6 +58,7 @@ class Memory:
     followed: np.ndarray
     unread: np.ndarray
     carried: np.ndarray
+    tallies: np.ndarray
     kept: np.ndarray
 
 
@@ -102,6 +103,7 @@ def passing(capacity: int, carried: int = 0) -> Arrays:
         "followed": (np.dtype("u8"), (capacity // 64 + 1,)),
         "unread": (np.dtype("u8"), (capacity // 64 + 1,)),
         "carried": (rows.CARRIED, (carried,)),
+        "tallies": (rows.TALLY, (carried,)),
     }
 
 

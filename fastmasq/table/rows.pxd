@@ -22,7 +22,7 @@ cdef enum:
 
     UNKNOWN_SCALE = 15
 
-    CARRIED_RESERVED = 7        # words, which make it a cache line
+    CARRIED_RESERVED = 5        # words, which make it a cache line
 
 cdef enum:
     STATE_FREE = 0
@@ -95,7 +95,15 @@ cdef struct Carried:
     uint64_t packets[DIRECTIONS]
     uint64_t octets[DIRECTIONS]
     uint32_t ticket             # by which it may; 0: it may not
+    uint32_t rules[DIRECTIONS]  # number of the rules that let it carry packets of each flow (path/carrier.pxd); 0: none do
     uint32_t reserved[CARRIED_RESERVED]
+
+
+cdef struct Tally:
+    # beside that, for us alone
+    uint64_t octets[DIRECTIONS]     # that the path has sent of each flow
+    uint64_t charged_packets[DIRECTIONS]    # carried ones that rules have been told of
+    uint64_t charged_octets[DIRECTIONS]
 
 
 cdef enum:

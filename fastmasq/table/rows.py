@@ -37,7 +37,10 @@ SESSION = np.dtype(
         ("port_class", "u1"),
     ]
 )
-CARRIED = np.dtype([("packets", "u8", 2), ("octets", "u8", 2), ("ticket", "u4"), ("reserved", "u4", 7)])
+CARRIED = np.dtype(
+    [("packets", "u8", 2), ("octets", "u8", 2), ("ticket", "u4"), ("rules", "u4", 2), ("reserved", "u4", 5)]
+)
+TALLY = np.dtype([("octets", "u8", 2), ("charged_packets", "u8", 2), ("charged_octets", "u8", 2)])
 MAPPING = np.dtype([("address", "u4"), ("host", "u4"), ("sessions", "u4"), ("id", "u2"), ("in_use", "u2")])
 BUCKET = np.dtype([("tokens", "u4"), ("stamp_ms", "u4")])
 HOST = np.dtype(

@@ -38,7 +38,7 @@ from fastmasq.table.forwards cimport ForwardSet
 from fastmasq.table.index cimport Index, OldIndex
 from fastmasq.table.permits cimport OldPermitSet, PermitSet
 from fastmasq.table.ports cimport PortPool
-from fastmasq.table.rows cimport Carried, Host, Mapping, Network, Session
+from fastmasq.table.rows cimport Carried, Host, Mapping, Network, Session, Tally
 from fastmasq.table.siphash cimport Secret
 from fastmasq.table.streams cimport StreamSet
 from fastmasq.table.wheel cimport Wheel
@@ -104,6 +104,7 @@ cdef struct Table:
     uint32_t fresh              # rows [fresh, backed) were never used
     uint32_t free_row           # first of the rows given back, linked by timer_next
     Carried *carried            # beside each session; NULL: the kernel carries none
+    Tally *tallies              # beside those
     Session *kept               # what outlives us of sessions that lie elsewhere; NULL: nothing, or they do themselves
     uint32_t tickets            # the last one that was given
     RestQueue resting           # rows given back in this tick that had one

@@ -15,6 +15,7 @@ from fastmasq import program
 from fastmasq.lab.topology import SERVER_ADDRESS
 from tests.lab.test_forwarder_life import kill
 from tests.lab.test_forwarder_state import FORWARD, assert_adopted, folder, settings
+from tests.lab.test_legacy_masqadm import masqadm
 from tests.support.lab_network import ECHO_PORT, Network, round_trip
 
 __all__ = ["folder"]
@@ -83,25 +84,47 @@ def test_what_is_carried_outlives_a_kill(net: Network, folder: Path) -> None:
         assert other.recv(100) == word
 
 
-def test_rules_see_every_packet(net: Network) -> None:
+def ask(net: Network, client: Any, times: int) -> int:
+    """Have a client ask the server so often; return how many of these packets and their answers were carried."""
+    before = carried(net)["packets"]
+    for number in range(times):
+        assert round_trip(client, (SERVER_ADDRESS, ECHO_PORT), b"%d" % number)
+    return carried(net)["packets"] - before
+
+
+def change(net: Network, *changes: dict[str, Any]) -> None:
+    net.fastmasq.ask("rules.change", changes=list(changes))
+
+
+def test_rules_count_what_is_carried_and_see_what_they_log(net: Network) -> None:
     net.echo_udp()
     net.start(AUTO)
     client = net.udp("inside")
-
-    def ask(times: int) -> int:
-        before = carried(net)["packets"]
-        for number in range(times):
-            assert round_trip(client, (SERVER_ADDRESS, ECHO_PORT), b"%d" % number)
-        return carried(net)["packets"] - before
-
-    assert ask(10) >= 16
-    net.fastmasq.ask("rules.change", changes=[{"do": "append", "chain": "input", "rule": {}}])
-    assert ask(10) == 0
-    assert carried(net)["why_not"] == "rules, triggers or marks want to see every packet"
+    assert ask(net, client, 10) >= 16
+    change(net, {"do": "append", "chain": "input", "rule": {}})
+    assert ask(net, client, 10) >= 16
     (rule,) = net.fastmasq.ask("rules", chain="input")["chains"][0]["rules"]
-    assert rule["packets"] == 20
-    net.fastmasq.ask("rules.change", changes=[{"do": "flush", "chain": "input"}])
-    assert ask(10) == 20
+    assert (rule["packets"], rule["bytes"]) == (20, 20 * 29)
+    change(net, {"do": "append", "chain": "output", "rule": {"log": True}})
+    assert ask(net, client, 10) == 0
+    rows = net.fastmasq.ask("rules", chain="output")["chains"]
+    assert [row["packets"] for chain in rows for row in chain["rules"]] == [20]
+    change(net, {"do": "flush", "chain": "output"})
+    assert ask(net, client, 10) >= 16
+    (rule,) = net.fastmasq.ask("rules", chain="input")["chains"][0]["rules"]
+    assert rule["packets"] == 60
+
+
+def test_triggers_see_every_packet(net: Network) -> None:
+    net.echo_udp()
+    net.start(AUTO)
+    client = net.udp("inside")
+    assert ask(net, client, 10) >= 16
+    masqadm(net, "autofw -A -r udp 6970 7170 -c tcp 7070")
+    assert ask(net, client, 10) == 0
+    assert carried(net)["why_not"] == "triggers or marks want to see every packet"
+    masqadm(net, "autofw -F")
+    assert ask(net, client, 10) == 20
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ class Harness:
 
     def rule_counts(self) -> dict[tuple[str, int], tuple[int, int]]:
         """Return {(chain, rule number): (packets, octets)} of what has matched since the last call; 0 is the policy."""
+        self.forwarder.charge_carried()
         counts = self.rule_table.collect()
         return {
             self.compiled.places[row]: (int(counts["packets"][row]), int(counts["octets"][row]))

@@ -280,18 +280,6 @@ def test_packets_that_turn_round_are_not_carried(net: CarriedHarness) -> None:
     assert net.carried == 0
 
 
-def test_nothing_is_carried_while_there_are_rules(net: CarriedHarness) -> None:
-    ask(net)
-    assert net.forwarder.is_carrying
-    rules = RuleSet()
-    rules.append("input", Rule(match=Match(), target="ACCEPT"))
-    net.set_rule_set(rules)
-    assert not net.forwarder.is_carrying
-    assert net.take("inside", packets.udp(HOST, REMOTE, b"question")) == []
-    net.forwarder.set_chains(None)
-    assert len(net.take("inside", packets.udp(HOST, REMOTE, b"question"))) == 1
-
-
 def test_nothing_is_carried_by_a_link_that_is_gone(net: CarriedHarness) -> None:
     ask(net)
     net.forwarder.carry_by(1, 0)
@@ -300,6 +288,92 @@ def test_nothing_is_carried_by_a_link_that_is_gone(net: CarriedHarness) -> None:
     assert len(net.take("inside", packets.udp(HOST, REMOTE, b"question"))) == 1
     net.forwarder.attach(1, net.rings["outside"], net.senders["outside"])
     assert net.take("inside", packets.udp(HOST, REMOTE, b"question")) == []
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+def chains(*rules: Rule, base: str = "input") -> RuleSet:
+    """Return a rule set that masquerades, with these rules in one chain."""
+    rule_set = RuleSet()
+    rule_set.append("forward", Rule(target="MASQ"))
+    for rule in rules:
+        rule_set.append(base, rule)
+    return rule_set
+
+
+COUNTING = chains(Rule(), Rule(match=Match(protocol=17)), Rule(match=Match(protocol=6)))
+
+
+def talk(net: Harness, times: int) -> None:
+    """A question and its answer, so many times, over UDP and over TCP."""
+    for number in range(times):
+        net.send("inside", packets.udp(HOST, REMOTE, bytes(number)))
+        net.send("outside", packets.udp(REMOTE, EXTERNAL, bytes(2 * number)))
+        net.send("inside", from_client("PA", seq=1 + number, payload=b"!"))
+        net.send("outside", from_server("PA", seq=1001 + number, ack=2 + number, payload=b"?"))
+
+
+def test_rules_count_what_is_carried_as_if_it_were_not(net: CarriedHarness) -> None:
+    plain = Harness(capacity=4096)
+    counted = []
+    for each in (net, plain):
+        each.set_rule_set(COUNTING)
+        connect(each)
+        found = []
+        for times in (5, 7):
+            talk(each, times)
+            found.append(each.rule_counts())
+        for session in range(2):
+            each.table.close(session)
+        for _ in range(3):
+            each.advance(0.25)
+        connect(each, client="10.0.0.4:4000")  # in a row of one of them, of which something is still owed
+        talk(each, 3)
+        found.append(each.rule_counts())
+        counted.append(found)
+    assert net.carried > 40
+    assert counted[0] == counted[1]
+
+
+def test_what_is_owed_to_rules_is_paid_when_other_rules_take_their_place(net: CarriedHarness) -> None:
+    net.set_rule_set(COUNTING)
+    ask(net, 10)
+    net.forwarder.charge_carried(for_good=True)
+    assert net.take("inside", packets.udp(HOST, REMOTE, b"question")) == []
+    assert net.rule_counts()["input", 2] == (10, 10 * 36)
+    net.forwarder.set_chains(None)
+    assert net.take("inside", packets.udp(HOST, REMOTE, b"question")) == []
+    ask(net, 1)
+    assert len(net.take("inside", packets.udp(HOST, REMOTE, b"question"))) == 1
+
+
+@pytest.mark.parametrize(
+    "rule_set",
+    [
+        chains(Rule(log=True)),
+        chains(Rule(tos=(0x01, 0x10))),
+        chains(Rule(log=True), base="output"),
+        chains(Rule(match=Match(destination_ports=((80, 80),), protocol=17), target="DENY")),
+    ],
+    ids=["logged", "other TOS", "logged as it leaves", "denied"],
+)
+def test_rules_that_do_something_to_packets_see_each(net: CarriedHarness, rule_set: RuleSet) -> None:
+    ask(net)
+    net.set_rule_set(rule_set)
+    for _ in range(5):
+        net.send("inside", packets.udp(HOST, REMOTE, b"question"))
+    assert net.carried == 0
+
+
+def test_each_way_asks_the_rules_for_itself(net: CarriedHarness) -> None:
+    net.set_rule_set(chains(Rule(match=Match(interface="eth1"), log=True)))
+    answer = packets.udp(REMOTE, EXTERNAL, b"answer")
+    for _ in range(5):
+        net.send("inside", packets.udp(HOST, REMOTE, b"question"))
+        net.send("outside", answer)
+    assert net.take("outside", answer) == []
+    assert len(net.take("inside", packets.udp(HOST, REMOTE, b"question"))) == 1
 
 
 # -- what changes meanwhile ------------------------------------------------------------------------------------------

@@ -63,6 +63,14 @@ cdef inline void begin_counts(Table *t, uint32_t row) noexcept nogil:
 # of one; what the program does to a row is added once a second, but for the numbers that the ends of TCP are at: those are
 # unknown in the copy of a session with a ticket, and its next packets say them.
 
+cdef inline void keep_counts(Table *t, uint32_t row) noexcept nogil:
+    """Have the copy of a session say how many packets there have been, by whichever way."""
+    cdef int direction
+    for direction in range(rows.DIRECTIONS):
+        t.kept[row].flow[direction].packets = (t.sessions[row].flow[direction].packets
+                                               + <uint32_t>t.carried[row].packets[direction])
+
+
 cdef inline void keep(Table *t, uint32_t row) noexcept nogil:
     """Have the copy of a session be as it is now; for whom a kill in the midst of this leaves, see table.pxd."""
     cdef const Session *s = &t.sessions[row]
@@ -71,6 +79,7 @@ cdef inline void keep(Table *t, uint32_t row) noexcept nogil:
         return
     kept = &t.kept[row]
     memcpy(kept, s, <size_t>(<const char *>&s.state - <const char *>s))
+    keep_counts(t, row)
     kept.scale, kept.port_class = s.scale, s.port_class
     kept.flags = s.flags & ~MOVING & 0xFF if has_ticket(t, row) else s.flags
     keep_order()

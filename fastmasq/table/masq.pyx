@@ -787,7 +787,7 @@ cdef class MasqTable:
         return t.carried_packets + int(now["packets"].sum()), t.carried_octets + int(now["octets"].sum())
 
     def keep_carried(self, *, bint exactly=False):
-        """Have what is kept of sessions that the kernel carries say when they end now; called while the path runs.
+        """Have what is kept of sessions that the kernel carries say when they end now, and what they had; the path may run.
 
         exactly: all that there is to say, as the kernel carries none any more, and the path stands still.
         """
@@ -804,6 +804,7 @@ cdef class MasqTable:
                     carried.keep(t, row)
                 else:
                     t.kept[row].expires = t.sessions[row].expires
+                    carried.keep_counts(t, row)
 
     @property
     def carried_rows(self):

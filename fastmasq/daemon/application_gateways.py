@@ -211,9 +211,10 @@ class ApplicationGateways:
         ends = ends_of(session["flow"][OUTBOUND])
         connection = Connection(row, ends, protocol)
         masq = int(session["flow"][OUTBOUND]["saddr"])
-        remote = ANYBODY if protocol == "irc" else ends.daddr
-        opens = partial(self._open, connection, masq, remote, _FOLLOWERS[protocol].protocol)
-        connection.follower = _FOLLOWERS[protocol](ends.saddr, opens, serves=way == INBOUND)
+        follower = _FOLLOWERS[protocol]
+        remote = ANYBODY if follower.is_for_anybody else ends.daddr
+        opens = partial(self._open, connection, masq, remote, follower.protocol)
+        connection.follower = follower(ends.saddr, opens, serves=way == INBOUND)
         self.connections[row] = connection
         return connection
 
@@ -223,7 +224,8 @@ class ApplicationGateways:
         ends = ends_of(outbound)
         served = (ends.did,) if way == OUTBOUND else (ends.sid, int(outbound["sid"]))
         found = next((self._ports[port] for port in served if port in self._ports), None)
-        return None if found != "ftp" and way == INBOUND else found
+        is_wanted = found is not None and (way == OUTBOUND or _FOLLOWERS[found].may_serve)
+        return found if is_wanted else None
 
     def _leave(self, row: int) -> None:
         """Have the path pass on unasked what comes of a session."""

@@ -53,10 +53,13 @@ class Follower:
 
     address: that of the inside host; serves: it is the server. room: how many announcements may be edited before others
     are acknowledged. has_greeted, has_logged_in: whether the server, and the client, have begun as the protocol has it;
-    has_spoken: the client has said a line. protocol: of what is opened.
+    has_spoken: the client has said a line. protocol: of what is opened; is_for_anybody: it is not for the remote host
+    alone. may_serve: connections are followed also where the server is inside.
     """
 
     protocol = TCP
+    is_for_anybody = False
+    may_serve = False
 
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
         self.address = address

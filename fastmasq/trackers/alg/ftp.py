@@ -42,6 +42,8 @@ _EXTENDED_BEGINS = re.compile(rb"229 [^(\r\n]*\(([!-~])\1\1(?=\d)")
 class FtpFollower(Follower):
     """One control connection. `asked`: the verb that the server has to announce a port for."""
 
+    may_serve = True
+
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
         super().__init__(address, opens, serves=serves)
         self.asked = b""

@@ -40,6 +40,8 @@ _MOST_PORTS = 64  # announced ones that are remembered, for RESUME and ACCEPT
 class IrcFollower(Follower):
     """One connection of a client inside, from its first octet on."""
 
+    is_for_anybody = True
+
     def __init__(self, address: int, opens: Opens, *, serves: bool) -> None:
         super().__init__(address, opens, serves=serves)
         self.externals: dict[int, int] = {}  # external port by the client's own

@@ -25,7 +25,7 @@ from fastmasq.kernel import ports as kernel_ports
 from fastmasq.kernel.bpf import calls
 from fastmasq.kernel.bpf.binds import Binds
 from fastmasq.kernel.bpf.original_destination import OriginalDestinations
-from fastmasq.kernel.guard.backends import NoGuard, open_guard
+from fastmasq.kernel.guard.backends import NoGuard, will_mark
 from fastmasq.kernel.guard.specification import Guard, GuardSpec
 from fastmasq.kernel.host_rules.unsolicited import Connection, Gate
 from fastmasq.kernel.links import Link, interface_addresses
@@ -206,9 +206,7 @@ class Host:
         if self.guard is not None:
             return self.guard.marks
         if self._will_mark is None:
-            expected = open_guard(self._backend)
-            self._will_mark = expected.marks
-            expected.close()
+            self._will_mark = will_mark(self._backend)
         return self._will_mark
 
     def keep(self, local: list[int], external: Mapping[int, np.ndarray], protocols: Iterable[int]) -> None:

@@ -9,7 +9,7 @@ from fastmasq.config.schema import Settings
 from fastmasq.daemon.host import Host
 from fastmasq.daemon.links import Links
 from fastmasq.errors import FastmasqError, KernelError
-from fastmasq.kernel.guard.backends import open_guard
+from fastmasq.kernel.guard.backends import will_mark
 from fastmasq.offload.arrays import Arrays
 from fastmasq.offload.attachment import Attachment
 from fastmasq.path.forwarder import Forwarder
@@ -33,14 +33,17 @@ def complaint(settings: Settings) -> str:
     if settings.offload.mode == "off":
         return ""
     try:
-        expected = open_guard(settings.takeover.guard)
-        expected.close()
-        if not expected.marks:
-            return NO_PLACE
-        Attachment(capacity(settings, is_shared=True)).close()
+        _attach(settings, will_mark(settings.takeover.guard)).close()
     except FastmasqError as error:
         return str(error)
     return ""
+
+
+def _attach(settings: Settings, guard_marks: bool) -> Attachment:
+    """Return the program, at no link yet. Raises KernelError if it cannot be had, or has no place."""
+    if not guard_marks:
+        raise KernelError(NO_PLACE)
+    return Attachment(capacity(settings, is_shared=True))
 
 
 class Offload:
@@ -54,10 +57,8 @@ class Offload:
         try:
             if settings.offload.mode == "off":
                 self._why_not = SWITCHED_OFF
-            elif not host.guard_marks():
-                raise KernelError(NO_PLACE)
             else:
-                self._attachment = Attachment(capacity(settings, is_shared=True))
+                self._attachment = _attach(settings, host.guard_marks())
         except KernelError as error:
             self._give_up(error)
 

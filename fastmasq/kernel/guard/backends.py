@@ -80,3 +80,13 @@ def open_guard(backend: str = "auto", begin: Callable[[str], Guard] = _make_chec
         guard.refused = refused
         return guard
     raise AssertionError("the guard that does nothing always works")
+
+
+def will_mark(backend: str) -> bool:
+    """Return whether taps are to stand behind the guard, as far as can be told before it is in force.
+
+    Raises KernelError if the named backend does not work.
+    """
+    expected = open_guard(backend)
+    expected.close()
+    return expected.marks

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fastmasq.cli.options import Group, client_options, find_socket, json_option
+from fastmasq.policy.forwards import Remotes
 
 _PROTOCOL = click.argument("protocol", type=click.Choice(["tcp", "udp"]))
 _LISTEN = click.argument("listen")
@@ -110,7 +111,7 @@ def _origin(forward: dict[str, Any]) -> str:
         return str(forward["from"])
     left = format_duration(forward["left_s"] * NS_PER_SECOND)
     text = f"{forward['from']} by {forward['owner']}, {left} left"
-    remotes = [f"{one['network']}:{one['port'] or 'any'}" for one in forward["remotes"]]
+    remotes = [str(Remotes(**one)) for one in forward["remotes"]]
     return f"{text}, for {', '.join(remotes)}" if remotes else text
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import struct
 
-from fastmasq.kernel.bpf import calls
 from fastmasq.offload import program
 from fastmasq.offload.arrays import Arrays
+from tests.support.classifiers import run_classifier
 from tests.support.harness import GATEWAY_MAC, LINKS, STATION_MAC, Harness, Out
 from tests.support.model.subjects import PathSubject
 
@@ -45,7 +45,7 @@ class CarriedHarness(Harness):
         """Return what the program makes of a packet; nothing if that goes on to the tap, as it has come."""
         frame = mac + STATION_MAC[link] + b"\x08\x00" + packet + trailer
         context = bytes(GSO_SIZE) + struct.pack("=I", gso_size) if gso_size else b""
-        said, left = calls.run_classifier(self.programs[link], frame, context, COMPLETE)
+        said, left = run_classifier(self.programs[link], frame, context, COMPLETE)
         if said == GO_ON:
             assert left == frame
             return []

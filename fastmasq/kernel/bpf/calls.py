@@ -1,4 +1,4 @@
-"""The bpf(2) calls to make maps, and to load, try and attach programs; only what fastmasq needs."""
+"""The bpf(2) calls to make maps, and to load and attach programs; only what fastmasq needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import struct
 from fastmasq.errors import KernelError
 
 SYSTEM_CALL = {"x86_64": 321, "i686": 357, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361, "s390x": 351}
-_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_PROG_TEST_RUN, _BPF_LINK_CREATE = 0, 2, 5, 10, 28
+_BPF_MAP_CREATE, _BPF_MAP_UPDATE_ELEM, _BPF_PROG_LOAD, _BPF_LINK_CREATE = 0, 2, 5, 28
 _BPF_MAP_TYPE_ARRAY, _BPF_MAP_TYPE_LRU_HASH, _BPF_MAP_TYPE_RINGBUF = 2, 9, 27
 _BPF_PROG_TYPE_SCHED_CLS = 3
 _BPF_F_MMAPABLE = 1 << 10
@@ -19,7 +19,6 @@ _BPF_TCX_INGRESS = 46
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, the same on every machine
 _CLOSE_ON_EXEC, _CREATE = 1, 6
 _LOG_BYTES = 1 << 16
-_GROWTH = 256  # octets that a frame may be longer by when a program has run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -154,33 +153,3 @@ def load_program(program: bytes, name: str, kind: int, attach_type: int = 0) -> 
             lines = log.value.decode(errors="replace").splitlines()
             reasons = [line for line in lines if line and not line.startswith("processed")]
             raise OSError(error.errno, f"{error.strerror}: {reasons[-1] if reasons else 'no reason given'}") from None
-
-
-def run_classifier(program: int, frame: bytes, context: bytes = b"", flags: int = 0) -> tuple[int, bytes]:
-    """Run a loaded classifier on a frame; return what it says, and what it has made of the frame. Raises OSError.
-
-    context: the beginning of a struct __sk_buff, where that is not all zeros; flags: BPF_F_TEST_* (linux/bpf.h).
-    """
-    given, around = (ctypes.create_string_buffer(octets, len(octets)) for octets in (frame, context))
-    left = ctypes.create_string_buffer(len(frame) + _GROWTH)
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIIIQQIIIIQQI",
-            program,
-            0,  # what it says
-            len(frame),
-            len(left),
-            ctypes.addressof(given),
-            ctypes.addressof(left),
-            1,  # how often
-            0,  # how long it took
-            len(context),
-            0,
-            ctypes.addressof(around) if context else 0,
-            0,
-            flags,
-        )
-    )
-    _checked(_libc.syscall(system_call(), _BPF_PROG_TEST_RUN, attributes, len(attributes)), "bpf")
-    said, _, octets = struct.unpack_from("=iII", attributes, 4)
-    return said, left.raw[:octets]
